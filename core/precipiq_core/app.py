@@ -1,0 +1,117 @@
+"""The ASGI application of an assembly: the layers around the routes, and the lifespan of everything that runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from precipiq_core import __version__
+from precipiq_core.boot import Assembly
+from precipiq_core.contracts.auth import RateLimiter
+from precipiq_core.errors import DeploymentError
+from precipiq_core.http.body import BodyLimits
+from precipiq_core.http.endpoint import Edge
+from precipiq_core.http.error_boundary import ErrorBoundary
+from precipiq_core.http.openapi import openapi_document
+from precipiq_core.http.router import build_router
+from precipiq_core.logs.credential_shield import CredentialShield
+from precipiq_core.logs.request_log import RequestLog
+from precipiq_core.operations import Operations
+from precipiq_core.operations.metrics import RequestMetrics
+from precipiq_core.serving.drain import DrainGate
+from precipiq_core.serving.proxies import TrustedProxies
+from precipiq_core.serving.security_headers import SecurityHeaders
+from precipiq_core.serving.unread_body import UnreadBody
+
+log = structlog.get_logger("precipiq.app")
+
+
+class Application:
+    """One deployment as an ASGI application. ``gate`` lets the server drain it."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self.assembly = assembly
+        router = _router(assembly)
+        _describe(assembly)
+        self.gate = DrainGate(_layers(assembly, router))
+        self._http = UnreadBody(self.gate)
+        # Starlette speaks the lifespan protocol; requests do not pass through it, so no plugin sees that scope.
+        self._lifespan = Starlette(lifespan=self._run)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._lifespan if scope["type"] == "lifespan" else self._http
+        await app(scope, receive, send)
+
+    @asynccontextmanager
+    async def _run(self, _: object) -> AsyncIterator[None]:
+        async with running(self.assembly):
+            yield
+
+
+@asynccontextmanager
+async def running(assembly: Assembly) -> AsyncIterator[None]:
+    """Open the database, then every plugin's lifespan in boot order; close in reverse.
+
+    Raises ``DeploymentError`` when the schema is not the one these plugins need.
+    """
+    async with AsyncExitStack() as stack:
+        if assembly.database is not None:
+            migrations = [item.value for item in assembly.migrations]
+            await stack.enter_async_context(assembly.database.opened(migrations))
+        for item in assembly.lifespans:
+            try:
+                await stack.enter_async_context(item.value)
+            except DeploymentError:
+                raise
+            except Exception as error:
+                error.add_note(f"while starting plugin {item.owner}")
+                raise
+        yield
+
+
+def _router(assembly: Assembly) -> Router:
+    http = assembly.deployment.http
+    edge = Edge(
+        authenticators=[item.value for item in assembly.authenticators],
+        rate_limiter=assembly.services.find(RateLimiter),  # type: ignore[type-abstract]
+        limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
+        handler_timeout_s=http.handler_timeout_s,
+        clock=assembly.clock,
+    )
+    endpoints = [(item.owner, item.value) for item in assembly.endpoints]
+    plain = [(item.owner, item.value) for item in assembly.plain_endpoints]
+    return build_router(endpoints, plain, edge)
+
+
+def _layers(assembly: Assembly, router: ASGIApp) -> ASGIApp:
+    """The middleware around the router; read from the bottom up, the last one is the outermost."""
+    app = router
+    for layer in ("app", "edge"):
+        for item in reversed(assembly.middleware):
+            if item.value.layer == layer:
+                app = item.value.wrap(app)
+    app = ErrorBoundary(app)
+    app = SecurityHeaders(app)
+    metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
+    app = RequestLog(app, clock=assembly.clock, randomness=assembly.randomness, observe=metrics.observe)
+    app = CredentialShield(app)
+    return TrustedProxies(app, assembly.deployment.server.trusted_proxies)
+
+
+def _describe(assembly: Assembly) -> None:
+    operations = assembly.plugins["operations"]
+    assert isinstance(operations, Operations)
+    operations.describe(
+        openapi_document(
+            [(item.owner, item.value) for item in assembly.endpoints],
+            [(item.owner, item.value) for item in assembly.plain_endpoints],
+            title="Precipiq decision ledger",
+            version=__version__,
+        )
+    )

@@ -1,0 +1,229 @@
+"""From a deployment to an assembly: plugins loaded, ordered and asked for everything they contribute.
+
+Opens no socket and no database. Either everything is right, or one ``DeploymentError`` lists all that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+
+from prometheus_client import CollectorRegistry
+
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.collect import Collector, Contribution
+from precipiq_core.contracts.auth import Authenticator
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import Console, DeploymentInfo
+from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
+from precipiq_core.contracts.secrets import MasterKey
+from precipiq_core.database import new_database
+from precipiq_core.deployment import Deployment
+from precipiq_core.discovery import installed_plugins, load_plugins
+from precipiq_core.errors import DeploymentError
+from precipiq_core.graph import boot_order
+from precipiq_core.hookspecs import LayeredMiddleware
+from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+from precipiq_core.operations import Operations
+from precipiq_core.plugin import PluginBase
+from precipiq_core.secrets import open_master_key
+from precipiq_core.services import Services
+from precipiq_core.settings import HttpSettings, parse_settings
+
+if TYPE_CHECKING:
+    import click
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+NamedT = TypeVar("NamedT", bound=_Named)
+
+
+class Registry(Generic[NamedT]):
+    """Contributions by name, filled once at boot."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, NamedT] = {}
+
+    @property
+    def by_name(self) -> Mapping[str, NamedT]:
+        return self._by_name
+
+    def fill(self, what: str, contributions: Iterable[Contribution[NamedT]], problems: list[str]) -> None:
+        """Adds a sentence for each name that two plugins claim."""
+        owners: dict[str, str] = {}
+        for item in contributions:
+            name = item.value.name
+            if name in owners:
+                problems.append(f"{what} {name!r} is registered by both {owners[name]} and {item.owner}")
+            owners[name] = item.owner
+            self._by_name[name] = item.value
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Everything that boot found, in boot order, with its owner's name."""
+
+    deployment: Deployment
+    clock: Clock
+    randomness: Randomness
+    services: Services
+    plugins: Mapping[str, PluginBase]
+    database: Database | None
+    kinds: Sequence[Contribution[EntryKind]]
+    drivers: Sequence[Contribution[EntryStoreDriver]]
+    endpoints: Sequence[Contribution[Endpoint]]
+    plain_endpoints: Sequence[Contribution[PlainEndpoint]]
+    middleware: Sequence[Contribution[LayeredMiddleware]]
+    authenticators: Sequence[Contribution[Authenticator]]
+    migrations: Sequence[Contribution[Migration]]
+    commands: Sequence[Contribution[click.Command]]
+    secret_names: Sequence[Contribution[str]]
+    lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]] = field(default=())
+
+
+def assemble(
+    deployment: Deployment,
+    *,
+    clock: Clock,
+    randomness: Randomness,
+    console: Console,
+    serving: bool,
+    installed: Iterable[EntryPoint] | None = None,
+) -> Assembly:
+    """Boot up to the point where sockets and databases would be opened."""
+    problems: list[str] = []
+    points = installed_plugins() if installed is None else tuple(installed)
+    classes = load_plugins(deployment.plugins, points, problems)
+    plugins = _configure(deployment, classes, problems)
+    services = _core_services(deployment, clock, randomness, console, serving, classes)
+    order = boot_order(classes, services.owners, problems)
+    collector = Collector()
+    registered: dict[str, PluginBase] = {"operations": Operations(Operations.Config())}
+    registered |= {name: plugins[name] for name in order if name in plugins}
+    for name, plugin in registered.items():
+        collector.register(name, plugin, problems)
+    if problems:
+        raise DeploymentError(problems)
+    collector.provide(services)
+    return _collect(deployment, clock, randomness, services, registered, collector)
+
+
+def _configure(
+    deployment: Deployment, classes: Mapping[str, type[PluginBase]], problems: list[str]
+) -> dict[str, PluginBase]:
+    plugins: dict[str, PluginBase] = {}
+    for name, plugin in classes.items():
+        where = f"plugins.{name}"
+        base_dir = deployment.data_dir
+        config = parse_settings(plugin.Config, deployment.plugins[name], where=where, base_dir=base_dir, problems=problems)
+        if config is None:
+            continue
+        try:
+            plugins[name] = plugin(config)
+        except DeploymentError as error:
+            problems.extend(error.problems)
+        except Exception as error:  # noqa: BLE001  (a plugin's constructor may fail in any way)
+            problems.append(f"{where}: {type(error).__name__}: {error}")
+    return plugins
+
+
+def _core_services(
+    deployment: Deployment,
+    clock: Clock,
+    randomness: Randomness,
+    console: Console,
+    serving: bool,
+    classes: Mapping[str, type[PluginBase]],
+) -> Services:
+    services = Services()
+    bind = deployment.server.bind
+    scheme = "https" if deployment.server.tls else "http"
+    public_url = deployment.public_url or f"{scheme}://{bind}"
+    services.provide(DeploymentInfo, DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving))
+    services.provide(Clock, clock)  # type: ignore[type-abstract]
+    services.provide(Randomness, randomness)  # type: ignore[type-abstract]
+    services.provide(Console, console)  # type: ignore[type-abstract]
+    services.provide(HttpSettings, deployment.http)
+    services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
+    services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
+    services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
+    if deployment.database is not None:
+        database = new_database(deployment.database, deployment.data_dir)
+        services.provide(Database, database)  # type: ignore[type-abstract]
+    wanted = {capability for plugin in classes.values() for capability in (*plugin.requires, *plugin.optional)}
+    if MasterKey in wanted:
+        services.provide(MasterKey, _LazyMasterKey(deployment, randomness))  # type: ignore[type-abstract]
+    return services
+
+
+class _LazyMasterKey:
+    """Reads the master key when it is first used, so that ``precipiq check`` needs no secret."""
+
+    def __init__(self, deployment: Deployment, randomness: Randomness) -> None:
+        self._deployment = deployment
+        self._randomness = randomness
+        self._key: MasterKey | None = None
+
+    def derive(self, purpose: str) -> bytes:
+        if self._key is None:
+            self._key = open_master_key(self._deployment.secrets, self._randomness)
+        return self._key.derive(purpose)
+
+
+def _collect(
+    deployment: Deployment,
+    clock: Clock,
+    randomness: Randomness,
+    services: Services,
+    plugins: Mapping[str, PluginBase],
+    collector: Collector,
+) -> Assembly:
+    problems: list[str] = []
+    kinds: list[Contribution[EntryKind]] = collector.collect("entry_kinds", services)
+    drivers: list[Contribution[EntryStoreDriver]] = collector.collect("entry_store_drivers", services)
+    cast("Registry[EntryKind]", services.get(EntryKinds)).fill("entry kind", kinds, problems)  # type: ignore[type-abstract]
+    cast("Registry[EntryStoreDriver]", services.get(EntryStoreDrivers)).fill(  # type: ignore[type-abstract]
+        "entry store driver", drivers, problems
+    )
+    routes: list[Contribution[Endpoint | PlainEndpoint]] = collector.collect("routes", services)
+    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
+    _find_double_commands(commands, problems)
+    assembly = Assembly(
+        deployment,
+        clock,
+        randomness,
+        services,
+        plugins,
+        services.find(Database),  # type: ignore[type-abstract]
+        kinds,
+        drivers,
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, PlainEndpoint)],
+        collector.collect("middleware", services),
+        collector.collect("authenticators", services),
+        collector.collect("migrations", services),
+        commands,
+        collector.collect("secret_names", services),
+        collector.lifespans(services),
+    )
+    if problems:
+        raise DeploymentError(problems)
+    return assembly
+
+
+def _find_double_commands(commands: Iterable[Contribution[click.Command]], problems: list[str]) -> None:
+    owners: dict[str, str] = dict.fromkeys(("serve", "check", "migrate", "plugins"), "core")
+    for item in commands:
+        name = item.value.name or ""
+        if name in owners:
+            problems.append(f"command {name!r} is contributed by both {owners[name]} and {item.owner}")
+        owners[name] = item.owner

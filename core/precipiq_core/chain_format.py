@@ -1,0 +1,128 @@
+"""The chain, version 1, to the byte: how drafts become entries and what an entry's bytes say (DESIGN section 4).
+
+Pure functions. Knows no store, no clock and no policy: what may be appended is the ledger plugin's business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import cast
+
+import orjson
+
+from precipiq_core.canonical import Json, canonical
+from precipiq_core.clock import format_timestamp, parse_timestamp, uuid7
+from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Draft, Entry, Environment, Head, PreparedDraft
+
+VERSION = 1
+SALT_BYTES = 16
+ID_RANDOM_BYTES = 10
+
+STATEMENT_KEYS = frozenset(
+    ("v", "org_id", "environment", "seq", "id", "kind", "timestamp", "actor", "body", "payload_hash", "prev_hash")
+)
+
+_BEYOND_64_BITS = re.compile(rb"[0-9]{19}")
+_SALT_TAIL = len(',"salt":""}') + 2 * SALT_BYTES
+_PAYLOAD_HEAD = len('{"payload":')
+_TIMESTAMP = slice(-35, -8)  # a canonical statement ends with "timestamp":"<27 characters>","v":1}
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A parsed statement. ``timestamp``: ``YYYY-MM-DDTHH:MM:SS.ffffffZ``; hashes: 64 hex digits."""
+
+    v: int
+    org_id: str
+    environment: Environment
+    seq: int
+    id: str
+    kind: str
+    timestamp: str
+    actor: str
+    body: dict[str, Json]
+    payload_hash: str | None
+    prev_hash: str
+
+
+def prepare(draft: Draft, salt: bytes, *, max_depth: int = 64) -> PreparedDraft:
+    """Make body and payload canonical and hash the payload with its salt (16 bytes).
+
+    Raises ``NotCanonical`` when a value has no canonical form.
+    """
+    body = canonical(cast("Json", draft.body), max_depth=max_depth)
+    if draft.payload is None:
+        return PreparedDraft(draft, body, None, None)
+    inner = canonical(cast("Json", draft.payload), max_depth=max_depth)
+    payload = b'{"payload":%b,"salt":"%b"}' % (inner, salt.hex().encode())
+    return PreparedDraft(draft, body, payload, sha256(payload).hexdigest())
+
+
+def seal_entries(
+    chain: Chain, head: Head | None, drafts: Sequence[PreparedDraft], *, now_us: int, randomness: bytes
+) -> list[Entry]:
+    """Seal drafts after ``head``, in order.
+
+    ``now_us``: microseconds since the epoch; timestamps are moved forward as needed to increase strictly.
+    ``randomness``: 10 bytes per draft, for the ids.
+    """
+    seq, prev_hash, last_us = (head.seq, head.hash, head.timestamp_us) if head else (0, GENESIS_HASH, -1)
+    org_id, environment = canonical(chain.org_id).decode(), canonical(chain.environment).decode()
+    entries: list[Entry] = []
+    for index, prepared in enumerate(drafts):
+        seq += 1
+        last_us = max(now_us, last_us + 1)
+        payload_hash = "null" if prepared.payload_hash is None else f'"{prepared.payload_hash}"'
+        entry_id = uuid7(last_us, randomness[index * ID_RANDOM_BYTES : (index + 1) * ID_RANDOM_BYTES])
+        draft = prepared.draft
+        statement = b'{"actor":%b,"body":%b,%b}' % (
+            canonical(draft.actor),
+            prepared.body,
+            (
+                f'"environment":{environment},"id":"{entry_id}","kind":"{draft.kind}","org_id":{org_id},'
+                f'"payload_hash":{payload_hash},"prev_hash":"{prev_hash}","seq":{seq},'
+                f'"timestamp":"{format_timestamp(last_us)}","v":{VERSION}'
+            ).encode(),
+        )
+        prev_hash = sha256(statement).hexdigest()
+        entries.append(Entry(chain, seq, prev_hash, statement, prepared.payload, draft.idempotency_key))
+    return entries
+
+
+def parse_json(text: bytes) -> Json:
+    """Parse canonical JSON, keeping every digit of integers beyond 64 bits."""
+    if _BEYOND_64_BITS.search(text):
+        return cast("Json", json.loads(text))
+    return cast("Json", orjson.loads(text))
+
+
+def parse_statement(statement: bytes) -> Statement:
+    """Raises ``ValueError`` when the bytes are not a statement of version 1."""
+    fields = parse_json(statement)
+    if not isinstance(fields, dict) or fields.keys() != STATEMENT_KEYS or fields["v"] != VERSION:
+        raise ValueError("not a statement of chain version 1")
+    return Statement(**fields)  # type: ignore[arg-type]
+
+
+def statement_timestamp(statement: bytes) -> str:
+    """The timestamp in a statement that this module sealed, without parsing the rest."""
+    return statement[_TIMESTAMP].decode()
+
+
+def head_of(entry: Entry) -> Head:
+    """That entry as the head of its chain."""
+    return Head(entry.seq, entry.hash, parse_timestamp(statement_timestamp(entry.statement)))
+
+
+def split_payload(payload: bytes) -> tuple[bytes, str]:
+    """The canonical payload and its salt (32 hex digits) from the stored text that was hashed."""
+    return payload[_PAYLOAD_HEAD:-_SALT_TAIL], payload[-34:-2].decode()
+
+
+def salted_payload_hash(payload: bytes, salt: str) -> str:
+    """What the payload hash is for canonical payload bytes under that salt."""
+    return sha256(b'{"payload":%b,"salt":"%b"}' % (payload, salt.encode())).hexdigest()

@@ -1,0 +1,62 @@
+"""What commands share: the assembled deployment, and running a coroutine inside its lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+
+from precipiq_core.app import running
+from precipiq_core.boot import Assembly, assemble
+from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.deployment import Deployment
+from precipiq_core.logs.settings import LogSettings
+from precipiq_core.logs.setup import configure_logging
+from precipiq_core.services import Services
+
+T = TypeVar("T")
+
+
+class TerminalConsole:
+    """The operator's terminal: standard error, so that ``--json`` keeps standard output to itself."""
+
+    def say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+@dataclass
+class CliContext:
+    """The object that click hands to every command. ``assembly``: set before a plugin's command runs."""
+
+    assembly: Assembly | None = None
+
+
+def assemble_for_command(deployment: Deployment) -> Assembly:
+    """Boot for a command rather than for serving; logs go to standard error from level warning."""
+    control = configure_logging(LogSettings(level="warning"))
+    assembly = assemble(
+        deployment,
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=TerminalConsole(),
+        serving=False,
+    )
+    control.add(names=[item.value for item in assembly.secret_names])
+    return assembly
+
+
+def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T]]) -> T:
+    """Run ``work`` with the deployment's parts started, as a plugin's command does."""
+    context = ctx.find_object(CliContext)
+    assert context is not None
+    assembly = context.assembly
+    assert assembly is not None
+
+    async def main() -> T:
+        async with running(assembly):
+            return await work(assembly.services)
+
+    return asyncio.run(main())

@@ -1,0 +1,82 @@
+"""Time, randomness and ids: the one module that reads the clock or the random source. Tests replace it whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Protocol
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Clock(Protocol):
+    """Where the time of day comes from."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970-01-01T00:00:00Z."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds from an arbitrary start; never goes back."""
+        ...
+
+
+class Randomness(Protocol):
+    """Where salts, ids and keys get their bytes."""
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes fit for secrets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SystemClock:
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRandomness:
+    """The operating system's random source."""
+
+    def bytes(self, count: int) -> bytes:
+        return os.urandom(count)
+
+
+@lru_cache(maxsize=256)
+def _format_second(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.")
+
+
+def format_timestamp(us: int) -> str:
+    """Microseconds since the epoch as ``YYYY-MM-DDTHH:MM:SS.ffffffZ``."""
+    second, rest = divmod(us, 1_000_000)
+    return f"{_format_second(second)}{rest:06d}Z"
+
+
+def parse_timestamp(text: str) -> int:
+    """The reverse of :func:`format_timestamp`; also takes an offset or a bare date (UTC).
+
+    Raises ``ValueError`` when ``text`` is no ISO 8601 date or time.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def uuid7(us: int, randomness: bytes) -> str:
+    """A UUIDv7 (RFC 9562 section 5.7) for that moment; ``randomness`` is 10 bytes."""
+    low = int.from_bytes(randomness, "big")
+    value = (us // 1000) << 80 | 0x7 << 76 | (low >> 68 & 0xFFF) << 64 | 0x2 << 62 | low & (1 << 62) - 1
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

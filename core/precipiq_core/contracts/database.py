@@ -1,0 +1,57 @@
+"""The core's database, for plugins that own tables. Entries are not written here: see ``entry_store``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from precipiq_core.contracts.chain import Chain
+
+Scalar: TypeAlias = str | int | float | bytes | None
+Row: TypeAlias = Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement with ``:name`` parameters, portable between the supported databases."""
+
+    sql: str
+    parameters: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A plugin's schema: an Alembic branch.
+
+    ``branch``: label, the plugin's name. ``location``: folder of revision files. ``tenant_tables``: table -> the
+    columns that hold its organisation and, where it has one, its environment; a table that is not named here cannot
+    be read through a tenant's connection at all.
+    """
+
+    branch: str
+    location: Path
+    tenant_tables: Mapping[str, tuple[str, str | None]]
+
+
+class Database(Protocol):
+    """Capability: tables beside the chain. Raises ``Unavailable`` when the database cannot answer."""
+
+    dialect: Literal["sqlite", "postgresql"]
+
+    async def fetch(self, statement: Statement) -> Sequence[Row]:
+        """Read as the deployment: sees every organisation. For authentication and the operator's commands only."""
+        ...
+
+    async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
+        """Read as that tenant: the database itself hides every other organisation and environment."""
+        ...
+
+    async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
+        """Execute all or none, durable on return; gives the rows of each statement (``RETURNING``)."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises ``Unavailable`` when the database cannot serve."""
+        ...

@@ -1,0 +1,25 @@
+"""What a plugin may know of the deployment it runs in, and how it speaks to the operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentInfo:
+    """``serving``: False when a command runs, and nothing is served. ``public_url``: how clients reach the server."""
+
+    name: str
+    data_dir: Path
+    public_url: str
+    serving: bool
+
+
+class Console(Protocol):
+    """Capability: the operator's terminal. What is said here is never logged, so it may show a new key once."""
+
+    def say(self, text: str) -> None:
+        """Show text as it is; at ``serve``, once the server is ready."""
+        ...

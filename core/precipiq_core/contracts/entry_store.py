@@ -1,0 +1,170 @@
+"""The entry store: the seam that drivers implement. High level, so that each driver acts natively; no SQL here.
+
+MUST and MAY are meant as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
+
+Seal: TypeAlias = Callable[[Head | None, Sequence[PreparedDraft]], Sequence[Entry]]
+"""Seals drafts after that head (None: empty chain). Pure, synchronous, short. What it raises aborts the append."""
+
+MULTI_WRITER = "multi_writer"
+"""Capability: several processes may append to one chain at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What an append did: one entry per draft, in the drafts' order. ``created[i]`` is False for a replayed one."""
+
+    entries: tuple[Entry, ...]
+    created: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryQuery:
+    """Which entries to find; all conditions hold at once.
+
+    ``kind``: exact kind. ``body``: body fields that equal these strings. ``metadata``: keys of the payload's
+    ``metadata`` object and the JSON scalar's text (a string's own text, ``true``, ``null``, a number as stored).
+    ``start_us`` (inclusive) and ``end_us`` (exclusive): microseconds since the epoch.
+    """
+
+    kind: str
+    body: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    start_us: int | None = None
+    end_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """A page of found entries, newest first. ``next_before_seq``: where to go on, None at the end.
+
+    A page MAY hold fewer entries than asked for, even none, while ``next_before_seq`` is set: a driver bounds the
+    work of one call.
+    """
+
+    entries: tuple[Entry, ...]
+    next_before_seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditBatch:
+    """Consecutive entries as the store holds them, unchecked, column by column (all of one length).
+
+    ``problem``: the index of the first row one of whose other stored columns contradicts its statement or is damaged,
+    and what is wrong with it; None when the driver found nothing.
+    """
+
+    seqs: Sequence[int]
+    hashes: Sequence[str]
+    statements: Sequence[bytes]
+    payloads: Sequence[bytes | None]
+    problem: tuple[int, str] | None = None
+
+
+class EntryAuditor(Protocol):
+    """Raw reading for verification. MUST be picklable: verification runs it in processes of its own, synchronously.
+
+    MUST NOT repair, skip or reinterpret anything: what it hides, verification cannot find.
+    """
+
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        """Every row filed under the chain with ``after_seq`` < seq <= ``through_seq``, by seq, ``size`` rows a batch."""
+        ...
+
+    def last_seq(self, chain: Chain) -> int:
+        """The highest seq filed under the chain; 0 when there is none."""
+        ...
+
+    def hash_at(self, chain: Chain, seq: int) -> str | None:
+        """The stored hash at that seq."""
+        ...
+
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+        """Statements of the redaction entries that name one of these seqs."""
+        ...
+
+    def stray(self, chain: Chain) -> tuple[int, str] | None:
+        """An entry whose statement says this chain but that is filed elsewhere: its seq, and where it lies."""
+        ...
+
+
+class EntryStore(Protocol):
+    """The entries of all chains of a deployment. Every method may be called from many tasks at once.
+
+    Every method raises ``Unavailable`` when the store cannot answer now; nothing was changed then, unless an append's
+    outcome is unknown, which the message says.
+    """
+
+    async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
+        """Seal and store drafts, all or none.
+
+        MUST call ``seal`` with the chain's true head and only those drafts whose idempotency key is new (in order;
+        a key that occurs twice among the drafts counts as known the second time), while no other append to that chain
+        can intervene; MUST store exactly the entries that it returns; MUST be durable (it survives a power cut) before
+        it returns; MUST NOT store anything when ``seal`` raises, and let that error through. A draft with a known key
+        MUST be answered with the stored entry. MAY group concurrent appends into one transaction.
+        """
+        ...
+
+    async def head(self, chain: Chain) -> Head | None:
+        """The chain's last entry, or None. MUST reflect every append that has returned."""
+        ...
+
+    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        """Up to ``limit`` entries with seq > ``after_seq``, oldest first. MUST NOT skip one that matches."""
+        ...
+
+    async def get(self, chain: Chain, entry_id: str) -> Entry | None:
+        """The entry with that id in that chain; None also when it is another chain's."""
+        ...
+
+    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
+        """Entries that match, newest first, with seq < ``before_seq`` when that is given."""
+        ...
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        """Append the redaction entry, then drop the target's payload and salt; returns the redaction entry.
+
+        MUST NOT drop the payload before the redaction entry is durable. A second call with the same idempotency key
+        MUST return the first redaction and drop the payload if it is still there.
+        """
+        ...
+
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Wake-ups after appends to that chain. May be spurious, MUST NOT be missed, never carries an entry."""
+        ...
+
+    def chains(self) -> AsyncIterator[Chain]:
+        """Every chain that has an entry. For the operator's work (checkpoints), never for a tenant's request."""
+        ...
+
+    def auditor(self) -> EntryAuditor:
+        """Raw reading for verification, usable in another process."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises ``Unavailable`` when the store cannot serve."""
+        ...
+
+
+class EntryStoreDriver(Protocol):
+    """What the hook ``entry_store_drivers`` returns: how to open an entry store."""
+
+    name: str
+    """Unique; the deployment names it."""
+
+    capabilities: frozenset[str]
+    """Declared extras, such as ``multi_writer``."""
+
+    def open(self) -> AbstractAsyncContextManager[EntryStore]:
+        """Open the store for the life of the application. Raises ``Unavailable`` with a reason for the operator."""
+        ...

@@ -1,0 +1,38 @@
+"""The ledger as other plugins see it: append drafts, read entries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from precipiq_core.contracts.chain import Chain, Draft, Entry, Head
+from precipiq_core.contracts.entry_store import Appended
+
+
+class Ledger(Protocol):
+    """Capability: the chains of this deployment. Provided by the plugin ``ledger``."""
+
+    async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
+        """Seal and store drafts, all or none; durable on return.
+
+        Raises ``ValidationFailed`` (not JSON as the chain needs it, unknown kind, too large), ``IdempotencyConflict``
+        (a known key with other content) and ``Unavailable``.
+        """
+        ...
+
+    async def head(self, chain: Chain) -> Head | None:
+        """The last entry of the chain, None when it is empty."""
+        ...
+
+    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        """Entries with seq > ``after_seq``, oldest first."""
+        ...
+
+    async def get(self, chain: Chain, entry_id: str) -> Entry | None:
+        """The entry with that id in that chain."""
+        ...
+
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Wake-ups after appends; may be spurious."""
+        ...

@@ -1,0 +1,23 @@
+"""What plugins contributed, for the plugins that use it. Empty during ``provide``, complete from lifespan on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.entry_store import EntryStoreDriver
+
+
+class EntryKinds(Protocol):
+    """Capability: the kinds of entry that all plugins registered, by name."""
+
+    @property
+    def by_name(self) -> Mapping[str, EntryKind]: ...
+
+
+class EntryStoreDrivers(Protocol):
+    """Capability: the entry store drivers that all plugins registered, by name."""
+
+    @property
+    def by_name(self) -> Mapping[str, EntryStoreDriver]: ...

@@ -1,0 +1,149 @@
+"""The deployment: one TOML file, overridden by environment variables by one rule, checked strictly.
+
+    PRECIPIQ__<SECTION>__<KEY>=value      PRECIPIQ__PLUGINS__LEDGER__DRIVER=sqlite
+
+Two underscores for each dot of the path; the value is read as TOML, and as a string where it is no TOML.
+``PRECIPIQ_DATA_DIR`` moves ``deployment.data_dir``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.errors import DeploymentError
+from precipiq_core.logs.settings import LogSettings
+from precipiq_core.serving.settings import ServerSettings
+from precipiq_core.settings import HttpSettings, SecretReference, Settings, parse_settings, suggest
+
+ENV_PREFIX = "PRECIPIQ__"
+DATA_DIR_VARIABLE = "PRECIPIQ_DATA_DIR"
+
+_PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class DeploymentSettings(Settings):
+    """``[deployment]``: the deployment as a whole."""
+
+    name: str = Field(min_length=1, max_length=100, description="shown to operators")
+    data_dir: Path = Field(Path("data"), description="folder for what the deployment stores; relative to this file")
+    public_url: str | None = Field(None, description="how clients reach the server, when not at its bind address")
+
+
+class SecretSettings(Settings):
+    """``[secrets]``: the one secret that all others are derived from."""
+
+    master_key: SecretReference | None = Field(None, description="at least 32 characters; where it lies")
+    create_master_key: bool = Field(False, description="make the key file at the first start when it is absent")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment file, read and checked, but for the plugins' own tables (core parses those at boot)."""
+
+    path: Path
+    name: str
+    data_dir: Path
+    public_url: str | None
+    server: ServerSettings
+    logs: LogSettings
+    http: HttpSettings
+    database: DatabaseSettings | None
+    secrets: SecretSettings
+    plugins: Mapping[str, Mapping[str, Any]]
+
+_SECTIONS = ("deployment", "server", "logs", "http", "database", "secrets", "plugins")
+
+
+def load_deployment(path: Path, environ: Mapping[str, str]) -> Deployment:
+    """Read, override and check a deployment file. Raises ``DeploymentError`` listing every problem."""
+    path = path.resolve()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DeploymentError([f"deployment file {path} cannot be read: {reason}"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise DeploymentError([f"deployment file {path} is not TOML: {error}"]) from error
+    return parse_deployment(document, path, environ)
+
+
+def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Deployment:
+    """As :func:`load_deployment`, from a parsed document."""
+    problems: list[str] = []
+    _override(document, environ, problems)
+    for section in document:
+        if section not in _SECTIONS:
+            problems.append(f"[{section}]: unknown section{suggest(section, _SECTIONS)}")
+        elif not isinstance(document[section], dict):
+            problems.append(f"{section}: must be a table, [{section}]")
+
+    data_dir = path.parent
+
+    def section(model: type[Any], name: str) -> Any:  # each section has a model of its own
+        table = document.get(name, {})
+        if not isinstance(table, dict):
+            return None
+        return parse_settings(model, table, where=name, base_dir=data_dir, problems=problems)
+
+    settings = section(DeploymentSettings, "deployment")
+    if settings is not None:
+        data_dir = Path(environ.get(DATA_DIR_VARIABLE) or path.parent / settings.data_dir).resolve()
+    server = section(ServerSettings, "server")
+    logs = section(LogSettings, "logs")
+    http = section(HttpSettings, "http")
+    database = section(DatabaseSettings, "database") if "database" in document else None
+    secrets = section(SecretSettings, "secrets")
+    plugins = _plugin_tables(document.get("plugins", {}), problems)
+    if problems:
+        raise DeploymentError([f"{path}: {problem}" for problem in problems])
+    return Deployment(
+        path, settings.name, data_dir, settings.public_url, server, logs, http, database, secrets, plugins
+    )
+
+
+def _plugin_tables(tables: object, problems: list[str]) -> Mapping[str, Mapping[str, Any]]:
+    if not isinstance(tables, dict):
+        return {}
+    for name, table in tables.items():
+        if not _PLUGIN_NAME.fullmatch(name):
+            problems.append(f"plugins.{name}: a plugin's name is lower-case letters, digits and underscores")
+        if not isinstance(table, dict):
+            problems.append(f"plugins.{name}: must be a table, [plugins.{name}]")
+    return tables
+
+
+def _override(document: dict[str, Any], environ: Mapping[str, str], problems: list[str]) -> None:
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        path = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        if len(path) < 2 or not all(path):
+            problems.append(f"environment variable {variable}: expected {ENV_PREFIX}SECTION__KEY")
+            continue
+        if path[0] == "plugins" and path[1] not in document.get("plugins", {}):
+            problems.append(f"environment variable {variable}: this deployment does not enable plugin {path[1]}")
+            continue
+        table = document
+        for part in path[:-1]:
+            inner = table.setdefault(part, {})
+            if not isinstance(inner, dict):
+                problems.append(f"environment variable {variable}: {part} is not a table")
+                break
+            table = inner
+        else:
+            table[path[-1]] = _toml_value(environ[variable])
+
+
+def _toml_value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,136 @@
+"""The error tree. Owns the stable codes; knows nothing of HTTP (``http/envelope.py`` maps codes to statuses).
+
+    PrecipiqError                       code, message, details
+    |-- DeploymentError                 the deployment cannot boot; holds every problem found
+    |-- RequestError                    the caller can do something about it
+    |   |-- Unauthorized                unauthorized
+    |   |-- Forbidden                   forbidden
+    |   |-- NotFound                    not_found
+    |   |-- MethodNotAllowed            method_not_allowed
+    |   |-- RequestTimeout              request_timeout
+    |   |-- Conflict                    conflict
+    |   |   `-- IdempotencyConflict     idempotency_conflict
+    |   |-- PayloadTooLarge             payload_too_large
+    |   |-- UnsupportedMediaType        unsupported_media_type
+    |   |-- ValidationFailed            validation_error
+    |   `-- RateLimited                 rate_limited
+    |-- Unavailable                     unavailable
+    `-- InternalError                   internal_error
+
+A plugin adds leaves by subclassing one of these and, where the outcome differs, setting ``code``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+
+class PrecipiqError(Exception):
+    """Root of everything the project raises on purpose.
+
+    ``code`` is stable and documented; ``message`` is for people; ``details`` maps a dotted path to messages.
+    Neither may hold a secret or another tenant's data: both reach clients and logs.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    default_message: ClassVar[str] = "something went wrong"
+
+    def __init__(self, message: str | None = None, *, details: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.message = message or self.default_message
+        self.details: Mapping[str, Sequence[str]] | None = details
+        super().__init__(self.message)
+
+
+class DeploymentError(PrecipiqError):
+    """The deployment cannot boot. ``problems`` lists everything that is wrong, not only the first thing."""
+
+    code = "deployment_error"
+    default_message = "the deployment cannot boot"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RequestError(PrecipiqError):
+    """The request cannot be served as it stands; nothing was changed."""
+
+
+class Unauthorized(RequestError):
+    """No valid key. Carries no reason on purpose: every cause answers alike."""
+
+    code = "unauthorized"
+    default_message = "invalid or missing api key"
+
+
+class Forbidden(RequestError):
+    code = "forbidden"
+    default_message = "the api key lacks the scope this needs"
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    default_message = "not found"
+
+
+class MethodNotAllowed(RequestError):
+    code = "method_not_allowed"
+    default_message = "method not allowed"
+
+
+class RequestTimeout(RequestError):
+    code = "request_timeout"
+    default_message = "the request body did not arrive in time"
+
+
+class Conflict(RequestError):
+    code = "conflict"
+    default_message = "the request conflicts with what is stored"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+    default_message = "this idempotency key was used with another body"
+
+
+class PayloadTooLarge(RequestError):
+    code = "payload_too_large"
+    default_message = "the request body is too large"
+
+
+class UnsupportedMediaType(RequestError):
+    code = "unsupported_media_type"
+    default_message = "the request body must be application/json, not compressed"
+
+
+class ValidationFailed(RequestError):
+    code = "validation_error"
+    default_message = "the request is not valid"
+
+
+class RateLimited(RequestError):
+    """Too many requests; ``retry_after_s`` says when the next one may succeed."""
+
+    code = "rate_limited"
+    default_message = "rate limit exceeded"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class Unavailable(PrecipiqError):
+    """A part is down, draining or full; the same request may succeed after ``retry_after_s``."""
+
+    code = "unavailable"
+    default_message = "temporarily unavailable; try again"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class InternalError(PrecipiqError):
+    code = "internal_error"
+    default_message = "internal error"

@@ -1,0 +1,1 @@
+"""The HTTP edge: typed endpoints, the envelope, bodies and their limits, OpenAPI."""

@@ -1,0 +1,86 @@
+"""Reading a request body: bounded in bytes and time, JSON only, never compressed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from precipiq_core.canonical import Json
+from precipiq_core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationFailed
+from precipiq_core.strict_json import JsonRefused, loads
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What a body may cost: bytes, seconds, levels of nesting."""
+
+    bytes_max: int
+    timeout_s: float
+    depth_max: int
+
+
+async def read_json(headers: RawHeaders, receive: Receive, limits: BodyLimits) -> Json:
+    """The parsed body.
+
+    Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``RequestTimeout`` and ``ValidationFailed``.
+    """
+    declared_bytes = _check_headers(headers, limits)
+    message = await receive() if declared_bytes is not None else None
+    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
+        raw = message.get("body", b"")  # the usual case: all in one piece
+        if len(raw) > limits.bytes_max:
+            raise _too_large(limits)
+    else:
+        try:
+            async with asyncio.timeout(limits.timeout_s):
+                raw = await _read_pieces(receive, limits, message)
+        except TimeoutError as error:
+            raise RequestTimeout(f"the request body did not arrive within {limits.timeout_s:g} s") from error
+    try:
+        return loads(raw, max_depth=limits.depth_max)
+    except JsonRefused as error:
+        raise ValidationFailed("the request body is not acceptable JSON", details={error.path: [error.problem]}) from None
+
+
+def _check_headers(headers: RawHeaders, limits: BodyLimits) -> int | None:
+    content_type = b""
+    declared_bytes = None
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedMediaType("compressed request bodies are not accepted")
+        elif name == b"content-length":
+            declared_bytes = int(value) if value.isdigit() and len(value) < 20 else limits.bytes_max + 1
+    media_type, _, parameters = content_type.partition(b";")
+    if media_type.strip().lower() != b"application/json":
+        raise UnsupportedMediaType("the content-type must be application/json")
+    charset = parameters.strip().lower().replace(b'"', b"")
+    if charset.startswith(b"charset=") and charset not in (b"charset=utf-8", b"charset=utf8"):
+        raise UnsupportedMediaType("JSON is UTF-8")
+    if declared_bytes is not None and declared_bytes > limits.bytes_max:
+        raise _too_large(limits)
+    return declared_bytes
+
+
+async def _read_pieces(receive: Receive, limits: BodyLimits, message: object) -> bytearray:
+    raw = bytearray()
+    current = message if isinstance(message, dict) else await receive()
+    while True:
+        if current["type"] == "http.disconnect":
+            raise ClientDisconnect
+        raw += current.get("body", b"")
+        if len(raw) > limits.bytes_max:
+            raise _too_large(limits)
+        if not current.get("more_body"):
+            return raw
+        current = await receive()
+
+
+def _too_large(limits: BodyLimits) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the request body is larger than {limits.bytes_max} bytes")

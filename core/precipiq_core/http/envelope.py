@@ -1,0 +1,90 @@
+"""The shape of every answer, and the one place where error codes become HTTP statuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+from pydantic import BaseModel
+
+from precipiq_core.errors import PrecipiqError, RateLimited, Unauthorized, Unavailable
+
+STATUS_OF = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "conflict": 409,
+    "idempotency_conflict": 409,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "validation_error": 422,
+    "rate_limited": 429,
+    "internal_error": 500,
+    "unavailable": 503,
+}
+
+JSON_TYPE = (b"content-type", b"application/json")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_DETAIL_PATHS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete HTTP answer."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (JSON_TYPE,)
+
+
+def raw_json(text: bytes) -> orjson.Fragment:
+    """Canonical JSON bytes to be placed into an answer as they are."""
+    return orjson.Fragment(text)
+
+
+def encode(data: object) -> bytes:
+    """JSON of plain data, pydantic models and :func:`raw_json` fragments."""
+    return orjson.dumps(data, default=_encode_model)
+
+
+def _encode_model(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def success(data: object, *, request_id: str, timestamp: str) -> bytes:
+    """``{"data": ..., "meta": {...}}``."""
+    return b'{"data":%b,"meta":{"request_id":"%b","timestamp":"%b"}}' % (
+        encode(data),
+        request_id.encode(),
+        timestamp.encode(),
+    )
+
+
+def error_answer(error: PrecipiqError) -> Answer:
+    """The documented error answer. ``code`` and ``message`` stand first, within the SDK's 512 bytes."""
+    content: dict[str, object] = {"code": error.code, "message": error.message[:300]}
+    if error.details:
+        content["details"] = {path: list(error.details[path]) for path in list(error.details)[:_DETAIL_PATHS_MAX]}
+    headers: tuple[tuple[bytes, bytes], ...] = (JSON_TYPE,)
+    if isinstance(error, RateLimited | Unavailable):
+        headers += ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))),)
+    if isinstance(error, Unauthorized):
+        headers += ((b"www-authenticate", b'Bearer realm="precipiq"'),)
+    return Answer(STATUS_OF.get(error.code, _status_by_family(error)), orjson.dumps({"error": content}), headers)
+
+
+def _status_by_family(error: PrecipiqError) -> int:
+    """A plugin's own leaf answers like the nearest ancestor whose code has a status."""
+    for ancestor in type(error).__mro__:
+        status = STATUS_OF.get(getattr(ancestor, "code", ""))
+        if status is not None:
+            return status
+    return 500

@@ -1,0 +1,41 @@
+"""Whatever a handler or a plugin's middleware raises by mistake becomes the documented 500, and one log line."""
+
+from __future__ import annotations
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from precipiq_core.errors import InternalError, PrecipiqError
+from precipiq_core.http.envelope import error_answer
+
+log = structlog.get_logger("precipiq.http")
+
+
+class ErrorBoundary:
+    """Catches exceptions of HTTP requests. After the answer has begun it can only let the connection break."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def tracking_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tracking_send)
+        except Exception as error:
+            known = isinstance(error, PrecipiqError)
+            if not known:
+                log.exception("request failed", error=type(error).__name__)
+            if started:
+                raise
+            answer = error_answer(error if isinstance(error, PrecipiqError) else InternalError())
+            await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
+            await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,89 @@
+"""Paths to endpoints: a Starlette router whose every answer, 404 and 405 too, has the documented shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from precipiq_core.errors import DeploymentError, MethodNotAllowed, NotFound
+from precipiq_core.http.endpoint import Edge, Endpoint, EndpointApp, PlainEndpoint
+from precipiq_core.http.envelope import error_answer
+
+API_PREFIX = "/api/v1"
+
+
+def full_path(endpoint: Endpoint) -> str:
+    """The endpoint's path from the root."""
+    return endpoint.path if endpoint.absolute else API_PREFIX + endpoint.path
+
+
+def build_router(
+    endpoints: Sequence[tuple[str, Endpoint]], plain: Iterable[tuple[str, PlainEndpoint]], edge: Edge
+) -> Router:
+    """A router for endpoints and plain endpoints, each given with its owner. Raises ``DeploymentError`` on a clash."""
+    problems: list[str] = []
+    owners: dict[tuple[str, str], str] = {}
+    by_path: dict[str, dict[str, ASGIApp]] = {}
+    for owner, endpoint in endpoints:
+        path = full_path(endpoint)
+        _claim(owners, endpoint.method, path, owner, problems)
+        by_path.setdefault(path, {})[endpoint.method] = EndpointApp(endpoint, edge, path)
+    for owner, page in plain:
+        _claim(owners, "GET", page.path, owner, problems)
+        by_path.setdefault(page.path, {})["GET"] = _Named(page.app, page.path)
+    if problems:
+        raise DeploymentError(problems)
+    # Fixed paths go before those with parameters, so that /decisions/batch is not taken for an id.
+    ordered = sorted(by_path, key=lambda path: "{" in path)
+    routes = [Route(path, endpoint=_Methods(by_path[path])) for path in ordered]
+    return Router(routes, redirect_slashes=False, default=not_found)
+
+
+def _claim(owners: dict[tuple[str, str], str], method: str, path: str, owner: str, problems: list[str]) -> None:
+    if (method, path) in owners:
+        problems.append(f"{method} {path} is claimed by both {owners[method, path]} and {owner}")
+    owners[method, path] = owner
+
+
+class _Methods:
+    """One path: its methods to their applications; the rest is 405 with ``Allow``."""
+
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        self._apps = dict(apps)
+        allowed = sorted({*apps, "HEAD"} if "GET" in apps else apps)
+        self._allow = (b"allow", ", ".join(allowed).encode())
+        if "GET" in apps:
+            self._apps["HEAD"] = apps["GET"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._apps.get(scope["method"])
+        if app is not None:
+            await app(scope, receive, send)
+            return
+        answer = error_answer(MethodNotAllowed())
+        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, self._allow]})
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+class _Named:
+    """Tells the request log which route it was."""
+
+    def __init__(self, app: ASGIApp, route: str) -> None:
+        self._app = app
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["precipiq.route"] = self._route
+        await self._app(scope, receive, send)
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer for a path that nothing claims; a WebSocket is refused before its upgrade."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    answer = error_answer(NotFound())
+    await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,107 @@
+"""Turning bodies and query strings into models, and pydantic's errors into the documented details."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import unquote_plus
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from precipiq_core.canonical import Json
+from precipiq_core.errors import ValidationFailed
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_PATH_CHARACTERS_MAX = 200
+_QUERY_BYTES_MAX = 16 * 1024
+_QUERY_PAIRS_MAX = 64
+
+
+class RequestModel(BaseModel):
+    """Base of request bodies and query strings: unknown keys are refused, values are never echoed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def parse_body(model: type[ModelT], value: Json) -> ModelT:
+    """Raises ``ValidationFailed`` naming every wrong field."""
+    if not isinstance(value, dict):
+        raise ValidationFailed(details={"": ["must be an object"]})
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ValidationFailed(details=_details(error)) from None
+
+
+def parse_query(model: type[ModelT], query_string: bytes) -> ModelT:
+    """Parse a query string; ``name.key=value`` pairs gather in the model's dict field ``name``.
+
+    Raises ``ValidationFailed``, also for a parameter that is unknown or given twice.
+    """
+    if not query_string:
+        return _validated(model, {})
+    values: dict[str, Any] = {}
+    for name, value in _pairs(query_string):
+        group, dot, key = name.partition(".")
+        target, field = (values.setdefault(group, {}), key) if dot and group in model.model_fields else (values, name)
+        if not isinstance(target, dict) or field in target:
+            raise ValidationFailed(details={name[:_PATH_CHARACTERS_MAX]: ["given more than once"]})
+        target[field] = value
+    return _validated(model, values)
+
+
+def _validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
+    try:
+        return model.model_validate_strings(values)
+    except ValidationError as error:
+        raise ValidationFailed(details=_details(error)) from None
+
+
+def _pairs(query_string: bytes) -> list[tuple[str, str]]:
+    if len(query_string) > _QUERY_BYTES_MAX:
+        raise ValidationFailed("the query string is too long")
+    pieces = [piece for piece in query_string.split(b"&") if piece]
+    if len(pieces) > _QUERY_PAIRS_MAX:
+        raise ValidationFailed(f"more than {_QUERY_PAIRS_MAX} query parameters")
+    pairs = []
+    for piece in pieces:
+        name, _, value = piece.partition(b"=")
+        try:
+            pairs.append((_decoded(name), _decoded(value)))
+        except UnicodeDecodeError:
+            raise ValidationFailed("the query string is not UTF-8") from None
+    return pairs
+
+
+def _decoded(text: bytes) -> str:
+    return unquote_plus(text.decode("ascii"), errors="strict")
+
+
+def _details(error: ValidationError) -> dict[str, list[str]]:
+    details: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_context=True, include_input=False):
+        path = ".".join(str(part) for part in item["loc"])[:_PATH_CHARACTERS_MAX]
+        details.setdefault(path, []).append(_message(item["type"], item.get("ctx", {}), item["msg"]))
+    return details
+
+
+def _message(kind: str, context: dict[str, Any], message: str) -> str:
+    match kind:
+        case "extra_forbidden":
+            return "unknown field"
+        case "missing":
+            return "is required"
+        case "less_than_equal":
+            return f"must be <= {context['le']}"
+        case "greater_than_equal":
+            return f"must be >= {context['ge']}"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters"
+        case "string_too_short":
+            return f"must have at least {context['min_length']} characters"
+        case "too_long":
+            return f"must have at most {context['max_length']} items"
+        case "too_short":
+            return f"must have at least {context['min_length']} items"
+        case _:
+            return message.removeprefix("Value error, ").replace("Input should be", "must be")

@@ -1,0 +1,116 @@
+"""What configuration is made of: strict models, secret references, and turning their errors into clear sentences."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+
+from precipiq_core.errors import DeploymentError
+
+BASE_DIR = "base_dir"
+"""Key of the validation context that holds the folder where relative paths start: the data directory."""
+
+_FILE_BYTES_MAX = 64 * 1024
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of core's own sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SecretReference(BaseModel):
+    """Where a secret lies: ``{ env = "NAME" }`` or ``{ file = "path" }``; never the value itself.
+
+    A relative path starts at the deployment's data directory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_values(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError('write { env = "NAME" } or { file = "path" }, never the secret itself')
+        return value
+
+    @model_validator(mode="after")
+    def _anchor(self, info: ValidationInfo) -> SecretReference:
+        if (self.env is None) == (self.file is None):
+            raise ValueError('needs exactly one of { env = "NAME" } and { file = "path" }')
+        base = (info.context or {}).get(BASE_DIR)
+        if self.file is not None and base is not None:
+            object.__setattr__(self, "file", Path(base) / self.file)
+        return self
+
+    def reveal(self) -> str:
+        """The secret, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
+        if self.env is not None:
+            value = os.environ.get(self.env, "")
+            where = f"environment variable {self.env}"
+        else:
+            assert self.file is not None
+            where = f"file {self.file}"
+            try:
+                with self.file.open("rb") as stream:
+                    value = stream.read(_FILE_BYTES_MAX).decode()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DeploymentError([f"the secret in {where} cannot be read: {type(error).__name__}"]) from error
+        if not value.strip():
+            raise DeploymentError([f"the secret in {where} is missing or empty"])
+        return value.strip()
+
+
+def parse_settings(
+    model: type[ModelT], table: Mapping[str, Any], *, where: str, base_dir: Path, problems: list[str]
+) -> ModelT | None:
+    """The table as ``model``; on errors adds a sentence for each to ``problems`` and gives None."""
+    try:
+        return model.model_validate(table, context={BASE_DIR: base_dir})
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            problems.append(_sentence(model, where, item["loc"], item["type"], item["msg"]))
+        return None
+
+
+def _sentence(model: type[BaseModel], where: str, loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    path = ".".join((where, *(str(part) for part in loc)))
+    if kind == "extra_forbidden":
+        return f"{path}: unknown key{suggest(str(loc[-1]), _fields_at(model, loc[:-1]))}"
+    return f"{path}: {message.removeprefix('Value error, ')}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return ()
+        model = field.annotation
+    return model.model_fields
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known name, or nothing."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+class HttpSettings(Settings):
+    """``[http]``: what one request may cost."""
+
+    body_bytes_max: int = Field(10 * 1024 * 1024, ge=1024, description="largest request body, bytes")
+    body_timeout_s: float = Field(30.0, gt=0, description="time for a request body to arrive, seconds")
+    handler_timeout_s: float = Field(60.0, gt=0, description="time for an answer to begin, seconds")
+    depth_max: int = Field(64, ge=4, le=200, description="nesting of a request body, levels")
+    list_limit_default: int = Field(50, ge=1, description="items of a page when the caller names no limit")
+    list_limit_max: int = Field(500, ge=1, description="items of a page at most")

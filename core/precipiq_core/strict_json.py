@@ -1,0 +1,203 @@
+"""Request bodies as JSON, strictly (RFC 8259, I-JSON's unique names): what has two readings is refused.
+
+orjson parses what a few cheap looks at the bytes prove harmless; the standard library parses the rest and finds the
+exact problem. Both accept the same bodies and give the same values. Must not coerce or repair, and must not repeat
+more than a glimpse of the input: problems reach logs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from math import isinf
+from typing import Final, cast
+
+import orjson
+
+from precipiq_core.canonical import Json
+
+INTEGER_DIGITS_MAX: Final = 4300  # CPython's own bound for int(str)
+_ECHO_CHARACTERS_MAX: Final = 40
+_PATH_CHARACTERS_MAX: Final = 200
+
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NEGATIVE = b"-" + b"0" * 19  # -9223372036854775809 is the first that orjson makes a float
+_LONG_POSITIVE = b"0" * 20  # 18446744073709551616 likewise
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\2\2\0\0")  # 1 more than the change in depth
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+
+
+class JsonRefused(ValueError):
+    """The body is not acceptable JSON.
+
+    ``path``: dotted, to the value or to the object whose key is at fault; "" for the whole. ``problem``: for people;
+    repeats at most 40 characters of the body.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}" if path else problem)
+
+
+def loads(body: bytes | bytearray, *, max_depth: int = 64) -> Json:
+    """The value of the body, UTF-8 without byte order mark; integers keep every digit.
+
+    ``max_depth``: how many arrays and objects may lie within each other. Takes time linear in the size of the body.
+    Raises ``JsonRefused`` on anything that is not JSON, duplicate keys (however escaped), NaN and infinities, numbers
+    that no float holds, lone surrogates, integers of more than ``INTEGER_DIGITS_MAX`` digits, and deeper nesting.
+    """
+    try:
+        value: Json = orjson.loads(body)
+        written = orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return _loads_slowly(body, max_depth)
+    # A duplicate key that was dropped took a colon with it, and nothing adds one but an escape.
+    if body.count(b":") != written.count(b":") or (b"\\" in body and b"\\u003" in body) or _has_long_integer(body):
+        return _loads_slowly(body, max_depth)
+    if body.count(b"[") + body.count(b"{") > max_depth and _is_deeper(value, max_depth):
+        raise _too_deep(max_depth)
+    return value
+
+
+def _has_long_integer(body: bytes | bytearray) -> bool:
+    """Whether an integer might exceed 64 bits, which orjson turns into a float. May be wrong about long strings."""
+    zeroed = body.translate(_ZEROS)
+    return _LONG_POSITIVE in zeroed or _LONG_NEGATIVE in zeroed
+
+
+def _is_deeper(value: Json, max_depth: int) -> bool:
+    """Whether arrays and objects lie within each other more than ``max_depth`` deep; level by level, no recursion."""
+    level = [value] if type(value) is dict or type(value) is list else []
+    for _ in range(max_depth):
+        if not level:
+            return False
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else cast("list[Json]", container))
+            if type(item) is dict or type(item) is list
+        ]
+    return bool(level)
+
+
+def _too_deep(max_depth: int) -> JsonRefused:
+    return JsonRefused("", f"nesting deeper than {max_depth}")
+
+
+def _loads_slowly(body: bytes | bytearray, max_depth: int) -> Json:
+    """The whole of the contract with the standard library alone."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise JsonRefused("", "not valid UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise JsonRefused("", "a byte order mark is not JSON")
+    if body.count(b"[") + body.count(b"{") > max_depth and _opens_deeper(body, max_depth):
+        raise _too_deep(max_depth)
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise JsonRefused("", f"not valid JSON at byte {len(text[: error.pos].encode())}") from None
+    except RecursionError:  # only where max_depth allows more than the interpreter
+        raise _too_deep(max_depth) from None
+    _refuse_first_fault(value)
+    return cast("Json", value)
+
+
+def _opens_deeper(body: bytes | bytearray, max_depth: int) -> bool:
+    """As ``_is_deeper``, before parsing: no parser sees nesting that could exhaust it. Exact for valid JSON."""
+    brackets = _STRING.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)
+    depths = accumulate(step - 1 for step in brackets)
+    return any(map(max_depth.__lt__, depths))
+
+
+class _Fault:
+    """Stands in the parsed value where something is refused, until a walk finds it and knows its path."""
+
+    __slots__ = ("problem",)
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object] | _Fault:
+    members = dict(pairs)
+    if len(members) == len(pairs):
+        return members
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return _Fault(f"duplicate key {_glimpse(key)!r}")
+        seen.add(key)
+    raise AssertionError("fewer members than pairs, yet no key twice")
+
+
+def _constant(name: str) -> _Fault:
+    return _Fault(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int | _Fault:
+    if len(digits) - digits.startswith("-") > INTEGER_DIGITS_MAX:
+        return _Fault(f"integer of more than {INTEGER_DIGITS_MAX} digits")
+    try:
+        return int(digits)
+    except ValueError:  # the interpreter may be set to allow fewer
+        return _Fault("integer with too many digits")
+
+
+def _float(digits: str) -> float | _Fault:
+    number = float(digits)
+    return _Fault("number too large") if isinf(number) else number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_members, parse_constant=_constant, parse_int=_integer, parse_float=_float
+)
+
+
+def _refuse_first_fault(value: object) -> None:
+    """Walk the value in document order, on a stack as high as the nesting; raise at the first fault."""
+    path: list[str | int | None] = [None]  # what each open container is at; None: nothing yet
+    waiting: list[Iterator[tuple[str | int | None, object]]] = [iter(((None, value),))]
+    while waiting:
+        for path[-1], item in waiting[-1]:
+            if type(item) is str:
+                if not _is_unicode(item):
+                    raise JsonRefused(_dotted(path), "lone surrogate")
+            elif type(item) is _Fault:
+                raise JsonRefused(_dotted(path), item.problem)
+            elif type(item) is dict:
+                if not _is_unicode("".join(item)):
+                    raise JsonRefused(_dotted(path), "lone surrogate in a key")
+                waiting.append(iter(item.items()))
+                path.append(None)
+                break
+            elif type(item) is list:
+                waiting.append(iter(enumerate(item)))
+                path.append(None)
+                break
+        else:
+            waiting.pop()
+            path.pop()
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _glimpse(text: str, characters_max: int = _ECHO_CHARACTERS_MAX) -> str:
+    return text if len(text) <= characters_max else f"{text[: characters_max - 1]}…"
+
+
+def _dotted(path: Iterable[str | int | None]) -> str:
+    return _glimpse(".".join(_glimpse(str(label)) for label in path if label is not None), _PATH_CHARACTERS_MAX)

@@ -1,0 +1,192 @@
+"""Signed checkpoints: "this chain had this seq and this hash", kept in files outside the database.
+
+One file per chain, one JSON line per checkpoint. The signature is Ed25519 over the canonical checkpoint; the key is
+derived from the deployment's master key, so no private key reaches the disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from precipiq_core.canonical import canonical
+from precipiq_core.clock import format_timestamp
+from precipiq_core.contracts.chain import Chain, Head
+from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_core.contracts.secrets import MasterKey
+
+from precipiq_ledger.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED, Break
+
+KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
+
+_LINE_BYTES_MAX = 4096
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A signed statement about a chain. ``time``: when it was signed; ``key_id``: 16 hex digits of the public key's hash."""
+
+    org_id: str
+    environment: str
+    seq: int
+    hash: str
+    time: str
+    key_id: str
+    signature: str
+
+    def signed_bytes(self) -> bytes:
+        """The canonical JSON that the signature covers."""
+        return canonical(
+            {
+                "v": 1,
+                "org_id": self.org_id,
+                "environment": self.environment,
+                "seq": self.seq,
+                "hash": self.hash,
+                "time": self.time,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What comparing a chain with its checkpoints gave. ``newest_seq``: of the newest checkpoint, None without any."""
+
+    compared_count: int
+    signatures_checked_count: int
+    newest_seq: int | None
+    broken: Break | None
+
+
+class CheckpointSigner:
+    """Signs heads and checks signatures."""
+
+    def __init__(self, master_key: MasterKey) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(master_key.derive(KEY_PURPOSE))
+        raw = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.key_id = sha256(raw).hexdigest()[:16]
+
+    @property
+    def public_key_pem(self) -> str:
+        """For whoever checks checkpoints: ``openssl pkeyutl -verify -rawin`` takes it."""
+        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def sign(self, chain: Chain, head: Head, now_us: int) -> Checkpoint:
+        time = format_timestamp(now_us)
+        unsigned = Checkpoint(chain.org_id, chain.environment, head.seq, head.hash, time, self.key_id, "")
+        signature = base64.b64encode(self._key.sign(unsigned.signed_bytes())).decode()
+        return Checkpoint(chain.org_id, chain.environment, head.seq, head.hash, time, self.key_id, signature)
+
+    def holds(self, checkpoint: Checkpoint) -> bool | None:
+        """Whether the signature is ours and right; None when another key signed it."""
+        if checkpoint.key_id != self.key_id:
+            return None
+        try:
+            self._key.public_key().verify(base64.b64decode(checkpoint.signature), checkpoint.signed_bytes())
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+class CheckpointFiles:
+    """The folder of checkpoint files. Append-only: this class never rewrites or deletes a line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def append(self, checkpoint: Checkpoint) -> None:
+        """Add a line, durable on return. Raises ``OSError``."""
+        path = self._path(Chain(checkpoint.org_id, checkpoint.environment))  # type: ignore[arg-type]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = orjson.dumps(checkpoint) + b"\n"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def newest(self, chain: Chain) -> Checkpoint | None:
+        """The last checkpoint of that chain that was written."""
+        newest = None
+        for newest in self.read(chain):
+            pass
+        return newest
+
+    def read(self, chain: Chain) -> Iterator[Checkpoint]:
+        """The checkpoints of that chain, oldest first. A torn last line is passed over.
+
+        Raises ``ValueError`` for a line that is no checkpoint.
+        """
+        try:
+            stream = self._path(chain).open("rb")
+        except FileNotFoundError:
+            return
+        with stream:
+            while line := stream.readline(_LINE_BYTES_MAX):
+                if not line.endswith(b"\n"):
+                    if len(line) == _LINE_BYTES_MAX:
+                        raise ValueError("a line of the checkpoint file is too long")
+                    return
+                try:
+                    yield Checkpoint(**orjson.loads(line))
+                except (orjson.JSONDecodeError, TypeError) as error:
+                    raise ValueError("a line of the checkpoint file is no checkpoint") from error
+
+    def _path(self, chain: Chain) -> Path:
+        if not _FILE_NAME.fullmatch(chain.org_id):
+            raise ValueError("an organisation id that cannot name a file")
+        return self._folder / f"{chain.org_id}.{chain.environment}.jsonl"
+
+
+def compare(
+    files: CheckpointFiles,
+    signer: CheckpointSigner,
+    auditor: EntryAuditor,
+    chain: Chain,
+    last_seq: int,
+    *,
+    signatures_max: int,
+) -> Comparison:
+    """Compare the stored chain (verified up to ``last_seq``) with every checkpoint held for it."""
+    newest: deque[Checkpoint] = deque(maxlen=signatures_max)
+    compared, newest_seq, broken = 0, None, None
+    try:
+        for checkpoint in files.read(chain):
+            compared += 1
+            newest.append(checkpoint)
+            newest_seq = max(newest_seq or 0, checkpoint.seq)
+            if broken is None:
+                broken = _compare_one(auditor, chain, last_seq, checkpoint)
+    except ValueError as error:
+        broken = broken or Break(max(last_seq, 1), CHECKPOINT_FORGED, str(error))
+    checked = 0
+    for checkpoint in newest:
+        verdict = signer.holds(checkpoint)
+        checked += verdict is not None
+        if verdict is False:
+            reason = f"the checkpoint of {checkpoint.time} at entry {checkpoint.seq} has a wrong signature"
+            broken = broken or Break(checkpoint.seq, CHECKPOINT_FORGED, reason)
+    return Comparison(compared, checked, newest_seq, broken)
+
+
+def _compare_one(auditor: EntryAuditor, chain: Chain, last_seq: int, checkpoint: Checkpoint) -> Break | None:
+    seen = f"the checkpoint of {checkpoint.time}"
+    if checkpoint.seq > last_seq:
+        reason = f"{seen} saw entry {checkpoint.seq}, but the chain ends at {last_seq}: its tail was cut or an old copy restored"
+        return Break(last_seq + 1, TRUNCATED, reason)
+    if auditor.hash_at(chain, checkpoint.seq) != checkpoint.hash:
+        reason = f"{seen} saw another entry {checkpoint.seq}: the chain was rewritten at or before it"
+        return Break(checkpoint.seq, INCONSISTENT_WITH_CHECKPOINT, reason)
+    return None

@@ -1,0 +1,31 @@
+"""The ledger's own leaves of the error tree."""
+
+from __future__ import annotations
+
+from precipiq_core.errors import Conflict, ValidationFailed
+
+
+class EntryTooLarge(ValidationFailed):
+    """One entry is larger than the deployment allows; nothing was stored."""
+
+    default_message = "an entry is too large"
+
+
+class UnknownKind(ValidationFailed):
+    """No enabled plugin registered that kind of entry."""
+
+    default_message = "unknown kind of entry"
+
+
+class AlreadyRedacted(Conflict):
+    """The entry's payload was erased before, for a reason that is on record."""
+
+    code = "already_redacted"
+    default_message = "the payload of this entry is already erased"
+
+
+class NothingToRedact(Conflict):
+    """The entry never had a payload."""
+
+    code = "nothing_to_redact"
+    default_message = "this entry has no payload"

@@ -1,0 +1,206 @@
+"""The ledger's domain: drafts become entries, entries are found, payloads are erased. Knows no HTTP, no database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from precipiq_core.canonical import Json, NotCanonical, canonical
+from precipiq_core.chain_format import (
+    ID_RANDOM_BYTES,
+    SALT_BYTES,
+    parse_statement,
+    prepare,
+    salted_payload_hash,
+    seal_entries,
+    split_payload,
+)
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
+from precipiq_core.contracts.entry_store import Appended, EntryPage, EntryQuery, EntryStore
+from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
+
+from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
+
+REDACTION = "redaction"
+
+_STATEMENT_OVERHEAD_BYTES = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one entry may cost: bytes of statement and payload, levels of nesting."""
+
+    entry_bytes_max: int
+    depth_max: int
+
+
+class LedgerService:
+    """The capability ``Ledger``, over whatever entry store the deployment names."""
+
+    def __init__(self, clock: Clock, randomness: Randomness, limits: Limits) -> None:
+        self._clock = clock
+        self._randomness = randomness
+        self._limits = limits
+        self._store: EntryStore | None = None
+        self._kinds: Mapping[str, EntryKind] = {}
+
+    def start(self, store: EntryStore, kinds: Mapping[str, EntryKind]) -> None:
+        """Begin to serve from that store."""
+        self._store, self._kinds = store, kinds
+
+    def stop(self) -> None:
+        self._store = None
+
+    @property
+    def store(self) -> EntryStore:
+        """The open store. Raises ``Unavailable`` before the start and after the end."""
+        if self._store is None:
+            raise Unavailable("the ledger is not open")
+        return self._store
+
+    async def ping(self) -> None:
+        await self.store.ping()
+
+    async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
+        """See ``precipiq_core.contracts.ledger.Ledger.append``."""
+        prepared = self._prepare(drafts)
+        appended = await self.store.append(chain, prepared, self._seal(chain, prepared))
+        for new, entry, created in zip(prepared, appended.entries, appended.created, strict=True):
+            if not created and not same_content(new, entry):
+                raise IdempotencyConflict
+        return appended
+
+    async def append_request(self, chain: Chain, drafts: Sequence[Draft], key: str | None) -> Appended:
+        """Append what one request asks for; its ``Idempotency-Key`` covers the request as a whole.
+
+        A draft that has an idempotency key of its own (a decision's ``external_id``) keeps it.
+        Raises ``IdempotencyConflict`` when the key was used with other content, or with more or fewer drafts.
+        """
+        if key is None:
+            return await self.append(chain, drafts)
+        keyed = [
+            draft
+            if draft.idempotency_key is not None
+            else Draft(draft.kind, draft.actor, draft.body, draft.payload, request_key(key, index))
+            for index, draft in enumerate(drafts)
+        ]
+        appended = await self.append(chain, keyed)
+        if not any(appended.created):
+            await self._refuse_shorter_retry(chain, key, appended.entries)
+        return appended
+
+    async def _refuse_shorter_retry(self, chain: Chain, key: str, entries: Sequence[Entry]) -> None:
+        after = await self.store.read(chain, entries[-1].seq, 1)
+        if after and after[0].idempotency_key == request_key(key, len(entries)):
+            raise IdempotencyConflict
+
+    async def head(self, chain: Chain) -> Head | None:
+        return await self.store.head(chain)
+
+    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        return await self.store.read(chain, after_seq, limit, kind)
+
+    async def get(self, chain: Chain, entry_id: str) -> Entry | None:
+        return await self.store.get(chain, entry_id)
+
+    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
+        return await self.store.find(chain, query, before_seq, limit)
+
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        return self.store.watch(chain)
+
+    async def redact(self, chain: Chain, entry_id: str, kind: str, reason: str, actor: str) -> Entry:
+        """Erase the payload of that entry; the redaction entry that says so.
+
+        Raises ``NotFound`` (no entry of that kind), ``NothingToRedact`` and ``AlreadyRedacted``.
+        """
+        target = await self.store.get(chain, entry_id)
+        if target is None or parse_statement(target.statement).kind != kind:
+            raise NotFound
+        if target.payload is None:
+            if parse_statement(target.statement).payload_hash is None:
+                raise NothingToRedact
+            raise AlreadyRedacted
+        body: dict[str, Json] = {
+            "target_seq": target.seq,
+            "target_id": entry_id,
+            "target_hash": target.hash,
+            "reason": reason,
+        }
+        draft = Draft(REDACTION, actor, body, None, f"{REDACTION}:{target.seq}")
+        prepared = self._prepare([draft])
+        return await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
+
+    async def redaction_of(self, chain: Chain, entry: Entry) -> Entry | None:
+        """The redaction entry that names this one."""
+        for statement in self.store.auditor().redactions(chain, [entry.seq]):
+            redaction = parse_statement(statement)
+            return await self.store.get(chain, redaction.id)
+        return None
+
+    def _prepare(self, drafts: Sequence[Draft]) -> list[PreparedDraft]:
+        salts = self._randomness.bytes(SALT_BYTES * len(drafts))
+        prepared: list[PreparedDraft] = []
+        for index, draft in enumerate(drafts):
+            if draft.kind not in self._kinds:
+                raise UnknownKind(f"no enabled plugin registers entries of kind {draft.kind!r}")
+            salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
+            try:
+                item = prepare(draft, salt, max_depth=self._limits.depth_max)
+            except NotCanonical as error:
+                path = ".".join(map(str, _draft_path(error.path, index, len(drafts))))
+                raise ValidationFailed(details={path: [error.problem]}) from None
+            size = len(item.body) + len(item.payload or b"") + _STATEMENT_OVERHEAD_BYTES
+            if size > self._limits.entry_bytes_max:
+                where = str(index) if len(drafts) > 1 else ""
+                problem = f"is larger than {self._limits.entry_bytes_max} bytes"
+                raise EntryTooLarge(details={where: [problem]})
+            prepared.append(item)
+        return prepared
+
+    def _seal(self, chain: Chain, prepared: Sequence[PreparedDraft]) -> _Sealer:
+        return _Sealer(chain, len([item for item in prepared if is_request_key(item.idempotency_key)]), self._clock, self._randomness)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealer:
+    """Seals under the chain's lock; refuses a request of whose drafts only some are known."""
+
+    chain: Chain
+    request_drafts: int
+    clock: Clock
+    randomness: Randomness
+
+    def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> list[Entry]:
+        new = sum(is_request_key(item.idempotency_key) for item in drafts)
+        if new not in (0, self.request_drafts):
+            raise IdempotencyConflict
+        randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
+        return seal_entries(self.chain, head, drafts, now_us=self.clock.now_us(), randomness=randomness)
+
+
+def request_key(key: str, index: int) -> str:
+    """The idempotency key of a request's draft."""
+    return f"request:{index}:{key}"
+
+
+def is_request_key(key: str | None) -> bool:
+    return key is not None and key.startswith("request:")
+
+
+def same_content(new: PreparedDraft, stored: Entry) -> bool:
+    """Whether a draft says what the stored entry says. Once a payload is erased, the body decides."""
+    statement = parse_statement(stored.statement)
+    if statement.kind != new.draft.kind or canonical(statement.body) != new.body:
+        return False
+    if stored.payload is None or new.payload is None:
+        return (new.payload is None) == (statement.payload_hash is None)
+    _, salt = split_payload(stored.payload)
+    payload, _ = split_payload(new.payload)
+    return salted_payload_hash(payload, salt) == statement.payload_hash
+
+
+def _draft_path(path: Sequence[str | int], index: int, count: int) -> list[str | int]:
+    return [*([index] if count > 1 else []), *path]

@@ -1,0 +1,228 @@
+"""Checks a stretch of a chain in one streaming pass over what the store holds. Pure but for the auditor it reads.
+
+A batch is first checked as a whole, column by column; only where that fails is the first bad row looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from operator import itemgetter, lt
+from typing import Any
+
+import orjson
+from precipiq_core.chain_format import parse_json, parse_statement
+from precipiq_core.contracts.chain import GENESIS_HASH, Chain
+from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
+
+SEQ_GAP = "SEQ_GAP"
+SEQ_REPEATED = "SEQ_REPEATED"
+CONTENT_MISMATCH = "CONTENT_MISMATCH"
+MALFORMED = "MALFORMED"
+WRONG_CHAIN = "WRONG_CHAIN"
+POSITION_MISMATCH = "POSITION_MISMATCH"
+LINK_BROKEN = "LINK_BROKEN"
+TIME_NOT_INCREASING = "TIME_NOT_INCREASING"
+PAYLOAD_MISMATCH = "PAYLOAD_MISMATCH"
+PAYLOAD_ABSENT = "PAYLOAD_ABSENT"
+PAYLOAD_UNEXPECTED = "PAYLOAD_UNEXPECTED"
+COLUMN_MISMATCH = "COLUMN_MISMATCH"
+FILED_ELSEWHERE = "FILED_ELSEWHERE"
+TRUNCATED = "TRUNCATED"
+INCONSISTENT_WITH_CHECKPOINT = "INCONSISTENT_WITH_CHECKPOINT"
+CHECKPOINT_FORGED = "CHECKPOINT_FORGED"
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The first thing that does not hold: where, a stable code, and a sentence. ``id``: of the entry, when it has one."""
+
+    seq: int
+    code: str
+    reason: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The entry before the stretch: its seq and hash are taken as given. ``timestamp``: "" when not known."""
+
+    seq: int
+    hash: str
+    timestamp: str = ""
+
+
+GENESIS = Anchor(0, GENESIS_HASH)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a pass found: entries checked, the last good one, and the break that stopped it."""
+
+    checked_count: int
+    last: Anchor
+    broken: Break | None
+
+
+def verify_stretch(
+    auditor: EntryAuditor,
+    chain: Chain,
+    after: Anchor,
+    through_seq: int | None,
+    *,
+    batch_entries: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Stretch:
+    """Check the entries with ``after.seq`` < seq <= ``through_seq``; stops at the first break.
+
+    ``progress`` is told the number of entries checked since it was last called.
+    """
+    last, count = after, 0
+    for batch in auditor.batches(chain, after.seq, through_seq, batch_entries):
+        columns = _whole_batch_holds(auditor, chain, last, batch)
+        if columns is None:
+            good, broken = _first_break(auditor, chain, last, batch)
+            return Stretch(count + good.seq - last.seq, good, broken)
+        last = columns
+        count += len(batch.seqs)
+        progress(len(batch.seqs))
+    if through_seq is not None and last.seq < through_seq:
+        return Stretch(count, last, Break(last.seq + 1, SEQ_GAP, f"entry {last.seq + 1} is missing"))
+    return Stretch(count, last, None)
+
+
+_BY_NAME = {name: itemgetter(name) for name in ("org_id", "environment", "seq", "prev_hash", "payload_hash", "timestamp")}
+
+
+def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> Anchor | None:
+    """The batch's last entry when every check holds for all of it, else None."""
+    statements, hashes, payloads = batch.statements, list(batch.hashes), batch.payloads
+    seqs = list(range(last.seq + 1, last.seq + 1 + len(statements)))
+    if batch.problem is not None or list(batch.seqs) != seqs:
+        return None
+    if [sha256(statement).hexdigest() for statement in statements] != hashes:
+        return None
+    try:
+        fields: list[dict[str, Any]] = list(map(orjson.loads, statements))
+        column = {name: list(map(get, fields)) for name, get in _BY_NAME.items()}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    payload_hashes = [None if payload is None else sha256(payload).hexdigest() for payload in payloads]
+    if column["payload_hash"] != payload_hashes and not _absences_explained(auditor, chain, batch, column, payload_hashes):
+        return None
+    times = [last.timestamp, *column["timestamp"]]
+    holds = (
+        column["seq"] == seqs
+        and column["prev_hash"] == [last.hash, *hashes[:-1]]
+        and all(map(lt, times, times[1:]))
+        and set(column["org_id"]) == {chain.org_id}
+        and set(column["environment"]) == {chain.environment}
+        and set(map(len, fields)) == {11}
+    )
+    return Anchor(seqs[-1], hashes[-1], times[-1]) if holds else None
+
+
+def _absences_explained(
+    auditor: EntryAuditor,
+    chain: Chain,
+    batch: AuditBatch,
+    column: dict[str, list[Any]],
+    payload_hashes: Sequence[str | None],
+) -> bool:
+    differing = [index for index, (a, b) in enumerate(zip(column["payload_hash"], payload_hashes, strict=True)) if a != b]
+    if any(payload_hashes[index] is not None for index in differing):
+        return False
+    erased = _erased(auditor, chain, [batch.seqs[index] for index in differing])
+    return all(erased.get(batch.seqs[index]) == batch.hashes[index] for index in differing)
+
+
+def _erased(auditor: EntryAuditor, chain: Chain, seqs: Sequence[int]) -> dict[int, str]:
+    """Seq -> hash of the entries whose erasure a redaction entry of this chain states."""
+    stated: dict[int, str] = {}
+    for statement in auditor.redactions(chain, seqs):
+        try:
+            body = parse_statement(statement).body
+        except (ValueError, TypeError):
+            continue
+        if isinstance(body.get("target_seq"), int) and isinstance(body.get("target_hash"), str):
+            stated[int(str(body["target_seq"]))] = str(body["target_hash"])
+    return stated
+
+
+def _first_break(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> tuple[Anchor, Break]:
+    rows = zip(batch.seqs, batch.hashes, batch.statements, batch.payloads, strict=True)
+    for index, (seq, stored_hash, statement, payload) in enumerate(rows):
+        problem = batch.problem[1] if batch.problem is not None and batch.problem[0] == index else None
+        found = _check_row(auditor, chain, last, seq, stored_hash, statement, payload, problem)
+        if isinstance(found, Break):
+            return last, found
+        last = found
+    seq = batch.seqs[batch.problem[0]] if batch.problem else last.seq
+    return last, Break(seq, COLUMN_MISMATCH, batch.problem[1] if batch.problem else "the batch does not hold together")
+
+
+def _check_row(
+    auditor: EntryAuditor,
+    chain: Chain,
+    last: Anchor,
+    seq: int,
+    stored_hash: str,
+    statement: bytes,
+    payload: bytes | None,
+    problem: str | None,
+) -> Anchor | Break:
+    expected = last.seq + 1
+    fields = _fields(statement)
+    entry_id = fields.get("id") if isinstance(fields.get("id"), str) else None
+    if seq <= last.seq:
+        return Break(seq, SEQ_REPEATED, f"entry {seq} stands more than once", entry_id)
+    if seq != expected:
+        return Break(expected, SEQ_GAP, f"entry {expected} is missing; the next one stored is {seq}")
+    if sha256(statement).hexdigest() != stored_hash:
+        return Break(seq, CONTENT_MISMATCH, "the statement is not the one that was hashed", entry_id)
+    try:
+        parsed = parse_statement(statement)
+    except (ValueError, TypeError):
+        return Break(seq, MALFORMED, "the statement is not one of chain version 1", entry_id)
+    if (parsed.org_id, parsed.environment) != (chain.org_id, chain.environment):
+        return Break(seq, WRONG_CHAIN, "the statement belongs to another chain", entry_id)
+    if parsed.seq != seq:
+        return Break(seq, POSITION_MISMATCH, f"the statement says that it is entry {parsed.seq}", entry_id)
+    if parsed.prev_hash != last.hash:
+        return Break(seq, LINK_BROKEN, f"prev_hash is not the hash of entry {last.seq}", entry_id)
+    if parsed.timestamp <= last.timestamp:
+        return Break(seq, TIME_NOT_INCREASING, f"the timestamp is not after that of entry {last.seq}", entry_id)
+    broken = _check_payload(auditor, chain, seq, stored_hash, payload, parsed.payload_hash, entry_id)
+    if broken is not None:
+        return broken
+    if problem is not None:
+        return Break(seq, COLUMN_MISMATCH, problem, entry_id)
+    return Anchor(seq, stored_hash, parsed.timestamp)
+
+
+def _check_payload(
+    auditor: EntryAuditor,
+    chain: Chain,
+    seq: int,
+    stored_hash: str,
+    payload: bytes | None,
+    payload_hash: str | None,
+    entry_id: str | None,
+) -> Break | None:
+    if payload is not None:
+        if payload_hash is None:
+            return Break(seq, PAYLOAD_UNEXPECTED, "there is a payload where the statement says there is none", entry_id)
+        if sha256(payload).hexdigest() != payload_hash:
+            return Break(seq, PAYLOAD_MISMATCH, "the payload is not the one that was hashed", entry_id)
+    elif payload_hash is not None and _erased(auditor, chain, [seq]).get(seq) != stored_hash:
+        return Break(seq, PAYLOAD_ABSENT, "the payload is gone and no redaction entry says so", entry_id)
+    return None
+
+
+def _fields(statement: bytes) -> dict[str, Any]:
+    try:
+        fields = parse_json(statement)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}

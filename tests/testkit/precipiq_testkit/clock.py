@@ -1,0 +1,43 @@
+"""Time and randomness for tests, for the Protocols of ``precipiq_core.clock``: they move only when told to."""
+
+from __future__ import annotations
+
+import random
+
+START_US = 1_767_225_600_000_000
+"""2026-01-01T00:00:00Z, where a :class:`ManualClock` starts unless told otherwise."""
+
+
+class ManualClock:
+    """A clock that stands still until :meth:`advance`. Time of day and monotonic time move together."""
+
+    def __init__(self, now_us: int = START_US) -> None:
+        self._now_us = now_us
+        self._elapsed_us = 0
+
+    def now_us(self) -> int:
+        """Microseconds since 1970-01-01T00:00:00Z."""
+        return self._now_us
+
+    def monotonic_s(self) -> float:
+        """Seconds since this clock was made."""
+        return self._elapsed_us / 1_000_000
+
+    def advance(self, seconds: float = 0.0, *, us: int = 0) -> None:
+        """Let that much time pass. Raises ``ValueError`` when it would go back."""
+        step_us = round(seconds * 1_000_000) + us
+        if step_us < 0:
+            raise ValueError("a clock does not go back")
+        self._now_us += step_us
+        self._elapsed_us += step_us
+
+
+class SeededRandomness:
+    """Bytes that follow from the seed alone: the same seed gives the same salts and ids. Fit for tests only."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)  # noqa: S311  (repeatable on purpose)
+
+    def bytes(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
+        return self._random.randbytes(count)

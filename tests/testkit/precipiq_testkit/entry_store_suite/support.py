@@ -1,0 +1,103 @@
+"""What the tests of the suite share: their chains, running things at once, following a chain, and what "intact" means."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
+from typing import TypeVar
+
+import anyio
+import pytest
+from precipiq_core.chain_format import parse_statement
+from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry
+from precipiq_core.contracts.entry_store import EntryQuery, EntryStore, EntryStoreDriver
+
+T = TypeVar("T")
+
+ALPHA = Chain("org_alpha", "live")
+ALPHA_TEST = Chain("org_alpha", "test")
+BETA = Chain("org_beta", "live")
+
+PATIENCE_S = 60.0
+"""How long a test waits for what must come; only a broken driver lets it run out."""
+
+PAGES_MAX = 10_000
+READ_ALL = 100_000
+
+
+class StoreTests:
+    """Base of the suite's parts: every test is a coroutine on anyio's asyncio backend."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        """The suite runs on asyncio, as the server does."""
+        return "asyncio"
+
+
+async def together(*jobs: Callable[[], Awaitable[T]]) -> list[T]:
+    """Run all at once; their results in order. The first error ends all."""
+    results: dict[int, T] = {}
+
+    async def run(index: int, job: Callable[[], Awaitable[T]]) -> None:
+        results[index] = await job()
+
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as group:
+            for index, job in enumerate(jobs):
+                group.start_soon(run, index, job)
+    return [results[index] for index in range(len(jobs))]
+
+
+async def read_all(store: EntryStore, chain: Chain) -> list[Entry]:
+    """The whole chain in one read."""
+    return list(await store.read(chain, 0, READ_ALL))
+
+
+async def find_all(store: EntryStore, chain: Chain, query: EntryQuery, limit: int = 4) -> list[Entry]:
+    """Every page of a search, in the order given; fails when the pages do not come to an end."""
+    found: list[Entry] = []
+    before_seq: int | None = None
+    for _ in range(PAGES_MAX):
+        page = await store.find(chain, query, before_seq, limit)
+        assert len(page.entries) <= limit, f"a page of {len(page.entries)} entries for a limit of {limit}"
+        found.extend(page.entries)
+        if page.next_before_seq is None:
+            return found
+        assert before_seq is None or page.next_before_seq < before_seq, "next_before_seq must fall from page to page"
+        before_seq = page.next_before_seq
+    raise AssertionError(f"no last page after {PAGES_MAX} pages")
+
+
+def seqs(entries: Sequence[Entry]) -> list[int]:
+    """Their seqs."""
+    return [entry.seq for entry in entries]
+
+
+def agents(entries: Sequence[Entry]) -> list[object]:
+    """The ``agent_id`` of each, by which the tests tell entries apart."""
+    return [parse_statement(entry.statement).body["agent_id"] for entry in entries]
+
+
+def assert_intact(chain: Chain, entries: Sequence[Entry]) -> None:
+    """Those are a whole chain from its genesis: dense, linked, in time's order, every hash right."""
+    assert seqs(entries) == list(range(1, len(entries) + 1)), "seqs must be dense from 1"
+    prev_hash, timestamp = GENESIS_HASH, ""
+    for entry in entries:
+        statement = parse_statement(entry.statement)
+        assert entry.chain == chain, f"entry {entry.seq} is of another chain"
+        assert (statement.org_id, statement.environment) == (chain.org_id, chain.environment)
+        assert statement.seq == entry.seq, f"entry {entry.seq} has the statement of entry {statement.seq}"
+        assert entry.hash == sha256(entry.statement).hexdigest(), f"entry {entry.seq}: hash and statement differ"
+        assert statement.prev_hash == prev_hash, f"entry {entry.seq} does not link to the entry before it"
+        assert statement.timestamp > timestamp, f"entry {entry.seq} is not later than the entry before it"
+        if entry.payload is not None:
+            assert sha256(entry.payload).hexdigest() == statement.payload_hash, f"entry {entry.seq}: payload altered"
+        prev_hash, timestamp = entry.hash, statement.timestamp
+
+
+def require(driver: EntryStoreDriver, capability: str) -> None:
+    """Skip the test unless the driver declares that capability."""
+    if capability not in driver.capabilities:
+        pytest.skip(f"the driver {driver.name!r} does not declare the capability {capability!r}")

@@ -1,0 +1,256 @@
+"""An entry store in memory, complete and for tests alone: nothing survives the process, so it is never shipped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+from precipiq_core.canonical import canonical
+from precipiq_core.chain_format import Statement, head_of, parse_json, parse_statement
+from precipiq_core.clock import parse_timestamp
+from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_core.contracts.entry_store import (
+    Appended,
+    AuditBatch,
+    EntryAuditor,
+    EntryPage,
+    EntryQuery,
+    EntryStore,
+    Seal,
+)
+
+from precipiq_testkit.sealing import REDACTION
+
+
+class WakeUps:
+    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def __aiter__(self) -> WakeUps:
+        return self
+
+    async def __anext__(self) -> None:
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryData:
+    """What a driver's stores share: the entries of each chain by seq, and who watches it."""
+
+    entries: dict[Chain, list[Entry]] = field(default_factory=dict)
+    watchers: dict[Chain, set[WakeUps]] = field(default_factory=dict)
+
+    def of(self, chain: Chain) -> Sequence[Entry]:
+        return self.entries.get(chain, ())
+
+
+class MemoryEntryStore:
+    """See ``precipiq_core.contracts.entry_store.EntryStore``. One event loop; an append holds it from start to end."""
+
+    find_scan_max: ClassVar[int] = 25
+    """Entries that one call of ``find`` looks at: small, so that callers meet pages that are not full."""
+
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
+
+    async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
+        await checkpoint()
+        appended = self._append_now(chain, drafts, seal)
+        self._wake(chain)
+        return appended
+
+    def _append_now(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
+        known = self._known(chain)
+        new = self._new_drafts(known, drafts)
+        entries = iter(self._store_sealed(chain, new, seal))
+        answers: list[Entry] = []
+        created: list[bool] = []
+        for draft in drafts:
+            stored = known.get(draft.idempotency_key) if draft.idempotency_key is not None else None
+            created.append(stored is None)
+            answers.append(next(entries) if stored is None else stored)
+            if stored is None and draft.idempotency_key is not None:
+                known[draft.idempotency_key] = answers[-1]
+        return Appended(tuple(answers), tuple(created))
+
+    def _known(self, chain: Chain) -> dict[str, Entry]:
+        return {entry.idempotency_key: entry for entry in self._data.of(chain) if entry.idempotency_key is not None}
+
+    def _new_drafts(self, known: dict[str, Entry], drafts: Sequence[PreparedDraft]) -> list[PreparedDraft]:
+        new: list[PreparedDraft] = []
+        seen = set(known)
+        for draft in drafts:
+            if draft.idempotency_key is None or draft.idempotency_key not in seen:
+                new.append(draft)
+            if draft.idempotency_key is not None:
+                seen.add(draft.idempotency_key)
+        return new
+
+    def _store_sealed(self, chain: Chain, new: Sequence[PreparedDraft], seal: Seal) -> Sequence[Entry]:
+        if not new:
+            return ()
+        sealed = seal(self._head_now(chain), new)
+        self._data.entries.setdefault(chain, []).extend(sealed)
+        return sealed
+
+    def _head_now(self, chain: Chain) -> Head | None:
+        entries = self._data.of(chain)
+        return head_of(entries[-1]) if entries else None
+
+    def _wake(self, chain: Chain) -> None:
+        for watcher in self._data.watchers.get(chain, ()):
+            watcher.wake()
+
+    async def head(self, chain: Chain) -> Head | None:
+        await checkpoint()
+        return self._head_now(chain)
+
+    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        await checkpoint()
+        later = self._data.of(chain)[max(after_seq, 0) :]
+        return [entry for entry in later if kind is None or parse_statement(entry.statement).kind == kind][:limit]
+
+    async def get(self, chain: Chain, entry_id: str) -> Entry | None:
+        await checkpoint()
+        return next((entry for entry in self._data.of(chain) if parse_statement(entry.statement).id == entry_id), None)
+
+    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
+        await checkpoint()
+        entries = self._data.of(chain)
+        last_seq = len(entries) if before_seq is None else min(before_seq - 1, len(entries))
+        first_seq = max(last_seq - self.find_scan_max, 0) + 1
+        found: list[Entry] = []
+        for seq in range(last_seq, first_seq - 1, -1):
+            if matches(query, entries[seq - 1]):
+                found.append(entries[seq - 1])
+            if len(found) == limit:
+                return EntryPage(tuple(found), seq if seq > 1 else None)
+        return EntryPage(tuple(found), first_seq if first_seq > 1 else None)
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        await checkpoint()
+        redaction = self._append_now(chain, [draft], seal).entries[0]
+        self._drop_payload(chain, target.seq)
+        self._wake(chain)
+        return redaction
+
+    def _drop_payload(self, chain: Chain, seq: int) -> None:
+        entries = self._data.entries[chain]
+        entries[seq - 1] = replace(entries[seq - 1], payload=None)
+
+    @asynccontextmanager
+    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
+        wake_ups = WakeUps()
+        watchers = self._data.watchers.setdefault(chain, set())
+        watchers.add(wake_ups)
+        try:
+            yield wake_ups
+        finally:
+            watchers.discard(wake_ups)
+
+    async def chains(self) -> AsyncIterator[Chain]:
+        for chain in list(self._data.entries):
+            await checkpoint()
+            yield chain
+
+    def auditor(self) -> EntryAuditor:
+        return MemoryAuditor(self._data.entries)
+
+    async def ping(self) -> None:
+        await checkpoint()
+
+
+def matches(query: EntryQuery, entry: Entry) -> bool:
+    """Whether the entry meets every condition."""
+    statement = parse_statement(entry.statement)
+    time_us = parse_timestamp(statement.timestamp)
+    return (
+        statement.kind == query.kind
+        and all(statement.body.get(name) == value for name, value in query.body.items())
+        and (query.start_us is None or time_us >= query.start_us)
+        and (query.end_us is None or time_us < query.end_us)
+        and (not query.metadata or query.metadata.items() <= _metadata_texts(entry).items())
+    )
+
+
+def _metadata_texts(entry: Entry) -> dict[str, str]:
+    content = parse_json(entry.payload) if entry.payload is not None else None
+    payload = content.get("payload") if isinstance(content, dict) else None
+    metadata = payload.get("metadata") if isinstance(payload, dict) else None
+    if not isinstance(metadata, dict):
+        return {}
+    scalars = {key: value for key, value in metadata.items() if not isinstance(value, dict | list)}
+    return {key: value if isinstance(value, str) else canonical(value).decode() for key, value in scalars.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAuditor:
+    """See ``EntryAuditor``. Reads the live entries; pickling takes a copy of them along."""
+
+    entries: dict[Chain, list[Entry]]
+
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        rows = self.entries.get(chain, [])[after_seq:through_seq]
+        for start in range(0, len(rows), size):
+            yield self.batch(rows[start : start + size])
+
+    def batch(self, rows: Sequence[Entry]) -> AuditBatch:
+        return AuditBatch(
+            seqs=[row.seq for row in rows],
+            hashes=[row.hash for row in rows],
+            statements=[row.statement for row in rows],
+            payloads=[row.payload for row in rows],
+        )
+
+    def last_seq(self, chain: Chain) -> int:
+        return max((row.seq for row in self.entries.get(chain, ())), default=0)
+
+    def hash_at(self, chain: Chain, seq: int) -> str | None:
+        return next((row.hash for row in self.entries.get(chain, ()) if row.seq == seq), None)
+
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+        return [
+            row.statement
+            for row in self.entries.get(chain, ())
+            if (statement := parse_statement(row.statement)).kind == REDACTION
+            and statement.body.get("target_seq") in target_seqs
+        ]
+
+    def stray(self, chain: Chain) -> tuple[int, str] | None:
+        for filed, rows in self.entries.items():
+            for row in rows:
+                if filed != chain and _said_chain(parse_statement(row.statement)) == chain:
+                    return row.seq, f"{filed.org_id}/{filed.environment}"
+        return None
+
+
+def _said_chain(statement: Statement) -> Chain:
+    return Chain(statement.org_id, statement.environment)
+
+
+class MemoryDriver:
+    """See ``EntryStoreDriver``. Stores opened from one driver, at once or one after another, share their entries."""
+
+    name: str = "memory"
+    capabilities: frozenset[str] = frozenset()
+    store_type: ClassVar[type[MemoryEntryStore]] = MemoryEntryStore
+
+    def __init__(self) -> None:
+        self._data = MemoryData()
+
+    def open(self) -> AbstractAsyncContextManager[EntryStore]:
+        return self._open()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[EntryStore]:
+        yield self.store_type(self._data)

@@ -1,0 +1,126 @@
+"""Drafts and seals for tests: what the ledger plugin does before it calls an entry store, without its policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from precipiq_core.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statement, prepare, seal_entries
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
+from precipiq_core.contracts.entry_store import Appended, EntryStore
+
+from precipiq_testkit.clock import ManualClock, SeededRandomness
+
+DECISION = "decision"
+REDACTION = "redaction"
+
+
+class SealRefused(Exception):
+    """What a :class:`RefusingSealer` raises; no driver knows it, so none can have swallowed it on purpose."""
+
+
+@dataclass(slots=True)
+class Sealer:
+    """A seal that remembers what it was asked: ``heads[i]`` and ``drafts[i]`` are the arguments of call ``i``."""
+
+    chain: Chain
+    clock: Clock
+    randomness: Randomness
+    heads: list[Head | None] = field(default_factory=list)
+    drafts: list[tuple[PreparedDraft, ...]] = field(default_factory=list)
+    sealed: list[tuple[Entry, ...]] = field(default_factory=list)
+
+    def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> Sequence[Entry]:
+        self.heads.append(head)
+        self.drafts.append(tuple(drafts))
+        randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
+        entries = seal_entries(self.chain, head, drafts, now_us=self.clock.now_us(), randomness=randomness)
+        self.sealed.append(tuple(entries))
+        return entries
+
+    def drafts_seen(self) -> list[PreparedDraft]:
+        """The drafts of the last call that had any."""
+        return next((list(drafts) for drafts in reversed(self.drafts) if drafts), [])
+
+
+class RefusingSealer(Sealer):
+    """Seals, then raises :class:`SealRefused`: the append must leave no trace."""
+
+    def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> Sequence[Entry]:
+        Sealer.__call__(self, head, drafts)
+        raise SealRefused
+
+
+class Writer:
+    """Writes made-up entries to a store. One per test: ids are unique because all come from its random source."""
+
+    def __init__(self, store: EntryStore, clock: ManualClock | None = None, seed: int = 0) -> None:
+        self.store = store
+        self.clock = clock or ManualClock()
+        self._randomness = SeededRandomness(seed)
+
+    def draft(
+        self,
+        agent_id: str = "agent",
+        *,
+        kind: str = DECISION,
+        key: str | None = None,
+        body: Mapping[str, object] | None = None,
+        payload: Mapping[str, object] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        erasable: bool = True,
+    ) -> PreparedDraft:
+        """A draft in the shape of a decision. ``erasable=False``: one without a payload."""
+        fields: dict[str, object] = {
+            "agent_id": agent_id,
+            "action_type": "email_send",
+            "confidence": 0.5,
+            "human_in_loop": False,
+            "external_id": key,
+        }
+        content = {"inputs": {}, "outputs": {}, "alternatives": None, "metadata": dict(metadata or {})}
+        whole = Draft(kind, "system", fields | dict(body or {}), content | dict(payload or {}) if erasable else None, key)
+        return prepare(whole, self._randomness.bytes(SALT_BYTES))
+
+    def redaction(self, target: Entry, reason: str = "asked for") -> PreparedDraft:
+        """The draft that the ledger plugin writes to erase ``target``."""
+        body: dict[str, object] = {
+            "target_seq": target.seq,
+            "target_id": entry_id(target),
+            "target_hash": target.hash,
+            "reason": reason,
+        }
+        return prepare(Draft(REDACTION, "system", body, None, f"{REDACTION}:{target.seq}"), b"")
+
+    def seal(self, chain: Chain) -> Sealer:
+        """A seal for one append to that chain."""
+        return Sealer(chain, self.clock, self._randomness)
+
+    def refusing_seal(self, chain: Chain) -> RefusingSealer:
+        """A seal that raises :class:`SealRefused`."""
+        return RefusingSealer(chain, self.clock, self._randomness)
+
+    async def append(self, chain: Chain, *drafts: PreparedDraft) -> Appended:
+        """Append these drafts, or one made-up draft."""
+        return await self.store.append(chain, drafts or (self.draft(),), self.seal(chain))
+
+    async def fill(self, chain: Chain, count: int, agent_id: str = "agent") -> list[Entry]:
+        """Append ``count`` entries in one batch."""
+        appended = await self.append(chain, *(self.draft(agent_id) for _ in range(count)))
+        return list(appended.entries)
+
+    async def redact(self, chain: Chain, target: Entry) -> Entry:
+        """Erase the target's payload."""
+        return await self.store.redact(chain, target, self.redaction(target), self.seal(chain))
+
+    def on(self, store: EntryStore) -> Writer:
+        """The same clock and random source, another store."""
+        other = Writer(store, self.clock)
+        other._randomness = self._randomness
+        return other
+
+
+def entry_id(entry: Entry) -> str:
+    """The id in the entry's statement."""
+    return parse_statement(entry.statement).id
