@@ -21,6 +21,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 _PLAIN = frozenset((str, int, bool, NoneType))
 _FAST_LEVELS = 64  # the walk recurses; deeper values are the plain writer's
 _EXACT_FLOAT = 2.0**53  # below it, an integral float and the integer of that value have the same canonical form
+_SMALL_FLOAT = 1e-5  # below it, orjson and ECMAScript differ on where exponents begin
 
 
 class NotCanonical(ValueError):
@@ -62,8 +63,8 @@ class _Unsure(Exception):
 def _settled(container: dict[str, Json] | list[Json], levels: int) -> dict[str, Json] | list[Json]:
     """The container with integral floats as integers: itself, or a copy of no more than what had to change.
 
-    Raises ``_Unsure`` on what orjson writes differently or should not write: floats beyond 2^53 or not finite, other
-    types, and more levels. It refuses by itself big integers, lone surrogates and keys that are not strings.
+    Raises ``_Unsure`` on what orjson writes differently or should not write: floats beyond 2^53, small or not finite,
+    other types, and more levels. It refuses by itself big integers, lone surrogates and keys that are not strings.
     """
     if levels <= 0:
         raise _Unsure
@@ -74,10 +75,12 @@ def _settled(container: dict[str, Json] | list[Json], levels: int) -> dict[str, 
             continue
         if kind is float:
             number = cast("float", item)
-            if number % 1.0 > 0.0:  # neither integral nor NaN nor infinite
+            if _SMALL_FLOAT < number % 1.0 < 1 - _SMALL_FLOAT:  # so neither integral, small, NaN nor infinite
                 continue
-            if not -_EXACT_FLOAT < number < _EXACT_FLOAT:
+            if not -_EXACT_FLOAT < number < _EXACT_FLOAT or 0.0 < abs(number) < _SMALL_FLOAT:
                 raise _Unsure
+            if not number.is_integer():
+                continue
             settled: Json = int(number)
         elif kind is dict or kind is list:
             settled = _settled(cast("dict[str, Json] | list[Json]", item), levels - 1)

@@ -25,7 +25,7 @@ _PATH_CHARACTERS_MAX: Final = 200
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NEGATIVE = b"-" + b"0" * 19  # -9223372036854775809 is the first that orjson makes a float
 _LONG_POSITIVE = b"0" * 20  # 18446744073709551616 likewise
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?')
 _STEPS = bytes.maketrans(b"[{]}", b"\2\2\0\0")  # 1 more than the change in depth
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 

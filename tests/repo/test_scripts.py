@@ -25,7 +25,7 @@ class Tree:
     root: Path
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self.root / "scripts" / script, *arguments]
+        command = [str(self.root / "scripts" / script), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
     def bootstrap(self) -> subprocess.CompletedProcess[str]:

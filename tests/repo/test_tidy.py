@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,10 @@ def test_the_environment_holds_every_member_as_its_project_file_says(member: str
         for name, value in points.items()
     }
     assert {(point.group, point.name, point.value) for point in installed.entry_points} == declared
+    package = find_spec(canonicalize_name(project["name"]).replace("-", "_"))
+    assert package is not None, "installed when it held no module: remove the environment and run scripts/bootstrap"
+    assert package.origin is not None
+    assert Path(package.origin).is_relative_to(ROOT / member), "this environment belongs to another copy of the project"
 
 
 @pytest.mark.parametrize("member", MEMBERS)

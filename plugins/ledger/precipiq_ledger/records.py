@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from precipiq_core.canonical import Json
+from precipiq_core.canonical import Json, canonical
 from precipiq_core.chain_format import parse_json, parse_statement, split_payload
 from precipiq_core.contracts.chain import Entry
 from precipiq_core.http.envelope import raw_json
@@ -16,6 +16,11 @@ BODY_FIELDS = ("agent_id", "action_type", "confidence", "human_in_loop", "extern
 PAYLOAD_FIELDS = ("inputs", "outputs", "alternatives", "metadata")
 
 Record = dict[str, Any]
+
+
+def is_decision(entry: Entry) -> bool:
+    """Whether the entry is of the kind ``decision``."""
+    return parse_statement(entry.statement).kind == DECISION
 
 
 def receipt(entry: Entry) -> Record:
@@ -77,7 +82,5 @@ def _payload_fields(payload: bytes | None) -> Mapping[str, Any]:
 def _exact(value: Json) -> Any:
     """The value so that it is encoded as it is stored, integers beyond 64 bits included."""
     if isinstance(value, dict | list):
-        from precipiq_core.canonical import canonical
-
         return raw_json(canonical(value, max_depth=1000))
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -135,9 +136,8 @@ class LedgerService:
 
     async def redaction_of(self, chain: Chain, entry: Entry) -> Entry | None:
         """The redaction entry that names this one."""
-        for statement in self.store.auditor().redactions(chain, [entry.seq]):
-            redaction = parse_statement(statement)
-            return await self.store.get(chain, redaction.id)
+        for statement in await asyncio.to_thread(self.store.auditor().redactions, chain, [entry.seq]):
+            return await self.store.get(chain, parse_statement(statement).id)
         return None
 
     def _prepare(self, drafts: Sequence[Draft]) -> list[PreparedDraft]:

@@ -69,8 +69,10 @@ class MemoryEntryStore:
         self._wake(chain)
         return appended
 
-    def _append_now(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
-        known = self._known(chain)
+    def _append_now(
+        self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal, known: dict[str, Entry] | None = None
+    ) -> Appended:
+        known = self._known(chain) if known is None else known
         new = self._new_drafts(known, drafts)
         entries = iter(self._store_sealed(chain, new, seal))
         answers: list[Entry] = []
@@ -131,11 +133,14 @@ class MemoryEntryStore:
         first_seq = max(last_seq - self.find_scan_max, 0) + 1
         found: list[Entry] = []
         for seq in range(last_seq, first_seq - 1, -1):
-            if matches(query, entries[seq - 1]):
+            if self._matches(query, entries[seq - 1]):
                 found.append(entries[seq - 1])
             if len(found) == limit:
                 return EntryPage(tuple(found), seq if seq > 1 else None)
         return EntryPage(tuple(found), first_seq if first_seq > 1 else None)
+
+    def _matches(self, query: EntryQuery, entry: Entry) -> bool:
+        return matches(query, entry)
 
     async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
         await checkpoint()
@@ -243,9 +248,9 @@ class MemoryDriver:
 
     name: str = "memory"
     capabilities: frozenset[str] = frozenset()
-    store_type: ClassVar[type[MemoryEntryStore]] = MemoryEntryStore
 
-    def __init__(self) -> None:
+    def __init__(self, store_type: type[MemoryEntryStore] = MemoryEntryStore) -> None:
+        self._store_type = store_type
         self._data = MemoryData()
 
     def open(self) -> AbstractAsyncContextManager[EntryStore]:
@@ -253,4 +258,4 @@ class MemoryDriver:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
-        yield self.store_type(self._data)
+        yield self._store_type(self._data)

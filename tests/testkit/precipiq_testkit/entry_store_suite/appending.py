@@ -13,13 +13,11 @@ from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
     BETA,
-    PATIENCE_S,
     StoreTests,
     agents,
     assert_intact,
     read_all,
     seqs,
-    together,
 )
 from precipiq_testkit.sealing import SealRefused, Writer, entry_id
 
@@ -124,7 +122,7 @@ class AppendTests(StoreTests):
                 assert head is not None
                 assert head.seq >= appended.entries[-1].seq, "head is older than an append that has returned"
 
-        await together(*[append_and_look] * 8)
+        await self.together(*[append_and_look] * 8)
         entries = await read_all(store, ALPHA)
         assert await store.head(ALPHA) == head_of(entries[-1])
 
@@ -156,7 +154,7 @@ class AppendTests(StoreTests):
         async def accepted() -> Appended | None:
             return await writer.append(ALPHA, writer.draft("accepted"))
 
-        await together(*[accepted, refused] * 12)
+        await self.together(*[accepted, refused] * 12)
         entries = await read_all(store, ALPHA)
         assert agents(entries) == ["accepted"] * 12
         assert_intact(ALPHA, entries)
@@ -171,7 +169,7 @@ class AppendTests(StoreTests):
             size = number % 3 + 1
             return (await writer.append(ALPHA, *(writer.draft(f"{number}-{i}") for i in range(size)))).entries
 
-        batches = await together(*(lambda number=number: append(number) for number in range(64)))
+        batches = await self.together(*(lambda number=number: append(number) for number in range(64)))
         entries = await read_all(store, ALPHA)
         assert_intact(ALPHA, entries)
         assert sorted(seqs(entries)) == sorted(seq for batch in batches for seq in seqs(batch))
@@ -189,7 +187,7 @@ class AppendTests(StoreTests):
         async def append(chain: Chain) -> None:
             await writer.append(chain, writer.draft(), writer.draft())
 
-        await together(*(lambda chain=chain: append(chain) for chain in grown))
+        await self.together(*(lambda chain=chain: append(chain) for chain in grown))
         for chain in (ALPHA, ALPHA_TEST, BETA):
             entries = await read_all(store, chain)
             assert_intact(chain, entries)
@@ -205,7 +203,7 @@ class AppendTests(StoreTests):
         async def append(number: int) -> None:
             kept.append(await writer.append(ALPHA, *(writer.draft(f"{number}") for _ in range(3))))
 
-        with anyio.fail_after(PATIENCE_S):
+        with self.patience("an append after the cancelled ones"):
             async with anyio.create_task_group() as group:
                 for number in range(24):
                     group.start_soon(append, number)

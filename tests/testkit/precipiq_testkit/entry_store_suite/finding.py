@@ -11,7 +11,6 @@ from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
     BETA,
-    PATIENCE_S,
     StoreTests,
     agents,
     find_all,
@@ -148,7 +147,7 @@ class FindTests(StoreTests):
 
         for body in ({"agent_id": "wanted"}, {}):
             wanted = {seq for seq, name in enumerate(names, 1) if name == "wanted" or not body}
-            with anyio.fail_after(PATIENCE_S):
+            with self.patience("the last page"):
                 async with anyio.create_task_group() as group:
                     group.start_soon(grow)
                     found = seqs(await find_all(store, ALPHA, EntryQuery("decision", body=body)))

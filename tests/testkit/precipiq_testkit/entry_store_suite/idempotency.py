@@ -13,7 +13,6 @@ from precipiq_testkit.entry_store_suite.support import (
     agents,
     assert_intact,
     read_all,
-    together,
 )
 from precipiq_testkit.sealing import Writer
 
@@ -80,7 +79,7 @@ class IdempotencyTests(StoreTests):
         async def append() -> Appended:
             return await writer.append(ALPHA, writer.draft(key="key"), writer.draft())
 
-        answers = await together(*[append] * 32)
+        answers = await self.together(*[append] * 32)
         assert len({answer.entries[0] for answer in answers}) == 1, "one key made several entries"
         assert sum(answer.created[0] for answer in answers) == 1
         entries = await read_all(store, ALPHA)

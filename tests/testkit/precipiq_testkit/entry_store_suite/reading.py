@@ -11,7 +11,6 @@ from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
     BETA,
-    PATIENCE_S,
     StoreTests,
     assert_intact,
     read_all,
@@ -58,7 +57,7 @@ class ReadTests(StoreTests):
             for _ in range(10):
                 await writer.append(ALPHA, writer.draft(), writer.draft())
 
-        with anyio.fail_after(PATIENCE_S):
+        with self.patience("what was appended"):
             async with anyio.create_task_group() as group:
                 for _ in range(6):
                     group.start_soon(grow)

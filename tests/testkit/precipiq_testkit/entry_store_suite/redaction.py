@@ -16,7 +16,6 @@ from precipiq_testkit.entry_store_suite.support import (
     find_all,
     read_all,
     seqs,
-    together,
 )
 from precipiq_testkit.sealing import SealRefused, Writer, entry_id
 
@@ -80,7 +79,7 @@ class RedactTests(StoreTests):
         async def redact() -> Entry:
             return await writer.redact(ALPHA, target)
 
-        assert len(set(await together(*[redact] * 8))) == 1
+        assert len(set(await self.together(*[redact] * 8))) == 1
         entries = await read_all(store, ALPHA)
         assert len(entries) == 2
         assert_intact(ALPHA, entries)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import anyio
 import pytest
@@ -18,11 +19,9 @@ ALPHA = Chain("org_alpha", "live")
 ALPHA_TEST = Chain("org_alpha", "test")
 BETA = Chain("org_beta", "live")
 
-PATIENCE_S = 60.0
-"""How long a test waits for what must come; only a broken driver lets it run out."""
-
 PAGES_MAX = 10_000
 READ_ALL = 100_000
+WAKE_UPS_MAX = 10_000
 
 
 class StoreTests:
@@ -30,24 +29,37 @@ class StoreTests:
 
     pytestmark = pytest.mark.anyio
 
+    patience_s: ClassVar[float] = 30.0
+    """How long a test waits for what must come. Only a broken driver lets it run out."""
+
     @pytest.fixture
     def anyio_backend(self) -> str:
         """The suite runs on asyncio, as the server does."""
         return "asyncio"
 
+    @contextmanager
+    def patience(self, awaited: str) -> Iterator[None]:
+        """Fail with a sentence when ``awaited`` does not come; the first error of a group comes out alone."""
+        with anyio.move_on_after(self.patience_s) as scope:
+            try:
+                yield
+            except BaseExceptionGroup as group:
+                raise _first_of(group) from None
+        if scope.cancelled_caught:
+            pytest.fail(f"{awaited} did not come within {self.patience_s} s")
 
-async def together(*jobs: Callable[[], Awaitable[T]]) -> list[T]:
-    """Run all at once; their results in order. The first error ends all."""
-    results: dict[int, T] = {}
+    async def together(self, *jobs: Callable[[], Awaitable[T]]) -> list[T]:
+        """Run all at once; their results in order. The first error ends all."""
+        results: dict[int, T] = {}
 
-    async def run(index: int, job: Callable[[], Awaitable[T]]) -> None:
-        results[index] = await job()
+        async def run(index: int, job: Callable[[], Awaitable[T]]) -> None:
+            results[index] = await job()
 
-    with anyio.fail_after(PATIENCE_S):
-        async with anyio.create_task_group() as group:
-            for index, job in enumerate(jobs):
-                group.start_soon(run, index, job)
-    return [results[index] for index in range(len(jobs))]
+        with self.patience("the end of what runs at once"):
+            async with anyio.create_task_group() as group:
+                for index, job in enumerate(jobs):
+                    group.start_soon(run, index, job)
+        return [results[index] for index in range(len(jobs))]
 
 
 async def read_all(store: EntryStore, chain: Chain) -> list[Entry]:
@@ -97,7 +109,22 @@ def assert_intact(chain: Chain, entries: Sequence[Entry]) -> None:
         prev_hash, timestamp = entry.hash, statement.timestamp
 
 
+async def take_wake_ups_until(store: EntryStore, wake_ups: AsyncIterator[None], seq: int) -> None:
+    """Wait for a wake-up, and on, until ALPHA's head has come to ``seq``; spurious ones are allowed, within reason."""
+    for _ in range(WAKE_UPS_MAX):
+        await anext(wake_ups)
+        head = await store.head(ALPHA)
+        if head is not None and head.seq >= seq:
+            return
+    raise AssertionError("woken without end, and never by the append")
+
+
 def require(driver: EntryStoreDriver, capability: str) -> None:
     """Skip the test unless the driver declares that capability."""
     if capability not in driver.capabilities:
         pytest.skip(f"the driver {driver.name!r} does not declare the capability {capability!r}")
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

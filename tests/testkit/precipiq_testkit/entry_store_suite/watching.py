@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import anyio
 from anyio.lowlevel import checkpoint
 from precipiq_core.contracts.chain import Entry
 from precipiq_core.contracts.entry_store import EntryStore
 
-from precipiq_testkit.entry_store_suite.support import ALPHA, PATIENCE_S, StoreTests, seqs
+from precipiq_testkit.entry_store_suite.support import ALPHA, StoreTests, seqs, take_wake_ups_until
 from precipiq_testkit.sealing import Writer
-
-WAKE_UPS_MAX = 10_000
 
 
 class WatchTests(StoreTests):
@@ -27,25 +24,27 @@ class WatchTests(StoreTests):
         async def wait_for_entry() -> None:
             async with store.watch(ALPHA) as wake_ups:
                 waiting.release()
-                await _until(store, wake_ups, 1)
+                await take_wake_ups_until(store, wake_ups, 1)
 
-        async with _patience(), anyio.create_task_group() as group:
-            for _ in range(3):
-                group.start_soon(wait_for_entry)
-            for _ in range(3):
-                await waiting.acquire()
-            await writer.append(ALPHA)
+        with self.patience("a wake-up"):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(wait_for_entry)
+                for _ in range(3):
+                    await waiting.acquire()
+                await writer.append(ALPHA)
 
     async def test_an_append_between_check_and_wait_is_not_missed(self, store: EntryStore, writer: Writer) -> None:
         """An append after ``watch`` was entered MUST wake the next wait, though nobody waited when it happened.
 
         On failure: is a wake-up kept when nobody waits? Is the watcher registered before ``watch`` lets its caller in?
         """
-        async with _patience(), store.watch(ALPHA) as wake_ups:
-            for seq in range(1, 21):
-                assert len(await store.read(ALPHA, seq - 1, 10)) == 0
-                await writer.append(ALPHA)
-                await _until(store, wake_ups, seq)
+        with self.patience("a wake-up"):
+            async with store.watch(ALPHA) as wake_ups:
+                for seq in range(1, 21):
+                    assert len(await store.read(ALPHA, seq - 1, 10)) == 0
+                    await writer.append(ALPHA)
+                    await take_wake_ups_until(store, wake_ups, seq)
 
     async def test_a_follower_sees_everything_while_others_write(self, store: EntryStore, writer: Writer) -> None:
         """Reading after each wake-up MUST reach every entry, whatever appends come between reading and waiting.
@@ -60,14 +59,15 @@ class WatchTests(StoreTests):
                 for _ in range(number * pause % 5):
                     await checkpoint()
 
-        async with _patience(), store.watch(ALPHA) as wake_ups, anyio.create_task_group() as group:
-            for pause in range(4):
-                group.start_soon(write, pause)
-            while len(followed) < 80:
-                step = await store.read(ALPHA, len(followed), 10)
-                followed.extend(step)
-                if not step:
-                    await anext(wake_ups)
+        with self.patience("a wake-up"):
+            async with store.watch(ALPHA) as wake_ups, anyio.create_task_group() as group:
+                for pause in range(4):
+                    group.start_soon(write, pause)
+                while len(followed) < 80:
+                    step = await store.read(ALPHA, len(followed), 10)
+                    followed.extend(step)
+                    if not step:
+                        await anext(wake_ups)
         assert seqs(followed) == list(range(1, 81))
 
     async def test_a_redaction_wakes_too(self, store: EntryStore, writer: Writer) -> None:
@@ -76,9 +76,10 @@ class WatchTests(StoreTests):
         On failure: is the wake-up part of ``append`` only?
         """
         target = (await writer.fill(ALPHA, 1))[0]
-        async with _patience(), store.watch(ALPHA) as wake_ups:
-            await writer.redact(ALPHA, target)
-            await _until(store, wake_ups, 2)
+        with self.patience("a wake-up"):
+            async with store.watch(ALPHA) as wake_ups:
+                await writer.redact(ALPHA, target)
+                await take_wake_ups_until(store, wake_ups, 2)
 
     async def test_a_watcher_who_leaves_leaves_nothing_behind(self, store: EntryStore, writer: Writer) -> None:
         """Leaving ``watch``, by cancellation too, MUST end what it started and disturb no other watcher.
@@ -87,11 +88,12 @@ class WatchTests(StoreTests):
         """
         await self._watch_and_leave(store)
         tasks_count = len(asyncio.all_tasks())
-        async with _patience(), store.watch(ALPHA) as wake_ups:
-            for _ in range(50):
-                await self._watch_and_leave(store)
-            await writer.append(ALPHA)
-            await _until(store, wake_ups, 1)
+        with self.patience("a wake-up"):
+            async with store.watch(ALPHA) as wake_ups:
+                for _ in range(50):
+                    await self._watch_and_leave(store)
+                await writer.append(ALPHA)
+                await take_wake_ups_until(store, wake_ups, 1)
         assert len(asyncio.all_tasks()) <= tasks_count + 1, "watchers that left have left tasks behind"
 
     async def _watch_and_leave(self, store: EntryStore) -> None:
@@ -107,24 +109,3 @@ class WatchTests(StoreTests):
             await entered.wait()
             await checkpoint()
             group.cancel_scope.cancel()
-
-
-class _patience:
-    """Fails with a sentence when a wake-up does not come."""
-
-    async def __aenter__(self) -> None:
-        self._scope = anyio.move_on_after(PATIENCE_S)
-        self._scope.__enter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._scope.__exit__(None, None, None)
-
-
-async def _until(store: EntryStore, wake_ups: AsyncIterator[None], seq: int) -> None:
-    """Take wake-ups until the head has come to ``seq``; spurious ones are allowed, within reason."""
-    for _ in range(WAKE_UPS_MAX):
-        await anext(wake_ups)
-        head = await store.head(ALPHA)
-        if head is not None and head.seq >= seq:
-            return
-    raise AssertionError("woken without end, and never by the append")

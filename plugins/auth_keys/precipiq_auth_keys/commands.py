@@ -1,0 +1,149 @@
+"""``precipiq orgs`` and ``precipiq keys``: the operator's way to organisations and keys."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import cast
+
+import click
+from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.clock import Clock, parse_timestamp
+from precipiq_core.contracts.auth import SCOPES, Scope
+from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.services import Services
+
+from precipiq_auth_keys.routes import key_record, new_key_record
+from precipiq_auth_keys.service import SYSTEM, KeyService, NewKey
+from precipiq_auth_keys.store import KeyRecord, Organisation
+
+json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)
+
+
+@click.group("orgs")
+def orgs_group() -> None:
+    """Make and list organisations."""
+
+
+@orgs_group.command("create")
+@click.argument("name")
+@json_option
+@click.pass_context
+def create_organisation(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Make an organisation."""
+
+    async def work(services: Services) -> Organisation:
+        return await services.get(KeyService).create_organisation(name)
+
+    organisation = run_in_deployment(ctx, work)
+    document = {"org_id": organisation.org_id, "name": organisation.name}
+    click.echo(json.dumps(document) if as_json else f"{organisation.org_id}  {organisation.name}")
+
+
+@orgs_group.command("list")
+@json_option
+@click.pass_context
+def list_organisations(ctx: click.Context, as_json: bool) -> None:
+    """List all organisations."""
+
+    async def work(services: Services) -> list[Organisation]:
+        return await services.get(KeyService).organisations()
+
+    organisations = run_in_deployment(ctx, work)
+    if as_json:
+        click.echo(json.dumps([{"org_id": item.org_id, "name": item.name} for item in organisations]))
+        return
+    for item in organisations:
+        click.echo(f"{item.org_id}  {item.name}")
+
+
+@click.group("keys")
+def keys_group() -> None:
+    """Make, list, rotate and revoke API keys."""
+
+
+@keys_group.command("create")
+@click.option("--org", "org_id", required=True, help="the organisation's id")
+@env_option
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="may be repeated [default: all]")
+@click.option("--expires-at", help="ISO 8601 time at which the key ends")
+@json_option
+@click.pass_context
+def create_key(
+    ctx: click.Context, org_id: str, environment: str, scopes: tuple[str, ...], expires_at: str | None, as_json: bool
+) -> None:
+    """Make a key and show it, this once."""
+    try:
+        expires_us = None if expires_at is None else parse_timestamp(expires_at)
+    except ValueError:
+        raise click.BadParameter("must be an ISO 8601 time", param_hint="--expires-at") from None
+    wanted = cast("tuple[Scope, ...]", scopes or SCOPES)
+
+    async def work(services: Services) -> NewKey:
+        service = services.get(KeyService)
+        return await service.create_key(org_id, cast("Environment", environment), wanted, expires_us, SYSTEM)
+
+    _show_new(run_in_deployment(ctx, work), as_json)
+
+
+@keys_group.command("list")
+@click.option("--org", "org_id", required=True, help="the organisation's id")
+@env_option
+@json_option
+@click.pass_context
+def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
+    """List the keys of an organisation and environment."""
+
+    async def work(services: Services) -> list[KeyRecord]:
+        return await services.get(KeyService).keys(Chain(org_id, cast("Environment", environment)))
+
+    async def with_time(services: Services) -> tuple[list[KeyRecord], int]:
+        return await work(services), services.get(Clock).now_us()  # type: ignore[type-abstract]
+
+    keys, now_us = run_in_deployment(ctx, with_time)
+    if as_json:
+        click.echo(json.dumps([key_record(key) for key in keys]))
+        return
+    for key in keys:
+        state = "active" if key.is_active(now_us) else "ended"
+        click.echo(f"{key.key_id}  {key.prefix}...{key.last_four}  {state:<6}  {' '.join(key.scopes)}")
+
+
+@keys_group.command("rotate")
+@click.argument("key_id")
+@click.option("--grace-seconds", default=0, show_default=True, type=click.IntRange(min=0))
+@json_option
+@click.pass_context
+def rotate_key(ctx: click.Context, key_id: str, grace_seconds: int, as_json: bool) -> None:
+    """Replace a key; the old one ends after the grace."""
+    _show_new(run_in_deployment(ctx, partial(_rotate, key_id, grace_seconds)), as_json)
+
+
+async def _rotate(key_id: str, grace_s: int, services: Services) -> NewKey:
+    service = services.get(KeyService)
+    return await service.rotate(await service.chain_of(key_id), key_id, grace_s, SYSTEM)
+
+
+@keys_group.command("revoke")
+@click.argument("key_id")
+@json_option
+@click.pass_context
+def revoke_key(ctx: click.Context, key_id: str, as_json: bool) -> None:
+    """End a key now, everywhere within 5 seconds."""
+    key = run_in_deployment(ctx, partial(_revoke, key_id))
+    click.echo(json.dumps(key_record(key)) if as_json else f"revoked {key.key_id}")
+
+
+async def _revoke(key_id: str, services: Services) -> KeyRecord:
+    service = services.get(KeyService)
+    return await service.revoke(await service.chain_of(key_id), key_id, SYSTEM)
+
+
+def _show_new(new: NewKey, as_json: bool) -> None:
+    if as_json:
+        record = new_key_record(new)
+        click.echo(json.dumps({"id": record["id"], "key": record["key"], "environment": record["environment"]}))
+        return
+    click.echo(f"{new.record.key_id}  {new.secret}")
+    click.echo("This key is shown once and stored nowhere.", err=True)

@@ -1,0 +1,12 @@
+"""This plugin's own leaves of the error tree."""
+
+from __future__ import annotations
+
+from precipiq_core.errors import Conflict
+
+
+class KeyNotActive(Conflict):
+    """A key that is revoked, expired or already being replaced cannot be rotated."""
+
+    code = "key_not_active"
+    default_message = "this key is revoked, expired or already being replaced"

@@ -1,0 +1,42 @@
+"""The first start of a deployment that asks for it: an organisation, a test key, and how to use it, shown once."""
+
+from __future__ import annotations
+
+from precipiq_core.contracts.auth import SCOPES
+from precipiq_core.contracts.deployment import Console, DeploymentInfo
+
+from precipiq_auth_keys.service import SYSTEM, KeyService
+
+_WELCOME = """
+First start: organisation {org_id} ({name}) and a test key were made.
+
+  key   {key}
+  data  {data_dir}
+
+The key is shown this once and stored nowhere. Record a decision:
+
+  curl -sS {url}/api/v1/decisions -H 'X-Precipiq-Key: {key}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"agent_id":"pricing-bot","action_type":"discount_offer","inputs":{{"tier":"gold"}},"outputs":{{"discount_pct":15}},"confidence":0.82}}'
+
+The same in Python (pip install precipiq):
+
+  from precipiq import Precipiq
+  pq = Precipiq(api_key="{key}", base_url="{url}", enable_batching=False)
+  receipt = pq.log_decision(agent_id="pricing-bot", action_type="discount_offer",
+                            inputs={{"tier": "gold"}}, outputs={{"discount_pct": 15}}, confidence=0.82)
+  print(receipt["decision_id"], receipt["hash"])
+"""
+
+
+async def first_start(service: KeyService, info: DeploymentInfo, console: Console, name: str) -> None:
+    """Does nothing when there is an organisation already."""
+    if await service.organisations():
+        return
+    organisation = await service.create_organisation(name)
+    new = await service.create_key(organisation.org_id, "test", SCOPES, None, SYSTEM)
+    console.say(
+        _WELCOME.format(
+            org_id=organisation.org_id, name=name, key=new.secret, data_dir=info.data_dir, url=info.public_url
+        )
+    )

@@ -1,0 +1,131 @@
+"""Wiring of ``auth_keys``: what it provides, contributes and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.auth import Authenticator, RateLimiter
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import Console, DeploymentInfo
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.http.endpoint import Endpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+
+from precipiq_auth_keys.authenticator import KeyAuthenticator
+from precipiq_auth_keys.commands import keys_group, orgs_group
+from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_auth_keys.first_start import first_start
+from precipiq_auth_keys.rate_limiter import SecondWindows
+from precipiq_auth_keys.routes import KeyRoutes
+from precipiq_auth_keys.service import EVENT_KINDS, KeyService
+from precipiq_auth_keys.store import KeyStore
+from precipiq_auth_keys.watcher import KeyWatcher
+
+if TYPE_CHECKING:
+    import click
+
+REVOCATION_WITHIN_S = 5.0
+"""The contract: a revocation takes effect on every node within this time."""
+
+_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+
+_TENANT_TABLES = {
+    "organisations": ("org_id", None),
+    "api_keys": ("org_id", "environment"),
+    "key_events": ("org_id", "environment"),
+}
+
+
+class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
+    """Organisations, API keys, scopes and rate limits."""
+
+    name = "auth_keys"
+    Config = AuthKeysConfig
+    provides: ClassVar[tuple[type, ...]] = (RateLimiter, KeyService)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        config = self.config
+        clock = services.get(Clock)  # type: ignore[type-abstract]
+        self._store = KeyStore(services.get(Database))  # type: ignore[type-abstract]
+        randomness = services.get(Randomness)  # type: ignore[type-abstract]
+        service = KeyService(self._store, services.get(Ledger), clock, randomness)  # type: ignore[type-abstract]
+        self._authenticator = KeyAuthenticator(
+            self._store,
+            clock,
+            cached_keys_max=config.cached_keys_max,
+            fresh_s=REVOCATION_WITHIN_S - config.revocation_poll_s,
+        )
+        service.on_change = self._authenticator.forget
+        quotas = {
+            "write": config.writes_per_second_max,
+            "batch": config.batches_per_second_max,
+            "read": config.reads_per_second_max,
+        }
+        services.provide(KeyService, service)
+        services.provide(RateLimiter, SecondWindows(quotas, clock))  # type: ignore[type-abstract, arg-type]
+
+    @hookimpl
+    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        return EVENT_KINDS
+
+    @hookimpl
+    def authenticators(self, services: Services) -> Sequence[Authenticator]:
+        return [self._authenticator]
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint]:
+        return KeyRoutes(services.get(KeyService), self.config).endpoints()
+
+    @hookimpl
+    def migrations(self, services: Services) -> Sequence[Migration]:
+        return [Migration("auth_keys", _MIGRATIONS, _TENANT_TABLES)]
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return [orgs_group, keys_group]
+
+    @hookimpl
+    def secret_names(self, services: Services) -> Sequence[str]:
+        return ["x-precipiq-key", "api_key", "secret_hash"]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        info = services.get(DeploymentInfo)
+        service = services.get(KeyService)
+        clock = services.get(Clock)  # type: ignore[type-abstract]
+        watcher = KeyWatcher(
+            self._store,
+            service,
+            self._authenticator,
+            clock,
+            poll_s=self.config.revocation_poll_s,
+            last_used_interval_s=self.config.last_used_interval_s,
+        )
+        if not info.serving:
+            yield
+            return
+        if self.config.first_start_organisation is not None:
+            console = services.get(Console)  # type: ignore[type-abstract]
+            await first_start(service, info, console, self.config.first_start_organisation)
+        await watcher.look()
+        task = asyncio.create_task(watcher.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await watcher.stop()

@@ -1,0 +1,113 @@
+"""The key endpoints: from the request's model to the service and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from precipiq_core.clock import format_timestamp, parse_timestamp
+from precipiq_core.errors import ValidationFailed
+from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
+
+from precipiq_auth_keys import models
+from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_auth_keys.service import KeyService, NewKey
+from precipiq_auth_keys.store import KeyRecord
+
+
+class KeyRoutes:
+    """Handlers of the key endpoints; all need the scope ``admin``."""
+
+    def __init__(self, service: KeyService, config: AuthKeysConfig) -> None:
+        self._service = service
+        self._config = config
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """All of them."""
+        by_id = {"id": "a key's id"}
+        return [
+            Endpoint("GET", "/api-keys", self.list_keys, "admin", models.KeyList),
+            Endpoint("POST", "/api-keys", self.create_key, "admin", models.NewKeyOut, body=models.KeyIn, status=201),
+            Endpoint(
+                "POST",
+                "/api-keys/{id}/rotate",
+                self.rotate_key,
+                "admin",
+                models.NewKeyOut,
+                body=models.RotationIn,
+                status=201,
+                errors=("key_not_active",),
+                path_parameters=by_id,
+            ),
+            Endpoint(
+                "DELETE", "/api-keys/{id}", self.revoke_key, "admin", models.KeyOut, rate="write", path_parameters=by_id
+            ),
+        ]
+
+    async def list_keys(self, call: Call[NoBody, NoQuery]) -> object:
+        """List the keys of the caller's organisation and environment, newest first, ended ones included."""
+        keys = await self._service.keys(call.principal.chain)
+        return {"items": [key_record(key) for key in keys], "next_cursor": None}
+
+    async def create_key(self, call: Call[models.KeyIn, NoQuery]) -> Reply:
+        """Make a key for the caller's own organisation and environment.
+
+        The answer is the only place where the key ever appears.
+        """
+        _refuse_idempotency_key(call)
+        expires_us = None if call.body.expires_at is None else parse_timestamp(call.body.expires_at)
+        chain = call.principal.chain
+        new = await self._service.create_key(
+            chain.org_id, chain.environment, call.body.scopes, expires_us, call.principal.key_id
+        )
+        return Reply(new_key_record(new))
+
+    async def rotate_key(self, call: Call[models.RotationIn, NoQuery]) -> Reply:
+        """Replace a key by a new one with the same scopes.
+
+        The old key goes on working for ``grace_seconds``, then it ends everywhere within 5 seconds.
+        """
+        _refuse_idempotency_key(call)
+        grace_s = call.body.grace_seconds
+        if grace_s > self._config.rotation_grace_max_s:
+            raise ValidationFailed(details={"grace_seconds": [f"must be <= {self._config.rotation_grace_max_s}"]})
+        new = await self._service.rotate(call.principal.chain, call.path["id"], grace_s, call.principal.key_id)
+        return Reply(new_key_record(new))
+
+    async def revoke_key(self, call: Call[NoBody, NoQuery]) -> object:
+        """Revoke a key: it stops working everywhere within 5 seconds. Repeating it changes nothing."""
+        return key_record(
+            await self._service.revoke(call.principal.chain, call.path["id"], call.principal.key_id)
+        )
+
+
+def _refuse_idempotency_key(call: Call[Any, Any]) -> None:
+    """A key is shown once and stored nowhere, so its answer cannot be given again."""
+    if call.idempotency_key is not None:
+        problem = "is not possible here: an answer that holds a key is never stored"
+        raise ValidationFailed(details={"Idempotency-Key": [problem]})
+
+
+def key_record(key: KeyRecord) -> dict[str, object]:
+    """A key in the contract's shape."""
+    return {
+        "id": key.key_id,
+        "prefix": key.prefix,
+        "last_four": key.last_four,
+        "environment": key.chain.environment,
+        "scopes": list(key.scopes),
+        "created_at": format_timestamp(key.created_us),
+        "expires_at": _moment(key.expires_us),
+        "last_used_at": _moment(key.last_used_us),
+        "revoked_at": _moment(key.revoked_us),
+        "replaced_by": key.replaced_by,
+    }
+
+
+def new_key_record(new: NewKey) -> dict[str, object]:
+    """A new key in the contract's shape, with its secret."""
+    return {**key_record(new.record), "key": new.secret}
+
+
+def _moment(us: int | None) -> str | None:
+    return None if us is None else format_timestamp(us)

@@ -1,0 +1,154 @@
+"""Keys: made, listed, rotated, revoked; each event recorded in the chain. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from precipiq_core.clock import Clock, Randomness, uuid7
+from precipiq_core.contracts.auth import SCOPES, Scope
+from precipiq_core.contracts.chain import Chain, Draft, EntryKind, Environment
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.errors import NotFound, PrecipiqError, ValidationFailed
+
+from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
+from precipiq_auth_keys.store import KeyEvent, KeyRecord, KeyStore, Organisation
+
+log = structlog.get_logger("precipiq.auth_keys")
+
+KEY_CREATED = "key_created"
+KEY_ROTATED = "key_rotated"
+KEY_REVOKED = "key_revoked"
+SYSTEM = "system"
+
+EVENT_KINDS = (
+    EntryKind(KEY_CREATED, "an API key was made", ("key_id", "environment", "prefix", "scopes")),
+    EntryKind(KEY_ROTATED, "an API key was replaced by another", ("key_id", "new_key_id", "grace_seconds")),
+    EntryKind(KEY_REVOKED, "an API key was revoked", ("key_id",)),
+)
+
+_SECOND_US = 1_000_000
+_EVENTS_AT_ONCE_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made. ``secret``: the key itself, to be shown once."""
+
+    record: KeyRecord
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.record.key_id})"
+
+
+class KeyService:
+    """What can be done with organisations and keys. ``on_change`` is called after every change of a key."""
+
+    def __init__(self, store: KeyStore, ledger: Ledger, clock: Clock, randomness: Randomness) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._randomness = randomness
+        self._delivering = asyncio.Lock()
+        self.on_change: Callable[[], None] = lambda: None
+
+    async def create_organisation(self, name: str) -> Organisation:
+        organisation = Organisation(self._id("org"), name, self._clock.now_us())
+        await self._store.add_organisation(organisation)
+        return organisation
+
+    async def organisations(self) -> list[Organisation]:
+        return await self._store.organisations()
+
+    async def create_key(
+        self, org_id: str, environment: Environment, scopes: Sequence[Scope], expires_us: int | None, actor: str
+    ) -> NewKey:
+        """Make a key. Raises ``NotFound`` for an unknown organisation, ``ValidationFailed`` for a past expiry."""
+        if not await self._store.has_organisation(org_id):
+            raise NotFound("there is no such organisation")
+        if expires_us is not None and expires_us <= self._clock.now_us():
+            raise ValidationFailed(details={"expires_at": ["must lie in the future"]})
+        new = self._make(Chain(org_id, environment), scopes, expires_us)
+        body = {"key_id": new.record.key_id, **_described(new.record)}
+        await self._store.add_key(new.record, key_hash(new.secret), self._event(new.record.chain, KEY_CREATED, actor, body))
+        await self._changed()
+        return new
+
+    async def keys(self, chain: Chain) -> list[KeyRecord]:
+        """All keys of that organisation and environment, newest first, ended ones included."""
+        return await self._store.keys(chain)
+
+    async def rotate(self, chain: Chain, key_id: str, grace_s: int, actor: str) -> NewKey:
+        """Replace a key; the old one ends after the grace. Raises ``NotFound`` and ``KeyNotActive``."""
+        old = await self._store.key(chain, key_id)
+        if old is None:
+            raise NotFound
+        now_us = self._clock.now_us()
+        if not old.is_active(now_us) or old.replaced_by is not None:
+            raise KeyNotActive
+        new = self._make(chain, old.scopes, old.expires_us)
+        body = {"key_id": key_id, "new_key_id": new.record.key_id, "grace_seconds": grace_s, **_described(new.record)}
+        event = self._event(chain, KEY_ROTATED, actor, body)
+        ends_us = now_us + grace_s * _SECOND_US
+        if not await self._store.replace_key(old, ends_us, new.record, key_hash(new.secret), event):
+            raise KeyNotActive
+        await self._changed()
+        return new
+
+    async def revoke(self, chain: Chain, key_id: str, actor: str) -> KeyRecord:
+        """End a key now; revoking it again changes nothing. Raises ``NotFound``."""
+        key = await self._store.key(chain, key_id)
+        if key is None:
+            raise NotFound
+        event = self._event(chain, KEY_REVOKED, actor, {"key_id": key_id})
+        await self._store.revoke_key(key, self._clock.now_us(), event)
+        await self._changed()
+        return await self._store.key(chain, key_id) or key
+
+    async def chain_of(self, key_id: str) -> Chain:
+        """Which chain a key belongs to, for the operator's commands. Raises ``NotFound``."""
+        key = await self._store.key_by_id(key_id)
+        if key is None:
+            raise NotFound("there is no such key")
+        return key.chain
+
+    async def deliver_events(self) -> None:
+        """Seal the events that wait. What cannot be sealed now stays, durable, and is tried again."""
+        async with self._delivering:
+            while events := await self._store.waiting_events(_EVENTS_AT_ONCE_MAX):
+                for event in events:
+                    draft = Draft(event.kind, event.actor, event.body, None, f"key_event:{event.event_id}")
+                    await self._ledger.append(event.chain, [draft])
+                await self._store.forget_events([event.event_id for event in events])
+
+    async def _changed(self) -> None:
+        self.on_change()
+        try:
+            await self.deliver_events()
+        except PrecipiqError as error:
+            log.warning("key event not sealed yet; it is stored and will be", reason=error.message)
+
+    def _make(self, chain: Chain, scopes: Sequence[Scope], expires_us: int | None) -> NewKey:
+        secret = make_key(chain.environment, self._randomness.bytes(RANDOM_BYTES))
+        ordered = tuple(scope for scope in SCOPES if scope in scopes)
+        now_us = self._clock.now_us()
+        prefix = f"pq_{chain.environment}_"
+        record = KeyRecord(
+            self._id("key"), chain, prefix, secret[-4:], ordered, now_us, expires_us, None, None, None
+        )
+        return NewKey(record, secret)
+
+    def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> KeyEvent:
+        event_id = uuid7(self._clock.now_us(), self._randomness.bytes(10))
+        return KeyEvent(event_id, chain, kind, actor, body)
+
+    def _id(self, prefix: str) -> str:
+        return f"{prefix}_{base62(int.from_bytes(self._randomness.bytes(14), 'big'), 19)}"
+
+
+def _described(key: KeyRecord) -> dict[str, object]:
+    return {"environment": key.chain.environment, "prefix": key.prefix, "scopes": list(key.scopes)}

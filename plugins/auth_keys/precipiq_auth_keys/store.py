@@ -1,0 +1,228 @@
+"""The tables of this plugin, as typed functions over the core's database. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from precipiq_core.contracts.auth import Scope
+from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+
+_KEY_COLUMNS = (
+    "key_id, org_id, environment, prefix, last_four, scopes, created_us, expires_us, revoked_us, replaced_by, last_used_us"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """A tenant."""
+
+    org_id: str
+    name: str
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as it is stored, without its hash. Times in microseconds; ``revoked_us`` may lie ahead (a grace)."""
+
+    key_id: str
+    chain: Chain
+    prefix: str
+    last_four: str
+    scopes: tuple[Scope, ...]
+    created_us: int
+    expires_us: int | None
+    revoked_us: int | None
+    replaced_by: str | None
+    last_used_us: int | None
+
+    def is_active(self, now_us: int) -> bool:
+        return (self.expires_us is None or now_us < self.expires_us) and (
+            self.revoked_us is None or now_us < self.revoked_us
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEvent:
+    """Something that happened to a key and is to become an entry of the chain."""
+
+    event_id: str
+    chain: Chain
+    kind: str
+    actor: str
+    body: Mapping[str, object]
+
+
+class KeyStore:
+    """Organisations, keys, and the events that wait to be sealed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_organisation(self, organisation: Organisation) -> None:
+        sql = "INSERT INTO organisations (org_id, name, created_us) VALUES (:org_id, :name, :created_us)"
+        values = {"org_id": organisation.org_id, "name": organisation.name, "created_us": organisation.created_us}
+        await self._database.transaction([Statement(sql, values)])
+
+    async def organisations(self) -> list[Organisation]:
+        rows = await self._database.fetch(
+            Statement("SELECT org_id, name, created_us FROM organisations ORDER BY created_us, org_id")
+        )
+        return [Organisation(str(row["org_id"]), str(row["name"]), cast("int", row["created_us"])) for row in rows]
+
+    async def has_organisation(self, org_id: str) -> bool:
+        sql = "SELECT 1 AS found FROM organisations WHERE org_id = :org_id"
+        return bool(await self._database.fetch(Statement(sql, {"org_id": org_id})))
+
+    async def keys(self, chain: Chain) -> list[KeyRecord]:
+        sql = f"SELECT {_KEY_COLUMNS} FROM api_keys ORDER BY created_us DESC, key_id"  # noqa: S608
+        return [_key(row) for row in await self._database.fetch_as(chain, Statement(sql))]
+
+    async def key(self, chain: Chain, key_id: str) -> KeyRecord | None:
+        sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE key_id = :key_id"  # noqa: S608
+        rows = await self._database.fetch_as(chain, Statement(sql, {"key_id": key_id}))
+        return _key(rows[0]) if rows else None
+
+    async def key_by_id(self, key_id: str) -> KeyRecord | None:
+        """For the operator's commands, which name no tenant."""
+        sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE key_id = :key_id"  # noqa: S608
+        rows = await self._database.fetch(Statement(sql, {"key_id": key_id}))
+        return _key(rows[0]) if rows else None
+
+    async def key_by_hash(self, secret_hash: str) -> KeyRecord | None:
+        """For authentication, which learns the tenant from it."""
+        sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE secret_hash = :secret_hash"  # noqa: S608
+        rows = await self._database.fetch(Statement(sql, {"secret_hash": secret_hash}))
+        return _key(rows[0]) if rows else None
+
+    async def add_key(self, key: KeyRecord, secret_hash: str, event: KeyEvent) -> None:
+        await self._database.transaction([_insert_key(key, secret_hash), _insert_event(event), _COUNT_CHANGE])
+
+    async def replace_key(
+        self, old: KeyRecord, revoked_us: int, new: KeyRecord, secret_hash: str, event: KeyEvent
+    ) -> bool:
+        """Store the new key and end the old one at ``revoked_us``; False when the old one was changed meanwhile."""
+        claim = Statement(
+            "UPDATE api_keys SET revoked_us = :revoked_us, replaced_by = :new_id "
+            "WHERE key_id = :key_id AND replaced_by IS NULL AND revoked_us IS NULL RETURNING key_id",
+            {"revoked_us": revoked_us, "new_id": new.key_id, "key_id": old.key_id},
+        )
+        if_claimed = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :old_id AND replaced_by = :key_id)"
+        statements = [
+            claim,
+            _insert_key(new, secret_hash, condition=if_claimed, extra={"old_id": old.key_id}),
+            _insert_event(event, new.key_id),
+            _COUNT_CHANGE,
+        ]
+        rows = await self._database.transaction(statements)
+        return bool(rows[0])
+
+    async def revoke_key(self, key: KeyRecord, revoked_us: int, event: KeyEvent) -> bool:
+        """End the key at ``revoked_us``; False when it had ended by then already."""
+        revoke = Statement(
+            "UPDATE api_keys SET revoked_us = :revoked_us "
+            "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us) RETURNING key_id",
+            {"revoked_us": revoked_us, "key_id": key.key_id},
+        )
+        if_revoked = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :key_id AND revoked_us = :revoked_us)"
+        record = _insert_event(event, condition=if_revoked, extra={"key_id": key.key_id, "revoked_us": revoked_us})
+        rows = await self._database.transaction([revoke, record, _COUNT_CHANGE])
+        return bool(rows[0])
+
+    async def touch(self, last_used_us: Mapping[str, int]) -> None:
+        """Note when keys were last used."""
+        sql = "UPDATE api_keys SET last_used_us = :used WHERE key_id = :key_id AND COALESCE(last_used_us, 0) < :used"
+        await self._database.transaction(
+            [Statement(sql, {"used": used, "key_id": key_id}) for key_id, used in last_used_us.items()]
+        )
+
+    async def change_count(self) -> int:
+        """Grows with every change of a key, whichever process made it."""
+        rows = await self._database.fetch(Statement("SELECT changes FROM api_key_changes WHERE id = 1"))
+        return cast("int", rows[0]["changes"])
+
+    async def waiting_events(self, limit: int) -> list[KeyEvent]:
+        sql = "SELECT event_id, org_id, environment, kind, actor, body FROM key_events ORDER BY event_id LIMIT :limit"
+        rows = await self._database.fetch(Statement(sql, {"limit": limit}))
+        return [
+            KeyEvent(str(row["event_id"]), _chain(row), str(row["kind"]), str(row["actor"]), json.loads(str(row["body"])))
+            for row in rows
+        ]
+
+    async def forget_events(self, event_ids: Sequence[str]) -> None:
+        sql = "DELETE FROM key_events WHERE event_id = :event_id"
+        await self._database.transaction([Statement(sql, {"event_id": event_id}) for event_id in event_ids])
+
+
+_COUNT_CHANGE = Statement("UPDATE api_key_changes SET changes = changes + 1 WHERE id = 1")
+
+
+def _insert_key(
+    key: KeyRecord, secret_hash: str, *, condition: str = "", extra: Mapping[str, Scalar] | None = None
+) -> Statement:
+    columns = "key_id, org_id, environment, secret_hash, prefix, last_four, scopes, created_us, expires_us"
+    values = ", ".join(f":{name.strip()}" for name in columns.split(","))
+    return Statement(
+        f"INSERT INTO api_keys ({columns}) SELECT {values} {condition}",  # noqa: S608
+        {
+            "key_id": key.key_id,
+            "org_id": key.chain.org_id,
+            "environment": key.chain.environment,
+            "secret_hash": secret_hash,
+            "prefix": key.prefix,
+            "last_four": key.last_four,
+            "scopes": " ".join(key.scopes),
+            "created_us": key.created_us,
+            "expires_us": key.expires_us,
+            **(extra or {}),
+        },
+    )
+
+
+def _insert_event(
+    event: KeyEvent,
+    new_key_id: str | None = None,
+    *,
+    condition: str = "",
+    extra: Mapping[str, Scalar] | None = None,
+) -> Statement:
+    if new_key_id is not None:
+        condition, extra = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :new_id)", {"new_id": new_key_id}
+    columns = "event_id, org_id, environment, kind, actor, body"
+    values = ", ".join(f":{name.strip()}" for name in columns.split(","))
+    return Statement(
+        f"INSERT INTO key_events ({columns}) SELECT {values} {condition}",  # noqa: S608
+        {
+            "event_id": event.event_id,
+            "org_id": event.chain.org_id,
+            "environment": event.chain.environment,
+            "kind": event.kind,
+            "actor": event.actor,
+            "body": json.dumps(event.body, separators=(",", ":")),
+            **(extra or {}),
+        },
+    )
+
+
+def _chain(row: Row) -> Chain:
+    return Chain(str(row["org_id"]), cast("Environment", row["environment"]))
+
+
+def _key(row: Row) -> KeyRecord:
+    scopes = cast("tuple[Scope, ...]", tuple(str(row["scopes"]).split()))
+    return KeyRecord(
+        str(row["key_id"]),
+        _chain(row),
+        str(row["prefix"]),
+        str(row["last_four"]),
+        scopes,
+        cast("int", row["created_us"]),
+        cast("int | None", row["expires_us"]),
+        cast("int | None", row["revoked_us"]),
+        cast("str | None", row["replaced_by"]),
+        cast("int | None", row["last_used_us"]),
+    )

@@ -1,0 +1,71 @@
+"""Keeps this process's view of keys current, writes keys' last use, and retries events that could not be sealed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from precipiq_core.clock import Clock
+from precipiq_core.errors import PrecipiqError
+
+from precipiq_auth_keys.authenticator import KeyAuthenticator
+from precipiq_auth_keys.service import KeyService
+from precipiq_auth_keys.store import KeyStore
+
+log = structlog.get_logger("precipiq.auth_keys")
+
+
+class KeyWatcher:
+    """Polls the change count every ``poll_s``; another process's change empties the cache."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        service: KeyService,
+        authenticator: KeyAuthenticator,
+        clock: Clock,
+        *,
+        poll_s: float,
+        last_used_interval_s: float,
+    ) -> None:
+        self._store = store
+        self._service = service
+        self._authenticator = authenticator
+        self._clock = clock
+        self._poll_s = poll_s
+        self._last_used_interval_s = last_used_interval_s
+        self._seen_count = -1
+        self._next_touch_s = clock.monotonic_s() + last_used_interval_s
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.look()
+                await self._service.deliver_events()
+                if self._clock.monotonic_s() >= self._next_touch_s:
+                    await self.write_last_used()
+            except PrecipiqError as error:
+                log.warning("keys could not be looked at", reason=error.message)
+            await asyncio.sleep(self._poll_s)
+
+    async def look(self) -> None:
+        """Ask the database once whether any key changed."""
+        count = await self._store.change_count()
+        if count != self._seen_count:
+            self._authenticator.forget()
+            self._seen_count = count
+        self._authenticator.refreshed()
+
+    async def write_last_used(self) -> None:
+        """Store when keys were last used."""
+        self._next_touch_s = self._clock.monotonic_s() + self._last_used_interval_s
+        last_used_us = self._authenticator.take_last_used()
+        if last_used_us:
+            await self._store.touch(last_used_us)
+
+    async def stop(self) -> None:
+        """Write what is left."""
+        with suppress(PrecipiqError):
+            await self.write_last_used()

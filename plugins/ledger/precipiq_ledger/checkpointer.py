@@ -1,0 +1,96 @@
+"""Signs a checkpoint of every chain that moved, at an interval: into the file, and into the log as a first witness."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import Chain, Head
+from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_core.errors import PrecipiqError
+
+from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+
+log = structlog.get_logger("precipiq.ledger")
+
+_REMEMBERED_CHAINS_MAX = 100_000
+
+
+class Checkpointer:
+    """Writes checkpoints while the deployment serves, and once more when it stops."""
+
+    def __init__(
+        self, store: EntryStore, signer: CheckpointSigner, files: CheckpointFiles, clock: Clock, interval_s: float
+    ) -> None:
+        self._store = store
+        self._signer = signer
+        self._files = files
+        self._clock = clock
+        self._interval_s = interval_s
+        self._written: dict[Chain, int] = {}
+
+    async def run(self) -> None:
+        """Write until cancelled. A round that fails is logged and tried again at the next."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.write_all()
+            except (PrecipiqError, OSError) as error:
+                log.error("checkpoints not written", error=type(error).__name__, reason=str(error))
+
+    async def write_all(self) -> int:
+        """Write a checkpoint for every chain whose head moved since its last one; how many."""
+        count = 0
+        async for chain in self._store.chains():
+            head = await self._store.head(chain)
+            if head is None or self._written.get(chain) == head.seq:
+                continue
+            if len(self._written) >= _REMEMBERED_CHAINS_MAX:
+                self._written.clear()
+            if await self._write(chain, head):
+                count += 1
+            self._written[chain] = head.seq
+        return count
+
+    async def _write(self, chain: Chain, head: Head) -> bool:
+        newest = await asyncio.to_thread(self._files.newest, chain)
+        if newest is not None and (newest.seq, newest.hash) == (head.seq, head.hash):
+            return False
+        if newest is not None and newest.seq > head.seq:
+            self._warn_of_rollback(chain, head, newest.seq)
+            return False
+        checkpoint = self._signer.sign(chain, head, self._clock.now_us())
+        await asyncio.to_thread(self._files.append, checkpoint)
+        log.info(
+            "checkpoint",
+            org_id=checkpoint.org_id,
+            environment=checkpoint.environment,
+            seq=checkpoint.seq,
+            hash=checkpoint.hash,
+            time=checkpoint.time,
+            key=checkpoint.key_id,
+            signature=checkpoint.signature,
+        )
+        return True
+
+    async def compare_heads(self) -> None:
+        """At the start: say loudly when a chain is shorter than a checkpoint saw it."""
+        async for chain in self._store.chains():
+            newest = None
+            with suppress(ValueError):
+                newest = await asyncio.to_thread(self._files.newest, chain)
+            head = await self._store.head(chain)
+            if newest is not None and head is not None and newest.seq > head.seq:
+                self._warn_of_rollback(chain, head, newest.seq)
+
+    @staticmethod
+    def _warn_of_rollback(chain: Chain, head: Head, seen_seq: int) -> None:
+        log.critical(
+            "chain is shorter than a checkpoint saw it: its tail was cut or an old copy restored",
+            org_id=chain.org_id,
+            environment=chain.environment,
+            head_seq=head.seq,
+            checkpoint_seq=seen_seq,
+        )

@@ -1,0 +1,113 @@
+"""``precipiq ledger``: verify a chain and export its raw entries from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from typing import Any, cast
+
+import click
+import orjson
+from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.errors import PrecipiqError
+from precipiq_core.services import Services
+
+from precipiq_ledger.records import raw_entry
+from precipiq_ledger.routes import verdict_record
+from precipiq_ledger.service import LedgerService
+from precipiq_ledger.verifier import Progress, Verdict, Verifier
+
+EXIT_BROKEN = 1
+EXIT_COULD_NOT_CHECK = 2
+
+_EXPORT_PAGE_ENTRIES = 500
+
+chain_options = (
+    click.option("--org", "org_id", required=True, help="the organisation's id"),
+    click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True),
+)
+
+
+@click.group("ledger")
+def ledger_group() -> None:
+    """Verify and export chains."""
+
+
+def _with_chain(function: Any) -> Any:  # click's decorators are untyped in this direction
+    for option in reversed(chain_options):
+        function = option(function)
+    return function
+
+
+@ledger_group.command()
+@_with_chain
+@click.option("--from-seq", default=1, show_default=True, help="first entry to check")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+@click.pass_context
+def verify(ctx: click.Context, org_id: str, environment: str, from_seq: int, as_json: bool) -> None:
+    """Verify a chain. Exit code: 0 intact, 1 broken, 2 could not check."""
+    chain = Chain(org_id, cast("Environment", environment))
+    try:
+        verdict = run_in_deployment(ctx, partial(_verify, chain, from_seq, not as_json))
+    except (PrecipiqError, OSError) as error:
+        if as_json:
+            click.echo(json.dumps({"is_valid": None, "verdict": "could_not_check", "reason": str(error)}))
+        click.echo(f"could not check: {error}", err=True)
+        ctx.exit(EXIT_COULD_NOT_CHECK)
+    if as_json:
+        click.echo(json.dumps(verdict_record(verdict)))
+    else:
+        _show(verdict)
+    ctx.exit(0 if verdict.is_valid else EXIT_BROKEN)
+
+
+async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> Verdict:
+    auditor = services.get(LedgerService).store.auditor()
+    verifier = services.get(Verifier)
+    if not with_bar:
+        return await verifier.verify(auditor, chain, from_seq)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+    total = await asyncio.to_thread(auditor.last_seq, chain)
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("verifying", total=max(total - from_seq + 1, 0))
+        progress: Progress = partial(bar.advance, task)
+        return await verifier.verify(auditor, chain, from_seq, progress)
+
+
+def _show(verdict: Verdict) -> None:
+    if verdict.broken is None:
+        click.echo(f"intact: {verdict.checked_count} entries, head {verdict.head_seq} {verdict.head_hash}")
+        click.echo(f"verdict: {verdict.verdict}, {verdict.checkpoints.compared_count} checkpoints compared")
+    else:
+        broken = verdict.broken
+        click.echo(f"BROKEN at entry {broken.seq} ({broken.id or 'no id'}): {broken.code}: {broken.reason}")
+    for sentence in verdict.unchecked:
+        click.echo(f"not checked: {sentence}")
+
+
+@ledger_group.command("export")
+@_with_chain
+@click.option("--after-seq", default=0, show_default=True, help="entries after this one")
+@click.option("--output", type=click.File("wb"), default="-", help="file to write [default: standard output]")
+@click.pass_context
+def export_entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, output: Any) -> None:
+    """Write the raw entries of a chain as JSON lines, oldest first."""
+    chain = Chain(org_id, cast("Environment", environment))
+    count = run_in_deployment(ctx, partial(_export, chain, after_seq, output))
+    click.echo(f"{count} entries", err=True)
+
+
+async def _export(chain: Chain, after_seq: int, output: Any, services: Services) -> int:
+    service = services.get(LedgerService)
+    count = 0
+    while entries := await service.read(chain, after_seq, _EXPORT_PAGE_ENTRIES):
+        for entry in entries:
+            output.write(orjson.dumps(raw_entry(entry)) + b"\n")
+        count += len(entries)
+        after_seq = entries[-1].seq
+    return count

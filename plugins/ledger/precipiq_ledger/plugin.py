@@ -1,0 +1,145 @@
+"""Wiring of the ledger: what it provides, contributes and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
+from precipiq_core.contracts.secrets import MasterKey
+from precipiq_core.database.sqlite import SqliteDatabase
+from precipiq_core.errors import DeploymentError
+from precipiq_core.http.endpoint import Endpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from precipiq_core.settings import HttpSettings, suggest
+
+from precipiq_ledger.checkpointer import Checkpointer
+from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+from precipiq_ledger.commands import ledger_group
+from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
+from precipiq_ledger.routes import LedgerRoutes
+from precipiq_ledger.service import REDACTION, LedgerService, Limits
+from precipiq_ledger.verifier import Verifier, VerifierLimits
+
+if TYPE_CHECKING:
+    import click
+
+_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+
+
+class LedgerPlugin(PluginBase[LedgerConfig]):
+    """The chain, decisions and verification."""
+
+    name = "ledger"
+    Config = LedgerConfig
+    provides: ClassVar[tuple[type, ...]] = (Ledger, LedgerService, Verifier)
+    requires: ClassVar[tuple[type, ...]] = (MasterKey,)
+    optional: ClassVar[tuple[type, ...]] = (Database,)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        config = self.config
+        depth_max = services.get(HttpSettings).depth_max
+        clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
+        service = LedgerService(clock, randomness, Limits(config.entry_bytes_max, depth_max))
+        files = CheckpointFiles(services.get(DeploymentInfo).data_dir / config.checkpoint_dir)
+        limits = VerifierLimits(
+            config.verify_batch_entries,
+            config.verify_processes,
+            config.verify_inline_entries_max,
+            config.verify_concurrency_max,
+            config.checkpoint_signatures_max,
+        )
+        self._files = files
+        services.provide(Ledger, service)  # type: ignore[type-abstract]
+        services.provide(LedgerService, service)
+        services.provide(Verifier, Verifier(services.get(MasterKey), files, limits))  # type: ignore[type-abstract]
+
+    @hookimpl
+    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        return [
+            EntryKind(DECISION, "an agent decided something", BODY_FIELDS, PAYLOAD_FIELDS),
+            EntryKind(
+                REDACTION,
+                "a payload was erased",
+                ("target_seq", "target_id", "target_hash", "reason"),
+            ),
+        ]
+
+    @hookimpl
+    def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
+        database = services.find(Database)  # type: ignore[type-abstract]
+        if not isinstance(database, SqliteDatabase):
+            return []
+        options = SqliteDriverOptions(self.config.sqlite_find_scan_rows_max, self.config.sqlite_watch_poll_s)
+        return [SqliteDriver(database, options)]
+
+    @hookimpl
+    def migrations(self, services: Services) -> Sequence[Migration]:
+        if self.config.driver != "sqlite":
+            return []
+        return [Migration("ledger", _MIGRATIONS, {"entries": ("org_id", "environment")})]
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint]:
+        service, verifier = services.get(LedgerService), services.get(Verifier)
+        return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings)).endpoints()
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return [ledger_group]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        service = services.get(LedgerService)
+        async with self._driver(services).open() as store:
+            service.start(store, services.get(EntryKinds).by_name)  # type: ignore[type-abstract]
+            try:
+                if services.get(DeploymentInfo).serving:
+                    async with self._checkpoints(services):
+                        yield
+                else:
+                    yield
+            finally:
+                service.stop()
+
+    @asynccontextmanager
+    async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
+        signer = CheckpointSigner(services.get(MasterKey))  # type: ignore[type-abstract]
+        store = services.get(LedgerService).store
+        clock = services.get(Clock)  # type: ignore[type-abstract]
+        checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
+        await checkpointer.compare_heads()
+        task = asyncio.create_task(checkpointer.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await checkpointer.write_all()
+
+    def _driver(self, services: Services) -> EntryStoreDriver:
+        drivers = services.get(EntryStoreDrivers).by_name  # type: ignore[type-abstract]
+        name = self.config.driver
+        if name not in drivers:
+            known = ", ".join(sorted(drivers)) or "none"
+            problem = f"plugins.ledger.driver: no driver is called {name!r} (registered: {known}){suggest(name, drivers)}"
+            raise DeploymentError([problem])
+        return drivers[name]

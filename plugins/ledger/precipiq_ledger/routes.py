@@ -1,0 +1,221 @@
+"""The ledger's endpoints: from the request's model to the service and back. Decides nothing itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from precipiq_core.clock import parse_timestamp
+from precipiq_core.contracts.chain import GENESIS_HASH, Draft, Entry
+from precipiq_core.contracts.entry_store import EntryQuery
+from precipiq_core.errors import NotFound, ValidationFailed
+from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
+from precipiq_core.settings import HttpSettings
+
+from precipiq_ledger import models, records
+from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.cursors import decode_cursor, encode_cursor
+from precipiq_ledger.service import LedgerService
+from precipiq_ledger.verifier import Verdict, Verifier
+
+_BARE_DATE = re.compile(r"\d{4}-?\d{2}-?\d{2}")
+_DAY_US = 86_400_000_000
+_REPLAYED = (b"idempotent-replayed", b"true")
+
+
+def decision_draft(decision: models.DecisionIn, actor: str) -> Draft:
+    """A decision as a draft: what stays is body, what a person may ask to have erased is payload."""
+    key = None if decision.external_id is None else f"external_id:{decision.external_id}"
+    body = {name: getattr(decision, name) for name in records.BODY_FIELDS}
+    payload = {name: getattr(decision, name) for name in records.PAYLOAD_FIELDS}
+    return Draft(records.DECISION, actor, body, payload, key)
+
+
+class LedgerRoutes:
+    """Handlers of the ledger's endpoints."""
+
+    def __init__(self, service: LedgerService, verifier: Verifier, config: LedgerConfig, http: HttpSettings) -> None:
+        self._service = service
+        self._verifier = verifier
+        self._config = config
+        self._http = http
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """All of them."""
+        by_id = {"id": "a decision's id"}
+        return [
+            Endpoint(
+                "POST", "/decisions", self.create_decision, "write", models.Receipt, body=models.DecisionIn, status=201
+            ),
+            Endpoint(
+                "POST",
+                "/decisions/batch",
+                self.create_decisions,
+                "write",
+                models.Receipts,
+                body=models.DecisionBatchIn,
+                status=201,
+                rate="batch",
+            ),
+            Endpoint("GET", "/decisions", self.list_decisions, "read", models.DecisionPage, query=models.DecisionQuery),
+            Endpoint(
+                "GET", "/decisions/chain/verify", self.verify_chain, "read", models.Verification, query=models.VerifyQuery
+            ),
+            Endpoint("GET", "/decisions/{id}", self.get_decision, "read", models.Decision, path_parameters=by_id),
+            Endpoint(
+                "POST",
+                "/decisions/{id}/redact",
+                self.redact_decision,
+                "admin",
+                models.RedactionOut,
+                body=models.RedactionIn,
+                errors=("already_redacted", "nothing_to_redact"),
+                path_parameters=by_id,
+            ),
+            Endpoint(
+                "GET",
+                "/ledger/entries",
+                self.list_entries,
+                "read",
+                models.RawEntries,
+                query=models.EntryQueryParameters,
+            ),
+            Endpoint("GET", "/ledger/head", self.get_head, "read", models.HeadOut),
+        ]
+
+    async def create_decision(self, call: Call[models.DecisionIn, NoQuery]) -> Reply:
+        """Record a decision.
+
+        Answers once the decision is durable. ``external_id`` and ``Idempotency-Key`` make a retry return the first
+        receipt; the header ``Idempotent-Replayed: true`` then says so.
+        """
+        draft = decision_draft(call.body, call.principal.key_id)
+        appended = await self._service.append_request(call.principal.chain, [draft], call.idempotency_key)
+        headers = () if appended.created[0] else (_REPLAYED,)
+        return Reply(records.receipt(appended.entries[0]), headers=headers)
+
+    async def create_decisions(self, call: Call[models.DecisionBatchIn, NoQuery]) -> Reply:
+        """Record a batch of decisions: all or none, in the array's order."""
+        decisions = call.body.decisions
+        if len(decisions) > self._config.batch_entries_max:
+            problem = f"must have at most {self._config.batch_entries_max} items"
+            raise ValidationFailed(details={"decisions": [problem]})
+        drafts = [decision_draft(decision, call.principal.key_id) for decision in decisions]
+        appended = await self._service.append_request(call.principal.chain, drafts, call.idempotency_key)
+        receipts = [records.receipt(entry) for entry in appended.entries]
+        headers = () if any(appended.created) else (_REPLAYED,)
+        return Reply({"receipts": receipts, "count": len(receipts)}, headers=headers)
+
+    async def list_decisions(self, call: Call[NoBody, models.DecisionQuery]) -> object:
+        """List decisions, newest first.
+
+        ``metadata.KEY=VALUE`` finds decisions whose metadata has that value. A page of a filtered list may be short,
+        even empty, while ``next_cursor`` is set: one request looks at a bounded number of entries.
+        """
+        query = call.query
+        fields = {"agent_id": query.agent_id, "action_type": query.action_type}
+        wanted = EntryQuery(
+            kind=records.DECISION,
+            body={name: value for name, value in fields.items() if value is not None},
+            metadata=query.metadata,
+            start_us=None if query.start is None else parse_timestamp(query.start),
+            end_us=None if query.end is None else _end_us(query.end),
+        )
+        before = None if query.cursor is None else decode_cursor(query.cursor)
+        page = await self._service.find(call.principal.chain, wanted, before, self._limit(query.limit))
+        items = [await self._record(entry) for entry in page.entries]
+        next_cursor = None if page.next_before_seq is None else encode_cursor(page.next_before_seq)
+        return {"items": items, "next_cursor": next_cursor}
+
+    async def get_decision(self, call: Call[NoBody, NoQuery]) -> object:
+        """Get a decision with its proof.
+
+        ``hash`` is the SHA-256 of the canonical statement; ``payload_hash`` that of the canonical payload and salt.
+        """
+        entry = await self._service.get(call.principal.chain, call.path["id"])
+        if entry is None or not records.is_decision(entry):
+            raise NotFound
+        return await self._record(entry)
+
+    async def redact_decision(self, call: Call[models.RedactionIn, NoQuery]) -> object:
+        """Erase a decision's payload for good.
+
+        Inputs, outputs, alternatives and metadata go, and their salt; the statement, its hash and its links stay
+        proven. A redaction entry with the reason takes its place in the chain.
+        """
+        chain, decision_id = call.principal.chain, call.path["id"]
+        entry = await self._service.redact(
+            chain, decision_id, records.DECISION, call.body.reason, call.principal.key_id
+        )
+        receipt = records.receipt(entry)
+        return {
+            "redaction_id": receipt["decision_id"],
+            "seq": entry.seq,
+            "hash": entry.hash,
+            "timestamp": receipt["timestamp"],
+            "decision_id": decision_id,
+        }
+
+    async def list_entries(self, call: Call[NoBody, models.EntryQueryParameters]) -> object:
+        """Read the raw entries of the chain, oldest first: enough to verify it without our help."""
+        limit = self._limit(call.query.limit)
+        entries = await self._service.read(call.principal.chain, call.query.after_seq, limit, call.query.kind)
+        next_after = entries[-1].seq if len(entries) == limit else None
+        return {"items": [records.raw_entry(entry) for entry in entries], "next_after_seq": next_after}
+
+    async def get_head(self, call: Call[NoBody, NoQuery]) -> object:
+        """Get the last entry's seq and hash; keep them, and nobody can cut the chain's tail without your noticing."""
+        head = await self._service.head(call.principal.chain)
+        return {"seq": 0, "hash": GENESIS_HASH} if head is None else {"seq": head.seq, "hash": head.hash}
+
+    async def verify_chain(self, call: Call[NoBody, models.VerifyQuery]) -> LateReply:
+        """Verify the chain: every hash, link, position, time and column, then the checkpoints.
+
+        Takes a second for some hundred thousand entries. The answer of a long verification begins with white space,
+        a space a second, so that neither a client nor a proxy gives up.
+        """
+        auditor = self._service.store.auditor()
+
+        async def work() -> object:
+            return verdict_record(await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq))
+
+        return LateReply(work())
+
+    async def _record(self, entry: Entry) -> records.Record:
+        redaction = None
+        if entry.payload is None:
+            redaction = await self._service.redaction_of(entry.chain, entry)
+        return records.decision_record(entry, redaction)
+
+    def _limit(self, asked: int | None) -> int:
+        if asked is None:
+            return self._http.list_limit_default
+        if asked > self._http.list_limit_max:
+            raise ValidationFailed(details={"limit": [f"must be <= {self._http.list_limit_max}"]})
+        return asked
+
+
+def verdict_record(verdict: Verdict) -> records.Record:
+    """A verdict in the contract's shape."""
+    broken = verdict.broken
+    return {
+        "is_valid": verdict.is_valid,
+        "verdict": verdict.verdict,
+        "records_checked": verdict.checked_count,
+        "first_broken_link": None if broken is None else asdict(broken),
+        "reason": None if broken is None else broken.reason,
+        "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
+        "from_seq": verdict.from_seq,
+        "checkpoints": {
+            "compared": verdict.checkpoints.compared_count,
+            "signatures_checked": verdict.checkpoints.signatures_checked_count,
+            "newest_seq": verdict.checkpoints.newest_seq,
+        },
+        "unchecked": list(verdict.unchecked),
+    }
+
+
+def _end_us(text: str) -> int:
+    """A bare end date includes that UTC day."""
+    return parse_timestamp(text) + (_DAY_US if _BARE_DATE.fullmatch(text) else 0)

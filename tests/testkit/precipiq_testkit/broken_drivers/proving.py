@@ -1,0 +1,335 @@
+"""Faults in redaction, watching, auditing and opening."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import ClassVar, cast
+
+import anyio
+from anyio.lowlevel import checkpoint
+from precipiq_core.chain_format import parse_statement
+from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
+from precipiq_core.contracts.entry_store import Appended, AuditBatch, EntryAuditor, EntryQuery, Seal
+from precipiq_core.errors import Unavailable
+
+from precipiq_testkit.broken_drivers.fault import Fault
+from precipiq_testkit.memory import MemoryAuditor, MemoryData, WakeUps, matches
+from precipiq_testkit.sealing import REDACTION
+
+
+class KeepsThePayload(Fault):
+    """Appends the redaction and forgets to drop the payload."""
+
+    caught_by = "test_redact_drops_the_payload_and_keeps_the_proof"
+    symptom = r"\[entries\[0\], erased, entries\[2\]\]"
+
+    def _drop_payload(self, chain: Chain, seq: int) -> None:
+        pass
+
+
+class KeepsAnIndexOfThePayload(Fault):
+    """Finds entries by metadata that was erased."""
+
+    caught_by = "test_an_erased_payload_is_found_no_more"
+    symptom = r"== \[\]"
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(data)
+        self._indexed: dict[str, Entry] = {}
+
+    def _matches(self, query: EntryQuery, entry: Entry) -> bool:
+        return matches(query, self._indexed.setdefault(entry.hash, entry))
+
+
+class RedactsInSecret(Fault):
+    """Drops the payload without an entry that says so."""
+
+    caught_by = "test_the_redaction_is_an_entry_that_names_its_target"
+    symptom = r"stored\[2:\] == \[redaction\]"
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        self._drop_payload(chain, target.seq)
+        return seal(self._head_now(chain), [draft])[0]
+
+
+class RedactsAnew(Fault):
+    """Appends a redaction at each call."""
+
+    caught_by = "test_a_second_redaction_gives_the_first"
+    symptom = r"redact\(ALPHA, target\) == first"
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        unkeyed = replace(draft, draft=replace(draft.draft, idempotency_key=None))
+        return await super().redact(chain, target, unkeyed, seal)
+
+
+class LooksForRedactionsTooEarly(Fault):
+    """Looks for an earlier redaction before it has the chain's lock."""
+
+    caught_by = "test_redactions_at_the_same_time_make_one_entry"
+    symptom = "== 1"
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        known = self._known(chain)
+        await checkpoint()
+        self._drop_payload(chain, target.seq)
+        return self._append_now(chain, [draft], seal, known).entries[0]
+
+
+class DropsBeforeTheEntry(Fault):
+    """Drops the payload, then appends the redaction."""
+
+    caught_by = "test_a_payload_is_kept_when_its_redaction_is_not_stored"
+    symptom = "the payload is gone"
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        self._drop_payload(chain, target.seq)
+        return await super().redact(chain, target, draft, seal)
+
+
+class NeverCompletesARedaction(Fault):
+    """Takes a stored redaction entry for proof that the payload is gone."""
+
+    caught_by = "test_a_redaction_that_was_cut_short_is_completed"
+    symptom = r"replace\(target, payload=None\), stored"
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        known = self._known(chain).get(draft.idempotency_key or "")
+        return known if known is not None else await super().redact(chain, target, draft, seal)
+
+
+class RestoresOnReplay(Fault):
+    """Writes the payload of a draft whose key it knows."""
+
+    caught_by = "test_a_replay_after_erasure_does_not_bring_the_payload_back"
+    symptom = "payload"
+
+    async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
+        appended = await super().append(chain, drafts, seal)
+        for draft, entry in zip(drafts, appended.entries, strict=True):
+            self._data.entries[chain][entry.seq - 1] = replace(entry, payload=draft.payload)
+        return appended
+
+
+class WakesOneWatcher(Fault):
+    """Wakes one of those who wait."""
+
+    caught_by = "test_an_append_wakes_one_who_waits"
+    symptom = "a wake-up did not come"
+
+    def _wake(self, chain: Chain) -> None:
+        for watcher in list(self._data.watchers.get(chain, ()))[:1]:
+            watcher.wake()
+
+
+class _ForgetfulWakeUps(WakeUps):
+    async def __anext__(self) -> None:
+        self._event = anyio.Event()
+        await super().__anext__()
+
+
+class WakesOnlyThoseWhoWait(Fault):
+    """Forgets a wake-up that comes while nobody waits."""
+
+    caught_by = "test_an_append_between_check_and_wait_is_not_missed"
+    symptom = "a wake-up did not come"
+
+    @asynccontextmanager
+    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
+        wake_ups = _ForgetfulWakeUps()
+        self._data.watchers.setdefault(chain, set()).add(wake_ups)
+        yield wake_ups
+
+
+class WakesBeforeItStores(Fault):
+    """Sends the wake-up before the entry can be read."""
+
+    caught_by = "test_a_follower_sees_everything_while_others_write"
+    symptom = "a wake-up did not come"
+
+    async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
+        self._wake(chain)
+        for _ in range(5):
+            await checkpoint()
+        return self._append_now(chain, drafts, seal)
+
+
+class RedactsInSilence(Fault):
+    """Wakes nobody when an entry was redacted."""
+
+    caught_by = "test_a_redaction_wakes_too"
+    symptom = "a wake-up did not come"
+
+    async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
+        redaction = self._append_now(chain, [draft], seal).entries[0]
+        self._drop_payload(chain, target.seq)
+        return redaction
+
+
+class LeavesTasksBehind(Fault):
+    """Starts a task for each watcher and ends none."""
+
+    caught_by = "test_a_watcher_who_leaves_leaves_nothing_behind"
+    symptom = "watchers that left have left tasks behind"
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(data)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
+        self._tasks.append(asyncio.create_task(anyio.sleep_forever()))
+        async with super().watch(chain) as wake_ups:
+            yield wake_ups
+
+
+class _ForgetsTheRest(MemoryAuditor):
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        rows = self.entries.get(chain, [])[after_seq:through_seq]
+        for start in range(0, len(rows) - size + 1, size):
+            yield self.batch(rows[start : start + size])
+
+
+class LeavesTheLastBatchOut(Fault):
+    """Audits full batches only."""
+
+    caught_by = "test_batches_give_every_row_of_the_range"
+    symptom = "batch.seqs"
+
+    def auditor(self) -> EntryAuditor:
+        return _ForgetsTheRest(self._data.entries)
+
+
+class _HidesMissingPayloads(MemoryAuditor):
+    def batch(self, rows: Sequence[Entry]) -> AuditBatch:
+        kept = [row for row in rows if row.payload or parse_statement(row.statement).payload_hash is None]
+        return super(_HidesMissingPayloads, self).batch(kept)
+
+
+class HidesAMissingPayload(Fault):
+    """Passes over the rows whose payload is missing."""
+
+    caught_by = "test_the_audit_gives_the_stored_bytes"
+    symptom = r"audit\(store.auditor\(\), ALPHA\) == _expected"
+
+    def auditor(self) -> EntryAuditor:
+        return _HidesMissingPayloads(self._data.entries)
+
+
+@dataclass(frozen=True)
+class _HoldsALock(MemoryAuditor):
+    lock: object
+
+
+class AuditsInItsOwnProcessOnly(Fault):
+    """Gives the auditor something that cannot leave the process."""
+
+    caught_by = "test_the_auditor_works_in_another_process"
+    symptom = "cannot pickle"
+
+    def auditor(self) -> EntryAuditor:
+        return _HoldsALock(self._data.entries, Lock())
+
+
+class _CountsEntries(MemoryAuditor):
+    def last_seq(self, chain: Chain) -> int:
+        return sum(len(rows) for rows in self.entries.values()) or 1
+
+
+class KeepsTheLastSeqBesideTheEntries(Fault):
+    """Answers ``last_seq`` from a counter."""
+
+    caught_by = "test_the_audit_knows_the_last_seq_and_each_hash"
+    symptom = "last_seq"
+
+    def auditor(self) -> EntryAuditor:
+        return _CountsEntries(self._data.entries)
+
+
+class _SearchesTexts(MemoryAuditor):
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+        parts = [b'"target_seq":%d' % seq for seq in target_seqs]
+        statements = [row.statement for row in self.entries.get(chain, ()) if REDACTION.encode() in row.statement]
+        return [statement for statement in statements if any(part in statement for part in parts)]
+
+
+class SearchesRedactionsAsText(Fault):
+    """Takes the redaction of entry 11 for one of entry 1."""
+
+    caught_by = "test_redactions_are_found_by_their_targets"
+    symptom = "== expected"
+
+    def auditor(self) -> EntryAuditor:
+        return _SearchesTexts(self._data.entries)
+
+
+class _SeesStrays(MemoryAuditor):
+    def stray(self, chain: Chain) -> tuple[int, str] | None:
+        return next(((rows[0].seq, filed.org_id) for filed, rows in self.entries.items() if filed != chain), None)
+
+
+class TakesNeighboursForStrays(Fault):
+    """Calls an entry of another chain stray."""
+
+    caught_by = "test_an_intact_store_has_no_stray_entry"
+    symptom = "stray"
+
+    def auditor(self) -> EntryAuditor:
+        return _SeesStrays(self._data.entries)
+
+
+class DeclaresAList(Fault):
+    """Declares its capabilities in a list."""
+
+    caught_by = "test_the_driver_says_what_it_is"
+    symptom = "isinstance"
+    capabilities: ClassVar[frozenset[str]] = cast("frozenset[str]", [])
+
+
+class NeverPings(Fault):
+    """Says that it cannot serve although it can."""
+
+    caught_by = "test_an_open_store_answers_a_ping"
+    symptom = "Unavailable"
+
+    async def ping(self) -> None:
+        raise Unavailable("down")
+
+
+class ForgetsOnClosing(Fault):
+    """Keeps nothing from one opening to the next."""
+
+    caught_by = "test_entries_survive_closing_and_opening"
+    symptom = r"read_all\(store, ALPHA\) == before"
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(data)
+        data.entries.clear()
+
+
+class KnowsItsOwnKeysOnly(Fault):
+    """Keeps the known keys per process."""
+
+    caught_by = "test_two_stores_append_to_one_chain"
+    symptom = "== 16"
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(data)
+        self._own: dict[str, Entry] = {}
+
+    def _known(self, chain: Chain) -> dict[str, Entry]:
+        return self._own
+
+
+class WakesItsOwnWatchersOnly(Fault):
+    """Does not wake those who watch through another process."""
+
+    caught_by = "test_an_append_wakes_the_watchers_of_every_store"
+    symptom = "a wake-up from another store did not come"
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(MemoryData(data.entries, {}))
