@@ -30,7 +30,7 @@ from precipiq_core.graph import boot_order
 from precipiq_core.hookspecs import LayeredMiddleware
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.operations import Operations
-from precipiq_core.plugin import PluginBase
+from precipiq_core.plugin import AnyPlugin
 from precipiq_core.secrets import open_master_key
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, parse_settings
@@ -76,7 +76,7 @@ class Assembly:
     clock: Clock
     randomness: Randomness
     services: Services
-    plugins: Mapping[str, PluginBase]
+    plugins: Mapping[str, AnyPlugin]
     database: Database | None
     kinds: Sequence[Contribution[EntryKind]]
     drivers: Sequence[Contribution[EntryStoreDriver]]
@@ -107,7 +107,7 @@ def assemble(
     services = _core_services(deployment, clock, randomness, console, serving, classes)
     order = boot_order(classes, services.owners, problems)
     collector = Collector()
-    registered: dict[str, PluginBase] = {"operations": Operations(Operations.Config())}
+    registered: dict[str, AnyPlugin] = {"operations": Operations(Operations.Config())}
     registered |= {name: plugins[name] for name in order if name in plugins}
     for name, plugin in registered.items():
         collector.register(name, plugin, problems)
@@ -118,13 +118,15 @@ def assemble(
 
 
 def _configure(
-    deployment: Deployment, classes: Mapping[str, type[PluginBase]], problems: list[str]
-) -> dict[str, PluginBase]:
-    plugins: dict[str, PluginBase] = {}
+    deployment: Deployment, classes: Mapping[str, type[AnyPlugin]], problems: list[str]
+) -> dict[str, AnyPlugin]:
+    plugins: dict[str, AnyPlugin] = {}
     for name, plugin in classes.items():
         where = f"plugins.{name}"
         base_dir = deployment.data_dir
-        config = parse_settings(plugin.Config, deployment.plugins[name], where=where, base_dir=base_dir, problems=problems)
+        config = parse_settings(
+            plugin.Config, deployment.plugins[name], where=where, base_dir=base_dir, problems=problems
+        )
         if config is None:
             continue
         try:
@@ -142,7 +144,7 @@ def _core_services(
     randomness: Randomness,
     console: Console,
     serving: bool,
-    classes: Mapping[str, type[PluginBase]],
+    classes: Mapping[str, type[AnyPlugin]],
 ) -> Services:
     services = Services()
     bind = deployment.server.bind
@@ -184,7 +186,7 @@ def _collect(
     clock: Clock,
     randomness: Randomness,
     services: Services,
-    plugins: Mapping[str, PluginBase],
+    plugins: Mapping[str, AnyPlugin],
     collector: Collector,
 ) -> Assembly:
     problems: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -11,7 +12,7 @@ import pluggy
 
 from precipiq_core.errors import DeploymentError
 from precipiq_core.hookspecs import HookSpecs
-from precipiq_core.plugin import PluginBase
+from precipiq_core.plugin import AnyPlugin, PluginBase
 from precipiq_core.services import Services
 from precipiq_core.settings import suggest
 
@@ -36,7 +37,7 @@ class Collector:
         self._manager.add_hookspecs(HookSpecs)
         self._names: list[str] = []
 
-    def register(self, name: str, plugin: PluginBase, problems: list[str]) -> None:
+    def register(self, name: str, plugin: AnyPlugin, problems: list[str]) -> None:
         """Register in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous."""
         problems.extend(_misdeclared(name, plugin))
         try:
@@ -49,13 +50,13 @@ class Collector:
     def provide(self, services: Services) -> None:
         """Let each plugin register its capabilities; what it declares and what it registers must agree."""
         for name, call in self._calls("provide"):
-            plugin = cast("PluginBase", self._manager.get_plugin(name))
+            plugin = cast("AnyPlugin", self._manager.get_plugin(name))
             services.acting_as(name, frozenset(plugin.provides))
             self._guarded(name, "provide", call, services)
         missing = [
             f"plugin {name} declares {capability.__name__} in provides but did not provide it"
             for name in self._names
-            for capability in cast("PluginBase", self._manager.get_plugin(name)).provides
+            for capability in cast("AnyPlugin", self._manager.get_plugin(name)).provides
             if capability not in services.owners
         ]
         if missing:
@@ -68,15 +69,21 @@ class Collector:
             services.acting_as(name, frozenset())
             result = self._guarded(name, hook, call, services)
             if not isinstance(result, Sequence) or isinstance(result, str | bytes):
-                raise DeploymentError([f"plugin {name}, hook {hook}: must return a sequence, not {type(result).__name__}"])
+                raise DeploymentError(
+                    [f"plugin {name}, hook {hook}: must return a sequence, not {type(result).__name__}"]
+                )
             found.extend(Contribution(name, cast("T", value)) for value in result)
         return found
 
-    def lifespans(self, services: Services) -> list[Contribution[object]]:
+    def lifespans(self, services: Services) -> list[Contribution[AbstractAsyncContextManager[object]]]:
         """Each plugin's lifespan, in boot order."""
-        return [
-            Contribution(name, self._guarded(name, "lifespan", call, services)) for name, call in self._calls("lifespan")
-        ]
+        found = []
+        for name, call in self._calls("lifespan"):
+            lifespan = self._guarded(name, "lifespan", call, services)
+            if not isinstance(lifespan, AbstractAsyncContextManager):
+                raise DeploymentError([f"plugin {name}, hook lifespan: must return an asynchronous context manager"])
+            found.append(Contribution[AbstractAsyncContextManager[object]](name, lifespan))
+        return found
 
     def _calls(self, hook: str) -> list[tuple[str, Callable[[Services], object]]]:
         impls = {impl.plugin_name: impl.function for impl in getattr(self._manager.hook, hook).get_hookimpls()}
@@ -92,7 +99,7 @@ class Collector:
             raise DeploymentError([f"plugin {name}, hook {hook}: {type(error).__name__}: {error}"]) from error
 
 
-def _misdeclared(name: str, plugin: PluginBase) -> list[str]:
+def _misdeclared(name: str, plugin: AnyPlugin) -> list[str]:
     problems = []
     for attribute, function in inspect.getmembers(type(plugin), inspect.isfunction):
         marked = getattr(function, "precipiq_impl", None)
@@ -103,5 +110,7 @@ def _misdeclared(name: str, plugin: PluginBase) -> list[str]:
         if marked and inspect.iscoroutinefunction(function):
             problems.append(f"plugin {name}: hook {attribute} is a coroutine; hooks are synchronous and return objects")
         if marked and any(marked.get(option) for option in ("hookwrapper", "wrapper", "tryfirst", "trylast")):
-            problems.append(f"plugin {name}: hook {attribute} uses wrapper, tryfirst or trylast; order comes from the graph")
+            problems.append(
+                f"plugin {name}: hook {attribute} uses wrapper, tryfirst or trylast; order comes from the graph"
+            )
     return problems

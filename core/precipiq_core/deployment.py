@@ -59,6 +59,7 @@ class Deployment:
     secrets: SecretSettings
     plugins: Mapping[str, Mapping[str, Any]]
 
+
 _SECTIONS = ("deployment", "server", "logs", "http", "database", "secrets", "plugins")
 
 
@@ -79,11 +80,11 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
     """As :func:`load_deployment`, from a parsed document."""
     problems: list[str] = []
     _override(document, environ, problems)
-    for section in document:
-        if section not in _SECTIONS:
-            problems.append(f"[{section}]: unknown section{suggest(section, _SECTIONS)}")
-        elif not isinstance(document[section], dict):
-            problems.append(f"{section}: must be a table, [{section}]")
+    for name, table in document.items():
+        if name not in _SECTIONS:
+            problems.append(f"[{name}]: unknown section{suggest(name, _SECTIONS)}")
+        elif not isinstance(table, dict):
+            problems.append(f"{name}: must be a table, [{name}]")
 
     data_dir = path.parent
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from precipiq_core.errors import DeploymentError
-from precipiq_core.plugin import API_VERSION, PluginBase
+from precipiq_core.plugin import API_VERSION, AnyPlugin, PluginBase
 from precipiq_core.settings import suggest
 
 ENTRY_POINT_GROUP = "precipiq"
@@ -19,12 +19,12 @@ def installed_plugins() -> tuple[EntryPoint, ...]:
 
 def load_plugins(
     enabled: Iterable[str], installed: Iterable[EntryPoint], problems: list[str]
-) -> Mapping[str, type[PluginBase]]:
+) -> Mapping[str, type[AnyPlugin]]:
     """Name -> class for the enabled plugins; imports only those. Adds a sentence per problem."""
     by_name: dict[str, list[EntryPoint]] = {}
     for point in installed:
         by_name.setdefault(point.name, []).append(point)
-    classes: dict[str, type[PluginBase]] = {}
+    classes: dict[str, type[AnyPlugin]] = {}
     for name in enabled:
         points = by_name.get(name, [])
         if not points:
@@ -42,7 +42,7 @@ def load_plugins(
     return classes
 
 
-def _checked(name: str, candidate: object) -> type[PluginBase]:
+def _checked(name: str, candidate: object) -> type[AnyPlugin]:
     if not (isinstance(candidate, type) and issubclass(candidate, PluginBase)):
         raise DeploymentError([f"plugins.{name}: {candidate!r} is not a subclass of PluginBase"])
     if getattr(candidate, "name", None) != name:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from precipiq_core.plugin import PluginBase
+from precipiq_core.plugin import AnyPlugin
 
 
 def boot_order(
-    plugins: Mapping[str, type[PluginBase]], provided_by_core: Collection[type], problems: list[str]
+    plugins: Mapping[str, type[AnyPlugin]], provided_by_core: Collection[type], problems: list[str]
 ) -> list[str]:
     """Names so that each plugin comes after what it requires; ties in the deployment's order."""
     providers: dict[type, str] = dict.fromkeys(provided_by_core, "core")
     for name, plugin in plugins.items():
         for capability in plugin.provides:
             if capability in providers:
-                problems.append(f"{capability.__name__} is provided by both {providers[capability]} and {name}; enable one")
+                problems.append(
+                    f"{capability.__name__} is provided by both {providers[capability]} and {name}; enable one"
+                )
             else:
                 providers[capability] = name
     sorter: TopologicalSorter[str] = TopologicalSorter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import pluggy
 
@@ -40,7 +40,7 @@ class LayeredMiddleware:
     wrap: Callable[[ASGIApp], ASGIApp]
 
 
-class HookSpecs:
+class HookSpecs(Protocol):
     """The hooks in the order in which core calls them."""
 
     @hookspec
@@ -99,7 +99,7 @@ class HookSpecs:
     def migrations(self, services: Services) -> Sequence[Migration]:
         """The plugin's tables, as Alembic branches; run by ``precipiq migrate`` under a lock, never by a worker.
 
-        Example: ``return [Migration("notes", Path(__file__).parent / "sql" / "migrations", {"notes": ("org_id", None)})]``.
+        Example: ``return [Migration("notes", Path(__file__).parent / "sql", {"notes": ("org_id", None)})]``.
         """
 
     @hookspec

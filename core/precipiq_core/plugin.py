@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
@@ -85,3 +85,7 @@ class PluginBase(Generic[ConfigT]):
 
     def secret_names(self, services: Services) -> Sequence[str]:
         return ()
+
+
+AnyPlugin: TypeAlias = PluginBase[Any]
+"""A plugin, whatever its configuration."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -39,9 +40,9 @@ def open_master_key(settings: SecretSettings, randomness: Randomness) -> HkdfMas
     return HkdfMasterKey(reference.reveal())
 
 
-def _create(path: os.PathLike[str], randomness: Randomness) -> None:
+def _create(path: Path, randomness: Randomness) -> None:
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return

@@ -67,8 +67,12 @@ def serve_deployment(deployment: Deployment, bind: str | None) -> int:
 
     def ready(addresses: Sequence[str]) -> None:
         log.info(
-            "serving", deployment=deployment.name, version=__version__, addresses=list(addresses),
-            data_dir=str(deployment.data_dir), plugins=list(assembly.plugins),
+            "serving",
+            deployment=deployment.name,
+            version=__version__,
+            addresses=list(addresses),
+            data_dir=str(deployment.data_dir),
+            plugins=list(assembly.plugins),
         )
         console.open()
 

@@ -77,7 +77,7 @@ class EntryAuditor(Protocol):
     """
 
     def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
-        """Every row filed under the chain with ``after_seq`` < seq <= ``through_seq``, by seq, ``size`` rows a batch."""
+        """Every row filed under the chain with ``after_seq`` < seq <= ``through_seq``, by seq, ``size`` a batch."""
         ...
 
     def last_seq(self, chain: Chain) -> int:

@@ -44,7 +44,9 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: BodyLimits) -
     try:
         return loads(raw, max_depth=limits.depth_max)
     except JsonRefused as error:
-        raise ValidationFailed("the request body is not acceptable JSON", details={error.path: [error.problem]}) from None
+        raise ValidationFailed(
+            "the request body is not acceptable JSON", details={error.path: [error.problem]}
+        ) from None
 
 
 def _check_headers(headers: RawHeaders, limits: BodyLimits) -> int | None:

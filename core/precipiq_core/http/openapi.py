@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -17,7 +17,8 @@ from precipiq_core.http.router import full_path
 _REF = "#/components/schemas/{model}"
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 
-Document = dict[str, Any]
+Document: TypeAlias = dict[str, Any]
+References: TypeAlias = dict[Any, Document]
 
 
 def openapi_document(
@@ -52,7 +53,7 @@ def openapi_document(
     }
 
 
-def _operation(owner: str, endpoint: Endpoint, references: Document, schemas: Document) -> Document:
+def _operation(owner: str, endpoint: Endpoint, references: References, schemas: Document) -> Document:
     doc = inspect.getdoc(endpoint.handler) or ""
     summary, _, description = doc.partition("\n")
     operation: Document = {
@@ -85,7 +86,7 @@ def _path_parameters(endpoint: Endpoint) -> list[Document]:
     ]
 
 
-def _query_parameters(endpoint: Endpoint, references: Document, schemas: Document) -> list[Document]:
+def _query_parameters(endpoint: Endpoint, references: References, schemas: Document) -> list[Document]:
     if endpoint.query is NoQuery:
         return []
     name = references[endpoint.query, "validation"]["$ref"].rsplit("/", 1)[1]
@@ -107,11 +108,15 @@ def _query_parameters(endpoint: Endpoint, references: Document, schemas: Documen
 def _without_null(schema: Document) -> Document:
     """A query parameter is absent rather than null."""
     options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
-    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default") or value is not None and key != "anyOf"}
+    rest = {
+        key: value
+        for key, value in schema.items()
+        if key not in ("anyOf", "default") or (value is not None and key != "anyOf")
+    }
     return {**rest, **options[0]} if len(options) == 1 else schema
 
 
-def _responses(endpoint: Endpoint, references: Document) -> Document:
+def _responses(endpoint: Endpoint, references: References) -> Document:
     envelope = {
         "type": "object",
         "required": ["data", "meta"],
@@ -127,7 +132,15 @@ def _responses(endpoint: Endpoint, references: Document) -> Document:
             "content": {"application/json": {"schema": envelope}},
         }
     }
-    codes = ["unauthorized", "forbidden", "validation_error", "rate_limited", "internal_error", "unavailable", *endpoint.errors]
+    codes = [
+        "unauthorized",
+        "forbidden",
+        "validation_error",
+        "rate_limited",
+        "internal_error",
+        "unavailable",
+        *endpoint.errors,
+    ]
     if endpoint.body is not NoBody:
         codes += ["payload_too_large", "unsupported_media_type", "request_timeout"]
     if endpoint.method == "POST":
@@ -153,7 +166,13 @@ def _plain_operation(owner: str, page: PlainEndpoint) -> Document:
     if page.path == "/readyz":
         responses["503"] = {**success, "description": "a part is not ready"}
     name = re.sub(r"\W+", "_", page.path).strip("_")
-    return {"operationId": f"{owner}_{name}", "tags": [owner], "summary": page.summary, "security": [], "responses": responses}
+    return {
+        "operationId": f"{owner}_{name}",
+        "tags": [owner],
+        "summary": page.summary,
+        "security": [],
+        "responses": responses,
+    }
 
 
 _REQUEST_ID_HEADER: Document = {"schema": {"type": "string"}, "description": "names this request in the logs"}

@@ -43,7 +43,8 @@ def docs_page(document: Document) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><h1>{title}</h1>'
         f"<p>Send the key as <code>X-Precipiq-Key</code> or <code>Authorization: Bearer</code>. "
         f'The same as a document: <a href="/openapi.json">openapi.json</a>.</p>'
-        f'<nav>{links}<a href="#schemas">schemas</a></nav>{sections}<h2 id="schemas">schemas</h2>{schemas}</body></html>'
+        f'<nav>{links}<a href="#schemas">schemas</a></nav>{sections}<h2 id="schemas">schemas</h2>{schemas}'
+        "</body></html>"
     )
 
 
@@ -74,7 +75,8 @@ def _parts(operation: dict[str, Any]) -> Iterator[str]:
 
 
 def _answer_schema(answer: dict[str, Any]) -> str:
-    schema = next(iter(answer.get("content", {}).values()), {}).get("schema", {})
+    contents: list[dict[str, Any]] = list(answer.get("content", {}).values())
+    schema: dict[str, Any] = contents[0]["schema"] if contents else {}
     return _reference(schema.get("properties", {}).get("data", schema))
 
 
@@ -87,4 +89,6 @@ def _reference(schema: dict[str, Any]) -> str:
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
     text = escape(json.dumps(schema, indent=2, ensure_ascii=False))
-    return f'<details id="schema-{escape(name)}"><summary><code>{escape(name)}</code></summary><pre>{text}</pre></details>'
+    return (
+        f'<details id="schema-{escape(name)}"><summary><code>{escape(name)}</code></summary><pre>{text}</pre></details>'
+    )

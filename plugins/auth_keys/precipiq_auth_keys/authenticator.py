@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precipiq_auth_keys.secret_format import is_well_formed, key_hash
+from precipiq_auth_keys.store import KeyRecord, KeyStore
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import Principal
 from precipiq_core.contracts.credential import Credential
-
-from precipiq_auth_keys.secret_format import is_well_formed, key_hash
-from precipiq_auth_keys.store import KeyRecord, KeyStore
 
 _SECOND_US = 1_000_000
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from precipiq_auth_keys.service import SYSTEM, KeyService
 from precipiq_core.contracts.auth import SCOPES
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
-
-from precipiq_auth_keys.service import SYSTEM, KeyService
 
 _WELCOME = """
 First start: organisation {org_id} ({name}) and a test key were made.
@@ -17,7 +16,8 @@ The key is shown this once and stored nowhere. Record a decision:
 
   curl -sS {url}/api/v1/decisions -H 'X-Precipiq-Key: {key}' \\
     -H 'Content-Type: application/json' \\
-    -d '{{"agent_id":"pricing-bot","action_type":"discount_offer","inputs":{{"tier":"gold"}},"outputs":{{"discount_pct":15}},"confidence":0.82}}'
+    -d '{{"agent_id":"pricing-bot","action_type":"discount_offer","confidence":0.82,
+         "inputs":{{"tier":"gold"}},"outputs":{{"discount_pct":15}}}}'
 
 The same in Python (pip install precipiq):
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr
+
 from precipiq_core.clock import parse_timestamp
 from precipiq_core.contracts.auth import Scope
 from precipiq_core.http.validation import RequestModel
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr
 
 
 def _moment(value: str) -> str:

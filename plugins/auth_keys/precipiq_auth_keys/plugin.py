@@ -8,16 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.auth import Authenticator, RateLimiter
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import Console, DeploymentInfo
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.http.endpoint import Endpoint
-from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
-
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.commands import keys_group, orgs_group
 from precipiq_auth_keys.config import AuthKeysConfig
@@ -27,6 +17,15 @@ from precipiq_auth_keys.routes import KeyRoutes
 from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.auth import Authenticator, RateLimiter
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import Console, DeploymentInfo
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.http.endpoint import Endpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
 
 if TYPE_CHECKING:
     import click

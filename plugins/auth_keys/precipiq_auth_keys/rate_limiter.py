@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter
+
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import RateGroup, RateState
 from precipiq_core.contracts.chain import Chain
@@ -32,4 +33,6 @@ class SecondWindows:
         stats = await self._windows.get_window_stats(item, *identifiers)
         wait_s = max(0.0, stats.reset_time - self._clock.now_us() / 1_000_000)
         retry_after_s = 0.0 if admitted else max(wait_s, 0.001)
-        return RateState(group, item.amount, WINDOW_S, max(0, stats.remaining), min(WINDOW_S, round(wait_s + 0.5)), retry_after_s)
+        return RateState(
+            group, item.amount, WINDOW_S, max(0, stats.remaining), min(WINDOW_S, round(wait_s + 0.5)), retry_after_s
+        )

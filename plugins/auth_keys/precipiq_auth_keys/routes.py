@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from precipiq_core.clock import format_timestamp, parse_timestamp
-from precipiq_core.errors import ValidationFailed
-from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
-
 from precipiq_auth_keys import models
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.service import KeyService, NewKey
 from precipiq_auth_keys.store import KeyRecord
+from precipiq_core.clock import format_timestamp, parse_timestamp
+from precipiq_core.errors import ValidationFailed
+from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
 
 
 class KeyRoutes:
@@ -76,9 +75,7 @@ class KeyRoutes:
 
     async def revoke_key(self, call: Call[NoBody, NoQuery]) -> object:
         """Revoke a key: it stops working everywhere within 5 seconds. Repeating it changes nothing."""
-        return key_record(
-            await self._service.revoke(call.principal.chain, call.path["id"], call.principal.key_id)
-        )
+        return key_record(await self._service.revoke(call.principal.chain, call.path["id"], call.principal.key_id))
 
 
 def _refuse_idempotency_key(call: Call[Any, Any]) -> None:

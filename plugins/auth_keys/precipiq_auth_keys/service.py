@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
+
+from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
+from precipiq_auth_keys.store import KeyEvent, KeyRecord, KeyStore, Organisation
 from precipiq_core.clock import Clock, Randomness, uuid7
 from precipiq_core.contracts.auth import SCOPES, Scope
 from precipiq_core.contracts.chain import Chain, Draft, EntryKind, Environment
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.errors import NotFound, PrecipiqError, ValidationFailed
-
-from precipiq_auth_keys.errors import KeyNotActive
-from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
-from precipiq_auth_keys.store import KeyEvent, KeyRecord, KeyStore, Organisation
 
 log = structlog.get_logger("precipiq.auth_keys")
 
@@ -74,7 +74,9 @@ class KeyService:
             raise ValidationFailed(details={"expires_at": ["must lie in the future"]})
         new = self._make(Chain(org_id, environment), scopes, expires_us)
         body = {"key_id": new.record.key_id, **_described(new.record)}
-        await self._store.add_key(new.record, key_hash(new.secret), self._event(new.record.chain, KEY_CREATED, actor, body))
+        await self._store.add_key(
+            new.record, key_hash(new.secret), self._event(new.record.chain, KEY_CREATED, actor, body)
+        )
         await self._changed()
         return new
 
@@ -137,9 +139,7 @@ class KeyService:
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
         now_us = self._clock.now_us()
         prefix = f"pq_{chain.environment}_"
-        record = KeyRecord(
-            self._id("key"), chain, prefix, secret[-4:], ordered, now_us, expires_us, None, None, None
-        )
+        record = KeyRecord(self._id("key"), chain, prefix, secret[-4:], ordered, now_us, expires_us, None, None, None)
         return NewKey(record, secret)
 
     def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> KeyEvent:

@@ -12,7 +12,8 @@ from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.contracts.database import Database, Row, Scalar, Statement
 
 _KEY_COLUMNS = (
-    "key_id, org_id, environment, prefix, last_four, scopes, created_us, expires_us, revoked_us, replaced_by, last_used_us"
+    "key_id, org_id, environment, prefix, last_four, scopes, "
+    "created_us, expires_us, revoked_us, replaced_by, last_used_us"
 )
 
 
@@ -65,7 +66,11 @@ class KeyStore:
 
     async def add_organisation(self, organisation: Organisation) -> None:
         sql = "INSERT INTO organisations (org_id, name, created_us) VALUES (:org_id, :name, :created_us)"
-        values = {"org_id": organisation.org_id, "name": organisation.name, "created_us": organisation.created_us}
+        values: dict[str, Scalar] = {
+            "org_id": organisation.org_id,
+            "name": organisation.name,
+            "created_us": organisation.created_us,
+        }
         await self._database.transaction([Statement(sql, values)])
 
     async def organisations(self) -> list[Organisation]:
@@ -149,7 +154,9 @@ class KeyStore:
         sql = "SELECT event_id, org_id, environment, kind, actor, body FROM key_events ORDER BY event_id LIMIT :limit"
         rows = await self._database.fetch(Statement(sql, {"limit": limit}))
         return [
-            KeyEvent(str(row["event_id"]), _chain(row), str(row["kind"]), str(row["actor"]), json.loads(str(row["body"])))
+            KeyEvent(
+                str(row["event_id"]), _chain(row), str(row["kind"]), str(row["actor"]), json.loads(str(row["body"]))
+            )
             for row in rows
         ]
 
@@ -167,7 +174,7 @@ def _insert_key(
     columns = "key_id, org_id, environment, secret_hash, prefix, last_four, scopes, created_us, expires_us"
     values = ", ".join(f":{name.strip()}" for name in columns.split(","))
     return Statement(
-        f"INSERT INTO api_keys ({columns}) SELECT {values} {condition}",  # noqa: S608
+        f"INSERT INTO api_keys ({columns}) SELECT {values} {condition}",
         {
             "key_id": key.key_id,
             "org_id": key.chain.org_id,
@@ -195,7 +202,7 @@ def _insert_event(
     columns = "event_id, org_id, environment, kind, actor, body"
     values = ", ".join(f":{name.strip()}" for name in columns.split(","))
     return Statement(
-        f"INSERT INTO key_events ({columns}) SELECT {values} {condition}",  # noqa: S608
+        f"INSERT INTO key_events ({columns}) SELECT {values} {condition}",
         {
             "event_id": event.event_id,
             "org_id": event.chain.org_id,

@@ -6,12 +6,12 @@ import asyncio
 from contextlib import suppress
 
 import structlog
-from precipiq_core.clock import Clock
-from precipiq_core.errors import PrecipiqError
 
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
+from precipiq_core.clock import Clock
+from precipiq_core.errors import PrecipiqError
 
 log = structlog.get_logger("precipiq.auth_keys")
 

@@ -6,11 +6,11 @@ import asyncio
 from contextlib import suppress
 
 import structlog
+
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import Chain, Head
 from precipiq_core.contracts.entry_store import EntryStore
 from precipiq_core.errors import PrecipiqError
-
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 
 log = structlog.get_logger("precipiq.ledger")
@@ -37,7 +37,7 @@ class Checkpointer:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.write_all()
-            except (PrecipiqError, OSError) as error:
+            except (PrecipiqError, OSError, ValueError) as error:
                 log.error("checkpoints not written", error=type(error).__name__, reason=str(error))
 
     async def write_all(self) -> int:

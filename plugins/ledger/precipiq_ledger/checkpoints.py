@@ -19,12 +19,12 @@ import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from precipiq_core.canonical import canonical
 from precipiq_core.clock import format_timestamp
 from precipiq_core.contracts.chain import Chain, Head
 from precipiq_core.contracts.entry_store import EntryAuditor
 from precipiq_core.contracts.secrets import MasterKey
-
 from precipiq_ledger.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED, Break
 
 KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
@@ -35,7 +35,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A signed statement about a chain. ``time``: when it was signed; ``key_id``: 16 hex digits of the public key's hash."""
+    """A signed statement about a chain. ``time``: of signing; ``key_id``: 16 hex digits of the public key's hash."""
 
     org_id: str
     environment: str
@@ -118,11 +118,15 @@ class CheckpointFiles:
             os.close(descriptor)
 
     def newest(self, chain: Chain) -> Checkpoint | None:
-        """The last checkpoint of that chain that was written."""
-        newest = None
-        for newest in self.read(chain):
-            pass
-        return newest
+        """The last checkpoint of that chain that was written. Raises ``ValueError`` as :meth:`read` does."""
+        try:
+            with self._path(chain).open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - 2 * _LINE_BYTES_MAX))
+                lines = stream.read().splitlines()
+        except FileNotFoundError:
+            return None
+        return _parse(lines[-1]) if lines else None
 
     def read(self, chain: Chain) -> Iterator[Checkpoint]:
         """The checkpoints of that chain, oldest first. A torn last line is passed over.
@@ -139,15 +143,19 @@ class CheckpointFiles:
                     if len(line) == _LINE_BYTES_MAX:
                         raise ValueError("a line of the checkpoint file is too long")
                     return
-                try:
-                    yield Checkpoint(**orjson.loads(line))
-                except (orjson.JSONDecodeError, TypeError) as error:
-                    raise ValueError("a line of the checkpoint file is no checkpoint") from error
+                yield _parse(line)
 
     def _path(self, chain: Chain) -> Path:
         if not _FILE_NAME.fullmatch(chain.org_id):
             raise ValueError("an organisation id that cannot name a file")
         return self._folder / f"{chain.org_id}.{chain.environment}.jsonl"
+
+
+def _parse(line: bytes) -> Checkpoint:
+    try:
+        return Checkpoint(**orjson.loads(line))
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise ValueError("a line of the checkpoint file is no checkpoint") from error
 
 
 def compare(
@@ -184,7 +192,10 @@ def compare(
 def _compare_one(auditor: EntryAuditor, chain: Chain, last_seq: int, checkpoint: Checkpoint) -> Break | None:
     seen = f"the checkpoint of {checkpoint.time}"
     if checkpoint.seq > last_seq:
-        reason = f"{seen} saw entry {checkpoint.seq}, but the chain ends at {last_seq}: its tail was cut or an old copy restored"
+        reason = (
+            f"{seen} saw entry {checkpoint.seq}, but the chain ends at {last_seq}: "
+            "its tail was cut or an old copy restored"
+        )
         return Break(last_seq + 1, TRUNCATED, reason)
     if auditor.hash_at(chain, checkpoint.seq) != checkpoint.hash:
         reason = f"{seen} saw another entry {checkpoint.seq}: the chain was rewritten at or before it"

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import click
 import orjson
+
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.errors import PrecipiqError
 from precipiq_core.services import Services
-
 from precipiq_ledger.records import raw_entry
 from precipiq_ledger.routes import verdict_record
 from precipiq_ledger.service import LedgerService
@@ -69,7 +69,8 @@ async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Service
     if not with_bar:
         return await verifier.verify(auditor, chain, from_seq)
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     total = await asyncio.to_thread(auditor.last_seq, chain)
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from precipiq_core.plugin import PluginConfig
 from pydantic import Field
+
+from precipiq_core.plugin import PluginConfig
 
 
 class LedgerConfig(PluginConfig):
@@ -15,11 +16,19 @@ class LedgerConfig(PluginConfig):
     entry_bytes_max: int = Field(256 * 1024, ge=1024, description="canonical statement and payload of one entry, bytes")
     batch_entries_max: int = Field(100, ge=1, le=1000, description="decisions of one batch")
     checkpoint_interval_s: float = Field(60.0, gt=0, description="time between signed checkpoints, seconds")
-    checkpoint_dir: Path = Field(Path("checkpoints"), description="folder of the checkpoint files; best on another disk")
-    checkpoint_signatures_max: int = Field(1000, ge=1, description="newest checkpoints whose signatures a verification checks")
+    checkpoint_dir: Path = Field(
+        Path("checkpoints"), description="folder of the checkpoint files; best on another disk"
+    )
+    checkpoint_signatures_max: int = Field(
+        1000, ge=1, description="newest checkpoints whose signatures a verification checks"
+    )
     verify_batch_entries: int = Field(2000, ge=10, le=20_000, description="entries read at once while verifying")
     verify_processes: int = Field(2, ge=1, le=64, description="processes that verify one long chain together")
-    verify_inline_entries_max: int = Field(2000, ge=0, description="chains up to this long are verified without a process")
+    verify_inline_entries_max: int = Field(
+        2000, ge=0, description="chains up to this long are verified without a process"
+    )
     verify_concurrency_max: int = Field(2, ge=1, description="verifications at the same time; more are told to wait")
     sqlite_find_scan_rows_max: int = Field(50_000, ge=100, description="rows that one filtered page may look at")
-    sqlite_watch_poll_s: float = Field(1.0, gt=0, description="time between looks for entries of other processes, seconds")
+    sqlite_watch_poll_s: float = Field(
+        1.0, gt=0, description="time between looks for entries of other processes, seconds"
+    )

@@ -22,7 +22,6 @@ from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, suggest
-
 from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.commands import ledger_group
@@ -140,6 +139,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         name = self.config.driver
         if name not in drivers:
             known = ", ".join(sorted(drivers)) or "none"
-            problem = f"plugins.ledger.driver: no driver is called {name!r} (registered: {known}){suggest(name, drivers)}"
+            problem = (
+                f"plugins.ledger.driver: no driver is called {name!r} (registered: {known}){suggest(name, drivers)}"
+            )
             raise DeploymentError([problem])
         return drivers[name]

@@ -12,7 +12,6 @@ from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.errors import NotFound, ValidationFailed
 from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
 from precipiq_core.settings import HttpSettings
-
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.cursors import decode_cursor, encode_cursor
@@ -60,7 +59,12 @@ class LedgerRoutes:
             ),
             Endpoint("GET", "/decisions", self.list_decisions, "read", models.DecisionPage, query=models.DecisionQuery),
             Endpoint(
-                "GET", "/decisions/chain/verify", self.verify_chain, "read", models.Verification, query=models.VerifyQuery
+                "GET",
+                "/decisions/chain/verify",
+                self.verify_chain,
+                "read",
+                models.Verification,
+                query=models.VerifyQuery,
             ),
             Endpoint("GET", "/decisions/{id}", self.get_decision, "read", models.Decision, path_parameters=by_id),
             Endpoint(

@@ -21,7 +21,6 @@ from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
 from precipiq_core.contracts.entry_store import Appended, EntryPage, EntryQuery, EntryStore
 from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
-
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 
 REDACTION = "redaction"
@@ -161,7 +160,12 @@ class LedgerService:
         return prepared
 
     def _seal(self, chain: Chain, prepared: Sequence[PreparedDraft]) -> _Sealer:
-        return _Sealer(chain, len([item for item in prepared if is_request_key(item.idempotency_key)]), self._clock, self._randomness)
+        return _Sealer(
+            chain,
+            len([item for item in prepared if is_request_key(item.idempotency_key)]),
+            self._clock,
+            self._randomness,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import orjson
+
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain
 from precipiq_core.contracts.entry_store import EntryAuditor
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.errors import Unavailable
-
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, Comparison, compare
 from precipiq_ledger.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Break, Stretch, verify_stretch
 from precipiq_ledger.verify_worker import Task, decode_result
@@ -108,9 +108,7 @@ class Verifier:
         starts = await self._starts(auditor, chain, after, last_seq)
         ends = [start.seq for start in starts[1:]]
         tasks = [
-            asyncio.ensure_future(
-                _run_worker(Task(auditor, chain, start, end, self._limits.batch_entries), progress)
-            )
+            asyncio.ensure_future(_run_worker(Task(auditor, chain, start, end, self._limits.batch_entries), progress))
             for start, end in zip(starts, [*ends, None], strict=True)
         ]
         try:

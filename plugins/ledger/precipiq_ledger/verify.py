@@ -12,6 +12,7 @@ from operator import itemgetter, lt
 from typing import Any
 
 import orjson
+
 from precipiq_core.chain_format import parse_json, parse_statement
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain
 from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
@@ -36,7 +37,7 @@ CHECKPOINT_FORGED = "CHECKPOINT_FORGED"
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """The first thing that does not hold: where, a stable code, and a sentence. ``id``: of the entry, when it has one."""
+    """The first thing that does not hold: where, a stable code, a sentence. ``id``: the entry's, if it has one."""
 
     seq: int
     code: str
@@ -92,7 +93,9 @@ def verify_stretch(
     return Stretch(count, last, None)
 
 
-_BY_NAME = {name: itemgetter(name) for name in ("org_id", "environment", "seq", "prev_hash", "payload_hash", "timestamp")}
+_BY_NAME = {
+    name: itemgetter(name) for name in ("org_id", "environment", "seq", "prev_hash", "payload_hash", "timestamp")
+}
 
 
 def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> Anchor | None:
@@ -109,7 +112,9 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     payload_hashes = [None if payload is None else sha256(payload).hexdigest() for payload in payloads]
-    if column["payload_hash"] != payload_hashes and not _absences_explained(auditor, chain, batch, column, payload_hashes):
+    if column["payload_hash"] != payload_hashes and not _absences_explained(
+        auditor, chain, batch, column, payload_hashes
+    ):
         return None
     times = [last.timestamp, *column["timestamp"]]
     holds = (
@@ -130,7 +135,9 @@ def _absences_explained(
     column: dict[str, list[Any]],
     payload_hashes: Sequence[str | None],
 ) -> bool:
-    differing = [index for index, (a, b) in enumerate(zip(column["payload_hash"], payload_hashes, strict=True)) if a != b]
+    differing = [
+        index for index, (a, b) in enumerate(zip(column["payload_hash"], payload_hashes, strict=True)) if a != b
+    ]
     if any(payload_hashes[index] is not None for index in differing):
         return False
     erased = _erased(auditor, chain, [batch.seqs[index] for index in differing])

@@ -12,9 +12,9 @@ import threading
 from dataclasses import asdict, dataclass
 
 import orjson
+
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.entry_store import EntryAuditor
-
 from precipiq_ledger.verify import Anchor, Break, Stretch, verify_stretch
 
 

@@ -36,7 +36,7 @@ class SeededRandomness:
     """Bytes that follow from the seed alone: the same seed gives the same salts and ids. Fit for tests only."""
 
     def __init__(self, seed: int = 0) -> None:
-        self._random = random.Random(seed)  # noqa: S311  (repeatable on purpose)
+        self._random = random.Random(seed)
 
     def bytes(self, count: int) -> bytes:
         """The next ``count`` bytes."""

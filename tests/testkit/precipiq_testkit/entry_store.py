@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
-from precipiq_core.contracts.entry_store import EntryStore, EntryStoreDriver
 
+from precipiq_core.contracts.entry_store import EntryStore, EntryStoreDriver
 from precipiq_testkit.entry_store_suite.appending import AppendTests
 from precipiq_testkit.entry_store_suite.auditing import AuditTests
 from precipiq_testkit.entry_store_suite.finding import FindTests

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import anyio
 from anyio.lowlevel import checkpoint
+
 from precipiq_core.canonical import canonical
 from precipiq_core.chain_format import Statement, head_of, parse_json, parse_statement
 from precipiq_core.clock import parse_timestamp
@@ -22,7 +23,6 @@ from precipiq_core.contracts.entry_store import (
     EntryStore,
     Seal,
 )
-
 from precipiq_testkit.sealing import REDACTION
 
 

@@ -9,7 +9,6 @@ from precipiq_core.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statem
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
 from precipiq_core.contracts.entry_store import Appended, EntryStore
-
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 DECISION = "decision"
@@ -79,8 +78,14 @@ class Writer:
             "human_in_loop": False,
             "external_id": key,
         }
-        content = {"inputs": {}, "outputs": {}, "alternatives": None, "metadata": dict(metadata or {})}
-        whole = Draft(kind, "system", fields | dict(body or {}), content | dict(payload or {}) if erasable else None, key)
+        content: dict[str, object] = {
+            "inputs": {},
+            "outputs": {},
+            "alternatives": None,
+            "metadata": dict(metadata or {}),
+        }
+        content |= dict(payload or {})
+        whole = Draft(kind, "system", fields | dict(body or {}), content if erasable else None, key)
         return prepare(whole, self._randomness.bytes(SALT_BYTES))
 
     def redaction(self, target: Entry, reason: str = "asked for") -> PreparedDraft:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from precipiq_testkit.entry_store import EntryStoreConformance
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "precipiq_testkit.plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False

@@ -5,14 +5,14 @@ The kit's own tests run every fault against its test, and show that every test o
 
 from __future__ import annotations
 
-from precipiq_testkit.broken_drivers import appending, proving, reading
+from precipiq_testkit.broken_drivers import appending, auditing, reading, redacting
 from precipiq_testkit.broken_drivers.fault import BrokenDriver, Fault
 
 __all__ = ["SHELF", "BrokenDriver", "Fault"]
 
 SHELF: tuple[type[Fault], ...] = tuple(
     item
-    for module in (appending, reading, proving)
+    for module in (appending, reading, redacting, auditing)
     for name, item in vars(module).items()
     if isinstance(item, type) and issubclass(item, Fault) and item is not Fault and not name.startswith("_")
 )

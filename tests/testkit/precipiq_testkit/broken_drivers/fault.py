@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import MULTI_WRITER
-
 from precipiq_testkit.memory import MemoryDriver, MemoryEntryStore
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from anyio.lowlevel import checkpoint
+
 from precipiq_core.chain_format import head_of, parse_statement
 from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
 from precipiq_core.contracts.entry_store import (
@@ -15,7 +16,6 @@ from precipiq_core.contracts.entry_store import (
     EntryQuery,
     Seal,
 )
-
 from precipiq_testkit.broken_drivers.fault import Fault
 from precipiq_testkit.memory import MemoryAuditor, MemoryData, matches
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+
 from precipiq_core.chain_format import head_of
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import Appended, EntryStore
-
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,

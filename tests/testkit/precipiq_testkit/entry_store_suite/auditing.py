@@ -9,14 +9,24 @@ from dataclasses import dataclass, replace
 
 import anyio.to_thread
 import pytest
+
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import EntryAuditor, EntryStore
-
 from precipiq_testkit.entry_store_suite.support import ALPHA, BETA, StoreTests
 from precipiq_testkit.sealing import Writer
 
-RANGES = [(0, None, 4), (0, None, 1), (0, None, 100), (0, 10, 4), (3, 9, 2), (9, None, 4), (4, 4, 4), (10, None, 4), (0, 50, 4)]
+RANGES = [
+    (0, None, 4),
+    (0, None, 1),
+    (0, None, 100),
+    (0, 10, 4),
+    (3, 9, 2),
+    (9, None, 4),
+    (4, 4, 4),
+    (10, None, 4),
+    (0, 50, 4),
+]
 
 
 @dataclass(frozen=True, slots=True)

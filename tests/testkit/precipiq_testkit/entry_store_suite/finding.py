@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
+
 from precipiq_core.chain_format import head_of
 from precipiq_core.contracts.entry_store import EntryQuery, EntryStore
-
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
@@ -22,7 +22,7 @@ METADATA_SCALARS: dict[str, tuple[object, str]] = {
     "text": ("paid", "paid"),
     "empty text": ("", ""),
     "unicode": ("Größe 你好", "Größe 你好"),
-    "quotes": ("o'clock \"x\" \\ %", "o'clock \"x\" \\ %"),
+    "quotes": ('o\'clock "x" \\ %', 'o\'clock "x" \\ %'),
     "true": (True, "true"),
     "false": (False, "false"),
     "null": (None, "null"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from precipiq_core.contracts.chain import Entry
 from precipiq_core.contracts.entry_store import Appended, EntryStore
-
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
@@ -47,7 +46,12 @@ class IdempotencyTests(StoreTests):
         On failure: are new entries put together with stored ones by position instead of by draft?
         """
         old = (await writer.append(ALPHA, writer.draft("x", key="x"), writer.draft("y", key="y"))).entries
-        mixed = [writer.draft("new-1"), writer.draft("-", key="y"), writer.draft("new-2", key="z"), writer.draft("-", key="x")]
+        mixed = [
+            writer.draft("new-1"),
+            writer.draft("-", key="y"),
+            writer.draft("new-2", key="z"),
+            writer.draft("-", key="x"),
+        ]
         appended = await writer.append(ALPHA, *mixed)
         assert appended.created == (True, False, True, False)
         assert agents(appended.entries) == ["new-1", "y", "new-2", "x"]

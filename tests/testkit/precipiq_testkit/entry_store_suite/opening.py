@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
 import pytest
+
 from precipiq_core.chain_format import head_of
 from precipiq_core.contracts.entry_store import MULTI_WRITER, Appended, EntryStore, EntryStoreDriver
-
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     BETA,
@@ -44,9 +44,7 @@ class OpenTests(StoreTests):
         """
         await store.ping()
 
-    async def test_entries_survive_closing_and_opening(
-        self, driver: EntryStoreDriver, reopen: Reopen | None
-    ) -> None:
+    async def test_entries_survive_closing_and_opening(self, driver: EntryStoreDriver, reopen: Reopen | None) -> None:
         """What was appended or erased MUST be the same after the store was closed and opened again.
 
         On failure: something that is written when closing, or kept in memory only: head, keys, erasures.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
+
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import EntryStore
-
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
@@ -68,7 +68,9 @@ class ReadTests(StoreTests):
         assert_intact(ALPHA, followed)
         assert followed == await read_all(store, ALPHA)
 
-    @pytest.mark.parametrize("entry_id", ["", "unknown", "' or '1'='1", "%", "é", "00000000-0000-7000-8000-000000000000"])
+    @pytest.mark.parametrize(
+        "entry_id", ["", "unknown", "' or '1'='1", "%", "é", "00000000-0000-7000-8000-000000000000"]
+    )
     async def test_an_unknown_id_gives_none(self, store: EntryStore, writer: Writer, entry_id: str) -> None:
         """``get`` MUST give None for an id that the chain does not have, whatever it looks like.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Entry
 from precipiq_core.contracts.entry_store import EntryQuery, EntryStore
-
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     StoreTests,

@@ -1,4 +1,4 @@
-"""What the tests of the suite share: their chains, running things at once, following a chain, and what "intact" means."""
+"""What the tests of the suite share: their chains, running things at once, and what an intact chain is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 
 import anyio
 import pytest
+
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry
 from precipiq_core.contracts.entry_store import EntryQuery, EntryStore, EntryStoreDriver

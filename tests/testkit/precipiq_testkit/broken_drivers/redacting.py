@@ -1,24 +1,19 @@
-"""Faults in redaction, watching, auditing and opening."""
+"""Faults in redaction and in watching."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from threading import Lock
-from typing import ClassVar, cast
+from dataclasses import replace
 
 import anyio
 from anyio.lowlevel import checkpoint
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, AuditBatch, EntryAuditor, EntryQuery, Seal
-from precipiq_core.errors import Unavailable
 
+from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
+from precipiq_core.contracts.entry_store import Appended, EntryQuery, Seal
 from precipiq_testkit.broken_drivers.fault import Fault
-from precipiq_testkit.memory import MemoryAuditor, MemoryData, WakeUps, matches
-from precipiq_testkit.sealing import REDACTION
+from precipiq_testkit.memory import MemoryData, WakeUps, matches
 
 
 class KeepsThePayload(Fault):
@@ -185,151 +180,3 @@ class LeavesTasksBehind(Fault):
         self._tasks.append(asyncio.create_task(anyio.sleep_forever()))
         async with super().watch(chain) as wake_ups:
             yield wake_ups
-
-
-class _ForgetsTheRest(MemoryAuditor):
-    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
-        rows = self.entries.get(chain, [])[after_seq:through_seq]
-        for start in range(0, len(rows) - size + 1, size):
-            yield self.batch(rows[start : start + size])
-
-
-class LeavesTheLastBatchOut(Fault):
-    """Audits full batches only."""
-
-    caught_by = "test_batches_give_every_row_of_the_range"
-    symptom = "batch.seqs"
-
-    def auditor(self) -> EntryAuditor:
-        return _ForgetsTheRest(self._data.entries)
-
-
-class _HidesMissingPayloads(MemoryAuditor):
-    def batch(self, rows: Sequence[Entry]) -> AuditBatch:
-        kept = [row for row in rows if row.payload or parse_statement(row.statement).payload_hash is None]
-        return super(_HidesMissingPayloads, self).batch(kept)
-
-
-class HidesAMissingPayload(Fault):
-    """Passes over the rows whose payload is missing."""
-
-    caught_by = "test_the_audit_gives_the_stored_bytes"
-    symptom = r"audit\(store.auditor\(\), ALPHA\) == _expected"
-
-    def auditor(self) -> EntryAuditor:
-        return _HidesMissingPayloads(self._data.entries)
-
-
-@dataclass(frozen=True)
-class _HoldsALock(MemoryAuditor):
-    lock: object
-
-
-class AuditsInItsOwnProcessOnly(Fault):
-    """Gives the auditor something that cannot leave the process."""
-
-    caught_by = "test_the_auditor_works_in_another_process"
-    symptom = "cannot pickle"
-
-    def auditor(self) -> EntryAuditor:
-        return _HoldsALock(self._data.entries, Lock())
-
-
-class _CountsEntries(MemoryAuditor):
-    def last_seq(self, chain: Chain) -> int:
-        return sum(len(rows) for rows in self.entries.values()) or 1
-
-
-class KeepsTheLastSeqBesideTheEntries(Fault):
-    """Answers ``last_seq`` from a counter."""
-
-    caught_by = "test_the_audit_knows_the_last_seq_and_each_hash"
-    symptom = "last_seq"
-
-    def auditor(self) -> EntryAuditor:
-        return _CountsEntries(self._data.entries)
-
-
-class _SearchesTexts(MemoryAuditor):
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
-        parts = [b'"target_seq":%d' % seq for seq in target_seqs]
-        statements = [row.statement for row in self.entries.get(chain, ()) if REDACTION.encode() in row.statement]
-        return [statement for statement in statements if any(part in statement for part in parts)]
-
-
-class SearchesRedactionsAsText(Fault):
-    """Takes the redaction of entry 11 for one of entry 1."""
-
-    caught_by = "test_redactions_are_found_by_their_targets"
-    symptom = "== expected"
-
-    def auditor(self) -> EntryAuditor:
-        return _SearchesTexts(self._data.entries)
-
-
-class _SeesStrays(MemoryAuditor):
-    def stray(self, chain: Chain) -> tuple[int, str] | None:
-        return next(((rows[0].seq, filed.org_id) for filed, rows in self.entries.items() if filed != chain), None)
-
-
-class TakesNeighboursForStrays(Fault):
-    """Calls an entry of another chain stray."""
-
-    caught_by = "test_an_intact_store_has_no_stray_entry"
-    symptom = "stray"
-
-    def auditor(self) -> EntryAuditor:
-        return _SeesStrays(self._data.entries)
-
-
-class DeclaresAList(Fault):
-    """Declares its capabilities in a list."""
-
-    caught_by = "test_the_driver_says_what_it_is"
-    symptom = "isinstance"
-    capabilities: ClassVar[frozenset[str]] = cast("frozenset[str]", [])
-
-
-class NeverPings(Fault):
-    """Says that it cannot serve although it can."""
-
-    caught_by = "test_an_open_store_answers_a_ping"
-    symptom = "Unavailable"
-
-    async def ping(self) -> None:
-        raise Unavailable("down")
-
-
-class ForgetsOnClosing(Fault):
-    """Keeps nothing from one opening to the next."""
-
-    caught_by = "test_entries_survive_closing_and_opening"
-    symptom = r"read_all\(store, ALPHA\) == before"
-
-    def __init__(self, data: MemoryData) -> None:
-        super().__init__(data)
-        data.entries.clear()
-
-
-class KnowsItsOwnKeysOnly(Fault):
-    """Keeps the known keys per process."""
-
-    caught_by = "test_two_stores_append_to_one_chain"
-    symptom = "== 16"
-
-    def __init__(self, data: MemoryData) -> None:
-        super().__init__(data)
-        self._own: dict[str, Entry] = {}
-
-    def _known(self, chain: Chain) -> dict[str, Entry]:
-        return self._own
-
-
-class WakesItsOwnWatchersOnly(Fault):
-    """Does not wake those who watch through another process."""
-
-    caught_by = "test_an_append_wakes_the_watchers_of_every_store"
-    symptom = "a wake-up from another store did not come"
-
-    def __init__(self, data: MemoryData) -> None:
-        super().__init__(MemoryData(data.entries, {}))
