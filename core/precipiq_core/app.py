@@ -22,6 +22,7 @@ from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
 from precipiq_core.logs.credential_shield import CredentialShield
 from precipiq_core.logs.request_log import RequestLog
+from precipiq_core.logs.sink import Sink
 from precipiq_core.operations import Operations
 from precipiq_core.operations.metrics import RequestMetrics
 from precipiq_core.serving.drain import DrainGate
@@ -33,13 +34,13 @@ log = structlog.get_logger("precipiq.app")
 
 
 class Application:
-    """One deployment as an ASGI application. ``gate`` lets the server drain it."""
+    """One deployment as an ASGI application. ``gate`` lets the server drain it; ``access_sink``: see ``RequestLog``."""
 
-    def __init__(self, assembly: Assembly) -> None:
+    def __init__(self, assembly: Assembly, access_sink: Sink | None = None) -> None:
         self.assembly = assembly
         router = _router(assembly)
         _describe(assembly)
-        self.gate = DrainGate(_layers(assembly, router))
+        self.gate = DrainGate(_layers(assembly, router, access_sink))
         self._http = UnreadBody(self.gate)
         # Starlette speaks the lifespan protocol; requests do not pass through it, so no plugin sees that scope.
         self._lifespan = Starlette(lifespan=self._run)
@@ -89,9 +90,9 @@ def _router(assembly: Assembly) -> Router:
     return build_router(endpoints, plain, edge)
 
 
-def _layers(assembly: Assembly, router: ASGIApp) -> ASGIApp:
+def _layers(assembly: Assembly, router: ASGIApp, access_sink: Sink | None) -> ASGIApp:
     """The middleware around the router; read from the bottom up, the last one is the outermost."""
-    app = router
+    app: ASGIApp = router
     for layer in ("app", "edge"):
         for item in reversed(assembly.middleware):
             if item.value.layer == layer:
@@ -99,7 +100,8 @@ def _layers(assembly: Assembly, router: ASGIApp) -> ASGIApp:
     app = ErrorBoundary(app)
     app = SecurityHeaders(app)
     metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
-    app = RequestLog(app, clock=assembly.clock, randomness=assembly.randomness, observe=metrics.observe)
+    clock, randomness = assembly.clock, assembly.randomness
+    app = RequestLog(app, clock=clock, randomness=randomness, observe=metrics.observe, sink=access_sink)
     app = CredentialShield(app)
     return TrustedProxies(app, assembly.deployment.server.trusted_proxies)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from precipiq_core import __version__
-from precipiq_core.app import Application
+from precipiq_core.app import Application, running
 from precipiq_core.boot import assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.deployment import Deployment
@@ -58,7 +58,7 @@ def serve_deployment(deployment: Deployment, bind: str | None) -> int:
             deployment, clock=SystemClock(), randomness=SystemRandomness(), console=console, serving=True
         )
         control.add(names=[item.value for item in assembly.secret_names])
-        application = Application(assembly)
+        application = Application(assembly, control.sink if deployment.logs.access else None)
     except DeploymentError as error:
         for problem in error.problems:
             log.critical("cannot start", problem=problem)
@@ -77,7 +77,7 @@ def serve_deployment(deployment: Deployment, bind: str | None) -> int:
         console.open()
 
     try:
-        return run(application, deployment.server, gate=application.gate, on_ready=ready)
+        return run(application, deployment.server, lifespan=running(assembly), gate=application.gate, on_ready=ready)
     finally:
         control.restore()
 

@@ -1,0 +1,41 @@
+"""Chooses the database by the scheme of its URL. PostgreSQL will come in here, behind the same Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.database.sqlite import SqliteDatabase
+from precipiq_core.errors import DeploymentError
+
+_SQLITE = "sqlite:///"
+
+
+class ManagedDatabase(Database, Protocol):
+    """A database as core handles it: made at boot, opened for the life of the application."""
+
+    def opened(self, migrations: Sequence[Migration]) -> AbstractAsyncContextManager[None]:
+        """Open it. Raises ``DeploymentError`` when the schema is not the one these migrations make."""
+        ...
+
+    def migrate(self, migrations: Sequence[Migration]) -> list[str]:
+        """Bring the schema up to date, under a lock; the revisions applied."""
+        ...
+
+
+def new_database(settings: DatabaseSettings, data_dir: Path, *, checkpoints: bool = True) -> ManagedDatabase:
+    """The database of that URL, not yet open. ``checkpoints``: False in processes beside the server (SQLite).
+
+    Raises ``DeploymentError`` for a URL that no database answers to.
+    """
+    scheme, colon, _ = settings.url.partition(":")
+    if not colon or scheme != "sqlite":
+        raise DeploymentError([f"database.url: there is no database for the scheme {scheme!r} (known: sqlite)"])
+    path = settings.url.removeprefix(_SQLITE)
+    if path == settings.url or not path or "?" in path or path == ":memory:":
+        raise DeploymentError(["database.url: write sqlite:///file.db or sqlite:////folder/file.db"])
+    return SqliteDatabase(settings, data_dir / path, checkpoints=checkpoints)

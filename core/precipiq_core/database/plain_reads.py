@@ -1,0 +1,74 @@
+"""The only module that imports ``databases``: its lifecycle, ``connection()`` and plain reads, nothing else of it.
+
+Its ``transaction()``, ``execute_many`` and ``iterate`` are never used: a cancelled task loses its connection, batches
+are slow, BEGIN is deferred. One connection is kept, and no cancellation reaches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import aiosqlite
+import databases
+from databases.backends.sqlite import SQLitePool
+from databases.core import Connection
+
+from precipiq_core.contracts.database import Row, Statement
+from precipiq_core.database.sqlite_connection import translated
+
+
+class _ReadOnlyConnection(sqlite3.Connection):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute("PRAGMA query_only = ON")
+        self.execute("PRAGMA temp_store = MEMORY")
+
+
+class _DaemonPool(SQLitePool):
+    """As its base, but a process that forgot to close ends nevertheless."""
+
+    async def acquire(self) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(database=self._database, isolation_level=None, **self._options)
+        getattr(connection, "_thread", connection).daemon = True
+        await connection.__aenter__()
+        return connection
+
+
+class PlainReads:
+    """Reads as the deployment, one at a time. Made by :func:`open_sqlite_reads`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement) -> Sequence[Row]:
+        """The rows of a statement that reads. Raises ``Unavailable`` when the database cannot answer."""
+        # A read that is cancelled half-way would keep its snapshot open: it is left to end by itself.
+        return await asyncio.shield(asyncio.ensure_future(self._fetch(statement)))
+
+    async def _fetch(self, statement: Statement) -> Sequence[Row]:
+        try:
+            records = await self._connection.fetch_all(statement.sql, dict(statement.parameters))
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        return [cast("Row", dict(record._mapping)) for record in records]
+
+
+@asynccontextmanager
+async def open_sqlite_reads(uri: str, busy_timeout_s: float) -> AsyncIterator[PlainReads]:
+    """Plain reads from the SQLite file under that URI (``file:...?mode=ro``)."""
+    path, _, query = uri.partition("?")
+    options: dict[str, Any] = {
+        "uri": True,
+        "timeout": busy_timeout_s,
+        "factory": _ReadOnlyConnection,
+    }
+    database = databases.Database(f"sqlite:///{path}?{query}", **options)
+    database._backend._pool = _DaemonPool(database.url, **options)  # type: ignore[attr-defined]
+    async with database:
+        connection = database.connection()
+        async with connection:
+            yield PlainReads(connection)

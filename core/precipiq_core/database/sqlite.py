@@ -1,0 +1,150 @@
+"""The SQLite database of the core: plain reads, tenant reads, and transactions through the one writer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import structlog
+
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Migration, Row, Statement
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, read_only_uri, rows_of
+from precipiq_core.database.sqlite_readers import SqliteReaders
+from precipiq_core.database.sqlite_tenant import TenantConnection, TenantTables
+from precipiq_core.database.sqlite_transactions import TransactionGuard
+from precipiq_core.database.sqlite_writer import SqliteWriter
+from precipiq_core.errors import DeploymentError, Unavailable
+
+if TYPE_CHECKING:
+    from precipiq_core.database.plain_reads import PlainReads
+
+T = TypeVar("T")
+
+log = structlog.get_logger("precipiq.database")
+
+
+class SqliteDatabase:
+    """See ``precipiq_core.contracts.database.Database``; also gives drivers the writer and the readers of the file.
+
+    ``checkpoints``: False in every process but the server, which alone moves the log into the file.
+    """
+
+    dialect: Literal["sqlite", "postgresql"] = "sqlite"
+
+    def __init__(self, settings: DatabaseSettings, path: Path, *, checkpoints: bool = True) -> None:
+        self.path = path
+        self.settings = settings
+        self._checkpoints = checkpoints
+        self._guard = TransactionGuard()
+        self._writer: SqliteWriter | None = None
+        self._readers: SqliteReaders | None = None
+        self._plain: PlainReads | None = None
+
+    @property
+    def writer(self) -> SqliteWriter:
+        """The writer of the file. Raises ``Unavailable`` while the database is not open."""
+        return _opened(self._writer)
+
+    @property
+    def readers(self) -> SqliteReaders:
+        """The readers of the file. Raises ``Unavailable`` while the database is not open."""
+        return _opened(self._readers)
+
+    def reserve(self, table: str) -> None:
+        """Refuse statements of :meth:`transaction` that touch ``table``: a driver writes it by itself."""
+        self._guard.reserve(table)
+
+    def migrate(self, migrations: Sequence[Migration]) -> list[str]:
+        """Bring the schema up to date; the revisions applied. Safe beside other processes that do the same."""
+        from precipiq_core.database.migrate import migrate  # alembic takes a third of a second to import
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return migrate(self.path, migrations)
+
+    @asynccontextmanager
+    async def opened(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
+        """Open for the life of the application.
+
+        Raises ``DeploymentError`` when the schema is not the one these migrations make, ``Unavailable`` when the file
+        cannot be opened.
+        """
+        await asyncio.to_thread(self._settle_schema, migrations)
+        tables = {table: columns for migration in migrations for table, columns in migration.tenant_tables.items()}
+        async with AsyncExitStack() as stack:
+            await self._open(tables, stack)
+            log.info("database open", path=str(self.path), sqlite_version=sqlite3.sqlite_version)
+            try:
+                yield
+            finally:
+                self._plain = None
+
+    def _settle_schema(self, migrations: Sequence[Migration]) -> None:
+        from precipiq_core.database.migrate import pending
+
+        waiting = pending(self.path, migrations)
+        if waiting and self.settings.migrate_at_start:
+            for revision in self.migrate(migrations):
+                log.info("migrated", revision=revision)
+        elif waiting:
+            raise DeploymentError(
+                [f"the database needs {len(waiting)} migrations ({', '.join(waiting)}): run `precipiq migrate`"]
+            )
+
+    async def _open(self, tables: TenantTables, stack: AsyncExitStack) -> None:
+        from precipiq_core.database.plain_reads import open_sqlite_reads  # SQLAlchemy, as above
+
+        settings, timeout_s = self.settings, self.settings.busy_timeout_s
+        self._writer = SqliteWriter(
+            self._connect_writer, queue_max=settings.writer_queue_max, group_rows_max=settings.group_rows_max
+        )
+        await self._writer.start()
+        stack.push_async_callback(self._writer.close)
+        self._readers = SqliteReaders(
+            partial(open_for_reading, self.path, timeout_s),
+            partial(TenantConnection, self.path, tables, timeout_s),
+            threads_count=settings.readers_max,
+            queue_max=settings.reader_queue_max,
+        )
+        await self._readers.start()
+        stack.push_async_callback(self._readers.close)
+        self._plain = await stack.enter_async_context(open_sqlite_reads(read_only_uri(self.path), timeout_s))
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = open_for_writing(self.path, self.settings.busy_timeout_s, checkpoints=self._checkpoints)
+        connection.set_authorizer(self._guard.authorize)
+        return connection
+
+    async def fetch(self, statement: Statement) -> Sequence[Row]:
+        """See ``Database.fetch``."""
+        return await _opened(self._plain).fetch(statement)
+
+    async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
+        """See ``Database.fetch_as``."""
+        return await self.readers.run_as(chain, partial(_rows, statement))
+
+    async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
+        """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
+        return await self.writer.submit(self._guard.run, tuple(statements), len(statements))
+
+    async def ping(self) -> None:
+        """See ``Database.ping``."""
+        if not self.writer.is_running:
+            raise Unavailable("the database's writer has ended")
+        await self.readers.run(partial(_rows, Statement("SELECT 1 AS one")))
+
+
+def _rows(statement: Statement, connection: sqlite3.Connection) -> Sequence[Row]:
+    return rows_of(connection.execute(statement.sql, dict(statement.parameters)))
+
+
+def _opened(part: T | None) -> T:
+    if part is None:
+        raise Unavailable("the database is not open")
+    return part

@@ -1,0 +1,1 @@
+"""Logs: one JSON line per event, for every logger of the process, that never shows a secret."""

@@ -1,0 +1,205 @@
+"""Serving until told to stop: our own socket, our own lifespan, our own signals and exit codes.
+
+Order at the end: the gate drains, Hypercorn closes its connections, the lifespan ends, exit code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, cast
+
+import structlog
+from hypercorn.asyncio import serve as hypercorn_serve
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from precipiq_core.errors import DeploymentError, PrecipiqError
+from precipiq_core.logs.setup import loop_exception_handler
+from precipiq_core.serving.config import ServerConfig, tls_context
+from precipiq_core.serving.drain import DrainGate
+from precipiq_core.serving.settings import ServerSettings
+from precipiq_core.serving.websockets import refuse_compression
+
+log = structlog.get_logger("precipiq.serving")
+
+EXIT_OK = 0
+EXIT_START_FAILED = 2
+EXIT_CRASHED = 3
+
+OnReady = Callable[[Sequence[str]], None]
+
+# The event loop and the store's writer thread hand the interpreter to each other; 5 ms, the default, would be added to
+# every commit while the loop is busy.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class _WithoutLifespan:
+    """The application as Hypercorn sees it: the lifespan is run by :func:`serve`, so Hypercorn's is empty."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def serve(
+    app: ASGIApp,
+    settings: ServerSettings,
+    *,
+    lifespan: AbstractAsyncContextManager[object],
+    gate: DrainGate,
+    on_ready: OnReady,
+    stop: asyncio.Event,
+) -> None:
+    """Serve until ``stop`` is set, then drain. ``on_ready``: told the addresses once requests are accepted.
+
+    Raises ``DeploymentError`` when the address or the certificate cannot be used, and whatever the lifespan raises.
+    """
+    if settings.tls is not None:
+        tls_context(settings.tls)
+    listening = _listen(settings)
+    try:
+        async with lifespan:
+            await _serve_on(listening, app, settings, gate=gate, on_ready=on_ready, stop=stop)
+    finally:
+        listening.close()
+
+
+async def _serve_on(
+    listening: socket.socket,
+    app: ASGIApp,
+    settings: ServerSettings,
+    *,
+    gate: DrainGate,
+    on_ready: OnReady,
+    stop: asyncio.Event,
+) -> None:
+    config = ServerConfig(settings)
+    config.bind = [f"fd://{listening.fileno()}"]
+    refuse_compression()
+
+    async def drained() -> None:
+        on_ready([_url(listening, secure=settings.tls is not None)])
+        await stop.wait()
+        log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
+        await gate.drain(settings.drain_timeout_s)
+
+    hypercorn = asyncio.ensure_future(
+        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=drained)
+    )
+    await asyncio.wait(
+        [hypercorn, asyncio.ensure_future(_after(stop, settings.drain_timeout_s + 3))],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    if not hypercorn.done():
+        # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open.
+        hypercorn.cancel()
+        with suppress(asyncio.CancelledError):
+            await hypercorn
+        return
+    hypercorn.result()
+
+
+async def _after(stop: asyncio.Event, delay_s: float) -> None:
+    await stop.wait()
+    await asyncio.sleep(delay_s)
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    host, port = settings.host_and_port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise DeploymentError([f"server.bind: {settings.bind}: {error.strerror}"]) from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_send_buffer_bytes)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            timeout_ms = int(settings.tcp_user_timeout_s * 1000)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        listening.bind(address)
+        listening.listen(settings.backlog)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise DeploymentError([f"server.bind: cannot listen on {settings.bind}: {error.strerror}"]) from error
+    return listening
+
+
+def _url(listening: socket.socket, *, secure: bool) -> str:
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{port}"
+
+
+def run(
+    app: ASGIApp,
+    settings: ServerSettings,
+    *,
+    lifespan: AbstractAsyncContextManager[object],
+    gate: DrainGate,
+    on_ready: OnReady,
+) -> int:
+    """Serve in an event loop of our own until SIGTERM or SIGINT; a second signal ends it at once. The exit code."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_exception_handler)
+        stop = asyncio.Event()
+        _own_signals(loop, stop, asyncio.current_task())
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()
+        await serve(app, settings, lifespan=lifespan, gate=gate, on_ready=on_ready, stop=stop)
+
+    try:
+        _run_loop(main())
+    except DeploymentError as error:
+        for problem in error.problems:
+            log.critical("cannot start", problem=problem)
+        return EXIT_START_FAILED
+    except PrecipiqError as error:
+        log.critical("cannot start", problem=error.message)
+        return EXIT_START_FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        log.warning("stopped at once")
+        return EXIT_CRASHED
+    except Exception as error:
+        log.critical("crashed", error=type(error).__name__, exc_info=True)
+        return EXIT_CRASHED
+    log.info("stopped")
+    return EXIT_OK
+
+
+def _own_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:
+    def on_signal() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)

@@ -1,0 +1,63 @@
+"""``[server]``: where and how the deployment is served."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from precipiq_core.settings import BASE_DIR, Settings
+
+
+class TlsSettings(Settings):
+    """``[server.tls]``: certificate and key, PEM; relative paths start at the data directory."""
+
+    certificate_file: Path = Field(description="certificate chain, PEM")
+    key_file: Path = Field(description="private key, PEM, unencrypted")
+
+    @field_validator("certificate_file", "key_file")
+    @classmethod
+    def _anchor(cls, value: Path, info: ValidationInfo) -> Path:
+        base = (info.context or {}).get(BASE_DIR)
+        return value if base is None else Path(base) / value
+
+
+class ServerSettings(Settings):
+    """The server's limits and times."""
+
+    bind: str = Field("127.0.0.1:8000", pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):\d{1,5}$", description="host:port")
+    tls: TlsSettings | None = Field(None, description="serve https; without it, http")
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="networks whose X-Forwarded-For and X-Forwarded-Proto are believed"
+    )
+    drain_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="time for running requests to end at SIGTERM, seconds"
+    )
+    backlog: int = Field(1024, ge=1, description="connections that may wait to be accepted")
+    keep_alive_timeout_s: float = Field(
+        15.0, gt=0, description="idle time of a connection, and time for a request's head"
+    )
+    keep_alive_requests_max: int = Field(1_000_000, ge=1, description="requests of one connection")
+    h2_streams_max: int = Field(100, ge=1, description="requests at the same time on one HTTP/2 connection")
+    header_bytes_max: int = Field(16 * 1024, ge=1024, description="request line and headers, bytes")
+    header_fields_max: int = Field(100, ge=10, description="header fields of a request")
+    websocket_message_bytes_max: int = Field(64 * 1024, ge=1024, description="largest message from a client, bytes")
+    websocket_ping_interval_s: float = Field(30.0, gt=0, description="time between pings, seconds")
+    socket_send_buffer_bytes: int = Field(
+        64 * 1024, ge=4096, description="kernel memory for a client that does not read"
+    )
+    tcp_user_timeout_s: float = Field(10.0, gt=0, description="time until the kernel gives such a client up, seconds")
+
+    @field_validator("bind")
+    @classmethod
+    def _port(cls, value: str) -> str:
+        if int(value.rpartition(":")[2]) > 65535:
+            raise ValueError("a port is at most 65535")
+        return value
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """The address to bind."""
+        host, _, port = self.bind.rpartition(":")
+        return host.strip("[]"), int(port)

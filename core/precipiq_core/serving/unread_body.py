@@ -1,0 +1,88 @@
+"""Cures a leak of Hypercorn 0.18: an answer sent while body events lie unread leaves task, socket and descriptor behind.
+
+Hypercorn puts a last ``http.disconnect`` on a full queue from within the application's own last ``send``, and waits for
+ever. So the queue is emptied while that send runs. An answer before the body was read also waits a moment for a
+bounded part of it, so that clients see the answer rather than a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LINGER_BYTES_MAX = 64 * 1024
+LINGER_TIMEOUT_S = 1.0
+
+
+class UnreadBody:
+    """Must be the outermost layer: nothing may stand between it and the server."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            body = _Body(receive, send)
+            await body.serve(self._app, scope)
+        else:
+            await self._app(scope, receive, send)
+
+
+class _Body:
+    """One request: knows whether its body was read to the end."""
+
+    __slots__ = ("_read", "_receive", "_send")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._read = False
+
+    async def serve(self, app: ASGIApp, scope: Scope) -> None:
+        try:
+            await app(scope, self.receive, self.send)
+        except BaseException:
+            await self._release()
+            raise
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._read = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._read or message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+            return
+        await self._linger()
+        await self._while_draining(self._send(message))
+
+    async def _release(self) -> None:
+        """The application failed: Hypercorn will answer by itself, which needs an empty queue as well."""
+        if not self._read:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_TIMEOUT_S):
+                    await self._drain()
+
+    async def _linger(self) -> None:
+        count = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_TIMEOUT_S):
+                while not self._read and count < LINGER_BYTES_MAX:
+                    count += len((await self.receive()).get("body", b""))
+
+    async def _while_draining(self, sending: object) -> None:
+        drain = asyncio.ensure_future(self._drain())
+        try:
+            await sending  # type: ignore[misc]
+        finally:
+            drain.cancel()
+            with suppress(asyncio.CancelledError):
+                await drain
+
+    async def _drain(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
