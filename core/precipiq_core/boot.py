@@ -22,7 +22,7 @@ from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.entry_store import EntryStoreDriver
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
 from precipiq_core.contracts.secrets import MasterKey
-from precipiq_core.database import new_database
+from precipiq_core.database import ManagedDatabase, new_database
 from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import installed_plugins, load_plugins
 from precipiq_core.errors import DeploymentError
@@ -77,7 +77,7 @@ class Assembly:
     randomness: Randomness
     services: Services
     plugins: Mapping[str, AnyPlugin]
-    database: Database | None
+    database: ManagedDatabase | None
     kinds: Sequence[Contribution[EntryKind]]
     drivers: Sequence[Contribution[EntryStoreDriver]]
     endpoints: Sequence[Contribution[Endpoint]]
@@ -159,7 +159,7 @@ def _core_services(
     services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
     services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
     if deployment.database is not None:
-        database = new_database(deployment.database, deployment.data_dir)
+        database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
         services.provide(Database, database)  # type: ignore[type-abstract]
     wanted = {capability for plugin in classes.values() for capability in (*plugin.requires, *plugin.optional)}
     if MasterKey in wanted:
@@ -205,7 +205,7 @@ def _collect(
         randomness,
         services,
         plugins,
-        services.find(Database),  # type: ignore[type-abstract]
+        cast("ManagedDatabase | None", services.find(Database)),  # type: ignore[type-abstract]
         kinds,
         drivers,
         [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],

@@ -77,12 +77,12 @@ class Collector:
 
     def lifespans(self, services: Services) -> list[Contribution[AbstractAsyncContextManager[object]]]:
         """Each plugin's lifespan, in boot order."""
-        found = []
+        found: list[Contribution[AbstractAsyncContextManager[object]]] = []
         for name, call in self._calls("lifespan"):
             lifespan = self._guarded(name, "lifespan", call, services)
             if not isinstance(lifespan, AbstractAsyncContextManager):
                 raise DeploymentError([f"plugin {name}, hook lifespan: must return an asynchronous context manager"])
-            found.append(Contribution[AbstractAsyncContextManager[object]](name, lifespan))
+            found.append(Contribution(name, lifespan))
         return found
 
     def _calls(self, hook: str) -> list[tuple[str, Callable[[Services], object]]]:

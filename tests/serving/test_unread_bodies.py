@@ -130,7 +130,7 @@ async def test_without_the_cure_the_same_requests_do_leave_tasks_behind(served) 
     async with served(APP, cure=False) as server:
         tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
         await asyncio.gather(
-            *(post_h1(server.port, "/later/401", chunked=True, abort=True) for _ in range(20))
+            *(post_h1(server.port, "/later/401", chunked=True, abort=False) for _ in range(20))
         )
         tasks, open_descriptors = await left_behind(tasks_before, descriptors_before)
         assert tasks >= 20
@@ -212,7 +212,7 @@ async def test_an_exception_with_the_body_unread_leaves_nothing(served, begun, c
 
 async def test_a_websocket_handler_that_leaves_messages_unread_leaves_nothing(served) -> None:
     masked = b"\x81\x81\0\0\0\0x"  # a text frame that holds "x"
-    async with served(APP) as server, asyncio.timeout(WAIT_S):
+    async with served(APP, websocket_ping_interval_s=0.2) as server, asyncio.timeout(WAIT_S):
         tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
         for _ in range(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

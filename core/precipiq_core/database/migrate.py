@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import cast
 
 from alembic import command
 from alembic.config import Config
@@ -37,7 +38,9 @@ def migrate(path: Path, migrations: Sequence[Migration]) -> list[str]:
         with _locked(path) as connection:
             applied: list[str] = []
             for migration in migrations:
-                waiting = _missing(migration, _versions(connection.connection.cursor(), migration.branch))
+                waiting = _missing(
+                    migration, _versions(cast("sqlite3.Cursor", connection.connection.cursor()), migration.branch)
+                )
                 if waiting:
                     _upgrade(connection, migration)
                 applied.extend(waiting)

@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from threading import Thread
 from typing import Any, cast
 
 import aiosqlite
@@ -33,7 +34,8 @@ class _DaemonPool(SQLitePool):
 
     async def acquire(self) -> aiosqlite.Connection:
         connection = aiosqlite.connect(database=self._database, isolation_level=None, **self._options)
-        getattr(connection, "_thread", connection).daemon = True
+        thread: Thread = getattr(connection, "_thread", connection)  # type: ignore[arg-type]
+        thread.daemon = True
         await connection.__aenter__()
         return connection
 
@@ -67,7 +69,7 @@ async def open_sqlite_reads(uri: str, busy_timeout_s: float) -> AsyncIterator[Pl
         "factory": _ReadOnlyConnection,
     }
     database = databases.Database(f"sqlite:///{path}?{query}", **options)
-    database._backend._pool = _DaemonPool(database.url, **options)  # type: ignore[attr-defined]
+    database._backend._pool = _DaemonPool(database.url, **options)
     async with database:
         connection = database.connection()
         async with connection:

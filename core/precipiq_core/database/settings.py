@@ -1,4 +1,4 @@
-"""``[database]``: every setting with its unit and default. Imports no database, so that reading a deployment is cheap."""
+"""``[database]``: every setting with its unit and default."""
 
 from __future__ import annotations
 

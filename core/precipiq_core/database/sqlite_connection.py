@@ -55,6 +55,7 @@ def open_for_writing(path: Path, busy_timeout_s: float, *, checkpoints: bool = T
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA recursive_triggers = ON")  # REPLACE then fires the triggers of DELETE
         connection.execute("PRAGMA temp_store = MEMORY")
         if not checkpoints:
             connection.execute("PRAGMA wal_autocheckpoint = 0")

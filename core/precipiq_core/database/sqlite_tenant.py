@@ -24,12 +24,68 @@ TenantTables = Mapping[str, tuple[str, str | None]]
 
 TABLE_FUNCTIONS = frozenset(("json_each", "json_tree"))
 FUNCTIONS = frozenset(
-    """
-    abs avg cast changes char coalesce count date datetime format glob group_concat hex iif ifnull instr json json_array
-    json_array_length json_extract json_group_array json_group_object json_object json_quote json_type json_valid
-    julianday length like lower ltrim max min nullif printf quote replace round rtrim sign strftime substr substring
-    sum time total trim typeof unicode unixepoch upper -> ->> row_number rank dense_rank lag lead first_value last_value
-    """.split()
+    [
+        "abs",
+        "avg",
+        "cast",
+        "changes",
+        "char",
+        "coalesce",
+        "count",
+        "date",
+        "datetime",
+        "format",
+        "glob",
+        "group_concat",
+        "hex",
+        "iif",
+        "ifnull",
+        "instr",
+        "json",
+        "json_array",
+        "json_array_length",
+        "json_extract",
+        "json_group_array",
+        "json_group_object",
+        "json_object",
+        "json_quote",
+        "json_type",
+        "json_valid",
+        "julianday",
+        "length",
+        "like",
+        "lower",
+        "ltrim",
+        "max",
+        "min",
+        "nullif",
+        "printf",
+        "quote",
+        "replace",
+        "round",
+        "rtrim",
+        "sign",
+        "strftime",
+        "substr",
+        "substring",
+        "sum",
+        "time",
+        "total",
+        "trim",
+        "typeof",
+        "unicode",
+        "unixepoch",
+        "upper",
+        "->",
+        "->>",
+        "row_number",
+        "rank",
+        "dense_rank",
+        "lag",
+        "lead",
+        "first_value",
+        "last_value",
+    ]
 )
 """What a tenant's statement may call. None of these reads a file, changes the connection or makes large values."""
 
@@ -90,7 +146,9 @@ class TenantConnection:
         columns = [name for _, name, _, _, _, _, kind in described if kind in _COLUMN_KINDS_SHOWN]
         missing = {org_column, environment_column or org_column} - set(columns)
         if missing:
-            raise DeploymentError([f"table {table} must show its tenant but has no column {', '.join(sorted(missing))}"])
+            raise DeploymentError(
+                [f"table {table} must show its tenant but has no column {', '.join(sorted(missing))}"]
+            )
         # A scalar subquery is evaluated once per statement; a bare function would be called for each row.
         condition = f"{_quoted(org_column)} = (SELECT {_ORG_FUNCTION}())"
         if environment_column is not None:
@@ -121,9 +179,7 @@ class TenantConnection:
             return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
 
-    def _is_read_allowed(
-        self, table: str | None, column: str | None, schema: str | None, source: str | None
-    ) -> bool:
+    def _is_read_allowed(self, table: str | None, column: str | None, schema: str | None, source: str | None) -> bool:
         if table in self._tables:
             if schema == self._schema:  # nothing but our views can name it
                 return source == table or column == ""

@@ -19,7 +19,7 @@ from precipiq_core.clock import Clock, format_timestamp
 from precipiq_core.contracts.auth import Authenticator, Principal, RateGroup, RateLimiter, Scope
 from precipiq_core.errors import Forbidden, PrecipiqError, RateLimited, Unauthorized, Unavailable, ValidationFailed
 from precipiq_core.http.body import BodyLimits, read_json
-from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, success
+from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.rate_headers import rate_headers
 from precipiq_core.http.validation import RequestModel, parse_body, parse_query
 
@@ -158,8 +158,7 @@ class EndpointApp:
             answer = error_answer(Unavailable("the request took too long; its outcome is unknown"))
         except ClientDisconnect:
             return
-        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, *headers]})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send_answer(send, answer, headers)
 
     async def _authenticate(self, scope: AsgiScope) -> Principal:
         credential = scope.get("precipiq.credential")

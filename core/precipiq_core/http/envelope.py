@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import orjson
 from pydantic import BaseModel
+from starlette.types import Send
 
 from precipiq_core.errors import PrecipiqError, RateLimited, Unauthorized, Unavailable
 
@@ -57,6 +58,14 @@ def _encode_model(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+async def send_answer(send: Send, answer: Answer, extra: Headers = ()) -> None:
+    """Send a complete answer, with its length."""
+    length = (b"content-length", b"%d" % len(answer.body))
+    headers = [*answer.headers, *extra, length]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def success(data: object, *, request_id: str, timestamp: str) -> bytes:

@@ -6,7 +6,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from precipiq_core.errors import InternalError, PrecipiqError
-from precipiq_core.http.envelope import error_answer
+from precipiq_core.http.envelope import error_answer, send_answer
 
 log = structlog.get_logger("precipiq.http")
 
@@ -36,6 +36,4 @@ class ErrorBoundary:
                 log.exception("request failed", error=type(error).__name__)
             if started:
                 raise
-            answer = error_answer(error if isinstance(error, PrecipiqError) else InternalError())
-            await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
-            await send({"type": "http.response.body", "body": answer.body})
+            await send_answer(send, error_answer(error if isinstance(error, PrecipiqError) else InternalError()))

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_core.errors import DeploymentError, MethodNotAllowed, NotFound
 from precipiq_core.http.endpoint import Edge, Endpoint, EndpointApp, PlainEndpoint
-from precipiq_core.http.envelope import error_answer
+from precipiq_core.http.envelope import error_answer, send_answer
 
 API_PREFIX = "/api/v1"
 
@@ -62,9 +62,7 @@ class _Methods:
         if app is not None:
             await app(scope, receive, send)
             return
-        answer = error_answer(MethodNotAllowed())
-        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, self._allow]})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send_answer(send, error_answer(MethodNotAllowed()), [self._allow])
 
 
 class _Named:
@@ -84,6 +82,4 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
         return
-    answer = error_answer(NotFound())
-    await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send_answer(send, error_answer(NotFound()))

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterable, MutableMapping
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import structlog
 from structlog.contextvars import get_contextvars
@@ -21,8 +21,19 @@ from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.sink import Sink
 
-# They print every parameter or frame at debug level; nobody wants that, and parameters may be secret.
-_CHATTY = ("databases", "aiosqlite", "sqlalchemy", "hpack", "h2", "asyncio", "httpx", "httpcore")
+# They print every statement, parameter or frame; nobody wants that, and parameters may be secret.
+_CHATTY = {
+    "databases": logging.WARNING,
+    "aiosqlite": logging.INFO,
+    "sqlalchemy": logging.WARNING,
+    "alembic": logging.WARNING,
+    "hypercorn.error": logging.WARNING,
+    "hpack": logging.INFO,
+    "h2": logging.INFO,
+    "asyncio": logging.INFO,
+    "httpx": logging.INFO,
+    "httpcore": logging.INFO,
+}
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _clock = SystemClock()
@@ -58,7 +69,7 @@ def configure_logging(
     """
     if stream is None:
         text = sys.__stderr__ if settings.stream == "stderr" else sys.__stdout__
-        stream = text.buffer if text is not None else io.BytesIO()
+        stream = cast("BinaryIO", text.buffer) if text is not None else io.BytesIO()
     sink = Sink(stream, Scrubber(), settings.line_bytes_max)
     return LoggingControl(sink, _LEVELS[settings.level], capture_stdio=capture_stdio)
 
@@ -78,10 +89,10 @@ def _take_over(sink: Sink, level: int, *, capture_stdio: bool) -> list[Any]:
     root.handlers[:] = [_Handler(sink)]
     root.setLevel(level)
     undo.append(lambda: (root.handlers.__setitem__(slice(None), handlers), root.setLevel(root_level)))
-    for name in _CHATTY:
+    for name, least in _CHATTY.items():
         chatty = logging.getLogger(name)
         undo.append(lambda chatty=chatty, before=chatty.level: chatty.setLevel(before))
-        chatty.setLevel(max(level, logging.INFO))
+        chatty.setLevel(max(level, least))
     for name in list(logging.root.manager.loggerDict):
         own = logging.getLogger(name)
         if own.handlers:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_core.http.envelope import JSON_TYPE, encode
+from precipiq_core.http.envelope import Answer, encode, send_answer
 
 log = structlog.get_logger("precipiq.health")
 
@@ -44,5 +44,4 @@ async def _ready(name: str, ping: Callable[[], Awaitable[None]]) -> bool:
 
 
 async def _send(send: Send, status: int, content: object) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [JSON_TYPE]})
-    await send({"type": "http.response.body", "body": encode(content)})
+    await send_answer(send, Answer(status, encode(content)))

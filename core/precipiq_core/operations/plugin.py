@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-from precipiq_core.http.envelope import JSON_TYPE, encode
+from precipiq_core.http.envelope import Answer, encode, send_answer
 from precipiq_core.http.openapi import Document
 from precipiq_core.operations.docs import CONTENT_SECURITY_POLICY, docs_page
 from precipiq_core.operations.health import healthz, readyz
@@ -47,13 +47,8 @@ class Operations(PluginBase[PluginConfig]):
         ]
 
     async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE]})
-        await send({"type": "http.response.body", "body": self._document})
+        await send_answer(send, Answer(200, self._document))
 
     async def _docs(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/html; charset=utf-8"),
-            (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self._page})
+        policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
+        await send_answer(send, Answer(200, self._page, ((b"content-type", b"text/html; charset=utf-8"), policy)))

@@ -1,0 +1,189 @@
+"""Appending on SQLite, in the writer's thread: a group of appends, to any chains, sealed and stored together.
+
+Each call of SQLite gives the interpreter's lock away, and a busy event loop makes its return slow; so a group of any
+size is read and stored with the same few calls, its rows packed in JSON.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import orjson
+
+from precipiq_core.chain_format import head_of
+from precipiq_core.clock import parse_timestamp
+from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_core.contracts.entry_store import Appended, Seal
+from precipiq_core.errors import InternalError, ValidationFailed
+
+_INSERT_BYTES_MAX = 16 * 1024 * 1024
+
+_HEADS = """
+SELECT json_group_array(json_array(wanted.key, last.seq, last.hash, substr(last.statement, -35, 27)))
+FROM json_each(?) AS wanted CROSS JOIN entries AS last
+WHERE last.org_id = json_extract(wanted.value, '$[0]') AND last.environment = json_extract(wanted.value, '$[1]')
+AND last.seq = (
+    SELECT max(seq) FROM entries
+    WHERE org_id = json_extract(wanted.value, '$[0]') AND environment = json_extract(wanted.value, '$[1]')
+)
+"""
+
+_KNOWN = """
+SELECT json_group_array(json_array(wanted.key, known.seq, known.hash, known.statement, known.payload))
+FROM json_each(?) AS wanted CROSS JOIN entries AS known
+WHERE known.org_id = json_extract(wanted.value, '$[0]') AND known.environment = json_extract(wanted.value, '$[1]')
+AND known.idempotency_key = json_extract(wanted.value, '$[2]')
+"""
+
+_INSERT = """
+INSERT INTO entries (org_id, environment, seq, statement, payload, hash, idempotency_key, idempotency_check)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+       json_extract(value, '$[6]'), json_extract(value, '$[7]')
+FROM json_each(?)
+"""
+
+_ERASE = """
+UPDATE entries SET payload = NULL WHERE org_id = ? AND environment = ? AND seq = ? AND payload IS NOT NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AppendJob:
+    """One append. ``erased_seq``: the entry whose payload goes once this append's entry is there."""
+
+    chain: Chain
+    drafts: Sequence[PreparedDraft]
+    seal: Seal
+    erased_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What is known of the chains as the group goes on."""
+
+    heads: dict[Chain, Head]
+    known: dict[tuple[Chain, str], Entry]
+    new: list[Entry]
+
+
+def append_group(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> list[Appended | Exception]:
+    """The writer's handler. An append whose ``seal`` raises fails alone and leaves nothing."""
+    group = _Group(_heads(connection, jobs), _known_entries(connection, jobs), [])
+    results = [_append(group, job) for job in jobs]
+    for packed in _packed(group.new):
+        connection.execute(_INSERT, (packed,))
+    for job, result in zip(jobs, results, strict=True):
+        if job.erased_seq is not None and isinstance(result, Appended):
+            connection.execute(_ERASE, (job.chain.org_id, job.chain.environment, job.erased_seq))
+    return results
+
+
+def idempotency_check(key: str, entry_hash: str) -> str:
+    """What is stored beside a key, so that an altered key is found: it binds the key to its entry."""
+    return sha256(f"{key}\n{entry_hash}".encode()).hexdigest()
+
+
+def check_storable(chain: Chain, drafts: Sequence[PreparedDraft]) -> None:
+    """Raises ``ValidationFailed`` for a name or key that a database's text cannot hold."""
+    for text in (chain.org_id, *(draft.idempotency_key for draft in drafts)):
+        if text is not None and ("\0" in text or not _is_unicode(text)):
+            raise ValidationFailed("an idempotency key holds a character that cannot be stored (NUL or half a pair)")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _heads(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> dict[Chain, Head]:
+    chains = list(dict.fromkeys(job.chain for job in jobs))
+    wanted = orjson.dumps([(chain.org_id, chain.environment) for chain in chains]).decode()
+    rows = orjson.loads(connection.execute(_HEADS, (wanted,)).fetchone()[0])
+    return {chains[index]: Head(seq, hash_, parse_timestamp(timestamp)) for index, seq, hash_, timestamp in rows}
+
+
+def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> dict[tuple[Chain, str], Entry]:
+    keys = list(
+        dict.fromkeys(
+            (job.chain, draft.idempotency_key)
+            for job in jobs
+            for draft in job.drafts
+            if draft.idempotency_key is not None
+        )
+    )
+    if not keys:
+        return {}
+    wanted = orjson.dumps([(chain.org_id, chain.environment, key) for chain, key in keys]).decode()
+    known: dict[tuple[Chain, str], Entry] = {}
+    for index, seq, hash_, statement, payload in orjson.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0]):
+        chain, key = keys[index]
+        erased_or_payload = None if payload is None else payload.encode()
+        known[keys[index]] = Entry(chain, seq, hash_, statement.encode(), erased_or_payload, key)
+    return known
+
+
+def _append(group: _Group, job: AppendJob) -> Appended | Exception:
+    new: list[PreparedDraft] = []
+    seen: set[str] = set()
+    for draft in job.drafts:
+        key = draft.idempotency_key
+        if key is None or ((job.chain, key) not in group.known and key not in seen):
+            new.append(draft)
+        if key is not None:
+            seen.add(key)
+    try:
+        sealed = list(job.seal(group.heads.get(job.chain), new)) if new else []
+        if len(sealed) != len(new):
+            raise InternalError("a seal must give one entry for each draft")
+    except Exception as error:  # noqa: BLE001  (whatever a seal raises is its caller's)
+        return error
+    if sealed:
+        group.heads[job.chain] = head_of(sealed[-1])
+        group.new.extend(sealed)
+    return _answer(group, job, sealed)
+
+
+def _answer(group: _Group, job: AppendJob, sealed: Sequence[Entry]) -> Appended:
+    rest = iter(sealed)
+    entries: list[Entry] = []
+    created: list[bool] = []
+    for draft in job.drafts:
+        place = None if draft.idempotency_key is None else (job.chain, draft.idempotency_key)
+        stored = None if place is None else group.known.get(place)
+        created.append(stored is None)
+        entries.append(next(rest) if stored is None else stored)
+        if place is not None:
+            group.known[place] = entries[-1]
+    return Appended(tuple(entries), tuple(created))
+
+
+def _packed(entries: Sequence[Entry]) -> Iterator[str]:
+    rows: list[tuple[object, ...]] = []
+    size_bytes = 0
+    for entry in entries:
+        key = entry.idempotency_key
+        rows.append(
+            (
+                entry.chain.org_id,
+                entry.chain.environment,
+                entry.seq,
+                entry.statement.decode(),
+                None if entry.payload is None else entry.payload.decode(),
+                entry.hash,
+                key,
+                None if key is None else idempotency_check(key, entry.hash),
+            )
+        )
+        size_bytes += len(entry.statement) + len(entry.payload or b"")
+        if size_bytes >= _INSERT_BYTES_MAX:
+            yield orjson.dumps(rows).decode()
+            rows, size_bytes = [], 0
+    if rows:
+        yield orjson.dumps(rows).decode()

@@ -1,0 +1,171 @@
+"""Finding entries on SQLite, in a reader's thread, through a connection that shows one chain alone.
+
+An index gives the candidates, newest first and bounded in number; SQLite drops those that cannot match, by the exact
+bytes that canonical JSON would have; what is left is compared by value.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from typing import cast
+
+import orjson
+
+from precipiq_core.canonical import Json, canonical
+from precipiq_core.chain_format import parse_json, parse_statement
+from precipiq_core.clock import format_timestamp
+from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.contracts.entry_store import EntryPage, EntryQuery
+
+ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
+ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"
+"""Rows as one JSON text: one call of SQLite however many there are."""
+
+_INDEXED_FIELDS = ("agent_id", "action_type")
+_UNINDEXED_KIND = "decision"
+_SEQ_END = 2**63 - 1
+_LAST_US = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
+_NOT_A_STRING = re.compile(r"true|false|null|-?[0-9][0-9.eE+-]*")
+
+_IS_MIDDLE_EARLIER = """
+coalesce((SELECT substr(statement, -35, 27) FROM entries WHERE seq = (low + high) / 2), '') < :time
+"""
+_SEQ_AT = f"""
+WITH RECURSIVE search (low, high) AS (
+    SELECT 1, (SELECT max(seq) + 1 FROM entries)
+    UNION ALL
+    SELECT iif({_IS_MIDDLE_EARLIER}, (low + high) / 2 + 1, low), iif({_IS_MIDDLE_EARLIER}, high, (low + high) / 2)
+    FROM search WHERE low < high
+)
+SELECT low FROM search WHERE low >= high
+"""  # noqa: S608
+
+
+def unpack_entries(chain: Chain, packed: str) -> list[Entry]:
+    """Entries from rows that were selected with :data:`ENTRIES_PACKED`."""
+    return [
+        Entry(chain, seq, hash_, statement.encode(), None if payload is None else payload.encode(), key)
+        for seq, hash_, statement, payload, key in orjson.loads(packed)
+    ]
+
+
+def find_page(
+    connection: sqlite3.Connection,
+    chain: Chain,
+    query: EntryQuery,
+    before_seq: int | None,
+    limit: int,
+    scan_rows_max: int,
+) -> EntryPage:
+    """One page. Looks at ``scan_rows_max`` candidates at most, then gives a short page that says where to go on."""
+    search = _Search(query, before_seq, limit, scan_rows_max)
+    search.bound_by_time(connection)
+    rows = unpack_entries(chain, connection.execute(search.sql(), search.parameters).fetchone()[0])
+    found = [entry for entry in rows if _matches(query, entry)]
+    if len(found) > limit:
+        return EntryPage(tuple(found[:limit]), found[limit - 1].seq)
+    if len(rows) > limit:
+        return EntryPage(tuple(found), rows[-1].seq)
+    return EntryPage(tuple(found), search.next_candidate(connection))
+
+
+class _Search:
+    def __init__(self, query: EntryQuery, before_seq: int | None, limit: int, scan_rows_max: int) -> None:
+        self._query = query
+        self._indexed = [name for name in _INDEXED_FIELDS if name in query.body]
+        self._conditions: list[str] = ["entry.kind = :kind"]
+        self.parameters: dict[str, str | int] = {
+            "kind": query.kind,
+            "after": 0,
+            "before": _SEQ_END if before_seq is None else before_seq,
+            "limit": limit + 1,
+            "scan_max": scan_rows_max,
+        }
+        for name in self._indexed:
+            self.parameters[name] = query.body[name]
+        others = {name: value for name, value in query.body.items() if name not in _INDEXED_FIELDS}
+        self._require_fragments("statement", others, with_scalars=False)
+        self._require_fragments("payload", query.metadata, with_scalars=True)
+
+    def _require_fragments(self, column: str, wanted: Mapping[str, str], *, with_scalars: bool) -> None:
+        """Canonical JSON has one way to write a member, so its bytes must occur; elsewhere they may occur as well."""
+        for number, (name, text) in enumerate(wanted.items()):
+            member = canonical(name).decode() + ":"
+            fragments = [member + canonical(text).decode()]
+            if with_scalars and _NOT_A_STRING.fullmatch(text):
+                fragments.append(member + text)
+            terms = []
+            for index, fragment in enumerate(fragments):
+                parameter = f"{column}_{number}_{index}"
+                self.parameters[parameter] = fragment
+                terms.append(f"instr(entry.{column}, :{parameter})")
+            self._conditions.append(f"({' OR '.join(terms)})")
+
+    def bound_by_time(self, connection: sqlite3.Connection) -> None:
+        """Turn times into seqs: timestamps increase along a chain."""
+        if self._query.start_us is not None:
+            self.parameters["after"] = _seq_at(connection, self._query.start_us) - 1
+        if self._query.end_us is not None:
+            end_seq = _seq_at(connection, self._query.end_us)
+            self.parameters["before"] = min(cast("int", self.parameters["before"]), end_seq)
+
+    def sql(self) -> str:
+        """Packed rows, newest first, that may match. The joins keep the candidates' order."""
+        joins = [
+            f"CROSS JOIN entries AS {name} ON {name}.{name} = :{name} AND {name}.seq = candidate.seq"
+            for name in self._indexed[1:]
+        ]
+        return f"""{ENTRIES_PACKED} (
+            SELECT entry.seq, entry.hash, entry.statement, entry.payload, entry.idempotency_key
+            FROM ({self._candidates()} LIMIT :scan_max) AS candidate {" ".join(joins)}
+            CROSS JOIN entries AS entry ON entry.seq = candidate.seq
+            WHERE {" AND ".join(self._conditions)}
+            LIMIT :limit
+        )"""  # noqa: S608  (made of constants; values are parameters)
+
+    def next_candidate(self, connection: sqlite3.Connection) -> int | None:
+        """The seq of the last candidate that was looked at, when there were more of them than may be looked at."""
+        sql = f"{self._candidates()} LIMIT 1 OFFSET :scan_max - 1"
+        row = connection.execute(sql, self.parameters).fetchone()
+        return None if row is None else row[0]
+
+    def _candidates(self) -> str:
+        """Their seqs, newest first, straight from an index."""
+        condition = "TRUE"
+        if self._indexed:
+            condition = f"{self._indexed[0]} = :{self._indexed[0]}"
+        elif self._query.kind != _UNINDEXED_KIND:
+            condition = f"kind = :kind AND kind <> '{_UNINDEXED_KIND}'"  # the index is partial
+        return f"SELECT seq FROM entries WHERE {condition} AND seq > :after AND seq < :before ORDER BY seq DESC"  # noqa: S608
+
+
+def _seq_at(connection: sqlite3.Connection, time_us: int) -> int:
+    """The first seq whose timestamp is not before that time; one past the end when there is none."""
+    time = format_timestamp(min(max(time_us, 0), _LAST_US))
+    row = connection.execute(_SEQ_AT, {"time": time}).fetchone()
+    return 1 if row is None else int(row[0])
+
+
+def _matches(query: EntryQuery, entry: Entry) -> bool:
+    if query.body:
+        body = parse_statement(entry.statement).body
+        if any(body.get(name) != value for name, value in query.body.items()):
+            return False
+    return not query.metadata or _has_metadata(entry, query.metadata)
+
+
+def _has_metadata(entry: Entry, wanted: Mapping[str, str]) -> bool:
+    whole = parse_json(entry.payload) if entry.payload is not None else None
+    payload = whole.get("payload") if isinstance(whole, dict) else None
+    metadata = payload.get("metadata") if isinstance(payload, dict) else None
+    return isinstance(metadata, dict) and all(
+        name in metadata and _text(metadata[name]) == text for name, text in wanted.items()
+    )
+
+
+def _text(value: Json) -> str | None:
+    if isinstance(value, str):
+        return value
+    return None if isinstance(value, dict | list) else canonical(value).decode()

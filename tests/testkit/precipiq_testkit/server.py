@@ -1,0 +1,172 @@
+"""A real server in a process of its own: ``precipiq serve`` over a fresh data folder, on a port the kernel chose."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 40.0
+
+DEPLOYMENT = """
+[deployment]
+name = "test"
+data_dir = "data"
+
+[server]
+bind = "127.0.0.1:0"
+
+[database]
+url = "sqlite:///precipiq.db"
+migrate_at_start = true
+
+[secrets]
+master_key = { file = "master.key" }
+create_master_key = true
+
+[plugins.ledger]
+
+[plugins.auth_keys]
+first_start_organisation = "test organisation"
+writes_per_second_max = 1000000
+batches_per_second_max = 1000000
+reads_per_second_max = 1000000
+"""
+
+_KEY = re.compile(r"pq_(?:test|live)_[0-9A-Za-z]{49}")
+_ORGANISATION = re.compile(r"organisation (org_[0-9A-Za-z]+)")
+
+
+class ServerProcess:
+    """A deployment folder and the server over it. ``overrides``: ``PRECIPIQ__SECTION__KEY`` variables."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        deployment: str = DEPLOYMENT,
+        overrides: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.config = folder / "precipiq.toml"
+        self.config.write_text(deployment)
+        self.data_dir = folder / "data"
+        self.log_file = folder / "server.log"
+        self.url = ""
+        self.key = ""
+        self.org_id = ""
+        self._python = python
+        self._environment = {**os.environ, **(overrides or {}), "PRECIPIQ_CONFIG": str(self.config)}
+        self._environment.pop("PRECIPIQ_DATA_DIR", None)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def database_file(self) -> Path:
+        return self.data_dir / "precipiq.db"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the server was not started"
+        return self._process
+
+    def start(self) -> ServerProcess:
+        """Start and wait until it serves. Raises ``RuntimeError`` with the log when it does not."""
+        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._python, "-m", "precipiq_core.cli", "serve"],
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=self.folder,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            serving = next((line for line in self.log_lines() if line.get("event") == "serving"), None)
+            if serving is not None:
+                self.url = serving["addresses"][0]
+                self._note_first_start()
+                return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise RuntimeError(f"the server did not start:\n{self.log_text()}")
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """SIGKILL: no warning, no clean-up."""
+        self.process.kill()
+        self.process.wait(STOP_TIMEOUT_S)
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a ``precipiq`` command over the same deployment."""
+        command = [self._python, "-m", "precipiq_core.cli", *arguments]
+        return subprocess.run(
+            command, env=self._environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=check
+        )
+
+    def create_key(self, environment: str = "test", *scopes: str, org_id: str | None = None) -> str:
+        """A new key of that organisation (default: the first one)."""
+        options = [option for scope in scopes for option in ("--scope", scope)]
+        made = self.run("keys", "create", "--org", org_id or self.org_id, "--env", environment, *options, "--json")
+        return str(json.loads(made.stdout)["key"])
+
+    def log_text(self) -> str:
+        """What this start wrote to standard output and error."""
+        if not self.log_file.exists():
+            return ""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode("utf-8", "replace")
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The JSON lines among them."""
+        return list(_json_lines(self.log_text().splitlines()))
+
+    def _note_first_start(self) -> None:
+        deadline = time.monotonic() + 1.0
+        while not self.key and "first start" in self.log_text().lower() and time.monotonic() < deadline:
+            self._find_key()
+        self._find_key()
+
+    def _find_key(self) -> None:
+        text = self.log_text()
+        key, organisation = _KEY.search(text), _ORGANISATION.search(text)
+        if key is not None and organisation is not None:
+            self.key, self.org_id = key.group(), organisation.group(1)
+
+
+def _json_lines(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.startswith("{"):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+@contextmanager
+def running_server(folder: Path, **options: Any) -> Iterator[ServerProcess]:
+    """A started server that is gone afterwards, whatever happened."""
+    server = ServerProcess(folder, **options).start()
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.kill()
