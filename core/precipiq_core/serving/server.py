@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 import structlog
@@ -36,6 +37,8 @@ OnReady = Callable[[Sequence[str]], None]
 # The event loop and the store's writer thread hand the interpreter to each other; 5 ms, the default, would be added to
 # every commit while the loop is busy.
 _SWITCH_INTERVAL_S = 0.0005
+
+_CLOSE_TIMEOUT_S = 3.0
 
 
 class _WithoutLifespan:
@@ -87,7 +90,7 @@ async def _serve_on(
     stop: asyncio.Event,
 ) -> None:
     config = ServerConfig(settings)
-    config.bind = [f"fd://{listening.fileno()}"]
+    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it is given
     refuse_compression()
 
     async def drained() -> None:
@@ -99,17 +102,16 @@ async def _serve_on(
     hypercorn = asyncio.ensure_future(
         hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=drained)
     )
-    await asyncio.wait(
-        [hypercorn, asyncio.ensure_future(_after(stop, settings.drain_timeout_s + 3))],
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    if not hypercorn.done():
-        # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open.
+    # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open: not for ever, here.
+    overdue = asyncio.ensure_future(_after(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
+    try:
+        await asyncio.wait([hypercorn, overdue], return_when=asyncio.FIRST_COMPLETED)
+        if hypercorn.done():
+            hypercorn.result()
+    finally:
         hypercorn.cancel()
-        with suppress(asyncio.CancelledError):
-            await hypercorn
-        return
-    hypercorn.result()
+        overdue.cancel()
+        await asyncio.gather(hypercorn, overdue, return_exceptions=True)
 
 
 async def _after(stop: asyncio.Event, delay_s: float) -> None:
