@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_core import __version__
@@ -76,7 +75,7 @@ async def running(assembly: Assembly) -> AsyncIterator[None]:
         yield
 
 
-def _router(assembly: Assembly) -> Router:
+def _router(assembly: Assembly) -> ASGIApp:
     http = assembly.deployment.http
     edge = Edge(
         authenticators=[item.value for item in assembly.authenticators],

@@ -115,6 +115,18 @@ def statement_timestamp(statement: bytes) -> str:
     return statement[_TIMESTAMP].decode()
 
 
+def statement_id(statement: bytes) -> str:
+    """The id in a canonical statement. What follows it (kind and org_id) holds no unescaped quote, so it is the last."""
+    start = statement.rindex(b',"id":"') + 7
+    return statement[start : start + 36].decode()
+
+
+def statement_prev_hash(statement: bytes) -> str:
+    """The hash of the entry before, in a canonical statement."""
+    start = statement.rindex(b',"prev_hash":"') + 14
+    return statement[start : start + 64].decode()
+
+
 def head_of(entry: Entry) -> Head:
     """That entry as the head of its chain."""
     return Head(entry.seq, entry.hash, parse_timestamp(statement_timestamp(entry.statement)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,12 +45,30 @@ class SystemClock:
         return time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
 class SystemRandomness:
-    """The operating system's random source."""
+    """The operating system's random source, asked for a few kilobytes at a time; no byte is given out twice."""
+
+    _POOL_BYTES = 4096
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool = b""
+        self._used = 0
+        os.register_at_fork(after_in_child=self._forget)
 
     def bytes(self, count: int) -> bytes:
-        return os.urandom(count)
+        with self._lock:
+            start = self._used
+            if start + count > len(self._pool):
+                self._pool = os.urandom(max(self._POOL_BYTES, count))
+                start = 0
+            self._used = start + count
+            return self._pool[start : self._used]
+
+    def _forget(self) -> None:
+        """A forked child must not give out what its parent gives out."""
+        self._lock = threading.Lock()
+        self._pool, self._used = b"", 0
 
 
 @lru_cache(maxsize=256)

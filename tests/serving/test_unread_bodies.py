@@ -9,6 +9,8 @@ from itertools import islice, product, cycle
 import h2.config
 import h2.connection
 import pytest
+from hypercorn.asyncio import tcp_server
+from hypercorn.asyncio.task_group import TaskGroup
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -125,9 +127,10 @@ async def test_a_thousand_unread_bodies_leave_no_task_and_no_descriptor(served) 
         assert await left_behind(tasks_before, descriptors_before) == (0, 0)
 
 
-async def test_without_the_cure_the_same_requests_do_leave_tasks_behind(served) -> None:
+async def test_with_the_queue_of_the_server_the_same_requests_do_leave_tasks_behind(served, monkeypatch) -> None:
     tasks_at_start = asyncio.all_tasks()
     async with served(APP, cure=False) as server:
+        monkeypatch.setattr(tcp_server, "TaskGroup", TaskGroup)
         tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
         await asyncio.gather(
             *(post_h1(server.port, "/later/401", chunked=True, abort=False) for _ in range(20))

@@ -15,7 +15,7 @@ import structlog
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration, Row, Statement
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, read_only_uri, rows_of
+from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, read_only_uri
 from precipiq_core.database.sqlite_readers import SqliteReaders
 from precipiq_core.database.sqlite_tenant import TenantConnection, TenantTables
 from precipiq_core.database.sqlite_transactions import TransactionGuard
@@ -127,7 +127,7 @@ class SqliteDatabase:
 
     async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch_as``."""
-        return await self.readers.run_as(chain, partial(_rows, statement))
+        return await self.readers.fetch_as(chain, statement)
 
     async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
         """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
@@ -137,11 +137,7 @@ class SqliteDatabase:
         """See ``Database.ping``."""
         if not self.writer.is_running:
             raise Unavailable("the database's writer has ended")
-        await self.readers.run(partial(_rows, Statement("SELECT 1 AS one")))
-
-
-def _rows(statement: Statement, connection: sqlite3.Connection) -> Sequence[Row]:
-    return rows_of(connection.execute(statement.sql, dict(statement.parameters)))
+        await self.readers.run(lambda connection: connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall())
 
 
 def _opened(part: T | None) -> T:

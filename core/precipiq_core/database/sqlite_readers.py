@@ -6,12 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Row, Statement
 from precipiq_core.database.sqlite_connection import is_connection_bad, translated
 from precipiq_core.database.sqlite_tenant import TenantConnection
 from precipiq_core.errors import Unavailable
@@ -21,8 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    chain: Chain | None
-    work: Callable[[sqlite3.Connection], Any]
+    work: Callable[[sqlite3.Connection, TenantConnection], Any]
     future: asyncio.Future[Any]
 
 
@@ -64,20 +64,24 @@ class SqliteReaders:
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` in a thread with a connection that sees every tenant and can only read."""
-        return await self._submit(None, work)
+        return await self._submit(lambda plain, _: work(plain))
 
     async def run_as(self, chain: Chain, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` in a thread with a connection that shows that chain's rows and nothing else."""
-        return await self._submit(chain, work)
+        return await self._submit(lambda _, tenant: tenant.run(chain, work))
 
-    def _submit(self, chain: Chain | None, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
+        """The rows of a plugin's statement, as :meth:`run_as` shows them."""
+        return await self._submit(lambda _, tenant: tenant.fetch(chain, statement))
+
+    def _submit(self, work: Callable[[sqlite3.Connection, TenantConnection], T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise Unavailable("the database is closed")
             if len(self._waiting) >= self._queue_max:
                 raise Unavailable("too many reads are waiting; try again")
-            self._waiting.append(_Job(chain, work, future))
+            self._waiting.append(_Job(work, future))
             self._changed.notify()
         return future
 
@@ -145,7 +149,7 @@ class _Reader:
     def _read(self, job: _Job) -> tuple[Any, BaseException | None]:
         try:
             plain, tenant = self.open()
-            return (job.work(plain) if job.chain is None else tenant.run(job.chain, job.work)), None
+            return job.work(plain, tenant), None
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
             if is_connection_bad(error):
                 self._drop()

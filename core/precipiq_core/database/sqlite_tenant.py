@@ -1,12 +1,14 @@
 """Reading as one tenant on SQLite: temporary views show one chain's rows, and an authorizer refuses everything else.
 
-The connection's own database is empty and in memory. The file is attached under a random name that no statement can
-guess, so every read of it comes through the views: a CTE that takes a view's name reaches nothing. The views ask SQL
-functions for the tenant when they run, so one connection, with its prepared statements, serves all tenants in turn.
+The connection's own database is empty and in memory. The file is attached under a random name, and is read only by
+views that have random names too: the authorizer is told which view reads, and a CTE could take any name that is known.
+The views ask SQL functions for the tenant when they run, so one connection, with its prepared statements, serves all
+tenants in turn.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import TypeVar
 
 from precipiq_core.clock import SystemRandomness
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.database.sqlite_connection import STATEMENTS_CACHED_COUNT, read_only_uri
-from precipiq_core.errors import DeploymentError
+from precipiq_core.contracts.database import Row, Statement
+from precipiq_core.database.sqlite_connection import STATEMENTS_CACHED_COUNT, primary_code, read_only_uri, rows_of
+from precipiq_core.errors import DeploymentError, InternalError
 
 T = TypeVar("T")
 
@@ -89,6 +92,7 @@ FUNCTIONS = frozenset(
 )
 """What a tenant's statement may call. None of these reads a file, changes the connection or makes large values."""
 
+_READS = re.compile(r"\s*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
 _ORG_FUNCTION = "precipiq_tenant_org_id"
 _ENVIRONMENT_FUNCTION = "precipiq_tenant_environment"
 _COLUMN_KINDS_SHOWN = (0, 2, 3)  # ordinary, virtual and stored; not the hidden ones of virtual tables
@@ -100,7 +104,9 @@ class TenantConnection:
     def __init__(self, path: Path, tables: TenantTables, busy_timeout_s: float) -> None:
         self._chain: Chain | None = None
         self._tables = frozenset(tables)
-        self._schema = f"file_{SystemRandomness().bytes(16).hex()}"
+        secret = SystemRandomness().bytes(16).hex()
+        self._schema = f"file_{secret}"
+        self._filters = {f"{table}_{secret}": table for table in tables}
         self._connection = sqlite3.connect(
             ":memory:",
             uri=True,
@@ -110,7 +116,7 @@ class TenantConnection:
             cached_statements=STATEMENTS_CACHED_COUNT,
         )
         try:
-            self._prepare(path, tables)
+            self._prepare(path, tables, secret)
         except BaseException:
             self._connection.close()
             raise
@@ -123,6 +129,20 @@ class TenantConnection:
         finally:
             self._chain = None
 
+    def fetch(self, chain: Chain, statement: Statement) -> list[Row]:
+        """The rows of a plugin's statement, which begins with SELECT, WITH or VALUES (EXPLAIN would tell names)."""
+        if _READS.match(statement.sql) is None:
+            raise InternalError("a tenant's statement must begin with SELECT, WITH or VALUES")
+        try:
+            return self.run(
+                chain, lambda connection: rows_of(connection.execute(statement.sql, dict(statement.parameters)))
+            )
+        except sqlite3.DatabaseError as error:
+            if primary_code(error) != sqlite3.SQLITE_AUTH:
+                raise
+            reason = str(error).replace(f"{self._schema}.", "")
+            raise InternalError(f"a tenant's statement may read the tenant's tables alone: {reason}") from None
+
     def interrupt(self) -> None:
         """End what runs, from any thread."""
         self._connection.interrupt()
@@ -130,18 +150,22 @@ class TenantConnection:
     def close(self) -> None:
         self._connection.close()
 
-    def _prepare(self, path: Path, tables: TenantTables) -> None:
+    def _prepare(self, path: Path, tables: TenantTables, secret: str) -> None:
         connection = self._connection
         connection.execute(f"ATTACH ? AS {self._schema}", (read_only_uri(path),))
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.create_function(_ORG_FUNCTION, 0, self._org_id)
         connection.create_function(_ENVIRONMENT_FUNCTION, 0, self._environment)
         for table, (org_column, environment_column) in tables.items():
-            connection.execute(self._view(table, org_column, environment_column))
+            name = f"{table}_{secret}"
+            connection.execute(self._filter(name, table, org_column, environment_column))
+            connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM temp.{_quoted(name)}")  # noqa: S608
+        for function in TABLE_FUNCTIONS:  # SQLite makes their tables at the first use, which it would ask about
+            connection.execute(f"SELECT 1 FROM {function}('[]')").fetchall()  # noqa: S608
         connection.execute("PRAGMA query_only = ON")
         connection.set_authorizer(self._authorize)
 
-    def _view(self, table: str, org_column: str, environment_column: str | None) -> str:
+    def _filter(self, name: str, table: str, org_column: str, environment_column: str | None) -> str:
         described = self._connection.execute(f"PRAGMA {self._schema}.table_xinfo({_quoted(table)})").fetchall()
         columns = [name for _, name, _, _, _, _, kind in described if kind in _COLUMN_KINDS_SHOWN]
         missing = {org_column, environment_column or org_column} - set(columns)
@@ -155,7 +179,7 @@ class TenantConnection:
             condition += f" AND {_quoted(environment_column)} = (SELECT {_ENVIRONMENT_FUNCTION}())"
         shown = ", ".join(map(_quoted, columns))
         return (
-            f"CREATE TEMP VIEW {_quoted(table)} AS "  # noqa: S608  (names from the migrations, quoted)
+            f"CREATE TEMP VIEW {_quoted(name)} AS "  # noqa: S608  (names from the migrations, quoted)
             f"SELECT {shown} FROM {self._schema}.{_quoted(table)} WHERE {condition}"
         )
 
@@ -172,7 +196,7 @@ class TenantConnection:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and second is not None:
             allowed = second.lower() in FUNCTIONS or (
-                source in self._tables and second in (_ORG_FUNCTION, _ENVIRONMENT_FUNCTION)
+                source in self._filters and second in (_ORG_FUNCTION, _ENVIRONMENT_FUNCTION)
             )
             return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_READ and self._is_read_allowed(first, second, schema, source):
@@ -180,11 +204,11 @@ class TenantConnection:
         return sqlite3.SQLITE_DENY
 
     def _is_read_allowed(self, table: str | None, column: str | None, schema: str | None, source: str | None) -> bool:
-        if table in self._tables:
-            if schema == self._schema:  # nothing but our views can name it
-                return source == table or column == ""
-            # The view itself, or (no column, no schema) a statement that names it but reads nothing from it, such as
-            # count(*): an unqualified name is looked up among the temporary views first.
+        if schema == self._schema:  # nothing but our views can name it; no column: count(*) through a view
+            return table in self._tables and (self._filters.get(source or "") == table or column == "")
+        if table in self._tables or table in self._filters:
+            # The views themselves, or (no schema, no column) a statement that names one but takes no value from it,
+            # such as count(*): an unqualified name is looked up among the temporary views first.
             return schema == "temp" or (schema is None and column == "")
         return table in TABLE_FUNCTIONS and schema in ("main", None)
 

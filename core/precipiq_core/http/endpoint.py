@@ -183,7 +183,9 @@ class EndpointApp:
 
     async def _parse(self, principal: Principal, scope: AsgiScope, receive: Receive) -> Call[Any, Any]:
         endpoint = self._endpoint
-        query = parse_query(endpoint.query, scope["query_string"])
+        query: BaseModel = _NO_QUERY
+        if scope["query_string"] or endpoint.query is not NoQuery:
+            query = parse_query(endpoint.query, scope["query_string"])
         body: BaseModel = _NO_BODY
         if self._takes_body:
             body = parse_body(endpoint.body, await read_json(scope["headers"], receive, self._edge.limits))
@@ -224,6 +226,7 @@ class EndpointApp:
 
 
 _NO_BODY = NoBody()
+_NO_QUERY = NoQuery()
 
 
 class LateFailure(Exception):
@@ -239,7 +242,7 @@ class _Limited(RateLimited):
 
 
 def _idempotency_key(headers: list[tuple[bytes, bytes]]) -> str | None:
-    values = [value for name, value in headers if name == b"idempotency-key"]
+    values = [field[1] for field in headers if field[0] == b"idempotency-key"]
     if not values:
         return None
     if len(values) > 1 or not 1 <= len(values[0]) <= _IDEMPOTENCY_KEY_BYTES_MAX or not _printable(values[0]):

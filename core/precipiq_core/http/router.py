@@ -21,8 +21,8 @@ def full_path(endpoint: Endpoint) -> str:
 
 def build_router(
     endpoints: Sequence[tuple[str, Endpoint]], plain: Iterable[tuple[str, PlainEndpoint]], edge: Edge
-) -> Router:
-    """A router for endpoints and plain endpoints, each given with its owner. Raises ``DeploymentError`` on a clash."""
+) -> ASGIApp:
+    """The application for endpoints and plain endpoints, each given with its owner. Raises ``DeploymentError`` on a clash."""
     problems: list[str] = []
     owners: dict[tuple[str, str], str] = {}
     by_path: dict[str, dict[str, ASGIApp]] = {}
@@ -35,16 +35,26 @@ def build_router(
         by_path.setdefault(page.path, {})["GET"] = _Named(page.app, page.path)
     if problems:
         raise DeploymentError(problems)
-    # Fixed paths go before those with parameters, so that /decisions/batch is not taken for an id.
-    ordered = sorted(by_path, key=lambda path: "{" in path)
-    routes = [Route(path, endpoint=_Methods(by_path[path])) for path in ordered]
-    return Router(routes, redirect_slashes=False, default=not_found)
+    return _Paths({path: _Methods(apps) for path, apps in by_path.items()})
 
 
 def _claim(owners: dict[tuple[str, str], str], method: str, path: str, owner: str, problems: list[str]) -> None:
     if (method, path) in owners:
         problems.append(f"{method} {path} is claimed by both {owners[method, path]} and {owner}")
     owners[method, path] = owner
+
+
+class _Paths:
+    """Fixed paths by a look-up, before those with parameters, so that ``/decisions/batch`` is not taken for an id."""
+
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        self._fixed = {path: app for path, app in apps.items() if "{" not in path}
+        routes = [Route(path, endpoint=app) for path, app in apps.items() if "{" in path]
+        self._router = Router(routes, redirect_slashes=False, default=not_found)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._fixed.get(scope["path"], self._router) if scope["type"] == "http" else self._router
+        await app(scope, receive, send)
 
 
 class _Methods:

@@ -32,8 +32,8 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message["headers"] = [*message.get("headers", ()), *_ALWAYS]
-                names = {name for name, _ in headers}
-                headers.extend(field for field in _UNLESS_SET if field[0] not in names)
+                names = [field[0] for field in headers]
+                headers += [field for field in _UNLESS_SET if field[0] not in names]
                 if secure:
                     headers.append(_HSTS)
             await send(message)

@@ -41,13 +41,13 @@ class KeyAuthenticator:
     async def authenticate(self, credential: Credential) -> Principal | None:
         """See ``precipiq_core.contracts.auth.Authenticator``."""
         secret = credential.reveal()
-        if not is_well_formed(secret):
-            return None
         if self._clock.monotonic_s() > self._fresh_until_s:
             self.forget()
         secret_hash = key_hash(secret)
         known = self._cache.get(secret_hash)
         if known is None:
+            if not is_well_formed(secret):
+                return None
             known = await self._look_up(secret_hash)
         if known.record is None:
             return None

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from precipiq_core.canonical import Json, canonical
-from precipiq_core.chain_format import parse_json, parse_statement, split_payload
+from precipiq_core.chain_format import (
+    parse_json,
+    parse_statement,
+    split_payload,
+    statement_id,
+    statement_prev_hash,
+    statement_timestamp,
+)
 from precipiq_core.contracts.chain import Entry
 from precipiq_core.http.envelope import raw_json
 
@@ -25,13 +32,12 @@ def is_decision(entry: Entry) -> bool:
 
 def receipt(entry: Entry) -> Record:
     """What the writer of a decision gets back."""
-    statement = parse_statement(entry.statement)
     return {
-        "decision_id": statement.id,
+        "decision_id": statement_id(entry.statement),
         "hash": entry.hash,
-        "timestamp": statement.timestamp,
+        "timestamp": statement_timestamp(entry.statement),
         "seq": entry.seq,
-        "prev_hash": statement.prev_hash,
+        "prev_hash": statement_prev_hash(entry.statement),
     }
 
 

@@ -35,7 +35,7 @@ _TABLE = "entries"
 _CHAINS_AT_ONCE = 100
 
 _HEAD = "SELECT seq, hash, substr(statement, -35, 27) FROM entries ORDER BY seq DESC LIMIT 1"
-_ENTRIES = f"SELECT {ENTRY_COLUMNS} FROM entries"
+_ENTRIES = f"SELECT {ENTRY_COLUMNS} FROM entries"  # noqa: S608
 _GET = f"{_ENTRIES} WHERE id = :id LIMIT 1"
 _READ = f"{_ENTRIES} WHERE seq > :after ORDER BY seq LIMIT :limit"
 _READ_DECISIONS = f"{_ENTRIES} WHERE seq > :after AND kind = :kind ORDER BY seq LIMIT :limit"

@@ -74,7 +74,6 @@ def find_page(
 class _Search:
     def __init__(self, query: EntryQuery, before_seq: int | None, limit: int, scan_rows_max: int) -> None:
         self._query = query
-        self._indexed = [name for name in _INDEXED_FIELDS if name in query.body]
         self._conditions: list[str] = ["entry.kind = :kind"]
         self.parameters: dict[str, str | int] = {
             "kind": query.kind,
@@ -83,8 +82,9 @@ class _Search:
             "limit": limit + 1,
             "scan_max": scan_rows_max,
         }
-        for name in self._indexed:
-            self.parameters[name] = query.body[name]
+        self.parameters |= {name: query.body[name] for name in _INDEXED_FIELDS if name in query.body}
+        if all(name in query.body for name in _INDEXED_FIELDS):
+            self._conditions.append("candidate.action_type = :action_type")
         others = {name: value for name, value in query.body.items() if name not in _INDEXED_FIELDS}
         self._require_fragments("statement", others, with_scalars=False)
         self._require_fragments("payload", query.metadata, with_scalars=True)
@@ -112,14 +112,10 @@ class _Search:
             self.parameters["before"] = min(cast("int", self.parameters["before"]), end_seq)
 
     def sql(self) -> str:
-        """Packed rows, newest first, that may match. The joins keep the candidates' order."""
-        joins = [
-            f"CROSS JOIN entries AS {name} ON {name}.{name} = :{name} AND {name}.seq = candidate.seq"
-            for name in self._indexed[1:]
-        ]
+        """Packed rows, newest first, that may match. The join keeps the candidates' order."""
         return f"""{ENTRIES_PACKED} (
             SELECT entry.seq, entry.hash, entry.statement, entry.payload, entry.idempotency_key
-            FROM ({self._candidates()} LIMIT :scan_max) AS candidate {" ".join(joins)}
+            FROM ({self._candidates()} LIMIT :scan_max) AS candidate
             CROSS JOIN entries AS entry ON entry.seq = candidate.seq
             WHERE {" AND ".join(self._conditions)}
             LIMIT :limit
@@ -132,13 +128,18 @@ class _Search:
         return None if row is None else row[0]
 
     def _candidates(self) -> str:
-        """Their seqs, newest first, straight from an index."""
-        condition = "TRUE"
-        if self._indexed:
-            condition = f"{self._indexed[0]} = :{self._indexed[0]}"
+        """Their seqs, newest first, straight from an index; the one of agents also has the action's type."""
+        columns, condition = "seq", "TRUE"
+        if "agent_id" in self._query.body:
+            columns, condition = "seq, action_type", "agent_id = :agent_id"
+        elif "action_type" in self._query.body:
+            condition = "action_type = :action_type"
         elif self._query.kind != _UNINDEXED_KIND:
             condition = f"kind = :kind AND kind <> '{_UNINDEXED_KIND}'"  # the index is partial
-        return f"SELECT seq FROM entries WHERE {condition} AND seq > :after AND seq < :before ORDER BY seq DESC"  # noqa: S608
+        return (
+            f"SELECT {columns} FROM entries WHERE {condition} AND seq > :after AND seq < :before "  # noqa: S608
+            "ORDER BY seq DESC"
+        )
 
 
 def _seq_at(connection: sqlite3.Connection, time_us: int) -> int:

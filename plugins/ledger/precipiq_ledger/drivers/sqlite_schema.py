@@ -28,7 +28,7 @@ INDEXES = (
     "CREATE UNIQUE INDEX entries_id ON entries (id)",
     "CREATE UNIQUE INDEX entries_idempotency_key ON entries (org_id, environment, idempotency_key) "
     "WHERE idempotency_key IS NOT NULL",
-    "CREATE INDEX entries_agent_id ON entries (agent_id, org_id, environment, seq)",
+    "CREATE INDEX entries_agent_id ON entries (agent_id, org_id, environment, seq, action_type)",
     "CREATE INDEX entries_action_type ON entries (action_type, org_id, environment, seq)",
     "CREATE INDEX entries_kind ON entries (kind, org_id, environment, seq) WHERE kind <> 'decision'",
     "CREATE INDEX entries_redacts_seq ON entries (redacts_seq, org_id, environment) WHERE kind = 'redaction'",

@@ -1,0 +1,115 @@
+"""What secrets look like in a serialised log line. Owns the regular expressions; decides nothing.
+
+Each takes time linear in the line: a match can begin only once in any run that it would have to scan, or is bounded.
+They keep JSON valid: none passes the end of the string in which it begins, none splits an escape.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+
+KEY_PREFIXES = ("pq_live_", "pq_test_", "whsec_", "sk_live_", "sk_test_", "rk_live_", "rk_test_")
+
+_ESCAPED = rb"%(?:25)*[0-9A-Fa-f]{2}|\\++(?:u00|x)[0-9A-Fa-f]{2}"
+_ELLIPSIS = rb"(?:\.\.\.|\xe2\x80\xa6)"
+_SECRET = rb"(?:[0-9A-Za-z_+/=-]|%b)" % _ESCAPED
+_QUOTED = rb"""(?:(?!(?P=quote))(?:[^"\\]|(?:\\\\)*+\\.|(?:\\\\)++(?!["\\])))++"""
+_PLAIN = rb"""(?:(?:bearer|basic|digest)(?:\s|\+)++)?(?!\[redacted\])(?:[^&\s"'\\;,}\])]|%b)++""" % _ESCAPED
+_QUOTE = rb"""(?P<quote>\\*["'])"""
+
+# Words of seven letters or fewer after "Basic" are prose; credentials have a capital or a digit.
+BEARER = re.compile(
+    rb"\b((?i:bearer|basic)(?:\s|%%20|\+)++)(?=[a-z._~+/=%%-]*+[A-Z0-9])(?:[A-Za-z0-9._~+/=-]|%b){6,}+" % _ESCAPED
+)
+JWT = re.compile(
+    rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.(?:[A-Za-z0-9_-]|%b)*+)?" % _ESCAPED
+)
+PEM = re.compile(
+    rb"""-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^"\\-]|\\.|-(?!----END))*+(?:-----END [A-Z ]{0,40}-----)?""",
+    re.DOTALL,
+)
+DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@""")
+# pydantic echoes the first and the last characters of what it refused.
+ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
+# reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
+ELIDED = re.compile(
+    rb"(\S%b|truncated\) \.\.\. )(?=[0-9a-z]*+[A-Z])(?=[0-9A-Z]*+[a-z])[0-9A-Za-z]{10,}+" % _ELLIPSIS
+)
+
+_ESCAPE = re.compile(rb"%(?:25)*([2-7][0-9A-Fa-f])|(?<!\\)\\++(?:u00|x)([2-7][0-9A-Fa-f])")
+_WRAP = re.compile(rb"(?<=[A-Za-z0-9+/]{60})(?:\\++r)?\\++n(?=[A-Za-z0-9+/=])")
+_UNESCAPED = {
+    form: {0x22: b'\\"', 0x5C: b"\\\\"}.get(code, bytes([code]))
+    for code in range(0x20, 0x7F)
+    for form in {f"{code:02x}".encode(), f"{code:02X}".encode()}
+}
+_ROUNDS = 4
+
+
+def unescaped(line: bytes) -> bytes:
+    """The line with percent-, JSON- and hex-escapes of printable characters undone, and wrapped base64 joined."""
+    for _ in range(_ROUNDS):
+        plain = _ESCAPE.sub(_character, line)
+        if plain == line:
+            break
+        line = plain
+    return _WRAP.sub(b"", line) if b"\\n" in line else line
+
+
+def _character(match: re.Match[bytes]) -> bytes:
+    return _UNESCAPED.get((match[1] or match[2]).lower(), match[0])
+
+
+def shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
+    """Secrets that begin with one of the prefixes, whole, or shortened by leaving out the middle.
+
+    Up to seven characters after the prefix, and four after an ellipsis, stay readable.
+    """
+    start = b"|".join(re.escape(prefix.encode()) for prefix in prefixes)
+    whole = rb"%b{8,}+(?:%b[0-9A-Za-z]++)?" % (_SECRET, _ELLIPSIS)
+    shortened = rb"%b{0,7}%b[0-9A-Za-z]{5,}+" % (_SECRET, _ELLIPSIS)
+    return re.compile(rb"(?i)(?:%b)(?:%b|%b)" % (start, whole, shortened))
+
+
+def hex_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
+    """The same written as hexadecimal digits."""
+    start = b"|".join(prefix.encode().hex().encode() for prefix in prefixes)
+    return re.compile(rb"(?i)(?:%b)[0-9a-f]*+" % start)
+
+
+def base64_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
+    """The same inside base64, from the prefix on."""
+    cores = {core for prefix in prefixes for core in base64_cores(prefix)}
+    start = b"|".join(re.escape(core) for core in sorted(cores))
+    return re.compile(rb"(?:%b)(?:%b|\\++[rn])*+" % (start, _SECRET))
+
+
+def base64_cores(text: str) -> set[bytes]:
+    """What any base64 of something containing ``text`` must contain, for each of the three alignments."""
+    cores = set()
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + text.encode())
+        first = -(-offset * 8 // 6)
+        last = (offset + len(text)) * 8 // 6
+        cores |= {encoded[first:last], encoded[first:last].translate(bytes.maketrans(b"+/", b"-_"))}
+    return cores
+
+
+def pairs(names: Iterable[str]) -> re.Pattern[bytes]:
+    """``name=value``, ``name: value`` and ``(b'name', b'value')``; groups ``head``, ``quote``, ``bare``.
+
+    ``db_password`` counts as ``password``; only ``token`` must stand alone, for a page token is none.
+    """
+    ends = b"|".join(re.escape(name).encode().replace(b"_", b"[_-]?") for name in sorted(names) if name != "token")
+    name = rb"(?:(?<![0-9a-z])(?:%b)|(?<![0-9a-z_-])token)" % ends
+    assigned = rb"""%b(?:(?P<bare>")|\\*["'])?\s{0,8}[:=]\s{0,8}[\[({]{0,3}b?""" % name
+    # The name's own look-behind already forbids a letter before it, so b'name' is found by its quote.
+    header = rb"""%b\\*["'],\s?b?(?=\\*["']\S)(?<!\],)""" % name
+    cookie = rb"""(?<![0-9a-z])cookie\s{0,8}[:=]\s{0,8}"""
+    return re.compile(
+        rb"(?is)(?P<cookies>%b)(?!\[redacted\])(?:[^\"'\\]|%b)++|(?P<head>%b)(?:%b%b|%b)|(?P<field>\(b?\\*[\"']%b)%b%b"
+        % (cookie, _ESCAPED, assigned, _QUOTE, _QUOTED, _PLAIN, header, _QUOTE.replace(b"quote", b"mark"),
+           _QUOTED.replace(b"quote", b"mark"))
+    )

@@ -1,0 +1,241 @@
+"""The one writer of an SQLite file: groups, failures that stay with their cause, limits, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from precipiq_core.database.sqlite_connection import open_for_writing
+from precipiq_core.database.sqlite_writer import SqliteWriter
+from precipiq_core.errors import Conflict, Unavailable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers.db"
+    connection = open_for_writing(path, 5)
+    connection.execute("CREATE TABLE numbers (number INTEGER UNIQUE, note BLOB)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+async def writer(path: Path) -> AsyncIterator[SqliteWriter]:
+    writer = SqliteWriter(partial(open_for_writing, path, 0.2), queue_max=2_000, group_rows_max=100)
+    await writer.start()
+    yield writer
+    await writer.close()
+
+
+class Groups:
+    """A handler that inserts numbers and remembers which came together. ``refused`` ones fail alone."""
+
+    def __init__(self, refused: Sequence[int] = ()) -> None:
+        self.seen: list[list[int]] = []
+        self.refused = refused
+
+    def insert(self, connection: sqlite3.Connection, items: Sequence[int]) -> list[int | Exception]:
+        self.seen.append(list(items))
+        results: list[int | Exception] = []
+        for item in items:
+            if item in self.refused:
+                results.append(ValueError(item))
+                continue
+            connection.execute("INSERT INTO numbers VALUES (?, NULL)", (item,))
+            results.append(item)
+        return results
+
+
+def stored(path: Path) -> list[int]:
+    connection = sqlite3.connect(path)
+    try:
+        return [row[0] for row in connection.execute("SELECT number FROM numbers ORDER BY number")]
+    finally:
+        connection.close()
+
+
+def block(connection: sqlite3.Connection, items: Sequence[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> list[None]:
+    """Holds the writer until the event is set."""
+    for loop, event in items:
+        asyncio.run_coroutine_threadsafe(event.wait(), loop).result(timeout=30)
+    return [None] * len(items)
+
+
+def hold(writer: SqliteWriter) -> tuple[asyncio.Future[None], asyncio.Event]:
+    event = asyncio.Event()
+    return writer.submit(block, (asyncio.get_running_loop(), event)), event
+
+
+async def test_what_waits_shares_transactions_up_to_the_limit_of_rows(writer: SqliteWriter, path: Path) -> None:
+    groups = Groups()
+    held, release = hold(writer)
+    futures = [writer.submit(groups.insert, number) for number in range(250)]
+    release.set()
+    assert await asyncio.gather(held, *futures) == [None, *range(250)]
+    assert [len(group) for group in groups.seen] == [100, 100, 50]
+    assert stored(path) == list(range(250))
+
+
+async def test_handlers_that_wait_take_turns(writer: SqliteWriter) -> None:
+    order: list[str] = []
+    handlers = {name: partial(_note, order, name) for name in "ab"}
+    held, release = hold(writer)
+    futures = [writer.submit(handlers[name], number, 60) for name in "aaab" for number in range(1)]
+    release.set()
+    await asyncio.gather(held, *futures)
+    assert order == ["a", "b", "a", "a"]
+
+
+def _note(order: list[str], name: str, connection: sqlite3.Connection, items: Sequence[int]) -> list[int]:
+    order.append(name)
+    return list(items)
+
+
+async def test_a_result_that_is_an_exception_fails_its_item_alone(writer: SqliteWriter, path: Path) -> None:
+    groups = Groups(refused=[3])
+    results = await asyncio.gather(*(writer.submit(groups.insert, n) for n in range(6)), return_exceptions=True)
+    assert isinstance(results[3], ValueError)
+    assert stored(path) == [0, 1, 2, 4, 5]
+
+
+async def test_a_poisoned_item_does_not_fail_its_neighbours(writer: SqliteWriter, path: Path) -> None:
+    groups = Groups()
+    await writer.submit(groups.insert, 7)
+    held, release = hold(writer)
+    futures = [writer.submit(groups.insert, number) for number in (5, 6, 7, 8, 9)]
+    release.set()
+    await held
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert isinstance(results[2], Conflict)
+    assert [result for result in results if not isinstance(result, Exception)] == [5, 6, 8, 9]
+    assert stored(path) == [5, 6, 7, 8, 9]
+    assert groups.seen == [[7], [5, 6, 7, 8, 9], [5], [6], [7], [8], [9]], "each is tried alone, once"
+
+
+async def test_cancelled_waiters_change_nothing_for_the_others(writer: SqliteWriter, path: Path) -> None:
+    groups, rng = Groups(), random.Random(1)
+    acknowledged: list[int] = []
+
+    async def write(number: int) -> None:
+        acknowledged.append(await writer.submit(groups.insert, number))
+
+    tasks = [asyncio.create_task(write(number)) for number in range(500)]
+    while any(not task.done() for task in tasks):
+        for task in rng.sample(tasks, 20):
+            task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert await writer.submit(groups.insert, 1_000) == 1_000
+    assert set(acknowledged) <= set(stored(path))
+    assert len(stored(path)) == len(set(stored(path)))
+
+
+async def test_a_full_queue_refuses_and_recovers(path: Path) -> None:
+    writer = SqliteWriter(partial(open_for_writing, path, 5), queue_max=3, group_rows_max=10)
+    await writer.start()
+    groups = Groups()
+    held, release = hold(writer)
+    while writer._waiting_count:
+        await asyncio.sleep(0.001)
+    futures = [writer.submit(groups.insert, number) for number in range(3)]
+    with pytest.raises(Unavailable, match="too many writes"):
+        writer.submit(groups.insert, 3)
+    release.set()
+    await asyncio.gather(held, *futures)
+    assert await writer.submit(groups.insert, 3) == 3
+    await writer.close()
+
+
+async def test_closing_finishes_what_was_accepted(writer: SqliteWriter, path: Path) -> None:
+    groups = Groups()
+    futures = [writer.submit(groups.insert, number) for number in range(300)]
+    await writer.close()
+    assert await asyncio.gather(*futures) == list(range(300))
+    assert stored(path) == list(range(300))
+    with pytest.raises(Unavailable, match="closed"):
+        writer.submit(groups.insert, 1)
+
+
+async def test_a_full_disk_is_told_and_leaves_the_writer_usable(writer: SqliteWriter, path: Path) -> None:
+    def limit(connection: sqlite3.Connection, items: Sequence[int]) -> list[int]:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        return [connection.execute(f"PRAGMA max_page_count = {pages + item}").fetchone()[0] for item in items]
+
+    def insert_large(connection: sqlite3.Connection, items: Sequence[int]) -> list[int]:
+        for item in items:
+            connection.execute("INSERT INTO numbers VALUES (?, zeroblob(?))", (item, item))
+        return list(items)
+
+    await writer.submit(limit, 10)
+    results = await asyncio.gather(
+        *(writer.submit(insert_large, size) for size in (1, 1_000_000, 2)), return_exceptions=True
+    )
+    assert isinstance(results[1], Unavailable)
+    assert "full" in results[1].message
+    assert (results[0], results[2]) == (1, 2)
+    await writer.submit(limit, 10_000)
+    assert await writer.submit(insert_large, 1_000_000) == 1_000_000
+    assert stored(path) == [1, 2, 1_000_000]
+
+
+async def test_a_lock_held_elsewhere_is_told_and_passes(writer: SqliteWriter, path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    results = await asyncio.gather(
+        *(writer.submit(Groups().insert, number) for number in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(result, Unavailable) for result in results)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await writer.submit(Groups().insert, 1) == 1
+    assert stored(path) == [1]
+
+
+async def test_a_broken_connection_is_replaced(writer: SqliteWriter, path: Path) -> None:
+    def fail(connection: sqlite3.Connection, items: Sequence[None]) -> list[None]:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    with pytest.raises(Unavailable, match="disk"):
+        await writer.submit(fail, None)
+    assert await writer.submit(Groups().insert, 1) == 1
+
+
+async def test_a_handler_with_too_few_results_stores_nothing(writer: SqliteWriter, path: Path) -> None:
+    def forget(connection: sqlite3.Connection, items: Sequence[int]) -> list[int]:
+        connection.execute("INSERT INTO numbers VALUES (1, NULL)")
+        return []
+
+    with pytest.raises(Exception, match="one result"):
+        await writer.submit(forget, 1)
+    assert stored(path) == []
+
+
+def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from pathlib import Path
+from precipiq_core.contracts.database import Statement
+from precipiq_core.database import DatabaseSettings, new_database
+async def main():
+    database = new_database(DatabaseSettings(migrate_at_start=True), Path({str(tmp_path)!r}))
+    opened = database.opened([])
+    await opened.__aenter__()
+    assert await database.fetch(Statement("SELECT 1 AS one")) == [{{"one": 1}}]
+    keep.extend([database, opened])
+keep = []
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True).returncode == 0
