@@ -73,7 +73,10 @@ async def test_a_transaction_is_all_or_nothing(database: SqliteDatabase) -> None
 
 async def test_transactions_in_one_group_fail_apart(database: SqliteDatabase) -> None:
     results = await asyncio.gather(
-        *(database.transaction([add(f"n{number}"), add("same" if number % 3 else f"m{number}")]) for number in range(9)),
+        *(
+            database.transaction([add(f"n{number}"), add("same" if number % 3 else f"m{number}")])
+            for number in range(9)
+        ),
         return_exceptions=True,
     )
     failed = [number for number, result in enumerate(results) if isinstance(result, Conflict)]
@@ -145,7 +148,7 @@ async def test_a_transaction_may_only_touch_rows_of_tables_that_are_not_reserved
     database: SqliteDatabase, sql: str
 ) -> None:
     await database.transaction([add("before")])  # the writer's own COMMIT is now among its prepared statements
-    with pytest.raises(Exception, match="not authorized|prohibited"):
+    with pytest.raises(Exception, match="not authorized|prohibited|cannot VACUUM"):
         await database.transaction([add("a"), Statement(sql)])
     assert await notes(database) == ["before"]
 
@@ -214,7 +217,7 @@ def test_an_unknown_url_stops_the_boot(tmp_path: Path, url: str) -> None:
 
 def test_a_relative_url_starts_at_the_data_folder(tmp_path: Path) -> None:
     relative = new_database(DatabaseSettings(url="sqlite:///a/b.db"), tmp_path)
-    absolute = new_database(DatabaseSettings(url=f"sqlite:////{tmp_path}/c.db"), Path("/elsewhere"))
+    absolute = new_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/c.db"), Path("/elsewhere"))
     assert isinstance(relative, SqliteDatabase)
     assert isinstance(absolute, SqliteDatabase)
     assert relative.path == tmp_path / "a/b.db"

@@ -140,10 +140,8 @@ def test_everything_else_is_refused(tenant: TenantConnection, sql: str) -> None:
     assert fetch(tenant, "SELECT note FROM notes") == [("alpha",)], "the connection serves on"
 
 
-@pytest.mark.parametrize("sql", REFUSED)
+@pytest.mark.parametrize("sql", [sql for sql in REFUSED if "EXPLAIN" not in sql])
 def test_the_authorizer_refuses_without_the_check_of_the_first_word(tenant: TenantConnection, sql: str) -> None:
-    if "EXPLAIN" in sql:
-        pytest.skip("EXPLAIN shows no row; the first word alone refuses it")
     with pytest.raises(Exception):
         tenant.run(ALPHA, lambda connection: connection.execute(sql).fetchall())
 

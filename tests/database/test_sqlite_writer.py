@@ -64,7 +64,9 @@ def stored(path: Path) -> list[int]:
         connection.close()
 
 
-def block(connection: sqlite3.Connection, items: Sequence[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> list[None]:
+def block(
+    connection: sqlite3.Connection, items: Sequence[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> list[None]:
     """Holds the writer until the event is set."""
     for loop, event in items:
         asyncio.run_coroutine_threadsafe(event.wait(), loop).result(timeout=30)

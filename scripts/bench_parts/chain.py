@@ -1,0 +1,154 @@
+"""A long chain: verification beside plain hashing, its speed-up on two cores, memory, and lists short and long."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from http_append import decision
+from precipiq_core.boot import assemble
+from precipiq_core.app import running
+from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.deployment import load_deployment
+from precipiq_core.logs.settings import LogSettings
+from precipiq_core.logs.setup import configure_logging
+from precipiq_ledger.models import DecisionIn
+from precipiq_ledger.routes import decision_draft
+from precipiq_ledger.service import LedgerService
+from precipiq_ledger.verify import GENESIS, verify_stretch
+from precipiq_testkit.server import ServerProcess
+
+ENTRIES = int(os.environ.get("BENCH_ENTRIES", "1000000"))
+SHORT_ENTRIES = 10_000
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+APPEND_AT_ONCE = 1000
+
+
+class Silence:
+    def say(self, text: str) -> None:
+        pass
+
+
+async def grow(server: ServerProcess, chain: Chain, count: int) -> None:
+    deployment = load_deployment(server.config, {})
+    assembly = assemble(
+        deployment, clock=SystemClock(), randomness=SystemRandomness(), console=Silence(), serving=False
+    )
+    async with running(assembly):
+        service = assembly.services.get(LedgerService)
+        for start in range(0, count, APPEND_AT_ONCE):
+            numbers = range(start, min(start + APPEND_AT_ONCE, count))
+            drafts = [decision_draft(DecisionIn.model_validate(decision(number)), "key_bench") for number in numbers]
+            await service.append(chain, drafts)
+
+
+def hashes_per_s(database: Path, org_id: str) -> float:
+    """The limit: SHA-256 of the same bytes, already in memory."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        connection.text_factory = bytes
+        sql = "SELECT statement, payload FROM entries WHERE org_id = ? AND payload IS NOT NULL LIMIT 50000"
+        rows = connection.execute(sql, (org_id,)).fetchall()
+    started_s = time.perf_counter()
+    for statement, payload in rows:
+        sha256(statement).hexdigest()
+        sha256(payload).hexdigest()
+    return len(rows) / (time.perf_counter() - started_s)
+
+
+def get(server: ServerProcess, path: str) -> Any:
+    request = urllib.request.Request(server.url + path, headers={"X-Precipiq-Key": server.key})
+    with urllib.request.urlopen(request, timeout=600) as response:
+        return json.load(response)["data"]
+
+
+def timed(server: ServerProcess, path: str) -> float:
+    durations = []
+    for _ in range(30):
+        started_s = time.perf_counter()
+        get(server, path)
+        durations.append(time.perf_counter() - started_s)
+    return statistics.median(durations) * 1000
+
+
+def memory_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmHWM")
+
+
+def main() -> None:
+    configure_logging(LogSettings(level="error"))
+    with tempfile.TemporaryDirectory() as name:
+        servers = {}
+        for count in (SHORT_ENTRIES, ENTRIES):
+            server = servers[count] = ServerProcess(Path(name) / str(count)).start()
+            server.stop()
+            started_s = time.perf_counter()
+            asyncio.run(grow(server, Chain(server.org_id, "test"), count))
+            print(f"appended {count:,} in {time.perf_counter() - started_s:.0f} s in process, {APPEND_AT_ONCE} at once")
+        long = servers[ENTRIES]
+        measure_verification(long)
+        measure_lists(servers[SHORT_ENTRIES], long)
+
+
+def measure_verification(server: ServerProcess) -> None:
+    from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
+
+    chain = Chain(server.org_id, "test")
+    auditor = SqliteAuditor(server.database_file, 5.0)
+    limits, singles, doubles = [], [], []
+    for _ in range(ROUNDS):
+        limits.append(hashes_per_s(server.database_file, server.org_id))
+        started_s = time.perf_counter()
+        stretch = verify_stretch(auditor, chain, GENESIS, None, batch_entries=2000)
+        singles.append(stretch.checked_count / (time.perf_counter() - started_s))
+        assert stretch.broken is None
+    server.start()
+    for _ in range(ROUNDS):
+        started_s = time.perf_counter()
+        verdict = get(server, "/api/v1/decisions/chain/verify")
+        doubles.append(verdict["records_checked"] / (time.perf_counter() - started_s))
+        assert verdict["is_valid"]
+    memory = memory_mb(server.process.pid)
+    server.stop()
+    limit, single, double = (statistics.median(rates) for rates in (limits, singles, doubles))
+    print(f"verify, one core: {single:,.0f} entries/s; hashlib over the same bytes {limit:,.0f}; ratio {single / limit:.2f} (aim 0.40)")
+    print(f"verify over HTTP, two processes: {double:,.0f} entries/s; speed-up {double / single:.2f}")
+    print(f"server memory while verifying {ENTRIES:,} entries: {memory:.0f} MB at most (aim: under 200)")
+
+
+def measure_lists(short: ServerProcess, long: ServerProcess) -> None:
+    queries = {
+        "agent_id": {"agent_id": "agent-7", "limit": "50"},
+        "agent_id and action_type": {"agent_id": "agent-7", "action_type": "discount_offer", "limit": "50"},
+        "no filter": {"limit": "50"},
+    }
+    short.start()
+    long.start()
+    for name, query in queries.items():
+        path = "/api/v1/decisions?" + urllib.parse.urlencode(query)
+        one, other = [], []
+        for _ in range(ROUNDS):
+            one.append(timed(short, path))
+            other.append(timed(long, path))
+        a, b = statistics.median(one), statistics.median(other)
+        print(f"list of 50 by {name}: {a:.2f} ms at {SHORT_ENTRIES:,}, {b:.2f} ms at {ENTRIES:,}; ratio {b / a:.2f} (aim 1.50)")
+    short.stop()
+    long.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""kill -9 while appending: every acknowledged entry is there afterwards, and the chain is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import precipiq_ledger
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Migration
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.database.sqlite import SqliteDatabase
+from precipiq_ledger.drivers.sqlite import SqliteDriver
+from precipiq_ledger.verify import GENESIS, verify_stretch
+
+ALPHA = Chain("org_alpha", "live")
+MIGRATION = Migration(
+    "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
+)
+ROUNDS_COUNT = 10
+
+APPENDER = """
+import asyncio, json, sys, time
+from pathlib import Path
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Migration
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.database.sqlite import SqliteDatabase
+from precipiq_ledger.drivers.sqlite import SqliteDriver
+from precipiq_testkit.sealing import Writer
+
+path, migrations, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+ALPHA = Chain("org_alpha", "live")
+migration = Migration("ledger", migrations, {"entries": ("org_id", "environment")})
+
+async def main():
+    database = SqliteDatabase(DatabaseSettings(migrate_at_start=True), path)
+    async with database.opened([migration]), SqliteDriver(database).open() as store:
+        writer = Writer(store, seed=seed)
+        async def append():
+            while True:
+                appended = await writer.append(ALPHA, writer.draft(), writer.draft())
+                for entry in appended.entries:
+                    print("acknowledged", json.dumps([entry.seq, entry.hash]), flush=True)
+        await asyncio.gather(*(append() for _ in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def acknowledge_then_kill(path: Path, seed: int, count: int) -> list[tuple[int, str]]:
+    arguments = [sys.executable, "-c", APPENDER, str(path), str(MIGRATION.location), str(seed)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen: list[tuple[int, str]] = []
+        for line in process.stdout:
+            if len(seen) == count:
+                process.kill()
+            if line.startswith("acknowledged") and line.endswith("\n"):
+                seen.append(tuple(json.loads(line.split(" ", 1)[1])))
+    assert process.returncode == -9, "the appender ended by itself"
+    return seen
+
+
+@pytest.mark.slow
+def test_every_acknowledged_entry_survives_a_kill(tmp_path: Path) -> None:
+    path, rng = tmp_path / "precipiq.db", random.Random(3)
+    acknowledged: list[tuple[int, str]] = []
+    for seed in range(ROUNDS_COUNT):
+        acknowledged += acknowledge_then_kill(path, seed, rng.randrange(1, 400))
+
+    async def stored() -> tuple[dict[int, str], object]:
+        database = SqliteDatabase(DatabaseSettings(), path)
+        async with database.opened([MIGRATION]), SqliteDriver(database).open() as store:
+            entries = await store.read(ALPHA, 0, 1_000_000)
+            auditor = store.auditor()
+            return {entry.seq: entry.hash for entry in entries}, verify_stretch(
+                auditor, ALPHA, GENESIS, None, batch_entries=100
+            ).broken
+
+    hashes, broken = asyncio.run(stored())
+    assert broken is None
+    assert len(acknowledged) > ROUNDS_COUNT
+    assert [item for item in acknowledged if hashes.get(item[0]) != item[1]] == []
