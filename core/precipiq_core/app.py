@@ -25,6 +25,7 @@ from precipiq_core.logs.sink import Sink
 from precipiq_core.operations import Operations
 from precipiq_core.operations.metrics import RequestMetrics
 from precipiq_core.serving.drain import DrainGate
+from precipiq_core.serving.head_limit import HeadLimit
 from precipiq_core.serving.proxies import TrustedProxies
 from precipiq_core.serving.security_headers import SecurityHeaders
 from precipiq_core.serving.unread_body import UnreadBody
@@ -97,12 +98,14 @@ def _layers(assembly: Assembly, router: ASGIApp, access_sink: Sink | None) -> AS
             if item.value.layer == layer:
                 app = item.value.wrap(app)
     app = ErrorBoundary(app)
+    server = assembly.deployment.server
+    app = HeadLimit(app, fields_max=server.header_fields_max, bytes_max=server.header_bytes_max)
     app = SecurityHeaders(app)
     metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
     clock, randomness = assembly.clock, assembly.randomness
     app = RequestLog(app, clock=clock, randomness=randomness, observe=metrics.observe, sink=access_sink)
     app = CredentialShield(app)
-    return TrustedProxies(app, assembly.deployment.server.trusted_proxies)
+    return TrustedProxies(app, server.trusted_proxies)
 
 
 def _describe(assembly: Assembly) -> None:

@@ -11,6 +11,7 @@
     |   |-- Conflict                    conflict
     |   |   `-- IdempotencyConflict     idempotency_conflict
     |   |-- PayloadTooLarge             payload_too_large
+    |   |-- HeadersTooLarge             headers_too_large
     |   |-- UnsupportedMediaType        unsupported_media_type
     |   |-- ValidationFailed            validation_error
     |   `-- RateLimited                 rate_limited
@@ -97,6 +98,11 @@ class IdempotencyConflict(Conflict):
 class PayloadTooLarge(RequestError):
     code = "payload_too_large"
     default_message = "the request body is too large"
+
+
+class HeadersTooLarge(RequestError):
+    code = "headers_too_large"
+    default_message = "the request's headers are too large"
 
 
 class UnsupportedMediaType(RequestError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,7 +12,10 @@ from precipiq_core.contracts.credential import Credential
 QUERY_NAMES = frozenset((b"api_key", b"api-key", b"apikey"))
 
 _KEY_HEADERS = frozenset((b"x-precipiq-key", b"authorization"))
-_DROPPED_HEADERS = frozenset((b"cookie", b"proxy-authorization"))
+_URL_HEADERS = frozenset((b"referer", b"x-forwarded-uri", b"x-original-uri", b"x-original-url", b"x-rewrite-url"))
+_DROPPED_HEADERS = frozenset((b"cookie", b"proxy-authorization", b"x-api-key", b"api-key"))
+_HELD_BACK = _KEY_HEADERS | _URL_HEADERS | _DROPPED_HEADERS
+_SEPARATOR = re.compile(rb"([&;])")
 _AMBIGUOUS = Credential("")
 
 
@@ -32,20 +36,19 @@ class CredentialShield:
 
 def _shielded(scope: Scope) -> Scope:
     found: set[bytes] = set()
-    headers = []
-    for name, value in scope["headers"]:
-        if name in _KEY_HEADERS:
-            found.add(_presented(name, value))
-        elif name == b"referer":
-            headers.append((name, value.partition(b"?")[0].partition(b"#")[0]))
-        elif name not in _DROPPED_HEADERS:
-            headers.append((name, value))
+    headers = [field for field in scope["headers"] if field[0] not in _HELD_BACK]
+    if len(headers) != len(scope["headers"]):
+        for name, value in scope["headers"]:
+            if name in _KEY_HEADERS:
+                found.add(_presented(name, value))
+            elif name in _URL_HEADERS:
+                headers.append((name, re.split(rb"[?#;]", value, maxsplit=1)[0]))
     query = scope.get("query_string", b"")
     if query:
         query = _without_keys(query, found)
-    raw_path = scope.get("raw_path")
     changed = {**scope, "headers": headers, "query_string": query, "precipiq.credential": _credential(found)}
-    if raw_path is not None:
+    raw_path = scope.get("raw_path")
+    if raw_path is not None and b"?" in raw_path:
         changed["raw_path"] = raw_path.partition(b"?")[0]
     return changed
 
@@ -59,14 +62,18 @@ def _presented(name: bytes, value: bytes) -> bytes:
 
 
 def _without_keys(query: bytes, found: set[bytes]) -> bytes:
-    kept = []
-    for pair in query.replace(b";", b"&").split(b"&"):
+    """The query, byte for byte, but for the pairs that hold keys, whether ``&`` or ``;`` divides them."""
+    if b"key" not in query.lower() and b"%" not in query:
+        return query
+    kept = b""
+    pieces = _SEPARATOR.split(query)
+    for separator, pair in zip([b"", *pieces[1::2]], pieces[::2], strict=True):
         name, _, value = pair.partition(b"=")
-        if _decoded(name).lower() in QUERY_NAMES:
+        if _decoded(name).strip().lower() in QUERY_NAMES:
             found.add(_decoded(value))
         else:
-            kept.append(pair)
-    return query if len(kept) == query.count(b"&") + 1 else b"&".join(kept)
+            kept += separator + pair
+    return kept if kept[:1] not in (b"&", b";") or query[:1] in (b"&", b";") else kept[1:]
 
 
 def _decoded(text: bytes) -> bytes:

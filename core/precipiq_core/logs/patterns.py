@@ -16,10 +16,11 @@ _ESCAPED = rb"%(?:25)*[0-9A-Fa-f]{2}|\\++(?:u00|x)[0-9A-Fa-f]{2}"
 _ELLIPSIS = rb"(?:\.\.\.|\xe2\x80\xa6)"
 _SECRET = rb"(?:[0-9A-Za-z_+/=-]|%b)" % _ESCAPED
 _QUOTED = rb"""(?:(?!(?P=quote))(?:[^"\\]|(?:\\\\)*+\\.|(?:\\\\)++(?!["\\])))++"""
-_PLAIN = rb"""(?:(?:bearer|basic|digest)(?:\s|\+)++)?(?!\[redacted\])(?:[^&\s"'\\;,}\])]|%b)++""" % _ESCAPED
+_NOT_DONE = rb"(?!(?:(?:bearer|basic|digest)(?:\s|\+)++)?\[redacted\])"
+_PLAIN = rb"""(?:(?:bearer|basic|digest)(?:\s|\+)++)?(?:[^&\s"'\\;,}\])]|%b)++""" % _ESCAPED
 _QUOTE = rb"""(?P<quote>\\*["'])"""
 
-# Words of seven letters or fewer after "Basic" are prose; credentials have a capital or a digit.
+# A word without capital or digit after "basic" is prose.
 BEARER = re.compile(
     rb"\b((?i:bearer|basic)(?:\s|%%20|\+)++)(?=[a-z._~+/=%%-]*+[A-Z0-9])(?:[A-Za-z0-9._~+/=-]|%b){6,}+" % _ESCAPED
 )
@@ -34,9 +35,10 @@ DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@
 # pydantic echoes the first and the last characters of what it refused.
 ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
 # reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
-ELIDED = re.compile(
-    rb"(\S%b|truncated\) \.\.\. )(?=[0-9a-z]*+[A-Z])(?=[0-9A-Z]*+[a-z])[0-9A-Za-z]{10,}+" % _ELLIPSIS
-)
+ELIDED = re.compile(rb"(\S%b|truncated\) \.\.\. )(?=[0-9a-z]*+[A-Z])(?=[0-9A-Z]*+[a-z])[0-9A-Za-z]{10,}+" % _ELLIPSIS)
+
+# A cookie header holds several pairs; all of them go.
+COOKIE = re.compile(rb"""(?i)((?<![0-9a-z])cookie\s{0,8}+[:=]\s{0,8}+)(?!\[redacted\])(?:[^"'\\]|%b)++""" % _ESCAPED)
 
 _ESCAPE = re.compile(rb"%(?:25)*([2-7][0-9A-Fa-f])|(?<!\\)\\++(?:u00|x)([2-7][0-9A-Fa-f])")
 _WRAP = re.compile(rb"(?<=[A-Za-z0-9+/]{60})(?:\\++r)?\\++n(?=[A-Za-z0-9+/=])")
@@ -63,20 +65,20 @@ def _character(match: re.Match[bytes]) -> bytes:
 
 
 def shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
-    """Secrets that begin with one of the prefixes, whole, or shortened by leaving out the middle.
+    """In lower case, secrets that begin with one of the prefixes, whole, or shortened by leaving out the middle.
 
     Up to seven characters after the prefix, and four after an ellipsis, stay readable.
     """
-    start = b"|".join(re.escape(prefix.encode()) for prefix in prefixes)
+    start = b"|".join(re.escape(prefix.lower().encode()) for prefix in prefixes)
     whole = rb"%b{8,}+(?:%b[0-9A-Za-z]++)?" % (_SECRET, _ELLIPSIS)
     shortened = rb"%b{0,7}%b[0-9A-Za-z]{5,}+" % (_SECRET, _ELLIPSIS)
-    return re.compile(rb"(?i)(?:%b)(?:%b|%b)" % (start, whole, shortened))
+    return re.compile(rb"(?:%b)(?:%b|%b)" % (start, whole, shortened))
 
 
 def hex_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
     """The same written as hexadecimal digits."""
-    start = b"|".join(prefix.encode().hex().encode() for prefix in prefixes)
-    return re.compile(rb"(?i)(?:%b)[0-9a-f]*+" % start)
+    start = b"|".join(prefix.lower().encode().hex().encode() for prefix in prefixes)
+    return re.compile(rb"(?:%b)[0-9a-f]*+" % start)
 
 
 def base64_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
@@ -97,19 +99,32 @@ def base64_cores(text: str) -> set[bytes]:
     return cores
 
 
-def pairs(names: Iterable[str]) -> re.Pattern[bytes]:
-    """``name=value``, ``name: value`` and ``(b'name', b'value')``; groups ``head``, ``quote``, ``bare``.
+def assignments(names: Iterable[str]) -> re.Pattern[bytes]:
+    """``name=value``, ``"name": "value"`` and the like, in lower case; groups ``head``, ``bare``, ``quote``, ``plain``.
 
-    ``db_password`` counts as ``password``; only ``token`` must stand alone, for a page token is none.
+    ``db_password`` counts as ``password``; only ``token`` must stand alone, for a page token is no secret.
     """
-    ends = b"|".join(re.escape(name).encode().replace(b"_", b"[_-]?") for name in sorted(names) if name != "token")
-    name = rb"(?:(?<![0-9a-z])(?:%b)|(?<![0-9a-z_-])token)" % ends
-    assigned = rb"""%b(?:(?P<bare>")|\\*["'])?\s{0,8}[:=]\s{0,8}[\[({]{0,3}b?""" % name
-    # The name's own look-behind already forbids a letter before it, so b'name' is found by its quote.
-    header = rb"""%b\\*["'],\s?b?(?=\\*["']\S)(?<!\],)""" % name
-    cookie = rb"""(?<![0-9a-z])cookie\s{0,8}[:=]\s{0,8}"""
     return re.compile(
-        rb"(?is)(?P<cookies>%b)(?!\[redacted\])(?:[^\"'\\]|%b)++|(?P<head>%b)(?:%b%b|%b)|(?P<field>\(b?\\*[\"']%b)%b%b"
-        % (cookie, _ESCAPED, assigned, _QUOTE, _QUOTED, _PLAIN, header, _QUOTE.replace(b"quote", b"mark"),
-           _QUOTED.replace(b"quote", b"mark"))
+        rb"""(?s)(?P<head>%b(?:(?P<bare>")|\\*["'])?\s{0,8}+[:=]\s{0,8}+%b[\[({]{0,3}(?:b(?=\\*["']))?)(?:%b%b|(?P<plain>%b))"""
+        % (_names(names), _NOT_DONE, _QUOTE, _QUOTED, _PLAIN)
     )
+
+
+def header_fields(names: Iterable[str]) -> re.Pattern[bytes]:
+    """``(b'name', b'value')``, as ASGI and h11 hold headers, in lower case; groups ``head`` and ``quote``."""
+    return re.compile(rb"""(?s)(?P<head>\(b?\\*["']%b\\*["'],\s?b?)%b%b""" % (_names(names), _QUOTE, _QUOTED))
+
+
+def _names(names: Iterable[str]) -> bytes:
+    """Begins with plain characters, not with a look-behind: only so can the engine skip to where a match may start."""
+    by_first: dict[str, list[str]] = {}
+    for name in sorted({name.lower().replace("-", "_") for name in names}):
+        by_first.setdefault(name[0], []).append(name[1:])
+    branches = []
+    for first, rests in by_first.items():
+        ends = b"|".join(
+            re.escape(rest).replace("_", "[_-]?").encode() + (rb"(?<![_-]token)" if first + rest == "token" else b"")
+            for rest in rests
+        )
+        branches.append(rb"%b(?<![0-9a-z]%b)(?:%b)" % (*(re.escape(first).encode(),) * 2, ends))
+    return rb"(?:%b)" % b"|".join(branches)

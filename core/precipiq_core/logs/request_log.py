@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from precipiq_core.clock import Clock, Randomness, format_timestamp
+from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 
 Observe = Callable[[str, str, int, float], None]
@@ -18,6 +19,8 @@ Observe = Callable[[str, str, int, float], None]
 _OWN_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _ID_BATCH = 64
 _ID_BYTES = 15
+_PATH_LENGTH_MAX = 500
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
 class RequestLog:
@@ -31,6 +34,7 @@ class RequestLog:
         self._randomness = randomness
         self._observe = observe
         self._sink = sink
+        self._scrubber = sink.scrubber if sink is not None else Scrubber()
         self._ids: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +74,9 @@ class RequestLog:
             return
         client = scope.get("client")
         org_id, key_id = scope.get("precipiq.principal_ids", (None, None))
-        self._sink.write_line(
+        method = scope["method"]
+        # Path and method are all that the client has written: the rest of the line is ours and needs no scrubbing.
+        self._sink.write_clean(
             orjson.dumps(
                 {
                     "timestamp": format_timestamp(self._clock.now_us()),
@@ -78,9 +84,9 @@ class RequestLog:
                     "logger": "precipiq.access",
                     "event": "request",
                     "request_id": request_id,
-                    "method": scope["method"],
+                    "method": method if method in _METHODS else self._foreign(method),
                     "route": route,
-                    "path": scope["path"][:500].encode("utf-8", "replace").decode(),
+                    "path": self._foreign(scope["path"]),
                     "status": status,
                     "duration_ms": round(duration_s * 1000, 2),
                     "bytes_out": size,
@@ -91,12 +97,16 @@ class RequestLog:
             )
         )
 
+    def _foreign(self, text: str) -> orjson.Fragment:
+        """Scrubbed before it is cut, so that no part of a secret is left at the cut."""
+        if len(text) > _PATH_LENGTH_MAX:
+            text = self._scrubber.line(text.encode("utf-8", "replace")).decode("utf-8", "replace")[:_PATH_LENGTH_MAX]
+        return orjson.Fragment(self._scrubber.line(orjson.dumps(text.encode("utf-8", "replace").decode())))
+
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                if _OWN_ID.fullmatch(value) and not (
-                    b"pq_" in value.lower() or b"_live_" in value or b"_test_" in value
-                ):
+                if _OWN_ID.fullmatch(value) and self._scrubber.line(value) == value:
                     return str(value.decode())
                 break
         if not self._ids:

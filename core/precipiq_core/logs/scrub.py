@@ -1,27 +1,27 @@
 """Takes secrets out of log events by the name of their field, and out of written lines by their shape.
 
 The name pass works on the event's values; the shape pass on the serialised line, where nothing can hide behind
-formatting: it also knows the shapes percent-, double-percent-, JSON- and hex-escaped, and inside base64.
+formatting: also when percent-, double-percent-, JSON- or hex-escaped, in base64, or in hexadecimal digits.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Mapping
+
+from precipiq_core.logs import patterns
 
 REDACTED = "[redacted]"
 
 BASE_NAMES = (
     "api_key",
-    "apikey",
     "access_token",
+    "auth_token",
+    "id_token",
+    "session_token",
     "refresh_token",
     "authorization",
-    "proxy_authorization",
     "cookie",
-    "set_cookie",
-    "client_secret",
     "secret",
     "master_key",
     "password",
@@ -31,74 +31,42 @@ BASE_NAMES = (
     "raw_path",
     "stripe_signature",
     "token",
-    "x_api_key",
-    "x_precipiq_key",
+    "precipiq_key",
 )
 
 _DEPTH_MAX = 12
+_MARK_CHARACTERS = 6
 _REDACTED = REDACTED.encode()
-_KEY_PREFIXES = ("pq_live_", "pq_test_", "whsec_", "sk_live_", "sk_test_", "rk_live_", "rk_test_")
-_BASE64_RUN = re.compile(rb"[A-Za-z0-9+/=_-]*")
-_BASE64_RUN_REVERSED = _BASE64_RUN
-_ESCAPED = rb"(?:%(?:25)*[0-9A-Fa-f]{2}|\\+u00[0-9A-Fa-f]{2}|\\+x[0-9A-Fa-f]{2})"
-
-_BEARER = re.compile(rb"(?i)\b(bearer|basic)((?:\s|%20|\+)+)[A-Za-z0-9._~+/=%-]{6,}")
-_JWT = re.compile(rb"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
-_PEM = re.compile(
-    rb"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----END).)*(?:-----END [A-Z ]{0,40}-----)?", re.DOTALL
-)
-_DSN = re.compile(rb"(://[^/\s:@\"\\]{0,100}:)[^@/\s\"\\]{1,200}@")
-
-
-def _encoded(character: str) -> bytes:
-    """Matches a character plainly or in any of the escapes, in either case."""
-    codes = {f"{ord(form):02x}" for form in (character.lower(), character.upper())}
-    hexadecimal = b"|".join(code.encode() for code in sorted(codes))
-    plain = re.escape(character).encode()
-    return rb"(?:%b|%%(?:25)*(?:%b)|\\+u00(?:%b)|\\+x(?:%b))" % (plain, hexadecimal, hexadecimal, hexadecimal)
-
-
-def _shape(prefix: str) -> bytes:
-    return b"".join(_encoded(character) for character in prefix) + rb"(?:[0-9A-Za-z]|%b){8,}" % _ESCAPED
-
-
-def _base64_cores(text: str) -> set[bytes]:
-    """What any base64 of something containing ``text`` must contain, for each of the three alignments."""
-    cores = set()
-    for offset in range(3):
-        encoded = base64.b64encode(b"\0" * offset + text.encode())
-        first = -(-offset * 8 // 6)
-        last = (offset + len(text)) * 8 // 6
-        cores.add(encoded[first:last])
-    return cores
+_STEMS = ("key", "token", "auth", "cookie", "secret", "passw", "query", "raw", "signature")
 
 
 class Scrubber:
     """``names``: of fields whose values are secret. ``shapes``: prefixes after which a secret follows."""
 
     def __init__(self, names: Iterable[str] = (), shapes: Iterable[str] = ()) -> None:
-        self._names = {_normal(name) for name in (*BASE_NAMES, *names)}
-        self._prefixes = [*_KEY_PREFIXES, *shapes]
+        self._names = {name.lower().replace("-", "_") for name in (*BASE_NAMES, *names)}
+        self._prefixes = [*patterns.KEY_PREFIXES, *shapes]
         self._compile()
 
     def add(self, names: Iterable[str], shapes: Iterable[str] = ()) -> None:
         """More names and shapes, such as plugins contribute."""
-        self._names |= {_normal(name) for name in names}
+        self._names |= {name.lower().replace("-", "_") for name in names}
         self._prefixes += shapes
         self._compile()
 
     def _compile(self) -> None:
-        shapes = b"|".join(_shape(prefix) for prefix in self._prefixes)
-        self._shapes = re.compile(rb"(?i)(?:" + shapes + rb")")
-        cores = sorted({core for prefix in self._prefixes for core in _base64_cores(prefix) if len(core) >= 6})
-        urlsafe = {core.replace(b"+", b"-").replace(b"/", b"_") for core in cores}
-        self._cores = re.compile(b"|".join(re.escape(core) for core in sorted({*cores, *urlsafe})))
-        self._marks = tuple({prefix.rstrip("_").rpartition("_")[2].encode() for prefix in self._prefixes})
-        separator = rb"(?:[_-]|%(?:25)*(?:5f|2d))"
-        names = b"|".join(re.escape(name).encode().replace(b"_", separator) for name in sorted(self._names))
-        self._pairs = re.compile(
-            rb"(?i)(?<![0-9a-z_-])(" + names + rb")(%(?:25)*3d|=|\\*[\"']?\s*:\s*)(\\*[\"']?)([^&\s\"'\\;,}\])]+)"
-        )
+        self._ends = tuple(_joined(name) for name in self._names if name != "token")
+        self._stems = _bytes({*_STEMS, *(end for end in self._ends if not any(stem in end for stem in _STEMS))})
+        self._assignments = patterns.assignments(self._names)
+        self._fields = patterns.header_fields(self._names)
+        self._shapes = patterns.shapes(self._prefixes)
+        self._hex = patterns.hex_shapes(self._prefixes)
+        self._base64 = patterns.base64_shapes(self._prefixes)
+        # What a line must contain, cheap to look for, before an expression is tried: ends of the prefixes.
+        marks = {prefix[-_MARK_CHARACTERS:] for prefix in self._prefixes}
+        self._marks = _bytes(mark.lower() for mark in marks)
+        self._hex_marks = _bytes(mark.encode().hex() for mark in marks)
+        self._base64_marks = tuple({core for mark in marks for core in patterns.base64_cores(mark)})
 
     def event(self, event: Mapping[str, object]) -> dict[str, object]:
         """The event with the values of secret names replaced, however deep."""
@@ -106,44 +74,53 @@ class Scrubber:
 
     def line(self, line: bytes) -> bytes:
         """The line with everything that has the shape of a secret replaced. Takes time linear in its length."""
-        low = line.lower()
-        if b"%" in line or b"\\" in line or any(mark in low for mark in self._marks):
-            line = self._shapes.sub(_REDACTED, line)
-        if self._cores.search(line):
-            line = self._without_base64(line)
-        if b"=" in line or b":" in line or b"%3" in low or b"%25" in line:
-            line = self._pairs.sub(rb"\1\2\3" + _REDACTED, line)
-        if b"bearer" in low or b"basic" in low:
-            line = _BEARER.sub(rb"\1\2" + _REDACTED, line)
-        if b"eyJ" in line:
-            line = _JWT.sub(_REDACTED, line)
-        if b"PRIVATE KEY" in line:
-            line = _PEM.sub(_REDACTED, line)
-        if b"://" in line:
-            line = _DSN.sub(rb"\1" + _REDACTED + b"@", line)
+        line = self._clean(line)
+        if b"%" in line or b"\\u00" in line or b"\\x" in line or b"\\n" in line:
+            plain = patterns.unescaped(line)
+            if plain != line:
+                clean = self._clean(plain)
+                if clean != plain:
+                    return clean
         return line
 
-    def _without_base64(self, line: bytes) -> bytes:
-        pieces: list[bytes] = []
-        position = 0
-        for core in self._cores.finditer(line):
-            if core.start() < position:
-                continue
-            before = _BASE64_RUN_REVERSED.match(line[position : core.start()][::-1])
-            after = _BASE64_RUN.match(line, core.end())
-            assert before is not None
-            assert after is not None
-            pieces += [line[position : core.start() - before.end()], _REDACTED]
-            position = after.end()
-        return b"".join([*pieces, line[position:]])
+    def _clean(self, line: bytes) -> bytes:
+        low = line.lower()
+        if _any(self._marks, low):
+            line = _replaced(self._shapes, line)
+        if _any(self._hex_marks, low):
+            line = _replaced(self._hex, line)
+        if _any(self._base64_marks, line):
+            line = self._base64.sub(_REDACTED, line)
+        if b"cookie" in low:
+            line = patterns.COOKIE.sub(rb"\1" + _REDACTED, line)
+        if b"bearer" in low or b"basic" in low:
+            line = patterns.BEARER.sub(rb"\1" + _REDACTED, line)
+        if _any(self._stems, low):
+            line = _replaced(self._assignments, line)
+            line = _replaced(self._fields, line)
+        if b"eyJ" in line:
+            line = patterns.JWT.sub(_REDACTED, line)
+        if b"PRIVATE KEY" in line:
+            line = patterns.PEM.sub(_REDACTED, line)
+        if b"://" in line:
+            line = patterns.DSN.sub(rb"\1" + _REDACTED + b"@", line)
+        if b"input_value=" in line:
+            line = patterns.ECHO.sub(rb"\1" + _REDACTED, line)
+        if b"..." in line or b"\xe2\x80\xa6" in line:
+            line = patterns.ELIDED.sub(rb"\1" + _REDACTED, line)
+        return line
 
     def _is_secret(self, name: object) -> bool:
         if isinstance(name, bytes):
             name = name.decode("latin-1")
-        return isinstance(name, str) and _normal(name) in self._names
+        if not isinstance(name, str):
+            return False
+        name = name.lower()
+        return name == "token" or _joined(name).endswith(self._ends)
 
     def _value(self, value: object, depth: int) -> object:
-        if type(value) is str or type(value) is int or value is None:
+        kind = type(value)
+        if kind is str or kind is int or value is None:
             return value
         if depth > _DEPTH_MAX:
             return REDACTED
@@ -158,5 +135,30 @@ class Scrubber:
         return value
 
 
-def _normal(name: str) -> str:
-    return name.lower().replace("-", "_")
+def _any(marks: tuple[bytes, ...], line: bytes) -> bool:
+    for mark in marks:  # noqa: SIM110  (a generator costs more than the search)
+        if mark in line:
+            return True
+    return False
+
+
+def _replaced(pattern: re.Pattern[bytes], line: bytes) -> bytes:
+    """For patterns of lower case: without IGNORECASE the engine skips to where a match may start."""
+    pieces: list[bytes] = []
+    position = 0
+    for match in pattern.finditer(line.lower()):
+        groups = match.groupdict()
+        if groups.get("bare") and groups.get("plain"):  # a JSON number, true, false or null
+            continue
+        kept = match.end("quote" if groups.get("quote") else "head") if groups else match.start()
+        pieces += [line[position:kept], _REDACTED]
+        position = match.end()
+    return b"".join([*pieces, line[position:]]) if pieces else line
+
+
+def _joined(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _bytes(texts: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(sorted(text.encode() for text in texts))

@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
@@ -16,10 +16,10 @@ import structlog
 from structlog.contextvars import get_contextvars
 from structlog.tracebacks import ExceptionDictTransformer
 
-from precipiq_core.clock import SystemClock, format_timestamp
+from precipiq_core.logs.print_stream import PrintStream
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.sink import Sink
+from precipiq_core.logs.sink import Sink, log_time
 
 # They print every statement, parameter or frame; nobody wants that, and parameters may be secret.
 _CHATTY = {
@@ -36,7 +36,6 @@ _CHATTY = {
 }
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_clock = SystemClock()
 _exceptions = ExceptionDictTransformer(show_locals=False, max_frames=30)
 
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -75,30 +74,28 @@ def configure_logging(
 
 
 def _take_over(sink: Sink, level: int, *, capture_stdio: bool) -> list[Any]:
-    undo: list[Any] = []
+    before = structlog.get_config()
+    undo: list[Any] = [lambda: structlog.configure(**before)]
     structlog.configure(
         processors=[structlog.stdlib.add_log_level, _Renderer(sink)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_named_logger,
         cache_logger_on_first_use=False,
     )
-    undo.append(structlog.reset_defaults)
-
     root = logging.getLogger()
     handlers, root_level = root.handlers[:], root.level
     root.handlers[:] = [_Handler(sink)]
     root.setLevel(level)
-    undo.append(lambda: (root.handlers.__setitem__(slice(None), handlers), root.setLevel(root_level)))
+    undo.append(lambda: root.handlers.__setitem__(slice(None), handlers))
+    undo.append(lambda: root.setLevel(root_level))
     for name, least in _CHATTY.items():
         chatty = logging.getLogger(name)
         undo.append(lambda chatty=chatty, before=chatty.level: chatty.setLevel(before))
         chatty.setLevel(max(level, least))
-    for name in list(logging.root.manager.loggerDict):
-        own = logging.getLogger(name)
-        if own.handlers:
-            undo.append(lambda own=own, before=own.handlers[:]: own.handlers.__setitem__(slice(None), before))
-            own.handlers[:] = []
-        own.propagate = True
+    for own in [item for item in logging.root.manager.loggerDict.values() if isinstance(item, logging.Logger)]:
+        undo.append(lambda own=own, before=own.handlers[:]: own.handlers.__setitem__(slice(None), before))
+        undo.append(_replace(own, "propagate", True))
+        own.handlers[:] = []
 
     undo.append(_replace(warnings, "showwarning", warnings.showwarning))
     logging.captureWarnings(True)
@@ -107,8 +104,10 @@ def _take_over(sink: Sink, level: int, *, capture_stdio: bool) -> list[Any]:
     undo.append(_replace(sys, "unraisablehook", _unraisablehook))
     undo.append(_replace(threading, "excepthook", _threading_excepthook))
     if capture_stdio:
-        undo.append(_replace(sys, "stdout", _PrintStream(sink, "stdout")))
-        undo.append(_replace(sys, "stderr", _PrintStream(sink, "stderr")))
+        for name in ("stdout", "stderr"):
+            printed = PrintStream(sink, name)
+            undo.append(_replace(sys, name, printed))
+            undo.append(printed.finish)
     return undo
 
 
@@ -142,10 +141,10 @@ class _Renderer:
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         info = event.pop("exc_info", None)
-        fields = self._sink.scrubber.event({**get_contextvars(), **event})
+        fields = _scrubbed(self._sink, {**get_contextvars(), **event})
         if info:
             _add_exception(fields, info)
-        line = {"timestamp": _now(), "level": fields.pop("level", method), "logger": logger.name}
+        line = {"timestamp": log_time(), "level": fields.pop("level", method), "logger": logger.name}
         line["event"] = fields.pop("event", "")
         self._sink.write(line | fields)
         raise structlog.DropEvent
@@ -164,11 +163,11 @@ class _Handler(logging.Handler):
         except Exception as error:  # noqa: BLE001  (arguments that do not fit, a broken __str__)
             text = f"a log message that could not be formatted: {type(error).__name__}"
         line: dict[str, object] = {
-            "timestamp": _now(),
+            "timestamp": log_time(),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": text,
-            **self._sink.scrubber.event(get_contextvars()),
+            **_scrubbed(self._sink, get_contextvars()),
         }
         if record.exc_info:
             _add_exception(line, record.exc_info)
@@ -177,23 +176,11 @@ class _Handler(logging.Handler):
         self._sink.write(line)
 
 
-class _PrintStream(io.TextIOBase):
-    """Standard output or error: each printed line becomes a log line."""
-
-    def __init__(self, sink: Sink, name: str) -> None:
-        self._sink = sink
-        self._name = name
-        self._pending = ""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        *lines, self._pending = (self._pending + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self._sink.write({"timestamp": _now(), "level": "info", "logger": self._name, "event": line})
-        return len(text)
+def _scrubbed(sink: Sink, event: Mapping[str, object]) -> dict[str, object]:
+    try:
+        return sink.scrubber.event(event)
+    except Exception as error:  # noqa: BLE001  (a mapping of a plugin's own may fail in any way)
+        return {"event": "a log event that could not be read", "error": type(error).__name__}
 
 
 def _add_exception(line: dict[str, object], info: object) -> None:
@@ -201,12 +188,12 @@ def _add_exception(line: dict[str, object], info: object) -> None:
         info = sys.exc_info()
     if isinstance(info, BaseException):
         info = (type(info), info, info.__traceback__)
-    if isinstance(info, tuple) and info[0] is not None:
+    if not isinstance(info, tuple) or info[0] is None:
+        return
+    try:
         line["exception"] = _exceptions(info)
-
-
-def _now() -> str:
-    return format_timestamp(_clock.now_us())
+    except Exception as error:  # noqa: BLE001  (an exception of a plugin's own may fail in any way)
+        line["exception"] = f"{info[0].__name__}, which could not be described: {type(error).__name__}"
 
 
 def _log_uncaught(event: str, info: ExceptionInfo) -> None:
@@ -218,7 +205,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def _threading_excepthook(arguments: threading.ExceptHookArgs) -> None:
-    if arguments.exc_value is not None:
+    if arguments.exc_value is not None and arguments.exc_type is not SystemExit:
         _log_uncaught(
             "uncaught exception in a thread", (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
         )

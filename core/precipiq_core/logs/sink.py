@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import BinaryIO
 
 import orjson
 
+from precipiq_core.clock import SystemClock, format_timestamp
 from precipiq_core.logs.scrub import Scrubber
+
+_HEAD = re.compile(rb'\{"timestamp":"[^"\\]{1,40}","level":"[^"\\]{1,40}","logger":"[^"\\]{1,200}"')
+_ROOM_BYTES = 400
+_clock = SystemClock()
 
 
 class Sink:
@@ -16,39 +22,54 @@ class Sink:
     def __init__(self, stream: BinaryIO, scrubber: Scrubber, line_bytes_max: int) -> None:
         self._stream = stream
         self.scrubber = scrubber
-        self._line_bytes_max = line_bytes_max
-        self._lock = threading.Lock()
+        self.line_bytes_max = line_bytes_max
+        # Reentrant: a finalizer that the garbage collector runs while we write may log as well.
+        self._lock = threading.RLock()
 
     def write(self, event: dict[str, object]) -> None:
         """Write an event whose values were scrubbed by name, or come from us."""
         try:
             line = orjson.dumps(event, default=_text, option=orjson.OPT_NON_STR_KEYS)
         except (TypeError, ValueError, RecursionError):
-            line = orjson.dumps({key: _text(value) for key, value in event.items()})
+            line = orjson.dumps({_text(key): _text(value) for key, value in event.items()})
         self.write_line(line)
 
     def write_line(self, line: bytes) -> None:
         """Write one serialised event, without its line break."""
-        line = self.scrubber.line(line)
-        if len(line) > self._line_bytes_max:
-            line = _cut(line, self._line_bytes_max)
+        self.write_clean(self.scrubber.line(line))
+
+    def write_clean(self, line: bytes) -> None:
+        """Write a line all of whose foreign parts the caller has scrubbed already."""
+        if len(line) > self.line_bytes_max:
+            line = _cut(line, self.line_bytes_max)
         try:
             with self._lock:
                 self._stream.write(line + b"\n")
                 self._stream.flush()
-        except (OSError, ValueError):
-            pass  # a closed or broken log stream must not take the server down
+        except (OSError, ValueError, RuntimeError):
+            pass  # a closed, broken or busy log stream must not take the server down
+
+
+def log_time() -> str:
+    """Now, as lines have it."""
+    return format_timestamp(_clock.now_us())
 
 
 def _cut(line: bytes, size: int) -> bytes:
-    text = line[: size - 100].decode(errors="ignore")
-    return orjson.dumps({"event": "line cut", "cut": True, "line": text})[: size * 2]
+    head = _HEAD.match(line)
+    start = head[0] + b"," if head else b"{"
+    for room in (size - _ROOM_BYTES, (size - _ROOM_BYTES) // 2):  # quotes and backslashes are escaped once more
+        text = orjson.dumps(line[:room].decode(errors="ignore"))
+        cut = start + b'"event":"line cut","cut":true,"line":' + text + b"}"
+        if len(cut) <= size:
+            break
+    return cut
 
 
 def _text(value: object) -> str:
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode("utf-8", "replace")
     try:
-        return str(value)[:10_000].encode("utf-8", "replace").decode()
+        return str(value).encode("utf-8", "replace").decode()
     except Exception as error:  # noqa: BLE001  (a plugin's __str__ may fail in any way)
         return f"<{type(value).__name__}: {type(error).__name__} in its text form>"

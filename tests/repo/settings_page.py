@@ -1,0 +1,52 @@
+"""Renders docs/settings.md from the settings' models: `.venv/bin/python tests/repo/settings_page.py > docs/settings.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.deployment import DeploymentSettings, SecretSettings
+from precipiq_core.logs.settings import LogSettings
+from precipiq_core.serving.settings import ServerSettings, TlsSettings
+from precipiq_core.settings import HttpSettings
+from precipiq_ledger.config import LedgerConfig
+from pydantic import BaseModel
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "deployment": DeploymentSettings,
+    "server": ServerSettings,
+    "server.tls": TlsSettings,
+    "http": HttpSettings,
+    "logs": LogSettings,
+    "database": DatabaseSettings,
+    "secrets": SecretSettings,
+    "plugins.ledger": LedgerConfig,
+    "plugins.auth_keys": AuthKeysConfig,
+}
+
+
+def render() -> str:
+    lines = ["# Settings", "", "Generated from the code. Units are the last word of a name, or in the description.", ""]
+    for section, model in SECTIONS.items():
+        lines += [f"## [{section}]", "", "| key | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            nested = any(isinstance(part, type) and issubclass(part, BaseModel) for part in get_args(field.annotation))
+            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+            meaning = (field.description or "").replace("|", "\\|")
+            lines.append(f"| `{name}` | {default} | {meaning}{' (a table)' if nested else ''} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    print(render(), end="")

@@ -1,0 +1,150 @@
+"""The public SDK, unchanged, against the real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from precipiq_testkit.server import ServerProcess, running_server
+
+from .sdk_environment import sdk_python
+
+DECISIONS = Path(__file__).parents[1] / "data" / "real-decisions.jsonl"
+DRIVER = Path(__file__).with_name("sdk_driver.py")
+
+Sdk = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Path:
+    return sdk_python()
+
+
+@pytest.fixture
+def sdk(interpreter: Path, tmp_path: Path) -> Sdk:
+    (tmp_path / "decisions.jsonl").write_text(DECISIONS.read_text())
+
+    def run(scenario: str, url: str, key: str) -> Any:
+        command = [interpreter, DRIVER, scenario, url, key, tmp_path]
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def sent() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in DECISIONS.read_text().splitlines()]
+
+
+def get(server: ServerProcess, path: str, **query: str) -> Any:
+    answer = httpx2.get(f"{server.url}/api/v1{path}", params=query, headers={"X-Precipiq-Key": server.key}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return json.loads(answer.text)["data"]
+
+
+def stored(server: ServerProcess) -> list[dict[str, Any]]:
+    """All decisions, oldest first."""
+    found: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = get(server, "/decisions", limit="100", **cursor)
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found[::-1]
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def assert_same(record: dict[str, Any], decision: dict[str, Any]) -> None:
+    for name, value in decision.items():
+        assert record[name] == value, name
+    assert record["external_id"] is None
+
+
+def test_single_decisions_come_back_with_every_value_unchanged(server: ServerProcess, sdk: Sdk) -> None:
+    receipts = sdk("single", server.url, server.key)
+
+    for receipt, decision in zip(receipts, sent(), strict=True):
+        record = get(server, f"/decisions/{receipt['decision_id']}")
+        assert_same(record, decision)
+        assert (record["hash"], record["timestamp"], record["seq"]) == (
+            receipt["hash"],
+            receipt["timestamp"],
+            receipt["seq"],
+        )
+    assert any(value > 2**53 for value in _integers(sent())), "the data must hold 64-bit integers"
+    assert get(server, "/decisions/chain/verify")["is_valid"]
+
+
+def test_batches_keep_their_order(server: ServerProcess, sdk: Sdk) -> None:
+    sdk("batched", server.url, server.key)
+
+    for record, decision in zip(stored(server), sent(), strict=True):
+        assert_same(record, decision)
+    assert get(server, "/decisions/chain/verify")["is_valid"]
+
+
+def test_the_asynchronous_client_writes_the_same(server: ServerProcess, sdk: Sdk) -> None:
+    receipts = sdk("asynchronous", server.url, server.key)
+
+    records = stored(server)
+    for record, decision in zip(records, sent(), strict=True):
+        assert_same(record, decision)
+    assert [record["id"] for record in records[:5]] == [receipt["decision_id"] for receipt in receipts]
+
+
+def test_tracked_functions_are_recorded_with_their_arguments(server: ServerProcess, sdk: Sdk) -> None:
+    sdk("tracked", server.url, server.key)
+
+    first, second = stored(server)
+    assert (first["agent_id"], first["action_type"], first["metadata"]) == ("tracker", "sync", {"version": "2.1"})
+    assert "Zoë 🚀" in json.dumps(first["inputs"], ensure_ascii=False)
+    assert 1234567890123456789 in list(_integers(second["inputs"]))
+    assert get(server, "/decisions/chain/verify")["is_valid"]
+
+
+def test_a_wrong_key_is_refused_at_once_and_not_shown(shared_server: ServerProcess, sdk: Sdk) -> None:
+    wrong = shared_server.key[:-1] + ("0" if shared_server.key[-1] != "0" else "1")
+
+    outcome = sdk("refused", shared_server.url, wrong)
+
+    assert outcome["error"] in ("PrecipiqAPIError", "PrecipiqAuthError")
+    assert "401" in outcome["text"]
+    requests = [line for line in shared_server.log_lines() if line.get("status") == 401]
+    assert len(requests) == 1, "the SDK does not retry a 401"
+
+
+def test_an_unreachable_server_leaves_the_decision_in_the_spool(sdk: Sdk) -> None:
+    outcome = sdk("spooled", "http://127.0.0.1:9", "pq_test_x")
+
+    assert outcome["result"] is None
+    assert sent()[0]["agent_id"] in outcome["spool"]
+
+
+def test_a_burst_over_the_limit_is_retried_until_all_is_stored(tmp_path: Path, sdk: Sdk) -> None:
+    overrides = {"PRECIPIQ__PLUGINS__AUTH_KEYS__WRITES_PER_SECOND_MAX": "2"}
+    with running_server(tmp_path / "limited", overrides=overrides) as server:
+        seqs = sdk("burst", server.url, server.key)
+
+        assert seqs == sorted(set(seqs))
+        assert len(seqs) == 6
+        assert any(line.get("status") == 429 for line in server.log_lines())
+
+
+def _integers(value: Any) -> Any:
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _integers(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _integers(inner)
