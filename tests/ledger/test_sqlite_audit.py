@@ -118,12 +118,19 @@ async def test_a_table_whose_columns_are_no_longer_generated_is_a_problem(audito
 async def test_damaged_text_is_shown_as_it_is(auditor: SqliteAuditor) -> None:
     intrude(
         auditor,
-        "UPDATE entries SET statement = '{not json' WHERE seq = 1",
         "UPDATE entries SET hash = CAST(x'ff0a' AS TEXT) WHERE seq = 3",
         "UPDATE entries SET payload = CAST(x'fffe' AS TEXT) WHERE seq = 4",
     )
+    # SQLite itself would not store such a statement, so it is written over in the file.
+    intruder = sqlite3.connect(auditor.path)
+    (statement,) = intruder.execute("SELECT statement FROM entries WHERE seq = 1 AND org_id = 'org_alpha'").fetchone()
+    intruder.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    intruder.close()
+    content = auditor.path.read_bytes()
+    assert content.count(statement.encode()) == 1
+    auditor.path.write_bytes(content.replace(statement.encode(), b"x" * len(statement)))
     [batch] = batches(auditor)
-    assert batch.statements[0] == b"{not json"
+    assert batch.statements[0] == b"x" * len(statement)
     assert batch.hashes[2] == "\ufffd\n"
     assert batch.payloads[3] == b"\xff\xfe"
     assert len(batch.hashes) == len(batch.seqs) == 6

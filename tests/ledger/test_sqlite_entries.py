@@ -85,14 +85,14 @@ async def test_the_file_itself_refuses_to_change_entries(
     entries = await writer.fill(ALPHA, 3)
     await writer.redact(ALPHA, entries[2])
     before = await store.read(ALPHA, 0, 10)
-    with pytest.raises(sqlite3.IntegrityError, match="never|must follow"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"never|must follow"):
         run(database, sql)
     assert await store.read(ALPHA, 0, 10) == before
 
 
 async def test_a_plugin_cannot_write_entries_through_the_database(database: SqliteDatabase, store: EntryStore) -> None:
     for sql in ("DELETE FROM entries", f"INSERT INTO entries {COPY} 'o', 'live', 1, '{{}}', NULL, 'h'"):
-        with pytest.raises(sqlite3.DatabaseError, match="not authorized|prohibited"):
+        with pytest.raises(sqlite3.DatabaseError, match=r"not authorized|prohibited"):
             await database.transaction([Statement(sql)])
 
 
@@ -222,7 +222,7 @@ async def test_finding_goes_along_an_index_and_sorts_nothing(
         return "\n".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + search.sql(), search.parameters))
 
     found = await database.readers.run_as(ALPHA, explain)
-    assert f"USING COVERING INDEX {plan}" in found
+    assert f"INDEX {plan}" in found
     assert "TEMP B-TREE" not in found
     assert "SCAN entries" not in found
 

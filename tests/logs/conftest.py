@@ -19,8 +19,8 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 import structlog
-from precipiq_auth_keys.secret_format import RANDOM_BYTES, is_well_formed, make_key
 
+from precipiq_auth_keys.secret_format import RANDOM_BYTES, is_well_formed, make_key
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 
@@ -98,6 +98,7 @@ def undefended(level: Level = "debug") -> Iterator[io.BytesIO]:
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
             warnings.simplefilter("always")
+            warnings.showwarning = lambda *args, **_: print(warnings.formatwarning(*args[:4]), file=sys.stderr)
             yield output
     finally:
         sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
@@ -146,11 +147,11 @@ def _defended() -> Capture:
     return defended
 
 
-@pytest.fixture(name="shows")
+@pytest.fixture(name="shows", scope="session")
 def _shows() -> Callable[[bytes, str], bool]:
     return shows
 
 
-@pytest.fixture
-def forms() -> dict[str, Callable[[str], str]]:
-    return FORMS
+@pytest.fixture(name="make_key", scope="session")
+def _make_key() -> Callable[..., str]:
+    return make_key

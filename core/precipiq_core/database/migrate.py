@@ -20,7 +20,7 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from precipiq_core.contracts.database import Migration
-from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, translated
+from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, translating
 from precipiq_core.errors import DeploymentError
 
 LOCK_TIMEOUT_S = 60.0
@@ -34,19 +34,15 @@ def migrate(path: Path, migrations: Sequence[Migration]) -> list[str]:
 
     Raises ``DeploymentError`` when the database is newer than the code, ``Unavailable`` when it stays locked.
     """
-    try:
-        with _locked(path) as connection:
-            applied: list[str] = []
-            for migration in migrations:
-                waiting = _missing(
-                    migration, _versions(cast("sqlite3.Cursor", connection.connection.cursor()), migration.branch)
-                )
-                if waiting:
-                    _upgrade(connection, migration)
-                applied.extend(waiting)
-            return applied
-    except sqlite3.Error as error:
-        raise translated(error) from error
+    with translating(), _locked(path) as connection:
+        applied: list[str] = []
+        for migration in migrations:
+            cursor = cast("sqlite3.Cursor", connection.connection.cursor())
+            waiting = _missing(migration, _versions(cursor, migration.branch))
+            if waiting:
+                _upgrade(connection, migration)
+            applied.extend(waiting)
+        return applied
 
 
 def pending(path: Path, migrations: Sequence[Migration]) -> list[str]:
@@ -56,16 +52,13 @@ def pending(path: Path, migrations: Sequence[Migration]) -> list[str]:
     """
     if not path.exists():
         return [revision for migration in migrations for revision in _missing(migration, ())]
-    try:
-        with closing(open_for_reading(path, READ_TIMEOUT_S)) as connection:
-            cursor = connection.cursor()
-            return [
-                revision
-                for migration in migrations
-                for revision in _missing(migration, _versions(cursor, migration.branch))
-            ]
-    except sqlite3.Error as error:
-        raise translated(error) from error
+    with translating(), closing(open_for_reading(path, READ_TIMEOUT_S)) as connection:
+        cursor = connection.cursor()
+        return [
+            revision
+            for migration in migrations
+            for revision in _missing(migration, _versions(cursor, migration.branch))
+        ]
 
 
 @contextmanager

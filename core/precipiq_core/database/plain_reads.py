@@ -19,7 +19,7 @@ from databases.backends.sqlite import SQLitePool
 from databases.core import Connection
 
 from precipiq_core.contracts.database import Row, Statement
-from precipiq_core.database.sqlite_connection import translated
+from precipiq_core.database.sqlite_connection import translating
 
 
 class _ReadOnlyConnection(sqlite3.Connection):
@@ -52,10 +52,8 @@ class PlainReads:
         return await asyncio.shield(asyncio.ensure_future(self._fetch(statement)))
 
     async def _fetch(self, statement: Statement) -> Sequence[Row]:
-        try:
+        with translating():
             records = await self._connection.fetch_all(statement.sql, dict(statement.parameters))
-        except sqlite3.Error as error:
-            raise translated(error) from error
         return [cast("Row", dict(record._mapping)) for record in records]
 
 

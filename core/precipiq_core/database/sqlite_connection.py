@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -115,6 +117,18 @@ def translated(error: BaseException) -> BaseException:
         unavailable.__cause__ = error
         return unavailable
     return error
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """Raises the project's error in place of SQLite's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        failure = translated(error)
+        if failure is error:
+            raise
+        raise failure from error
 
 
 def is_connection_bad(error: BaseException) -> bool:

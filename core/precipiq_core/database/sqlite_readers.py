@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Row, Statement
-from precipiq_core.database.sqlite_connection import is_connection_bad, translated
+from precipiq_core.database.sqlite_connection import is_connection_bad, translated, translating
 from precipiq_core.database.sqlite_tenant import TenantConnection
 from precipiq_core.errors import Unavailable
 
@@ -48,10 +48,8 @@ class SqliteReaders:
     async def start(self) -> None:
         """Open the connections. Raises ``Unavailable`` or, when a tenant's table is missing, ``DeploymentError``."""
         try:
-            await asyncio.to_thread(self._open_all)
-        except sqlite3.Error as error:
-            await self.close()
-            raise translated(error) from error
+            with translating():
+                await asyncio.to_thread(self._open_all)
         except BaseException:
             await self.close()
             raise

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from precipiq_core.database.sqlite_connection import concerns_every_write, is_connection_bad, translated
+from precipiq_core.database.sqlite_connection import concerns_every_write, is_connection_bad, translated, translating
 from precipiq_core.errors import InternalError, Unavailable
 
 ItemT = TypeVar("ItemT")
@@ -54,10 +54,8 @@ class SqliteWriter:
 
     async def start(self) -> None:
         """Open the connection and begin. Raises ``Unavailable`` when the file cannot be opened."""
-        try:
+        with translating():
             self._connection = await asyncio.to_thread(self._connect)
-        except sqlite3.Error as error:
-            raise translated(error) from error
         self._thread.start()
 
     def submit(self, handler: Handler[ItemT, ResultT], item: ItemT, rows: int = 1) -> asyncio.Future[ResultT]:

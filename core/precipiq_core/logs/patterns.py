@@ -35,29 +35,31 @@ DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@
 # pydantic echoes the first and the last characters of what it refused.
 ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
 # reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
-ELIDED = re.compile(rb"(\S%b|truncated\) \.\.\. )(?=[0-9a-z]*+[A-Z])(?=[0-9A-Z]*+[a-z])[0-9A-Za-z]{10,}+" % _ELLIPSIS)
+ELIDED = re.compile(rb"(\S%b|truncated\) \.\.\. )(?=[a-z]*+[0-9A-Z])[0-9A-Za-z]{8,}+" % _ELLIPSIS)
 
 # A cookie header holds several pairs; all of them go.
 COOKIE = re.compile(rb"""(?i)((?<![0-9a-z])cookie\s{0,8}+[:=]\s{0,8}+)(?!\[redacted\])(?:[^"'\\]|%b)++""" % _ESCAPED)
 
-_ESCAPE = re.compile(rb"%(?:25)*([2-7][0-9A-Fa-f])|(?<!\\)\\++(?:u00|x)([2-7][0-9A-Fa-f])")
-_WRAP = re.compile(rb"(?<=[A-Za-z0-9+/]{60})(?:\\++r)?\\++n(?=[A-Za-z0-9+/=])")
-_UNESCAPED = {
-    form: {0x22: b'\\"', 0x5C: b"\\\\"}.get(code, bytes([code]))
-    for code in range(0x20, 0x7F)
-    for form in {f"{code:02x}".encode(), f"{code:02X}".encode()}
-}
+_ESCAPE = re.compile(rb"%(?:25)*([2-7][0-9A-Fa-f]|0[AaDd])|(?<!\\)\\++(?:u00|x)([2-7][0-9A-Fa-f])")
+_WRAP = re.compile(rb"(?<=[A-Za-z0-9+/]{60})(?:\\++r|\r)?(?:\\++n|\n)(?=[A-Za-z0-9+/=])")
+_IN_JSON = {0x22: b'\\"', 0x5C: b"\\\\", 0x0A: b"\\n", 0x0D: b"\\r"}
+_UNESCAPED = {f"{code:02x}".encode(): _IN_JSON.get(code, bytes([code])) for code in (0x0A, 0x0D, *range(0x20, 0x7F))}
 _ROUNDS = 4
 
 
 def unescaped(line: bytes) -> bytes:
-    """The line with percent-, JSON- and hex-escapes of printable characters undone, and wrapped base64 joined."""
+    """The line with percent-, JSON- and hex-escapes of printable characters and line breaks undone."""
     for _ in range(_ROUNDS):
         plain = _ESCAPE.sub(_character, line)
         if plain == line:
             break
         line = plain
-    return _WRAP.sub(b"", line) if b"\\n" in line else line
+    return line
+
+
+def unwrapped(line: bytes) -> bytes:
+    """The line with base64 that was written in lines of equal length, as in mail, joined."""
+    return _WRAP.sub(b"", line)
 
 
 def _character(match: re.Match[bytes]) -> bytes:
@@ -85,7 +87,7 @@ def base64_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
     """The same inside base64, from the prefix on."""
     cores = {core for prefix in prefixes for core in base64_cores(prefix)}
     start = b"|".join(re.escape(core) for core in sorted(cores))
-    return re.compile(rb"(?:%b)(?:%b|\\++[rn])*+" % (start, _SECRET))
+    return re.compile(rb"(?:%b)(?:%b|\\++[rn]|[\r\n](?=[A-Za-z0-9+/]{8}))*+" % (start, _SECRET))
 
 
 def base64_cores(text: str) -> set[bytes]:

@@ -75,7 +75,7 @@ class Scrubber:
     def line(self, line: bytes) -> bytes:
         """The line with everything that has the shape of a secret replaced. Takes time linear in its length."""
         line = self._clean(line)
-        if b"%" in line or b"\\u00" in line or b"\\x" in line or b"\\n" in line:
+        if b"%" in line or b"\\u00" in line or b"\\x" in line:
             plain = patterns.unescaped(line)
             if plain != line:
                 clean = self._clean(plain)
@@ -84,6 +84,10 @@ class Scrubber:
         return line
 
     def _clean(self, line: bytes) -> bytes:
+        if b"\\n" in line or b"\n" in line:
+            joined = patterns.unwrapped(line)
+            if self._base64.search(joined):
+                line = joined
         low = line.lower()
         if _any(self._marks, low):
             line = _replaced(self._shapes, line)

@@ -104,6 +104,11 @@ class ServerProcess:
             time.sleep(0.02)
         raise RuntimeError(f"the server did not start:\n{self.log_text()}")
 
+    def start_on(self, port: str) -> ServerProcess:
+        """Start again on a port, so that clients find it where it was."""
+        self._environment["PRECIPIQ__SERVER__BIND"] = f"127.0.0.1:{port}"
+        return self.start()
+
     def stop(self) -> int:
         """SIGTERM, then the exit code."""
         self.process.send_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ import orjson
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.entry_store import AuditBatch
-from precipiq_core.database.sqlite_connection import open_for_reading, translated
+from precipiq_core.database.sqlite_connection import open_for_reading, translating
 from precipiq_ledger.drivers.sqlite_schema import ENTRIES_TABLE
 
 _FILED = "org_id = ? AND environment = ?"
@@ -31,12 +31,16 @@ SELECT statement FROM entries
 WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?))
 """  # noqa: S608
 _MAYBE_REDACTIONS = f'SELECT statement FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
-_NEXT_GROUP = """
-SELECT org_id, environment FROM entries WHERE (org_id, environment) > (?, ?) ORDER BY org_id, environment LIMIT 1
-"""
+_FIRST_GROUP = "SELECT rowid, org_id, environment FROM entries ORDER BY org_id, environment LIMIT 1"
+_OF_ROW = "(SELECT org_id, environment FROM entries WHERE rowid = :row)"
+_NEXT_GROUP = f"""
+SELECT rowid, org_id, environment FROM entries WHERE (org_id, environment) > {_OF_ROW}
+ORDER BY org_id, environment LIMIT 1
+"""  # noqa: S608
 _ENDS_OF_GROUP = f"""
-SELECT seq, statement FROM entries WHERE {_FILED} AND seq IN (
-    (SELECT min(seq) FROM entries WHERE {_FILED}), (SELECT max(seq) FROM entries WHERE {_FILED})
+SELECT seq, statement FROM entries WHERE (org_id, environment) = {_OF_ROW} AND seq IN (
+    (SELECT min(seq) FROM entries WHERE (org_id, environment) = {_OF_ROW}),
+    (SELECT max(seq) FROM entries WHERE (org_id, environment) = {_OF_ROW})
 )
 """  # noqa: S608
 _SEQ_END = 2**63 - 1
@@ -52,14 +56,11 @@ class SqliteAuditor:
     def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
         """See ``EntryAuditor.batches``: one snapshot from beginning to end."""
         last = _SEQ_END if through_seq is None else through_seq
-        with closing(self._open()) as connection:
+        with self._opened() as connection:
             problem = _problem_of_table(connection)
-            try:
-                cursor = connection.execute(_ROWS, (chain.org_id, chain.environment, after_seq, last))
-                while rows := cursor.fetchmany(size):
-                    yield _batch(rows, problem)
-            except sqlite3.Error as error:
-                raise translated(error) from error
+            cursor = connection.execute(_ROWS, (chain.org_id, chain.environment, after_seq, last))
+            while rows := cursor.fetchmany(size):
+                yield _batch(rows, problem)
 
     def last_seq(self, chain: Chain) -> int:
         """See ``EntryAuditor.last_seq``."""
@@ -84,28 +85,26 @@ class SqliteAuditor:
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
-        group: tuple[Any, ...] = ("", "")
-        with closing(self._open()) as connection:
-            while (row := connection.execute(_NEXT_GROUP, group).fetchone()) is not None:
-                group = (_text(row[0]), _text(row[1]))
-                if group == (chain.org_id, chain.environment):
-                    continue
-                for seq, statement in connection.execute(_ENDS_OF_GROUP, group * 3).fetchall():
-                    if _said_chain(statement) == (chain.org_id, chain.environment):
-                        return int(seq), f"it is filed under organisation {group[0]!r}, environment {group[1]!r}"
+        with self._opened() as connection:
+            group = connection.execute(_FIRST_GROUP).fetchone()
+            while group is not None:
+                row, org_id, environment = group[0], _text(group[1]), _text(group[2])
+                if (org_id, environment) != (chain.org_id, chain.environment):
+                    for seq, statement in connection.execute(_ENDS_OF_GROUP, {"row": row}).fetchall():
+                        if _said_chain(statement) == (chain.org_id, chain.environment):
+                            return int(seq), f"it is filed under organisation {org_id!r}, environment {environment!r}"
+                group = connection.execute(_NEXT_GROUP, {"row": row}).fetchone()
         return None
 
     def _fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with closing(self._open()) as connection:
+        with self._opened() as connection:
             return connection.execute(sql, parameters).fetchall()
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            connection = open_for_reading(self.path, self.busy_timeout_s)
-        except sqlite3.Error as error:
-            raise translated(error) from error
-        connection.text_factory = bytes
-        return connection
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with translating(), closing(open_for_reading(self.path, self.busy_timeout_s)) as connection:
+            connection.text_factory = bytes
+            yield connection
 
 
 def _batch(rows: list[tuple[Any, ...]], problem_of_table: str | None) -> AuditBatch:
