@@ -148,7 +148,7 @@ async def test_a_transaction_may_only_touch_rows_of_tables_that_are_not_reserved
     database: SqliteDatabase, sql: str
 ) -> None:
     await database.transaction([add("before")])  # the writer's own COMMIT is now among its prepared statements
-    with pytest.raises(Exception, match="not authorized|prohibited|cannot VACUUM"):
+    with pytest.raises(Exception, match=r"not authorized|prohibited|cannot VACUUM"):
         await database.transaction([add("a"), Statement(sql)])
     assert await notes(database) == ["before"]
 
@@ -161,7 +161,7 @@ async def test_a_statement_prepared_for_a_driver_is_refused_to_a_plugin(database
         return [None] * len(items)
 
     await database.writer.submit(insert, None)
-    with pytest.raises(Exception, match="not authorized|prohibited"):
+    with pytest.raises(Exception, match=r"not authorized|prohibited"):
         await database.transaction([Statement(sql)])
     assert await database.fetch(Statement("SELECT count(*) AS n FROM reserved")) == [{"n": 1}]
 
@@ -198,7 +198,7 @@ async def test_a_closed_database_is_unavailable(tmp_path: Path) -> None:
 
 async def test_opening_refuses_a_schema_that_is_behind(tmp_path: Path, migration: Migration) -> None:
     database = new_database(DatabaseSettings(), tmp_path)
-    with pytest.raises(DeploymentError, match="notes_0001.*precipiq migrate"):
+    with pytest.raises(DeploymentError, match=r"notes_0001.*precipiq migrate"):
         async with database.opened([migration]):
             pass
     assert not (tmp_path / "precipiq.db").exists(), "a refused start must leave nothing behind"
@@ -211,7 +211,7 @@ async def test_opening_refuses_a_schema_that_is_behind(tmp_path: Path, migration
     "url", ["postgresql://localhost/x", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///a?mode=ro", "x.db"]
 )
 def test_an_unknown_url_stops_the_boot(tmp_path: Path, url: str) -> None:
-    with pytest.raises(DeploymentError, match="database.url"):
+    with pytest.raises(DeploymentError, match=r"database\.url"):
         new_database(DatabaseSettings(url=url), tmp_path)
 
 

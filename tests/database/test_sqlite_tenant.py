@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,8 +64,10 @@ OWN_ROWS_ONLY = {
     "SELECT members.name FROM members LEFT JOIN notes ON notes.note = 'beta' WHERE notes.note IS NULL": [("Ada",)],
     "SELECT note FROM notes WHERE org_id = 'org_beta' OR TRUE": [("alpha",)],
     "WITH every AS (SELECT * FROM notes) SELECT note FROM every": [("alpha",)],
-    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT max(i), count(note) FROM n, notes": [
-        (3, 3)
+    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT i, note FROM n, notes": [
+        (1, "alpha"),
+        (2, "alpha"),
+        (3, "alpha"),
     ],
     "SELECT (SELECT count(*) FROM notes), EXISTS (SELECT 1 FROM notes WHERE note = 'beta')": [(1, 0)],
     "SELECT 'beta' IN (SELECT note FROM notes)": [(0,)],
@@ -142,7 +145,7 @@ def test_everything_else_is_refused(tenant: TenantConnection, sql: str) -> None:
 
 @pytest.mark.parametrize("sql", [sql for sql in REFUSED if "EXPLAIN" not in sql])
 def test_the_authorizer_refuses_without_the_check_of_the_first_word(tenant: TenantConnection, sql: str) -> None:
-    with pytest.raises(Exception):
+    with pytest.raises((sqlite3.Error, sqlite3.Warning)):
         tenant.run(ALPHA, lambda connection: connection.execute(sql).fetchall())
 
 

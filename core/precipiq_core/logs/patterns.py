@@ -15,6 +15,7 @@ KEY_PREFIXES = ("pq_live_", "pq_test_", "whsec_", "sk_live_", "sk_test_", "rk_li
 _ESCAPED = rb"%(?:25)*[0-9A-Fa-f]{2}|\\++(?:u00|x)[0-9A-Fa-f]{2}"
 _ELLIPSIS = rb"(?:\.\.\.|\xe2\x80\xa6)"
 _SECRET = rb"(?:[0-9A-Za-z_+/=-]|%b)" % _ESCAPED
+_WRAPPED = rb"(?:%b|(?:\\++[rn]|[\r\n])(?=[A-Za-z0-9+/=]{4}))" % _SECRET
 _QUOTED = rb"""(?:(?!(?P=quote))(?:[^"\\]|(?:\\\\)*+\\.|(?:\\\\)++(?!["\\])))++"""
 _NOT_DONE = rb"(?!(?:(?:bearer|basic|digest)(?:\s|\+)++)?\[redacted\])"
 _PLAIN = rb"""(?:(?:bearer|basic|digest)(?:\s|\+)++)?(?:[^&\s"'\\;,}\])]|%b)++""" % _ESCAPED
@@ -22,7 +23,7 @@ _QUOTE = rb"""(?P<quote>\\*["'])"""
 
 # A word without capital or digit after "basic" is prose.
 BEARER = re.compile(
-    rb"\b((?i:bearer|basic)(?:\s|%%20|\+)++)(?=[a-z._~+/=%%-]*+[A-Z0-9])(?:[A-Za-z0-9._~+/=-]|%b){6,}+" % _ESCAPED
+    rb"\b((?i:bearer|basic)(?:\s|%%20|\+)++)(?=[a-z._~+/=%%-]{0,200}+[A-Z0-9])(?:[A-Za-z0-9._~+/=-]|%b){6,}+" % _ESCAPED
 )
 JWT = re.compile(
     rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.(?:[A-Za-z0-9_-]|%b)*+)?" % _ESCAPED
@@ -35,8 +36,9 @@ DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@
 # pydantic echoes the first and the last characters of what it refused.
 ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
 # reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
-ELIDED = re.compile(rb"(\S%b|truncated\) \.\.\. )(?=[a-z]*+[0-9A-Z])[0-9A-Za-z]{8,}+" % _ELLIPSIS)
-
+ELIDED = re.compile(
+    rb"(truncated\) \.\.\. |\S%b(?=[a-z]*+[0-9A-Z])(?=[0-9A-Za-z]{8}))%b++" % (_ELLIPSIS, _WRAPPED)
+)
 # A cookie header holds several pairs; all of them go.
 COOKIE = re.compile(rb"""(?i)((?<![0-9a-z])cookie\s{0,8}+[:=]\s{0,8}+)(?!\[redacted\])(?:[^"'\\]|%b)++""" % _ESCAPED)
 
@@ -87,7 +89,7 @@ def base64_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
     """The same inside base64, from the prefix on."""
     cores = {core for prefix in prefixes for core in base64_cores(prefix)}
     start = b"|".join(re.escape(core) for core in sorted(cores))
-    return re.compile(rb"(?:%b)(?:%b|\\++[rn]|[\r\n](?=[A-Za-z0-9+/]{8}))*+" % (start, _SECRET))
+    return re.compile(rb"(?:%b)%b*+" % (start, _WRAPPED))
 
 
 def base64_cores(text: str) -> set[bytes]:

@@ -33,13 +33,11 @@ class PrintStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            *lines, rest = (self._pending + text).split("\n")
-            if lines:
-                if self._dropping:
-                    lines[0] = ""
-                self._dropping = False
+            whole, line_break, rest = (self._pending + text).rpartition("\n")
+            if line_break:
                 self._pending = rest
-                self._emit("\n".join(lines))
+                self._emit(whole, first_is_dropped=self._dropping)
+                self._dropping = False
             elif not self._dropping:
                 self._pending = rest
             if len(self._pending) > self._sink.line_bytes_max:
@@ -53,9 +51,9 @@ class PrintStream(io.TextIOBase):
             text, self._pending = self._pending, ""
             self._emit(text)
 
-    def _emit(self, text: str) -> None:
+    def _emit(self, text: str, *, first_is_dropped: bool = False) -> None:
         clean = self._sink.scrubber.line(text.encode("utf-8", "replace")).decode("utf-8", "replace")
-        for line in clean.split("\n"):
+        for line in clean.split("\n")[first_is_dropped:]:
             if line.strip():
                 self._sink.write({"timestamp": log_time(), "level": "info", "logger": self._name, "event": line})
 
