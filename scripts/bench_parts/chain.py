@@ -125,7 +125,9 @@ def measure_verification(server: ServerProcess) -> None:
     memory = memory_mb(server.process.pid)
     server.stop()
     limit, single, double = (statistics.median(rates) for rates in (limits, singles, doubles))
-    print(f"verify, one core: {single:,.0f} entries/s; hashlib over the same bytes {limit:,.0f}; ratio {single / limit:.2f} (aim 0.40)")
+    print(
+        f"verify, one core: {single:,.0f} entries/s; hashlib over the same bytes {limit:,.0f}; ratio {single / limit:.2f} (aim 0.40)"
+    )
     print(f"verify over HTTP, two processes: {double:,.0f} entries/s; speed-up {double / single:.2f}")
     print(f"server memory while verifying {ENTRIES:,} entries: {memory:.0f} MB at most (aim: under 200)")
 
@@ -145,7 +147,9 @@ def measure_lists(short: ServerProcess, long: ServerProcess) -> None:
             one.append(timed(short, path))
             other.append(timed(long, path))
         a, b = statistics.median(one), statistics.median(other)
-        print(f"list of 50 by {name}: {a:.2f} ms at {SHORT_ENTRIES:,}, {b:.2f} ms at {ENTRIES:,}; ratio {b / a:.2f} (aim 1.50)")
+        print(
+            f"list of 50 by {name}: {a:.2f} ms at {SHORT_ENTRIES:,}, {b:.2f} ms at {ENTRIES:,}; ratio {b / a:.2f} (aim 1.50)"
+        )
     short.stop()
     long.stop()
 

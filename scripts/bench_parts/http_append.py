@@ -79,7 +79,9 @@ def raw_inserts_per_s(folder: Path, rows: list[tuple[int, str, str, str]]) -> fl
 
 def rows_of_server(database: Path) -> list[tuple[int, str, str, str]]:
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        found = connection.execute("SELECT seq, statement, payload, hash FROM entries WHERE payload IS NOT NULL LIMIT 100")
+        found = connection.execute(
+            "SELECT seq, statement, payload, hash FROM entries WHERE payload IS NOT NULL LIMIT 100"
+        )
         rows = found.fetchall()
     assert all(sha256(row[1].encode()).hexdigest() == row[3] for row in rows)
     return rows
@@ -136,7 +138,11 @@ def sample_answer(url: str, key: str) -> tuple[str, dict[str, str]]:
     headers = {"X-Precipiq-Key": key, "Content-Type": "application/json"}
     request = urllib.request.Request(f"{url}/api/v1/decisions", json.dumps(decision(0)).encode(), headers)
     with urllib.request.urlopen(request) as response:
-        kept = {name: value for name, value in response.headers.items() if name.lower() not in ("date", "content-length", "connection")}
+        kept = {
+            name: value
+            for name, value in response.headers.items()
+            if name.lower() not in ("date", "content-length", "connection")
+        }
         return response.read().decode(), kept
 
 

@@ -1,20 +1,18 @@
-"""What a log line costs, by kind, beside plain ``logging``; what scrubbing costs; and the worst lines that we know."""
+"""What logging costs: medians of five rounds, microseconds each. Run with the project's Python; writes to memory."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import logging
-import os
 import statistics
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import structlog
-from precipiq_testkit.clock import SeededRandomness
 
-from precipiq_core.clock import SystemClock
+from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.logs.credential_shield import CredentialShield
 from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
@@ -22,149 +20,101 @@ from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.logs.sink import Sink
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3")) * 3
-CALLS = 3000
-MEGABYTE = 1_000_000
-WORST = (b"a", b"%25", b"%70%71", b"\\u0070", b"basic A%20", b"pq_test_aaaa...", b'api_key=\\"', b"eyJaaaaaaaa.", b"://a:")
+_ROUNDS = 5
+_ROUND_S = 0.2
+_ID = "0192f0c1-2f3a-7000-8000-0123456789ab"
 
 
-class Discard(io.RawIOBase):
-    """A stream that costs nothing: what is measured is ours."""
-
-    def writable(self) -> bool:
-        return True
+class _Nowhere(io.BytesIO):
+    """A stream that keeps nothing, so that memory does not count."""
 
     def write(self, data: Any) -> int:
         return len(data)
 
 
-def median_us(call: Callable[[], object], calls: int = CALLS) -> float:
-    rounds = []
-    for _ in range(ROUNDS):
-        started_s = time.perf_counter()
-        for _ in range(calls):
-            call()
-        rounds.append((time.perf_counter() - started_s) / calls * 1e6)
-    return statistics.median(rounds)
+def median_us(act: Callable[[int], None], least: int = 1) -> float:
+    """``act(count)`` does the thing that often; what one takes, microseconds."""
+    count = least
+    while (took_s := _timed_s(act, count)) < _ROUND_S and least > 1:
+        count = max(count * 2, int(count * _ROUND_S / max(took_s, 1e-6)))
+    return statistics.median(_timed_s(act, count) / count * 1e6 for _ in range(_ROUNDS))
 
 
-def show(what: str, value: float, unit: str, limit: float | None = None) -> None:
-    aim = f"   aim <= {limit:g} {unit}" if limit is not None else ""
-    print(f"{what:58}{value:9.2f} {unit}{aim}")
+def _timed_s(act: Callable[[int], None], count: int) -> float:
+    start_s = time.perf_counter()
+    act(count)
+    return time.perf_counter() - start_s
 
 
-def lines() -> None:
-    own = structlog.get_logger("bench")
-    foreign = logging.getLogger("bench.foreign")
-
-    def event() -> None:
-        own.info("entry appended", seq=12345, kind="decision", org_id="org_1", environment="test", duration_ms=1.25)
-
-    show("own event, 5 fields", median_us(event), "us")
-    show("own event, filtered out", median_us(lambda: own.debug("entry appended", seq=12345)), "us")
-    message = "appended %s to chain of %s in %d ms"
-    show("record of another logger", median_us(lambda: foreign.info(message, "decision", "org_1", 3)), "us")
-    show("record of another logger, filtered out", median_us(lambda: foreign.debug(message, "decision", "org_1", 3)), "us")
-
-    def failure() -> None:
-        try:
-            int("x")
-        except ValueError:
-            own.exception("failed")
-
-    show("own event with an exception", median_us(failure, CALLS // 10), "us")
+def _events(count: int) -> None:
+    log = structlog.get_logger("precipiq.bench")
+    for _ in range(count):
+        log.info("sealed", chain=_ID, entries=17, duration_ms=1.25, kinds=["decision", "outcome"])
 
 
-def plain_logging() -> None:
-    """The limit: the standard library alone, writing text."""
-    plain = logging.Logger("plain", logging.INFO)
-    handler = logging.StreamHandler(io.TextIOWrapper(io.BufferedWriter(Discard())))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    plain.addHandler(handler)
-    message = "appended %s to chain of %s in %d ms"
-    show("limit: plain logging, text", median_us(lambda: plain.info(message, "decision", "org_1", 3)), "us")
+def _records(count: int) -> None:
+    log = logging.getLogger("bench")
+    for _ in range(count):
+        log.info("connection %s of %d closed", _ID, 17)
 
 
-def drive(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run what never waits, without the event loop's own cost."""
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def _ignore(*_: object) -> None:
+    """What the server does with a message."""
+
+
+def _requests(app: Any) -> Callable[[int], None]:
+    headers = [(b"host", b"localhost"), (b"x-precipiq-key", b"k" * 57), (b"content-type", b"application/json")]
+    headers += [(b"accept", b"*/*"), (b"user-agent", b"bench"), (b"content-length", b"300")]
+    scope = {
+        "type": "http", "method": "POST", "path": f"/decisions/{_ID}", "raw_path": b"/decisions", "query_string": b"",
+        "headers": headers, "client": ("127.0.0.1", 5), "scheme": "http", "precipiq.route": "/decisions/{id}",
+        "precipiq.principal_ids": (_ID, _ID), "extensions": {}, "state": {}, "server": None, "http_version": "1.1",
+    }  # fmt: skip
+
+    async def run(count: int) -> None:
+        for _ in range(count):
+            await app(scope, _ignore, _ignore)
+
+    return lambda count: asyncio.run(run(count))
+
+
+def measure() -> dict[str, float]:
+    """Costs by name, microseconds."""
+    control = configure_logging(LogSettings(), stream=_Nowhere())  # type: ignore[call-arg]
+    scrubber = control.sink.scrubber
+    prose = b'{"event":"' + b"served /decisions/17 of the chain to 127.0.0.1 in 12 ms, status ok; " * 15 + b'"}'
+    hostile = {"backslashes": b"\\", "percents": b"%25", "prefixes": b"pq_test_1234567 ", "jwt": b"eyJaaaaaaaa-"}
     try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("it waited")
-
-
-async def _app(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 201, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": b"x" * 200})
-
-
-async def _receive() -> Any:
-    return {"type": "http.request"}
-
-
-async def _send(message: Any) -> None:
-    pass
-
-
-def requests(sink: Sink) -> None:
-    key = b"pq_test_" + b"A" * 49
-    headers = [
-        (b"host", b"127.0.0.1:8000"),
-        (b"user-agent", b"precipiq-python/0.1.0"),
-        (b"accept", b"*/*"),
-        (b"content-type", b"application/json"),
-        (b"content-length", b"300"),
-        (b"x-precipiq-key", key),
-    ]
-    base = {
-        "type": "http",
-        "method": "POST",
-        "path": "/api/v1/decisions",
-        "raw_path": b"/api/v1/decisions",
-        "client": ("127.0.0.1", 5000),
-        "precipiq.route": "/api/v1/decisions",
-        "precipiq.principal_ids": ("org_1", "key_1"),
-    }
-
-    def logged(written: Sink | None) -> RequestLog:
-        observe = lambda method, route, status, duration_s: None  # noqa: E731
-        return RequestLog(_app, clock=SystemClock(), randomness=SeededRandomness(), observe=observe, sink=written)
-
-    def cost(app: Any, query: bytes = b"") -> float:
-        scope = {**base, "headers": headers, "query_string": query}
-        return median_us(lambda: drive(app(dict(scope), _receive, _send)))
-
-    bare = cost(_app)
-    show("request log with its line", cost(logged(sink)) - bare, "us", 15)
-    show("request log, lines off", cost(logged(None)) - bare, "us")
-    show("credential shield, key in a header", cost(CredentialShield(_app)) - bare, "us", 5)
-    show("credential shield, key in the query", cost(CredentialShield(_app), b"after_seq=5&api_key=" + key) - bare, "us")
-
-
-def scrubbing() -> None:
-    scrubber = Scrubber()
-    kilobyte = (b'{"timestamp":"2026-01-01T00:00:00.000000Z","event":"' + b"appended 12 entries in 3 ms; " * 40)[:1022] + b'"}'
-    show("scrub a line of 1 KB without a secret", median_us(lambda: scrubber.line(kilobyte)), "us", 10)
-    planted = kilobyte[:500] + b"pq_test_" + b"A" * 49 + kilobyte[500:]
-    show("scrub a line of 1 KB with a key", median_us(lambda: scrubber.line(planted)), "us")
-    for unit in WORST:
-        line = b'{"event":"' + (unit * (MEGABYTE // len(unit) + 1))[:MEGABYTE] + b'"}'
-        show(f"scrub 1 MB of {unit.decode()}", median_us(lambda line=line: scrubber.line(line), 1) / 1000, "ms", 50)  # type: ignore[misc]
-
-
-def main() -> None:
-    plain_logging()
-    control = configure_logging(LogSettings(), stream=Discard())  # type: ignore[call-arg, arg-type]
-    try:
-        with structlog.contextvars.bound_contextvars(request_id="req_aaaaaaaaaaaaaaaaaaaaaaaa"):
-            lines()
-        requests(control.sink)
+        costs = {
+            "own event": median_us(lambda count: _events(count), 100),
+            "foreign record": median_us(lambda count: _records(count), 100),
+            "request without shield and log": median_us(_requests(_answer), 100),
+            "request, shield and access line": median_us(_requests(CredentialShield(_request_log(control.sink))), 100),
+            "scrub of 1 KB": median_us(lambda count: _scrubs(scrubber, prose, count), 100),
+        }
+        for name, unit in hostile.items():
+            text = unit * (1_000_000 // len(unit))
+            costs[f"scrub of 1 MB of {name}"] = median_us(lambda count, text=text: _scrubs(scrubber, text, count))  # type: ignore[misc]
     finally:
         control.restore()
-    scrubbing()
+    return costs
+
+
+def _request_log(sink: Sink) -> RequestLog:
+    clock, randomness = SystemClock(), SystemRandomness()
+    return RequestLog(_answer, clock=clock, randomness=randomness, observe=lambda *_: None, sink=sink)
+
+
+def _scrubs(scrubber: Scrubber, line: bytes, count: int) -> None:
+    for _ in range(count):
+        scrubber.line(line)
 
 
 if __name__ == "__main__":
-    asyncio.set_event_loop(None)
-    main()
+    for name, cost_us in measure().items():
+        print(f"{name:36} {cost_us:12,.1f} us")

@@ -193,10 +193,12 @@ async def test_a_full_disk_is_told_and_leaves_the_writer_usable(writer: SqliteWr
 async def test_a_lock_held_elsewhere_is_told_and_passes(writer: SqliteWriter, path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    groups = Groups()
     results = await asyncio.gather(
-        *(writer.submit(Groups().insert, number) for number in range(3)), return_exceptions=True
+        *(writer.submit(groups.insert, number) for number in range(3)), return_exceptions=True
     )
     assert all(isinstance(result, Unavailable) for result in results)
+    assert groups.seen == [], "a handler may rely on what it reads: the lock comes first"
     other.execute("ROLLBACK")
     other.close()
     assert await writer.submit(Groups().insert, 1) == 1

@@ -216,7 +216,8 @@ async def test_the_same_requests_show_it_without_the_defence(form, secret, shows
                     start = len(output.getvalue())
                     await _exchange(port, data)
                     await asyncio.sleep(0.01)
-                    if not name.startswith("broken"):
+                    readable = name != "method" or shows(data.split()[0].upper(), secret)  # the server's upper case
+                    if readable and not name.startswith("broken"):
                         assert shows(output.getvalue()[start:], secret), name
         finally:
             quiet()

@@ -36,9 +36,7 @@ DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@
 # pydantic echoes the first and the last characters of what it refused.
 ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
 # reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
-ELIDED = re.compile(
-    rb"(truncated\) \.\.\. |\S%b(?=[a-z]*+[0-9A-Z])(?=[0-9A-Za-z]{8}))%b++" % (_ELLIPSIS, _WRAPPED)
-)
+ELIDED = re.compile(rb"(truncated\) \.\.\. |\S%b(?=[a-z]*+[0-9A-Z])(?=[0-9A-Za-z]{8}))%b++" % (_ELLIPSIS, _WRAPPED))
 # A cookie header holds several pairs; all of them go.
 COOKIE = re.compile(rb"""(?i)((?<![0-9a-z])cookie\s{0,8}+[:=]\s{0,8}+)(?!\[redacted\])(?:[^"'\\]|%b)++""" % _ESCAPED)
 

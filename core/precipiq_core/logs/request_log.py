@@ -20,7 +20,7 @@ _OWN_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _ID_BATCH = 64
 _ID_BYTES = 15
 _PATH_LENGTH_MAX = 500
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 
 
 class RequestLog:
@@ -69,13 +69,14 @@ class RequestLog:
 
     def _note(self, scope: Scope, request_id: str, status: int, size: int, duration_s: float) -> None:
         route = scope.get("precipiq.route", "")
-        self._observe(scope["method"], route, status, duration_s)
+        # A client may invent methods without end: neither the metrics nor the log repeat them.
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self._observe(method, route, status, duration_s)
         if self._sink is None:
             return
         client = scope.get("client")
         org_id, key_id = scope.get("precipiq.principal_ids", (None, None))
-        method = scope["method"]
-        # Path and method are all that the client has written: the rest of the line is ours and needs no scrubbing.
+        # The path is all that the client has written: the rest of the line is ours and needs no scrubbing.
         self._sink.write_clean(
             orjson.dumps(
                 {
@@ -84,7 +85,7 @@ class RequestLog:
                     "logger": "precipiq.access",
                     "event": "request",
                     "request_id": request_id,
-                    "method": method if method in _METHODS else self._foreign(method),
+                    "method": method,
                     "route": route,
                     "path": self._foreign(scope["path"]),
                     "status": status,
