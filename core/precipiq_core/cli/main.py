@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -36,6 +37,10 @@ def _fail(error: PrecipiqError) -> int:
 class PrecipiqGroup(click.Group):
     """Core's commands plus the plugins', which are loaded only when a command is not core's own."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """All commands take ``--config``: wherever it stands, it is the group's."""
+        return super().parse_args(ctx, _config_first(args))
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
             contributed = [item.value.name or "" for item in self._assembly(ctx).commands]
@@ -55,6 +60,22 @@ class PrecipiqGroup(click.Group):
         if context.assembly is None:
             context.assembly = assemble_for_command(_deployment(ctx.params.get("config")))
         return context.assembly
+
+
+def _config_first(args: list[str]) -> list[str]:
+    end = args.index("--") if "--" in args else len(args)
+    config: list[str] = []
+    rest: list[str] = []
+    arguments = iter(args[:end])
+    for argument in arguments:
+        if argument == "--config":
+            value = list(islice(arguments, 1))
+            if not value:
+                raise click.UsageError("Option '--config' requires an argument.")
+            config += [argument, *value]
+        else:
+            (config if argument.startswith("--config=") else rest).append(argument)
+    return [*config, *rest, *args[end:]]
 
 
 def _deployment(config: Path | None) -> Deployment:

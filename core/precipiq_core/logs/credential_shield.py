@@ -45,7 +45,10 @@ def _shielded(scope: Scope) -> Scope:
                 headers.append((name, re.split(rb"[?#;]", value, maxsplit=1)[0]))
     query = scope.get("query_string", b"")
     if query:
+        in_header = bool(found)
         query = _without_keys(query, found)
+        if scope["type"] == "http" and not in_header:
+            found.clear()  # a URL is copied and logged by others: only a WebSocket, which has no choice, may do this
     changed = {**scope, "headers": headers, "query_string": query, "precipiq.credential": _credential(found)}
     raw_path = scope.get("raw_path")
     if raw_path is not None and b"?" in raw_path:

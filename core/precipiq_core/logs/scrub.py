@@ -37,6 +37,16 @@ BASE_NAMES = (
 _DEPTH_MAX = 12
 _MARK_CHARACTERS = 6
 _REDACTED = REDACTED.encode()
+_REPLACEMENTS = (
+    (patterns.COOKIE, rb"\1" + _REDACTED),
+    (patterns.BEARER, rb"\1" + _REDACTED),
+    (patterns.JWT, _REDACTED),
+    (patterns.PEM, _REDACTED),
+    (patterns.DSN, rb"\1" + _REDACTED + b"@"),
+    (patterns.ECHO, rb"\1" + _REDACTED),
+    (patterns.ELIDED, rb"\1" + _REDACTED),
+)
+_WORDS = (b"cookie", b"bearer", b"basic", b"eyj", b"private key", b"://", b"input_value=", b"...", b"\xe2\x80\xa6")
 _STEMS = ("key", "token", "auth", "cookie", "secret", "passw", "query", "raw", "signature")
 
 
@@ -62,11 +72,11 @@ class Scrubber:
         self._shapes = patterns.shapes(self._prefixes)
         self._hex = patterns.hex_shapes(self._prefixes)
         self._base64 = patterns.base64_shapes(self._prefixes)
-        # What a line must contain, cheap to look for, before an expression is tried: ends of the prefixes.
-        marks = {prefix[-_MARK_CHARACTERS:] for prefix in self._prefixes}
-        self._marks = _bytes(mark.lower() for mark in marks)
-        self._hex_marks = _bytes(mark.encode().hex() for mark in marks)
-        self._base64_marks = tuple({core for mark in marks for core in patterns.base64_cores(mark)})
+        # What a line must contain before the expressions are tried: the ends of the prefixes, or a word of a pattern.
+        ends = {prefix[-_MARK_CHARACTERS:].lower() for prefix in self._prefixes}
+        texts = [text.encode() for end in ends for text in (end, end.encode().hex())]
+        self._marks = _any_of([*texts, *_WORDS])
+        self._base64_marks = _any_of([core for end in ends for core in patterns.base64_cores(end)])
 
     def event(self, event: Mapping[str, object]) -> dict[str, object]:
         """The event with the values of secret names replaced, however deep."""
@@ -89,29 +99,21 @@ class Scrubber:
             if self._base64.search(joined):
                 line = joined
         low = line.lower()
-        if _any(self._marks, low):
-            line = _replaced(self._shapes, line)
-        if _any(self._hex_marks, low):
-            line = _replaced(self._hex, line)
-        if _any(self._base64_marks, line):
-            line = self._base64.sub(_REDACTED, line)
-        if b"cookie" in low:
-            line = patterns.COOKIE.sub(rb"\1" + _REDACTED, line)
-        if b"bearer" in low or b"basic" in low:
-            line = patterns.BEARER.sub(rb"\1" + _REDACTED, line)
-        if _any(self._stems, low):
-            line = _replaced(self._assignments, line)
-            line = _replaced(self._fields, line)
-        if b"eyJ" in line:
-            line = patterns.JWT.sub(_REDACTED, line)
-        if b"PRIVATE KEY" in line:
-            line = patterns.PEM.sub(_REDACTED, line)
-        if b"://" in line:
-            line = patterns.DSN.sub(rb"\1" + _REDACTED + b"@", line)
-        if b"input_value=" in line:
-            line = patterns.ECHO.sub(rb"\1" + _REDACTED, line)
-        if b"..." in line or b"\xe2\x80\xa6" in line:
-            line = patterns.ELIDED.sub(rb"\1" + _REDACTED, line)
+        if self._marks.search(low) or self._base64_marks.search(line):
+            line = self._without_shapes(line)
+            low = line.lower()
+        for stem in self._stems:
+            if stem in low:
+                line = _replaced(self._assignments, line)
+                return _replaced(self._fields, line)
+        return line
+
+    def _without_shapes(self, line: bytes) -> bytes:
+        line = _replaced(self._shapes, line)
+        line = _replaced(self._hex, line)
+        line = self._base64.sub(_REDACTED, line)
+        for pattern, replacement in _REPLACEMENTS:
+            line = pattern.sub(replacement, line)
         return line
 
     def _is_secret(self, name: object) -> bool:
@@ -139,13 +141,6 @@ class Scrubber:
         return value
 
 
-def _any(marks: tuple[bytes, ...], line: bytes) -> bool:
-    for mark in marks:  # noqa: SIM110  (a generator costs more than the search)
-        if mark in line:
-            return True
-    return False
-
-
 def _replaced(pattern: re.Pattern[bytes], line: bytes) -> bytes:
     """For patterns of lower case: without IGNORECASE the engine skips to where a match may start."""
     pieces: list[bytes] = []
@@ -164,5 +159,5 @@ def _joined(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _bytes(texts: Iterable[str]) -> tuple[bytes, ...]:
-    return tuple(sorted(text.encode() for text in texts))
+def _any_of(words: Iterable[bytes]) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(re.escape(word) for word in sorted(words)))

@@ -36,7 +36,7 @@ OnReady = Callable[[Sequence[str]], None]
 
 # The event loop and the store's writer thread hand the interpreter to each other; 5 ms, the default, would be added to
 # every commit while the loop is busy.
-_SWITCH_INTERVAL_S = 0.005
+_SWITCH_INTERVAL_S = 0.001
 
 _CLOSE_TIMEOUT_S = 3.0
 
