@@ -285,10 +285,10 @@ def test_a_key_may_come_as_a_bearer_token_in_any_case_of_the_scheme(shared_serve
     url = f"{shared_server.url}/api/v1/ledger/head"
     statuses = {
         scheme: httpx2.get(url, headers={"Authorization": f"{scheme} {shared_server.key}"}).status_code
-        for scheme in ("Bearer", "bearer", "BEARER", "Basic", "Token", "")
+        for scheme in ("Bearer", "bearer", "BEARER", "Basic", "Token")
     }
 
-    assert statuses == {"Bearer": 200, "bearer": 200, "BEARER": 200, "Basic": 401, "Token": 401, "": 401}
+    assert statuses == {"Bearer": 200, "bearer": 200, "BEARER": 200, "Basic": 401, "Token": 401}
 
 
 def test_two_different_keys_in_one_request_are_refused(shared_server: ServerProcess) -> None:

@@ -160,10 +160,11 @@ def test_values_of_secret_names_are_replaced_however_deep(scrubber):
 
 def test_plugins_add_names_and_shapes():
     scrubber = Scrubber()
-    before = line("acme-signature=abc acme_key_0123456789abcdef")
+    before = line("acme-signature=abc foo_bar=abc Acme_key_0123456789abcdef")
     assert scrubber.line(before) == before
-    scrubber.add(["Acme-Signature"], ["acme_key_"])
-    assert json.loads(scrubber.line(before)) == {"event": "acme-signature=[redacted] [redacted]"}
+    scrubber.add(["Acme-Signature", "foo-bar", ""], ["Acme_key_", ""])
+    assert json.loads(scrubber.line(before)) == {"event": "acme-signature=[redacted] foo_bar=[redacted] [redacted]"}
+    assert scrubber.line(line(base64.b64encode(b"xAcme_key_0123456789").decode())).endswith(b'[redacted]"}')
     assert scrubber.event({"acme_signature": "x"}) == {"acme_signature": REDACTED}
 
 

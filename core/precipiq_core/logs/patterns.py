@@ -118,9 +118,11 @@ def header_fields(names: Iterable[str]) -> re.Pattern[bytes]:
 
 
 def _names(names: Iterable[str]) -> bytes:
-    """Begins with plain characters, not with a look-behind: only so can the engine skip to where a match may start."""
+    """One of the names, lower case with ``_``, which may be ``-`` or left out.
+
+    Begins with plain characters, not with a look-behind: only so can the engine skip to where a match may start."""
     by_first: dict[str, list[str]] = {}
-    for name in sorted({name.lower().replace("-", "_") for name in names}):
+    for name in sorted(names):
         by_first.setdefault(name[0], []).append(name[1:])
     branches = []
     for first, rests in by_first.items():

@@ -47,34 +47,32 @@ _REPLACEMENTS = (
     (patterns.ELIDED, rb"\1" + _REDACTED),
 )
 _WORDS = (b"cookie", b"bearer", b"basic", b"eyj", b"private key", b"://", b"input_value=", b"...", b"\xe2\x80\xa6")
-_STEMS = ("key", "token", "auth", "cookie", "secret", "passw", "query", "raw", "signature")
 
 
 class Scrubber:
     """``names``: of fields whose values are secret. ``shapes``: prefixes after which a secret follows."""
 
     def __init__(self, names: Iterable[str] = (), shapes: Iterable[str] = ()) -> None:
-        self._names = {name.lower().replace("-", "_") for name in (*BASE_NAMES, *names)}
-        self._prefixes = [*patterns.KEY_PREFIXES, *shapes]
-        self._compile()
+        self._names: set[str] = set(BASE_NAMES)
+        self._prefixes: list[str] = [*patterns.KEY_PREFIXES]
+        self.add(names, shapes)
 
     def add(self, names: Iterable[str], shapes: Iterable[str] = ()) -> None:
         """More names and shapes, such as plugins contribute."""
-        self._names |= {name.lower().replace("-", "_") for name in names}
-        self._prefixes += shapes
+        self._names |= {name.lower().replace("-", "_") for name in names if name}
+        self._prefixes += [shape for shape in shapes if shape]
         self._compile()
 
     def _compile(self) -> None:
         self._ends = tuple(_joined(name) for name in self._names if name != "token")
-        self._stems = _bytes({*_STEMS, *(end for end in self._ends if not any(stem in end for stem in _STEMS))})
         self._assignments = patterns.assignments(self._names)
         self._fields = patterns.header_fields(self._names)
         self._shapes = patterns.shapes(self._prefixes)
         self._hex = patterns.hex_shapes(self._prefixes)
         self._base64 = patterns.base64_shapes(self._prefixes)
         # What a line must contain before the expressions are tried: the ends of the prefixes, or a word of a pattern.
-        ends = {prefix[-_MARK_CHARACTERS:].lower() for prefix in self._prefixes}
-        texts = [text.encode() for end in ends for text in (end, end.encode().hex())]
+        ends = {prefix[-_MARK_CHARACTERS:] for prefix in self._prefixes}
+        texts = [text.lower().encode() for end in ends for text in (end, end.lower().encode().hex())]
         self._marks = _any_of([*texts, *_WORDS])
         self._base64_marks = _any_of([core for end in ends for core in patterns.base64_cores(end)])
 
@@ -98,15 +96,9 @@ class Scrubber:
             joined = patterns.unwrapped(line)
             if self._base64.search(joined):
                 line = joined
-        low = line.lower()
-        if self._marks.search(low) or self._base64_marks.search(line):
+        if self._marks.search(line.lower()) or self._base64_marks.search(line):
             line = self._without_shapes(line)
-            low = line.lower()
-        for stem in self._stems:
-            if stem in low:
-                line = _replaced(self._assignments, line)
-                return _replaced(self._fields, line)
-        return line
+        return _replaced(self._fields, _replaced(self._assignments, line))
 
     def _without_shapes(self, line: bytes) -> bytes:
         line = _replaced(self._shapes, line)
