@@ -1,1 +1,1 @@
-"""A third party's plugin, written from the docs alone. The plugin is ``acme_plugin.plugin``."""
+"""A third party's plugin: notes beside the decisions, written from the plugin author's guide alone."""

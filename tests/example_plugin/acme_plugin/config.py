@@ -1,0 +1,10 @@
+"""``[plugins.acme]``: the settings of this plugin."""
+
+from precipiq_core.plugin import PluginConfig
+from pydantic import Field
+
+
+class AcmeConfig(PluginConfig):
+    """Every setting has a default, a bound and a description."""
+
+    text_characters_max: int = Field(1000, ge=1, description="longest note, characters")

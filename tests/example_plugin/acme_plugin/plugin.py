@@ -1,0 +1,57 @@
+"""Wiring: what the plugin contributes. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.hookspecs import LayeredMiddleware
+from precipiq_core.http.endpoint import Endpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acme_plugin.config import AcmeConfig
+from acme_plugin.routes import NoteRoutes
+from acme_plugin.service import NOTE, Notes
+
+
+class AcmePlugin(PluginBase[AcmeConfig]):
+    """Notes beside the decisions."""
+
+    name = "acme"
+    Config = AcmeConfig
+    requires: ClassVar[tuple[type, ...]] = (Ledger,)
+
+    @hookimpl
+    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        return [EntryKind(NOTE, "a note was written", body_fields=("author",), payload_fields=("text",))]
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint]:
+        return NoteRoutes(Notes(services.get(Ledger), self.config.text_characters_max)).endpoints()
+
+    @hookimpl
+    def middleware(self, services: Services) -> Sequence[LayeredMiddleware]:
+        return [LayeredMiddleware("app", Greeting)]
+
+    @hookimpl
+    def secret_names(self, services: Services) -> Sequence[str]:
+        return ["acme-signature"]
+
+
+class Greeting:
+    """Adds a response header: a pure ASGI wrapper, which never sees the lifespan scope or a key."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def greeting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-acme", b"hello")]
+            await send(message)
+
+        await self._app(scope, receive, greeting_send)

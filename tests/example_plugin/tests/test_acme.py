@@ -1,0 +1,55 @@
+"""The example plugin, installed as a stranger would install it, in a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
+
+PLUGIN = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose interpreter finds the plugin in a folder of its own, entry point included."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*install, "--disable-pip-version-check", "--target", folder, PLUGIN], check=True, timeout=120)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    deployment = DEPLOYMENT + "\n[plugins.acme]\ntext_characters_max = 20\n"
+    options = {"deployment": deployment, "overrides": {"PYTHONPATH": path}}
+    with running_server(tmp_path_factory.mktemp("acme"), **options) as server:
+        yield server
+
+
+def test_the_plugin_serves_its_endpoints_over_the_ledger(acme: ServerProcess) -> None:
+    headers = {"X-Precipiq-Key": acme.key}
+    written = httpx2.post(f"{acme.url}/api/v1/acme/notes", json={"text": "remember"}, headers=headers)
+    assert written.status_code == 201, written.text
+    assert written.headers["x-acme"] == "hello"
+    listed = httpx2.get(f"{acme.url}/api/v1/acme/notes", headers=headers).json()["data"]["items"]
+    assert listed == [written.json()["data"]]
+    entries = httpx2.get(f"{acme.url}/api/v1/ledger/entries?kind=acme_note", headers=headers).json()["data"]["items"]
+    assert entries[0]["payload"] == {"text": "remember"}
+    verdict = httpx2.get(f"{acme.url}/api/v1/decisions/chain/verify", headers=headers).json()["data"]
+    assert verdict["is_valid"]
+
+
+def test_its_own_errors_have_the_envelope(acme: ServerProcess) -> None:
+    answer = httpx2.post(
+        f"{acme.url}/api/v1/acme/notes", json={"text": "x" * 21}, headers={"X-Precipiq-Key": acme.key}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "acme_note_too_long")
+
+
+def test_its_endpoints_are_documented_and_checked(acme: ServerProcess) -> None:
+    assert "/api/v1/acme/notes" in httpx2.get(f"{acme.url}/openapi.json").json()["paths"]
+    report = acme.run("check").stdout
+    assert "acme_note" in report
+    assert '"enabled": true' in acme.run("plugins", "--json").stdout.partition('"acme"')[2]
