@@ -74,7 +74,7 @@ def main() -> int:
     settings = ServerSettings.model_validate({"bind": "127.0.0.1:0", **dict(pair.split("=", 1) for pair in pairs)})
     app = Starlette(
         routes=[
-            Route("/work/{name}", work, methods=["GET", "POST"]),
+            Route("/job/{name}", work, methods=["GET", "POST"]),
             Route("/hang", hang),
             WebSocketRoute("/socket", socket),
             WebSocketRoute("/own-goodbye", socket),

@@ -76,7 +76,7 @@ async def test_sigterm_under_load_answers_every_accepted_request(start_server, p
         try:
             for count in range(10_000):
                 name = f"{number}-{count}"
-                writer.write(f"POST /work/{name} HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\nbody".encode())
+                writer.write(f"POST /job/{name} HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\nbody".encode())
                 head = await reader.readuntil(b"\r\n\r\n")
                 if not head.startswith(b"HTTP/1.1 200"):
                     refused.append(head)
@@ -147,8 +147,8 @@ async def test_sigterm_ends_in_spite_of_clients_that_do_nothing(start_server, py
         await wait_for_line(process, "connected")
         writers = [websocket]
         for sent in (
-            b"POST /work/x HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\nhalf",
-            b"GET /work/y HTTP/1.1\r\nho",
+            b"POST /job/x HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\nhalf",
+            b"GET /job/y HTTP/1.1\r\nho",
             b"",
         ):
             _, writer = await asyncio.open_connection("127.0.0.1", port)

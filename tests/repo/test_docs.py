@@ -1,0 +1,57 @@
+"""The documentation tells the truth of the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from precipiq_core.hookspecs import HookSpecs
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "plugin-authors.md"
+PAGES = [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+HOOKS = [name for name in vars(HookSpecs) if not name.startswith("_")]
+SLICE = re.compile(r"<!-- (\S+) -->\n```python\n(.*?)\n```", re.DOTALL)
+LINK = re.compile(r"\]\((?!http)([^)#]+)")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_its_heading_and_exact_signature(hook: str) -> None:
+    text = GUIDE.read_text()
+    returns = inspect.signature(getattr(HookSpecs, hook)).return_annotation
+    assert f"\n### {hook}\n\n`{hook}(self, services: Services) -> {returns}`\n" in text
+
+
+def test_every_example_is_a_slice_of_a_file_that_runs() -> None:
+    slices = SLICE.findall(GUIDE.read_text())
+    assert len(slices) >= 5
+    for name, code in slices:
+        assert code in (ROOT / name).read_text(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target.strip()).exists(), target
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    named = re.compile(r"`((?:core|plugins|tests|docs|scripts|deployments)/[\w./-]+)`")
+    missing = {name for page in PAGES for name in named.findall(page.read_text()) if not (ROOT / name).exists()}
+    assert not missing
+
+
+def test_commands_of_the_operators_guide_exist() -> None:
+    from precipiq_auth_keys.commands import keys_group, orgs_group
+    from precipiq_core.cli.main import cli
+    from precipiq_ledger.commands import ledger_group
+
+    groups = {group.name: group for group in (orgs_group, keys_group, ledger_group)}
+    text = (ROOT / "docs" / "operators.md").read_text() + (ROOT / "README.md").read_text()
+    for first, second in re.findall(r"precipiq (\w+)(?: (\w+))?", text):
+        if first in groups and second:
+            assert second in groups[first].commands, (first, second)
+        elif first not in groups:
+            assert first in {*cli.commands, "serve"} or first in ("Python", "server", "SDK"), first
