@@ -205,7 +205,7 @@ def _collect(
         randomness,
         services,
         plugins,
-        cast("ManagedDatabase | None", services.find(Database)),  # type: ignore[type-abstract]
+        cast("ManagedDatabase | None", services.find(Database)),
         kinds,
         drivers,
         [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],

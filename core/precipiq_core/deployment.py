@@ -129,7 +129,8 @@ def _override(document: dict[str, Any], environ: Mapping[str, str], problems: li
         if len(path) < 2 or not all(path):
             problems.append(f"environment variable {variable}: expected {ENV_PREFIX}SECTION__KEY")
             continue
-        if path[0] == "plugins" and path[1] not in document.get("plugins", {}):
+        enabled = document.get("plugins", {})
+        if path[0] == "plugins" and isinstance(enabled, dict) and path[1] not in enabled:
             problems.append(f"environment variable {variable}: this deployment does not enable plugin {path[1]}")
             continue
         table = document

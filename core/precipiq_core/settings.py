@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
@@ -93,9 +93,11 @@ def _sentence(model: type[BaseModel], where: str, loc: tuple[int | str, ...], ki
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:
     for part in loc:
         field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        options = () if field is None else (field.annotation, *get_args(field.annotation))
+        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if len(models) != 1:
             return ()
-        model = field.annotation
+        model = models[0]
     return model.model_fields
 
 

@@ -40,7 +40,9 @@ def record(number: int = 0, *, expires_us: int | None = None, revoked_us: int | 
 class Store:
     """A key store in memory that counts its reads; ``gate`` holds them back, ``down`` refuses them."""
 
-    def __init__(self, *records: KeyRecord) -> None:
+    def __init__(self, clock: ManualClock, *records: KeyRecord) -> None:
+        self.clock = clock
+        self.answer_time_s = 0.0
         self.by_hash = {key_hash(secret(int(item.key_id[4:]))): item for item in records}
         self.reads = 0
         self.changes = 0
@@ -60,6 +62,7 @@ class Store:
     async def change_count(self) -> int:
         if self.down:
             raise Unavailable
+        self.clock.advance(self.answer_time_s)
         return self.changes
 
     async def touch(self, last_used_us: dict[str, int]) -> None:
@@ -71,7 +74,7 @@ class Bench:
 
     def __init__(self, *records: KeyRecord, cached_keys_max: int = 100) -> None:
         self.clock = ManualClock()
-        self.store = Store(*records)
+        self.store = Store(self.clock, *records)
         self.authenticator = KeyAuthenticator(
             self.store, self.clock, cached_keys_max=cached_keys_max, fresh_s=FRESH_S  # type: ignore[arg-type]
         )
@@ -157,6 +160,19 @@ async def test_the_cache_is_not_believed_when_the_database_cannot_be_asked() -> 
 
     with pytest.raises(Unavailable):
         await bench.accepts()
+
+
+async def test_a_slow_look_counts_from_when_it_was_asked() -> None:
+    bench = Bench(record())
+    bench.store.answer_time_s = FRESH_S
+    await bench.watcher.look()
+    assert await bench.accepts() and await bench.accepts()
+    assert bench.store.reads == 1
+
+    bench.clock.advance(us=1)
+
+    assert await bench.accepts()
+    assert bench.store.reads == 2
 
 
 async def test_nothing_is_cached_before_the_first_look() -> None:

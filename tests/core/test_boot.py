@@ -166,7 +166,7 @@ async def _coroutine(self: Any, services: Services) -> Sequence[EntryKind]:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"entry_kind": hookimpl(lambda self, services: [])}, "there is no hook 'entry_kind'; did you mean 'entry_kinds'?"),
+        ({"entry_kind": hookimpl(lambda self, services: [])}, "no hook 'entry_kind'; did you mean 'entry_kinds'?"),
         ({"entry_kinds": lambda self, services: []}, "overrides a hook without @hookimpl"),
         ({"entry_kinds": hookimpl(_coroutine)}, "is a coroutine"),
         ({"entry_kinds": hookimpl(tryfirst=True)(lambda self, services: [])}, "tryfirst"),

@@ -81,5 +81,5 @@ def test_timestamps_go_there_and_back(us: int) -> None:
 
 @pytest.mark.parametrize("statement", [b"", b"{}", b"[]", b'{"v":2}', VECTORS[0]["hash"].encode()])
 def test_what_is_no_statement_is_refused(statement: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_statement(statement)

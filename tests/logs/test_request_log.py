@@ -17,7 +17,7 @@ from precipiq_core.logs.sink import Sink
 
 pytestmark = pytest.mark.anyio
 
-_OURS = re.compile(r"req_[a-z2-7]{24}")
+_OURS = re.compile(r"req_[0-9a-f]{24}")
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""Renders docs/settings.md from the settings' models: `.venv/bin/python tests/repo/settings_page.py > docs/settings.md`."""
+"""Renders docs/settings.md from the models: `.venv/bin/python tests/repo/settings_page.py > docs/settings.md`."""
 
 from __future__ import annotations
 

@@ -12,4 +12,4 @@ def test_the_page_of_settings_tells_what_the_code_reads() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.render(), f"run: python {Path(__file__).with_name('settings_page.py').name}"
+    assert module.PAGE.read_text() == module.render(), "run tests/repo/settings_page.py > docs/settings.md"

@@ -87,7 +87,7 @@ def served() -> ServedFactory:
 
 @pytest.fixture
 def start_server() -> Iterator[ProcessFactory]:
-    """``start_server(scenario, python=..., **settings)``: `served_app.py` in a process; and its port, once it is ready."""
+    """``start_server(scenario, python=..., **settings)``: `served_app.py` in a process, and its port once ready."""
     started: list[subprocess.Popen[str]] = []
 
     def start(scenario: str, *, python: str = sys.executable, **settings: str) -> tuple[subprocess.Popen[str], int]:

@@ -1,4 +1,4 @@
-"""SIGTERM under load, with open WebSockets and with clients that do nothing; starts that fail. Every supported Python."""
+"""SIGTERM under load, with open WebSockets and with idle clients; starts that fail. Every supported Python."""
 
 from __future__ import annotations
 

@@ -149,7 +149,9 @@ def test_compressed_bodies_are_refused_before_they_are_unpacked(client: Client) 
     assert_error(answer, 415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
+)
 def test_other_content_types_are_refused(client: Client, content_type: str) -> None:
     answer = client.http.post("/decisions", content=VALID, headers={"Content-Type": content_type})
     assert_error(answer, 415, "unsupported_media_type")

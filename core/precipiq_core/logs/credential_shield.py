@@ -68,15 +68,17 @@ def _without_keys(query: bytes, found: set[bytes]) -> bytes:
     """The query, byte for byte, but for the pairs that hold keys, whether ``&`` or ``;`` divides them."""
     if b"key" not in query.lower() and b"%" not in query:
         return query
-    kept = b""
+    kept: list[bytes] = []
     pieces = _SEPARATOR.split(query)
     for separator, pair in zip([b"", *pieces[1::2]], pieces[::2], strict=True):
         name, _, value = pair.partition(b"=")
         if _decoded(name).strip().lower() in QUERY_NAMES:
             found.add(_decoded(value))
         else:
-            kept += separator + pair
-    return kept if kept[:1] not in (b"&", b";") or query[:1] in (b"&", b";") else kept[1:]
+            kept += (separator, pair)
+    if kept:
+        kept[0] = b""  # where the first pair was a key, what comes next begins the query
+    return b"".join(kept)
 
 
 def _decoded(text: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ Observe = Callable[[str, str, int, float], None]
 
 _OWN_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _ID_BATCH = 64
-_ID_BYTES = 15
+_ID_BYTES = 12
 _PATH_LENGTH_MAX = 500
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 
@@ -111,7 +110,7 @@ class RequestLog:
                     return str(value.decode())
                 break
         if not self._ids:
-            randomness = self._randomness.bytes(_ID_BATCH * _ID_BYTES)
-            pieces = (randomness[start : start + _ID_BYTES] for start in range(0, len(randomness), _ID_BYTES))
-            self._ids = [f"req_{base64.b32encode(piece).decode().lower()}" for piece in pieces]
+            digits = self._randomness.bytes(_ID_BATCH * _ID_BYTES).hex()
+            size = 2 * _ID_BYTES
+            self._ids = ["req_" + digits[start : start + size] for start in range(0, len(digits), size)]
         return self._ids.pop()

@@ -96,9 +96,13 @@ class Scrubber:
             joined = patterns.unwrapped(line)
             if self._base64.search(joined):
                 line = joined
-        if self._marks.search(line.lower()) or self._base64_marks.search(line):
+        low = line.lower()
+        if self._marks.search(low) or self._base64_marks.search(line):
             line = self._without_shapes(line)
-        return _replaced(self._fields, _replaced(self._assignments, line))
+            low = line.lower()
+        if self._assignments.search(low):
+            line = _replaced(self._assignments, line)
+        return _replaced(self._fields, line) if b"(" in line else line
 
     def _without_shapes(self, line: bytes) -> bytes:
         line = _replaced(self._shapes, line)

@@ -1,4 +1,4 @@
-"""Cures a leak of Hypercorn 0.18: an answer sent while body events lie unread leaves task, socket and descriptor behind.
+"""Cures a leak of Hypercorn 0.18: an answer while body events lie unread leaves task, socket and descriptor behind.
 
 Hypercorn puts a last ``http.disconnect`` on a full queue from within the application's own last ``send``, and waits for
 ever. So the queue is emptied while that send runs. An answer before the body was read also waits a moment for a

@@ -62,9 +62,9 @@ class KeyAuthenticator:
         self._generation += 1
         self._cache.clear()
 
-    def refreshed(self) -> None:
-        """The database was asked and nothing had changed: the cache may be used for another while."""
-        self._fresh_until_s = self._clock.monotonic_s() + self._fresh_s
+    def refreshed(self, asked_at_s: float) -> None:
+        """The database was asked at ``asked_at_s`` and nothing had changed: the cache may be used for another while."""
+        self._fresh_until_s = asked_at_s + self._fresh_s
 
     def take_last_used(self) -> dict[str, int]:
         """Key id -> when it was last accepted, in microseconds, since this was last asked."""

@@ -52,11 +52,12 @@ class KeyWatcher:
 
     async def look(self) -> None:
         """Ask the database once whether any key changed."""
+        asked_at_s = self._clock.monotonic_s()
         count = await self._store.change_count()
         if count != self._seen_count:
             self._authenticator.forget()
             self._seen_count = count
-        self._authenticator.refreshed()
+        self._authenticator.refreshed(asked_at_s)
 
     async def write_last_used(self) -> None:
         """Store when keys were last used."""

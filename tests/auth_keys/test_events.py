@@ -1,0 +1,190 @@
+"""Key events: stored with the change of the key itself, sealed once, whatever fails in between."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import precipiq_auth_keys.plugin
+import pytest
+from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys.plugin import AuthKeysPlugin
+from precipiq_auth_keys.service import KeyService
+from precipiq_auth_keys.store import KeyStore
+from precipiq_testkit.clock import ManualClock, SeededRandomness
+from precipiq_testkit.server import ServerProcess
+
+from precipiq_core.clock import SystemClock, SystemRandomness, uuid7
+from precipiq_core.contracts.chain import Chain, Draft
+from precipiq_core.contracts.database import Migration
+from precipiq_core.database import new_database
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.errors import NotFound, Unavailable
+
+pytestmark = pytest.mark.anyio
+
+MIGRATIONS = Path(precipiq_auth_keys.plugin.__file__).parent / "sql" / "migrations"
+TABLES = {"organisations": ("org_id", None), "api_keys": ("org_id", "environment"), "key_events": ("org_id", "environment")}
+
+
+class FakeLedger:
+    """Keeps what it is given, once per idempotency key; ``down`` refuses everything."""
+
+    def __init__(self) -> None:
+        self.sealed: dict[str | None, tuple[Chain, Draft]] = {}
+        self.down = False
+
+    async def append(self, chain: Chain, drafts: Sequence[Draft]) -> None:
+        if self.down:
+            raise Unavailable
+        for draft in drafts:
+            self.sealed.setdefault(draft.idempotency_key, (chain, draft))
+
+
+class Bench:
+    """The service over a real database and a ledger that can be down."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self.store = store
+        self.ledger = FakeLedger()
+        self.clock = ManualClock()
+        self.service = KeyService(store, self.ledger, self.clock, SeededRandomness())  # type: ignore[arg-type]
+
+    def kinds(self) -> list[str]:
+        return [draft.kind for _, draft in self.ledger.sealed.values()]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    database = new_database(DatabaseSettings(migrate_at_start=True), tmp_path)  # type: ignore[call-arg]
+    async with database.opened([Migration("auth_keys", MIGRATIONS, TABLES)]):
+        yield Bench(KeyStore(database))
+
+
+async def make(bench: Bench) -> tuple[Chain, str]:
+    organisation = await bench.service.create_organisation("o")
+    new = await bench.service.create_key(organisation.org_id, "live", ["read"], None, "system")
+    return new.record.chain, new.record.key_id
+
+
+def test_the_tables_named_here_are_the_plugins() -> None:
+    [migration] = AuthKeysPlugin(AuthKeysPlugin.Config()).migrations(None)  # type: ignore[arg-type]
+
+    assert (migration.location, dict(migration.tenant_tables)) == (MIGRATIONS, TABLES)
+
+
+async def test_a_key_made_while_the_ledger_is_down_works_and_its_event_is_sealed_later(bench: Bench) -> None:
+    bench.ledger.down = True
+    chain, key_id = await make(bench)
+    assert [key.key_id for key in await bench.service.keys(chain)] == [key_id]
+    assert [event.kind for event in await bench.store.waiting_events(10)] == ["key_created"]
+
+    bench.ledger.down = False
+    await bench.service.deliver_events()
+    await bench.service.deliver_events()
+
+    [(sealed_in, draft)] = bench.ledger.sealed.values()
+    assert (sealed_in, draft.actor, draft.payload, draft.body["key_id"]) == (chain, "system", None, key_id)
+    assert await bench.store.waiting_events(10) == []
+
+
+async def test_events_are_sealed_in_the_order_in_which_they_happened(bench: Bench) -> None:
+    bench.ledger.down = True
+    chain, key_id = await make(bench)
+    bench.clock.advance(1)
+    new = await bench.service.rotate(chain, key_id, 60, "key_x")
+    bench.clock.advance(1)
+    await bench.service.revoke(chain, new.record.key_id, "key_x")
+    bench.clock.advance(1)
+    await bench.service.revoke(chain, key_id, "key_x")
+
+    bench.ledger.down = False
+    await bench.service.deliver_events()
+
+    assert bench.kinds() == ["key_created", "key_rotated", "key_revoked", "key_revoked"]
+
+
+async def test_more_events_than_are_taken_at_once_are_all_sealed(bench: Bench) -> None:
+    bench.ledger.down = True
+    organisation = await bench.service.create_organisation("o")
+    for _ in range(120):
+        await bench.service.create_key(organisation.org_id, "test", ["read"], None, "system")
+
+    bench.ledger.down = False
+    await bench.service.deliver_events()
+
+    assert len(bench.ledger.sealed) == 120
+    assert await bench.store.waiting_events(1) == []
+
+
+async def test_what_is_refused_leaves_neither_a_key_nor_an_event(bench: Bench) -> None:
+    chain, key_id = await make(bench)
+    await bench.service.revoke(chain, key_id, "system")
+    before = await bench.service.keys(chain)
+
+    with pytest.raises(KeyNotActive):
+        await bench.service.rotate(chain, key_id, 0, "system")
+    with pytest.raises(NotFound):
+        await bench.service.revoke(Chain(chain.org_id, "test"), key_id, "system")
+    with pytest.raises(NotFound):
+        await bench.service.create_key("org_none", "test", ["read"], None, "system")
+    await bench.service.revoke(chain, key_id, "system")
+
+    assert await bench.service.keys(chain) == before
+    assert bench.kinds() == ["key_created", "key_revoked"]
+
+
+async def test_a_rotation_that_lost_the_race_leaves_neither_a_key_nor_an_event(bench: Bench) -> None:
+    chain, key_id = await make(bench)
+    old = await bench.store.key(chain, key_id)
+    assert old is not None
+    await bench.service.rotate(chain, key_id, 60, "system")
+    kinds, keys = bench.kinds(), await bench.service.keys(chain)
+    loser = bench.service._make(chain, ("read",), None)
+    event = bench.service._event(chain, "key_rotated", "system", {"key_id": key_id})
+
+    assert not await bench.store.replace_key(old, 0, loser.record, "f" * 64, event)
+
+    await bench.service.deliver_events()
+    assert (bench.kinds(), await bench.service.keys(chain)) == (kinds, keys)
+
+
+def put_event(server: ServerProcess, event_id: str, body: dict[str, Any]) -> None:
+    with closing(sqlite3.connect(server.database_file, timeout=20)) as database, database:
+        values = (event_id, server.org_id, "test", "key_created", "system", json.dumps(body))
+        database.execute("INSERT INTO key_events VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def waiting(server: ServerProcess) -> int:
+    with closing(sqlite3.connect(server.database_file, timeout=20)) as database:
+        return int(database.execute("SELECT count(*) FROM key_events").fetchone()[0])
+
+
+def sealed(server: ServerProcess, body: dict[str, Any]) -> int:
+    deadline = time.monotonic() + 20
+    while waiting(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    answer = httpx2.get(
+        f"{server.url}/api/v1/ledger/entries", params={"limit": 500}, headers={"X-Precipiq-Key": server.key}
+    )
+    return [item["statement"]["body"] for item in answer.json()["data"]["items"]].count(body)
+
+
+def test_an_event_that_a_crash_left_behind_is_sealed_at_the_next_start_exactly_once(server: ServerProcess) -> None:
+    event_id = uuid7(SystemClock().now_us(), SystemRandomness().bytes(10))
+    body = {"key_id": "key_x", "environment": "test", "prefix": "pq_test_", "scopes": ["read"]}
+    server.kill()
+    put_event(server, event_id, body)
+    after_the_row = (waiting(server), server.start() and sealed(server, body))
+    server.kill()
+    put_event(server, event_id, body)  # as it stands when the crash comes after the entry, before the row is forgotten
+    after_the_entry = (waiting(server), server.start() and sealed(server, body))
+
+    assert after_the_row == after_the_entry == (1, 1)
+    assert waiting(server) == 0

@@ -1,0 +1,60 @@
+"""The first start: one organisation and one key, shown once, and never again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx2
+import pytest
+from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
+
+KEY = re.compile(r"pq_(?:live|test)_[0-9A-Za-z]{49}")
+
+
+def test_the_first_start_shows_a_key_that_can_do_everything(server: ServerProcess) -> None:
+    listed = httpx2.get(f"{server.url}/api/v1/api-keys", headers={"X-Precipiq-Key": server.key}).json()["data"]["items"]
+
+    assert set(KEY.findall(server.log_text())) == {server.key}
+    assert [(item["environment"], item["scopes"]) for item in listed] == [("test", ["write", "read", "export", "admin"])]
+    assert server.org_id in server.log_text() and str(server.data_dir) in server.log_text()
+
+
+def test_the_key_is_said_to_the_operator_and_not_to_the_log(server: ServerProcess) -> None:
+    assert server.key in server.log_text()
+    assert server.key not in json.dumps(server.log_lines())
+
+
+def test_a_second_start_makes_and_shows_nothing(server: ServerProcess) -> None:
+    orgs = server.run("orgs", "list", "--json").stdout
+    keys = server.run("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout
+    server.stop()
+    server.start()
+
+    assert not KEY.search(server.log_text())
+    assert server.run("orgs", "list", "--json").stdout == orgs
+    after = json.loads(server.run("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout)
+    assert [item["id"] for item in after] == [item["id"] for item in json.loads(keys)]
+
+
+@pytest.mark.parametrize("environment", ["test", "live"])
+def test_its_key_event_is_the_first_entry_of_the_test_chain_only(server: ServerProcess, environment: str) -> None:
+    key = server.key if environment == "test" else server.create_key("live")
+    answer = httpx2.get(f"{server.url}/api/v1/ledger/entries", headers={"X-Precipiq-Key": key})
+    first = answer.json()["data"]["items"][0]["statement"]
+
+    assert (first["seq"], first["kind"], first["actor"], first["environment"]) == (1, "key_created", "system", environment)
+
+
+def test_a_deployment_that_does_not_ask_for_it_starts_empty(tmp_path: Path) -> None:
+    deployment = DEPLOYMENT.replace('first_start_organisation = "test organisation"\n', "")
+    with running_server(tmp_path, deployment=deployment) as server:
+        assert json.loads(server.run("orgs", "list", "--json").stdout) == []
+        assert not KEY.search(server.log_text())
+
+
+def test_a_command_before_the_first_start_makes_no_key(tmp_path: Path) -> None:
+    unstarted = ServerProcess(tmp_path)
+
+    assert json.loads(unstarted.run("orgs", "list", "--json").stdout) == []
