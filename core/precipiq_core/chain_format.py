@@ -116,7 +116,7 @@ def statement_timestamp(statement: bytes) -> str:
 
 
 def statement_id(statement: bytes) -> str:
-    """The id in a canonical statement. What follows it (kind and org_id) holds no unescaped quote, so it is the last."""
+    """The id in a canonical statement. What follows it (kind, org_id) holds no unescaped quote: it is the last."""
     start = statement.rindex(b',"id":"') + 7
     return statement[start : start + 36].decode()
 

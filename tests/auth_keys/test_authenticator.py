@@ -8,18 +8,18 @@ import time
 
 import httpx2
 import pytest
+
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.plugin import REVOCATION_WITHIN_S
 from precipiq_auth_keys.secret_format import key_hash, make_key
 from precipiq_auth_keys.store import KeyRecord
 from precipiq_auth_keys.watcher import KeyWatcher
-from precipiq_testkit.clock import START_US, ManualClock
-from precipiq_testkit.server import ServerProcess
-
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.credential import Credential
 from precipiq_core.errors import Unavailable
+from precipiq_testkit.clock import START_US, ManualClock
+from precipiq_testkit.server import ServerProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -76,10 +76,18 @@ class Bench:
         self.clock = ManualClock()
         self.store = Store(self.clock, *records)
         self.authenticator = KeyAuthenticator(
-            self.store, self.clock, cached_keys_max=cached_keys_max, fresh_s=FRESH_S  # type: ignore[arg-type]
+            self.store,
+            self.clock,
+            cached_keys_max=cached_keys_max,
+            fresh_s=FRESH_S,  # type: ignore[arg-type]
         )
         self.watcher = KeyWatcher(
-            self.store, None, self.authenticator, self.clock, poll_s=1.0, last_used_interval_s=60.0  # type: ignore[arg-type]
+            self.store,
+            None,
+            self.authenticator,
+            self.clock,
+            poll_s=1.0,
+            last_used_interval_s=60.0,  # type: ignore[arg-type]
         )
 
     async def accepts(self, number: int = 0) -> bool:
@@ -166,7 +174,8 @@ async def test_a_slow_look_counts_from_when_it_was_asked() -> None:
     bench = Bench(record())
     bench.store.answer_time_s = FRESH_S
     await bench.watcher.look()
-    assert await bench.accepts() and await bench.accepts()
+    assert await bench.accepts()
+    assert await bench.accepts()
     assert bench.store.reads == 1
 
     bench.clock.advance(us=1)
@@ -179,7 +188,8 @@ async def test_nothing_is_cached_before_the_first_look() -> None:
     bench = Bench(record())
     bench.clock.advance(0.001)
 
-    assert await bench.accepts() and await bench.accepts()
+    assert await bench.accepts()
+    assert await bench.accepts()
     assert bench.store.reads == 2
 
 
@@ -191,8 +201,10 @@ async def test_the_cache_is_bounded() -> None:
 
     assert len(bench.authenticator._cache) == 3
     reads = bench.store.reads
-    assert await bench.accepts(9) and bench.store.reads == reads
-    assert await bench.accepts(0) and bench.store.reads == reads + 1
+    assert await bench.accepts(9)
+    assert bench.store.reads == reads
+    assert await bench.accepts(0)
+    assert bench.store.reads == reads + 1
 
 
 async def test_a_look_up_that_a_revocation_overtook_does_not_enter_the_cache() -> None:

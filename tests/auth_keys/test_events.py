@@ -11,26 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import precipiq_auth_keys.plugin
 import pytest
+
+import precipiq_auth_keys.plugin
 from precipiq_auth_keys.errors import KeyNotActive
 from precipiq_auth_keys.plugin import AuthKeysPlugin
 from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
-from precipiq_testkit.clock import ManualClock, SeededRandomness
-from precipiq_testkit.server import ServerProcess
-
 from precipiq_core.clock import SystemClock, SystemRandomness, uuid7
 from precipiq_core.contracts.chain import Chain, Draft
 from precipiq_core.contracts.database import Migration
 from precipiq_core.database import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import NotFound, Unavailable
+from precipiq_testkit.clock import ManualClock, SeededRandomness
+from precipiq_testkit.server import ServerProcess
 
 pytestmark = pytest.mark.anyio
 
 MIGRATIONS = Path(precipiq_auth_keys.plugin.__file__).parent / "sql" / "migrations"
-TABLES = {"organisations": ("org_id", None), "api_keys": ("org_id", "environment"), "key_events": ("org_id", "environment")}
+TABLES = {
+    "organisations": ("org_id", None),
+    "api_keys": ("org_id", "environment"),
+    "key_events": ("org_id", "environment"),
+}
 
 
 class FakeLedger:

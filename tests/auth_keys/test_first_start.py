@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 
 KEY = re.compile(r"pq_(?:live|test)_[0-9A-Za-z]{49}")
@@ -17,8 +18,11 @@ def test_the_first_start_shows_a_key_that_can_do_everything(server: ServerProces
     listed = httpx2.get(f"{server.url}/api/v1/api-keys", headers={"X-Precipiq-Key": server.key}).json()["data"]["items"]
 
     assert set(KEY.findall(server.log_text())) == {server.key}
-    assert [(item["environment"], item["scopes"]) for item in listed] == [("test", ["write", "read", "export", "admin"])]
-    assert server.org_id in server.log_text() and str(server.data_dir) in server.log_text()
+    assert [(item["environment"], item["scopes"]) for item in listed] == [
+        ("test", ["write", "read", "export", "admin"])
+    ]
+    assert server.org_id in server.log_text()
+    assert str(server.data_dir) in server.log_text()
 
 
 def test_the_key_is_said_to_the_operator_and_not_to_the_log(server: ServerProcess) -> None:
@@ -44,7 +48,12 @@ def test_its_key_event_is_the_first_entry_of_the_test_chain_only(server: ServerP
     answer = httpx2.get(f"{server.url}/api/v1/ledger/entries", headers={"X-Precipiq-Key": key})
     first = answer.json()["data"]["items"][0]["statement"]
 
-    assert (first["seq"], first["kind"], first["actor"], first["environment"]) == (1, "key_created", "system", environment)
+    assert (first["seq"], first["kind"], first["actor"], first["environment"]) == (
+        1,
+        "key_created",
+        "system",
+        environment,
+    )
 
 
 def test_a_deployment_that_does_not_ask_for_it_starts_empty(tmp_path: Path) -> None:

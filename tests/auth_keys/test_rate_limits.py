@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from precipiq_auth_keys.rate_limiter import SecondWindows
-from precipiq_testkit.server import ServerProcess, running_server
 
+from precipiq_auth_keys.rate_limiter import SecondWindows
 from precipiq_core.clock import SystemClock
 from precipiq_core.contracts.auth import RateGroup
 from precipiq_core.contracts.chain import Chain
+from precipiq_testkit.server import ServerProcess, running_server
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,9 @@ def test_a_limited_answer_has_the_code_the_wait_in_whole_seconds_and_the_fields(
 
 def test_every_answer_to_a_valid_key_shows_what_is_left(strict_server: ServerProcess) -> None:
     url, headers = f"{strict_server.url}/api/v1", {"X-Precipiq-Key": strict_server.key}
-    answers = [httpx2.get(f"{url}{path}", headers=headers) for path in ("/decisions", "/decisions/none", "/decisions?x=1")]
+    answers = [
+        httpx2.get(f"{url}{path}", headers=headers) for path in ("/decisions", "/decisions/none", "/decisions?x=1")
+    ]
 
     assert [answer.status_code for answer in answers] == [200, 404, 422]
     for answer in answers:

@@ -6,6 +6,7 @@ from zlib import crc32
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from precipiq_auth_keys.secret_format import base62, is_well_formed, make_key
 
 

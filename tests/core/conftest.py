@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.errors import DeploymentError
+from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 
 class Point:

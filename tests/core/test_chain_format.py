@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from precipiq_core.canonical import canonical
 from precipiq_core.chain_format import (
     head_of,

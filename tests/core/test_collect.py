@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 import pluggy
@@ -107,10 +107,13 @@ def test_a_hook_with_another_signature_fails_the_boot(boot_problems: Problems) -
 
     [problem] = boot_problems(plugin(entry_kinds=entry_kinds))
 
-    assert problem.startswith("plugin tiny: ") and "app" in problem
+    assert problem.startswith("plugin tiny: ")
+    assert "app" in problem
 
 
-@pytest.mark.parametrize("hook", ["provide", "entry_kinds", "routes", "middleware", "migrations", "lifespan", "commands"])
+@pytest.mark.parametrize(
+    "hook", ["provide", "entry_kinds", "routes", "middleware", "migrations", "lifespan", "commands"]
+)
 def test_a_hook_that_raises_names_the_plugin_the_hook_and_the_reason(boot_problems: Problems, hook: str) -> None:
     @hookimpl
     def failing(self: Any, services: Services) -> Any:
@@ -181,8 +184,10 @@ def recording(name: str, log: list[str], **members: Any) -> Any:
         @asynccontextmanager
         async def run() -> Any:
             log.append(f"{name} starts")
-            yield
-            log.append(f"{name} stops")
+            try:
+                yield
+            finally:
+                log.append(f"{name} stops")
 
         return run()
 
@@ -221,16 +226,11 @@ async def test_a_start_that_fails_stops_what_had_started(boot: Any) -> None:
 
 
 def test_two_applications_in_one_process_share_nothing(boot: Any) -> None:
-    class Counting(Tiny):
-        name = "counting"
-        provides: ClassVar[tuple[type, ...]] = (Capability,)
-
-        provide = provides(Capability)
-
-    one, other = boot(Counting), boot(Counting, plugin("extra", entry_kinds=kinds("extra")))
+    shared = plugin("shared", provides=(Capability,), provide=provides(Capability))
+    one, other = boot(shared), boot(shared, plugin("extra", entry_kinds=kinds("extra")))
     Application(one), Application(other)
 
-    assert one.plugins["counting"] is not other.plugins["counting"]
+    assert one.plugins["shared"] is not other.plugins["shared"]
     assert one.services.get(Capability) is not other.services.get(Capability)
     assert [item.value.name for item in one.kinds] == []
     assert "extra" not in one.plugins

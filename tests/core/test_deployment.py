@@ -74,7 +74,8 @@ def test_a_secret_is_a_reference_and_a_value_is_refused_without_being_shown(tmp_
     value = "0123456789abcdef" * 4
     for written in (f'"{value}"', f'{{ value = "{value}" }}'):
         found = problems(tmp_path, f"{MINIMAL}[secrets]\nmaster_key = {written}\n")
-        assert found and value not in "".join(found)
+        assert found
+        assert value not in "".join(found)
     assert problems(tmp_path, f'{MINIMAL}[secrets]\nmaster_key = "{value}"\n') == [
         'secrets.master_key: write { env = "NAME" } or { file = "path" }, never the secret itself'
     ]
@@ -95,7 +96,8 @@ def test_relative_paths_of_secrets_and_certificates_start_at_the_data_folder(tmp
 
     deployment = load(tmp_path, text)
 
-    assert deployment.secrets.master_key is not None and deployment.secrets.master_key.file == tmp_path / "data/m.key"
+    assert deployment.secrets.master_key is not None
+    assert deployment.secrets.master_key.file == tmp_path / "data/m.key"
     assert deployment.server.tls is not None
     assert deployment.server.tls.certificate_file == tmp_path / "data" / "c.pem"
     assert deployment.server.tls.key_file == Path("/k.pem")
@@ -122,7 +124,8 @@ def test_variables_override_by_one_rule_and_are_read_as_toml(tmp_path: Path) -> 
     assert deployment.server.bind == "0.0.0.0:9"
     assert deployment.http.depth_max == 32
     assert [str(network) for network in deployment.server.trusted_proxies] == ["10.0.0.0/8"]
-    assert deployment.server.tls is not None and deployment.server.tls.key_file.name == "k.pem"
+    assert deployment.server.tls is not None
+    assert deployment.server.tls.key_file.name == "k.pem"
     assert deployment.plugins["ledger"] == {"driver": "other"}
 
 

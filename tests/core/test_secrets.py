@@ -6,12 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from precipiq_testkit.clock import SeededRandomness
 
 from precipiq_core.deployment import SecretSettings
 from precipiq_core.errors import DeploymentError
 from precipiq_core.secrets import HkdfMasterKey, open_master_key
 from precipiq_core.settings import SecretReference
+from precipiq_testkit.clock import SeededRandomness
 
 
 def settings(create: bool = False, **reference: object) -> SecretSettings:

@@ -380,10 +380,11 @@ def test_printing_without_end_waits_in_bounded_memory(defended):
     with defended(line_bytes_max=1024) as output:
         for _ in range(1000):
             sys.stdout.write("a" * 100)
-        sys.stdout.write("\nafter\n")
+        sys.stdout.write("the end of it\nafter\n")
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
     assert b"after" in lines[1]
+    assert b"the end" not in output.getvalue()
 
 
 def test_a_private_key_of_many_printed_lines_is_gone(defended):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +29,11 @@ EXIT_CANNOT = 2
 
 
 def _fail(error: PrecipiqError) -> int:
-    problems = error.problems if isinstance(error, DeploymentError) else [error.message]
+    if isinstance(error, DeploymentError):
+        problems: Sequence[str] = error.problems
+    else:
+        details = error.details or {}
+        problems = [f"{path}: {item}" for path, items in details.items() for item in items] or [error.message]
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     return EXIT_CANNOT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -15,6 +16,8 @@ from precipiq_core.deployment import Deployment
 from precipiq_core.errors import DeploymentError
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.serving.server import run
+from precipiq_core.serving.settings import ServerSettings
+from precipiq_core.settings import parse_settings
 
 log = structlog.get_logger("precipiq.serve")
 
@@ -83,9 +86,9 @@ def serve_deployment(deployment: Deployment, bind: str | None) -> int:
 
 
 def _bound(deployment: Deployment, bind: str) -> Deployment:
-    from dataclasses import replace
-
-    from precipiq_core.serving.settings import ServerSettings
-
-    server = ServerSettings.model_validate({**deployment.server.model_dump(), "bind": bind})
+    problems: list[str] = []
+    table = {**deployment.server.model_dump(), "bind": bind}
+    server = parse_settings(ServerSettings, table, where="server", base_dir=deployment.data_dir, problems=problems)
+    if server is None:
+        raise DeploymentError(problems)
     return replace(deployment, server=server)

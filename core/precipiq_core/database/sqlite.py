@@ -65,7 +65,7 @@ class SqliteDatabase:
         """Bring the schema up to date; the revisions applied. Safe beside other processes that do the same."""
         from precipiq_core.database.migrate import migrate  # alembic takes a third of a second to import
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return migrate(self.path, migrations)
 
     @asynccontextmanager

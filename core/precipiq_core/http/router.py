@@ -22,7 +22,7 @@ def full_path(endpoint: Endpoint) -> str:
 def build_router(
     endpoints: Sequence[tuple[str, Endpoint]], plain: Iterable[tuple[str, PlainEndpoint]], edge: Edge
 ) -> ASGIApp:
-    """The application for endpoints and plain endpoints, each given with its owner. Raises ``DeploymentError`` on a clash."""
+    """The application for endpoints and plain endpoints, each with its owner. Raises ``DeploymentError`` on a clash."""
     problems: list[str] = []
     owners: dict[tuple[str, str], str] = {}
     by_path: dict[str, dict[str, ASGIApp]] = {}

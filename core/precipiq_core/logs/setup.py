@@ -219,5 +219,7 @@ def _unraisablehook(arguments: Any) -> None:
 def loop_exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """For ``loop.set_exception_handler``: the message and the exception, never the arguments of a task."""
     error = context.get("exception")
+    if isinstance(error, asyncio.CancelledError):
+        return  # asyncio's streams report connections that were cancelled at the end; that is no error
     info = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
     structlog.get_logger("asyncio").error(context.get("message", "error in the event loop"), exc_info=info)

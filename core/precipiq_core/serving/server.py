@@ -24,7 +24,7 @@ from precipiq_core.logs.setup import loop_exception_handler
 from precipiq_core.serving.config import ServerConfig, tls_context
 from precipiq_core.serving.drain import DrainGate
 from precipiq_core.serving.settings import ServerSettings
-from precipiq_core.serving.websockets import refuse_compression
+from precipiq_core.serving.protocols import install
 
 log = structlog.get_logger("precipiq.serving")
 
@@ -94,7 +94,7 @@ async def _serve_on(
 ) -> None:
     config = ServerConfig(settings)
     config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it is given
-    refuse_compression()
+    install()
 
     async def drained() -> None:
         on_ready([_url(listening, secure=settings.tls is not None)])

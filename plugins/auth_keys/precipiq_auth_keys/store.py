@@ -133,10 +133,13 @@ class KeyStore:
             "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us) RETURNING key_id",
             {"revoked_us": revoked_us, "key_id": key.key_id},
         )
-        if_revoked = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :key_id AND revoked_us = :revoked_us)"
-        record = _insert_event(event, condition=if_revoked, extra={"key_id": key.key_id, "revoked_us": revoked_us})
-        rows = await self._database.transaction([revoke, record, _COUNT_CHANGE])
-        return bool(rows[0])
+        if_active = (
+            "WHERE EXISTS (SELECT 1 FROM api_keys "
+            "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us))"
+        )
+        record = _insert_event(event, condition=if_active, extra={"key_id": key.key_id, "revoked_us": revoked_us})
+        rows = await self._database.transaction([record, revoke, _COUNT_CHANGE])
+        return bool(rows[1])
 
     async def touch(self, last_used_us: Mapping[str, int]) -> None:
         """Note when keys were last used."""

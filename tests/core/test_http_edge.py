@@ -1,0 +1,414 @@
+"""The HTTP edge in process: order of work, envelope, validation messages, body limits, router and late answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field, StrictFloat, StrictInt
+
+from precipiq_core.contracts.auth import Principal, RateGroup, RateState
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.credential import Credential
+from precipiq_core.errors import Conflict, DeploymentError, NotFound, Unavailable
+from precipiq_core.http.body import BodyLimits
+from precipiq_core.http.endpoint import Call, Edge, Endpoint, LateFailure, LateReply, PlainEndpoint, Reply
+from precipiq_core.http.error_boundary import ErrorBoundary
+from precipiq_core.http.openapi import openapi_document
+from precipiq_core.http.router import build_router
+from precipiq_core.http.validation import RequestModel
+from precipiq_testkit.clock import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+
+class Item(RequestModel):
+    confidence: StrictFloat | StrictInt = Field(ge=0, le=1)
+
+
+class NoteIn(RequestModel):
+    text: str = Field(min_length=1, max_length=5)
+    items: list[Item] = Field(default=[], max_length=2)
+
+
+class NoteQuery(RequestModel):
+    limit: int = Field(50, ge=1, le=500)
+    agent: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class NoteOut(BaseModel):
+    text: str
+
+
+class Keys:
+    async def authenticate(self, credential: Credential) -> Principal | None:
+        scopes = {"reader": {"read"}, "writer": {"read", "write"}}.get(credential.reveal())
+        return None if scopes is None else Principal(Chain("o", "test"), "key", frozenset(scopes))  # type: ignore[arg-type]
+
+
+class Limiter:
+    def __init__(self) -> None:
+        self.hits: list[RateGroup] = []
+        self.retry_after_s = 0.0
+
+    async def hit(self, chain: Chain, group: RateGroup) -> RateState:
+        self.hits.append(group)
+        return RateState(group, 5, 1, 4, 1, self.retry_after_s)
+
+
+@dataclass
+class Answered:
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    pieces: list[bytes] = field(default_factory=list)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.body)["error"]
+
+
+class Site:
+    """Two endpoints and a page over fakes; ``handler`` answers ``POST /notes``."""
+
+    def __init__(self, handler: Callable[[Call[Any, Any]], Awaitable[object]] | None = None) -> None:
+        self.limiter = Limiter()
+        self.calls: list[Call[Any, Any]] = []
+        self._handler = handler
+        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.5, ManualClock())
+        endpoints = [
+            Endpoint("POST", "/notes", self.write, "write", NoteOut, body=NoteIn, status=201, errors=("conflict",)),
+            Endpoint("GET", "/notes", self.read, "read", NoteOut, query=NoteQuery),
+            Endpoint("GET", "/notes/{id}", self.read, "read", NoteOut, path_parameters={"id": "a note's id"}),
+        ]
+        self.endpoints = [("notes", endpoint) for endpoint in endpoints]
+        self.app = ErrorBoundary(build_router(self.endpoints, [("core", PAGE)], edge))
+
+    async def write(self, call: Call[NoteIn, Any]) -> object:
+        """Write a note.
+
+        It stays.
+        """
+        self.calls.append(call)
+        return await self._handler(call) if self._handler else {"text": call.body.text}
+
+    async def read(self, call: Call[Any, Any]) -> object:
+        """Read notes."""
+        self.calls.append(call)
+        return {"text": "x"}
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = b"",
+        key: str | None = "writer",
+        *,
+        declare: bool = True,
+        **headers: str,
+    ) -> Answered:
+        pieces = body if isinstance(body, list) else [body if isinstance(body, bytes) else json.dumps(body).encode()]
+        fields = {
+            "content-type": "application/json",
+            **{name.replace("_", "-"): text for name, text in headers.items()},
+        }
+        if declare and not isinstance(body, list):
+            fields.setdefault("content-length", str(len(pieces[0])))
+        path, _, query = path.partition("?")
+        scope = {
+            "type": "http", "method": method, "path": path, "query_string": query.encode(), "root_path": "",
+            "headers": [(name.encode(), text.encode()) for name, text in fields.items()],
+            "precipiq.credential": None if key is None else Credential(key), "precipiq.request_id": "req_1",
+        }  # fmt: skip
+        messages = [
+            {"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)}
+            for index, piece in enumerate(pieces)
+            if piece is not None
+        ]
+        answered = Answered()
+
+        async def receive() -> Any:
+            return messages.pop(0) if messages else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answered.status = message["status"]
+                answered.headers = {name.decode(): text.decode() for name, text in message["headers"]}
+            else:
+                answered.pieces.append(message["body"])
+
+        self.answered = answered
+        await self.app(scope, receive, send)
+        return answered
+
+
+async def _page(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["precipiq.route"].encode()})
+
+
+PAGE = PlainEndpoint("/page", _page, "a page", "text/plain")
+
+
+async def test_success_has_the_envelope_the_status_and_the_rate_fields() -> None:
+    answer = await Site().ask("POST", "/api/v1/notes", {"text": "a"})
+
+    assert answer.status == 201
+    assert json.loads(answer.body) == {
+        "data": {"text": "a"},
+        "meta": {"request_id": "req_1", "timestamp": "2026-01-01T00:00:00.000000Z"},
+    }
+    assert answer.headers["ratelimit"] == '"write";r=4;t=1'
+    assert answer.headers["content-length"] == str(len(answer.body))
+
+
+async def test_authentication_comes_before_the_limit_and_the_limit_before_the_body() -> None:
+    site = Site()
+    refused = [await site.ask("POST", "/api/v1/notes", b"{", key) for key in (None, "unknown", "reader")]
+    hits_before = list(site.limiter.hits)
+    site.limiter.retry_after_s = 0.3
+    limited = await site.ask("POST", "/api/v1/notes", b"{")
+
+    assert [answer.status for answer in refused] == [401, 401, 403]
+    assert refused[0].body == refused[1].body
+    assert (hits_before, site.calls) == ([], [])
+    assert (limited.status, limited.headers["retry-after"], "ratelimit" in limited.headers) == (429, "1", True)
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        ({}, {"text": ["is required"]}),
+        ({"text": "", "x": 1}, {"text": ["must have at least 1 characters"], "x": ["unknown field"]}),
+        ({"text": "abcdef"}, {"text": ["must have at most 5 characters"]}),
+        ({"text": "a", "items": [{"confidence": 0}] * 3}, {"items": ["must have at most 2 items"]}),
+        (b"[]", {"": ["must be an object"]}),
+    ],
+)
+async def test_validation_names_every_field_by_its_path(body: object, details: dict[str, list[str]]) -> None:
+    site = Site()
+    answer = await site.ask("POST", "/api/v1/notes", body)
+
+    assert (answer.status, answer.error["code"], answer.error["details"]) == (422, "validation_error", details)
+    assert site.calls == []
+
+
+async def test_a_field_deep_in_a_list_has_a_dotted_path_and_its_value_is_not_echoed() -> None:
+    answer = await Site().ask("POST", "/api/v1/notes", {"text": "a", "items": [{"confidence": 777}]})
+
+    [(path, messages)] = answer.error["details"].items()
+    assert path.startswith("items.0.confidence")
+    assert messages == ["must be <= 1"]
+    assert b"777" not in answer.body
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"NaN", b'{"text": NaN}', b'{"a":1,"a":2}', b"\xff", b"[" * 9 + b"]" * 9])
+async def test_what_is_no_strict_json_is_a_validation_error(body: bytes) -> None:
+    answer = await Site().ask("POST", "/api/v1/notes", body)
+
+    assert (answer.status, answer.error["code"]) == (422, "validation_error")
+
+
+@pytest.mark.parametrize("declare", [True, False])
+async def test_a_body_over_the_limit_is_refused_declared_or_not(declare: bool) -> None:
+    site = Site()
+    exact = await site.ask("POST", "/api/v1/notes", b'{"text":"a"}' + b" " * 88, declare=declare)
+    over = await site.ask("POST", "/api/v1/notes", b'{"text":"a"}' + b" " * 89, declare=declare)
+    pieces = await site.ask("POST", "/api/v1/notes", [b'{"text":"a"}', b" " * 50, b" " * 50, b""])
+
+    assert (exact.status, over.status, pieces.status) == (201, 413, 413)
+    assert over.error == {"code": "payload_too_large", "message": "the request body is larger than 100 bytes"}
+
+
+@pytest.mark.parametrize("length", ["9" * 30, "-1", "1e3", "", "9" * 19])
+async def test_a_length_that_is_absurd_is_too_large(length: str) -> None:
+    assert (await Site().ask("POST", "/api/v1/notes", b"{}", content_length=length)).status == 413
+
+
+async def test_a_body_in_pieces_is_put_together_and_one_that_stalls_times_out() -> None:
+    whole = await Site().ask("POST", "/api/v1/notes", [b'{"te', b'xt":', b'"a"}'])
+    stalled = await Site().ask("POST", "/api/v1/notes", [b'{"te', None])
+
+    assert (whole.status, stalled.status, stalled.error["code"]) == (201, 408, "request_timeout")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content_type": "text/plain"},
+        {"content_type": ""},
+        {"content_type": "application/json; charset=utf-16"},
+        {"content_encoding": "gzip"},
+        {"content_encoding": "br, gzip"},
+    ],
+)
+async def test_other_media_types_and_compression_are_refused(headers: dict[str, str]) -> None:
+    answer = await Site().ask("POST", "/api/v1/notes", b"{}", **headers)
+
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_charset_of_utf_8_is_fine() -> None:
+    for content_type in ("application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"'):
+        assert (await Site().ask("POST", "/api/v1/notes", {"text": "a"}, content_type=content_type)).status == 201
+
+
+async def test_a_query_is_parsed_with_its_groups() -> None:
+    site = Site()
+    await site.ask("GET", "/api/v1/notes?limit=3&agent=a%20b+c&metadata.k=1&metadata.x.y=2")
+
+    query = site.calls[0].query
+    assert (query.limit, query.agent, query.metadata) == (3, "a b c", {"k": "1", "x.y": "2"})
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("limit=0", "limit"), ("limit=x", "limit"), ("other=1", "other"), ("agent=a&agent=b", "agent"),
+        ("metadata.k=1&metadata.k=2", "metadata.k"), ("metadata=1&metadata.k=2", "metadata.k"),
+        ("&".join(["a=1"] * 65), None), ("agent=%FF", None), ("agent=" + "a" * 20_000, None),
+    ],
+)  # fmt: skip
+async def test_a_wrong_query_is_refused(query: str, path: str | None) -> None:
+    answer = await Site().ask("GET", f"/api/v1/notes?{query}")
+
+    assert answer.status == 422
+    assert path is None or list(answer.error["details"]) == [path]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "café"])
+async def test_a_bad_idempotency_key_is_refused(key: str) -> None:
+    answer = await Site().ask("POST", "/api/v1/notes", {"text": "a"}, idempotency_key=key)
+
+    assert (answer.status, list(answer.error["details"])) == (422, ["Idempotency-Key"])
+
+
+async def test_unknown_paths_methods_and_slashes_have_the_envelope_and_never_redirect() -> None:
+    site = Site()
+    for path in ("/", "/api/v1/none", "/api/v1/notes/", "/api/v1/notes/a/b", "//api/v1/notes"):
+        answer = await site.ask("GET", path)
+        assert (answer.status, answer.error["code"]) == (404, "not_found"), path
+    answer = await site.ask("DELETE", "/api/v1/notes")
+    assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+    assert (await site.ask("GET", "/page")).body == b"/page"
+
+
+async def test_path_parameters_reach_the_handler() -> None:
+    site = Site()
+    await site.ask("GET", "/api/v1/notes/n1")
+
+    assert site.calls[0].path == {"id": "n1"}
+
+
+class OwnConflict(Conflict):
+    code = "own_conflict"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NotFound(), 404, "not_found"),
+        (OwnConflict("x" * 900), 409, "own_conflict"),
+        (Unavailable(retry_after_s=2.1), 503, "unavailable"),
+        (RuntimeError("with a secret"), 500, "internal_error"),
+        (TimeoutError(), 503, "unavailable"),
+    ],
+)
+async def test_what_a_handler_raises_becomes_the_documented_error(error: Exception, status: int, code: str) -> None:
+    async def failing(call: Call[Any, Any]) -> object:
+        raise error
+
+    answer = await Site(failing).ask("POST", "/api/v1/notes", {"text": "a"})
+
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert b"secret" not in answer.body
+    assert len(answer.body) < 512
+    waits = {"2.1": "3", "1.0": "1"} if status == 503 else {}
+    assert answer.headers.get("retry-after") == waits.get(str(getattr(error, "retry_after_s", 1.0)))
+
+
+async def test_a_handler_that_hangs_is_given_up() -> None:
+    answer = await Site(lambda call: asyncio.sleep(60)).ask("POST", "/api/v1/notes", {"text": "a"})
+
+    assert (answer.status, answer.error["code"]) == (503, "unavailable")
+
+
+async def test_a_reply_may_choose_its_status_and_headers() -> None:
+    async def replying(call: Call[Any, Any]) -> object:
+        return Reply({"text": "a"}, 200, ((b"idempotent-replayed", b"true"),))
+
+    answer = await Site(replying).ask("POST", "/api/v1/notes", {"text": "a"})
+
+    assert (answer.status, answer.headers["idempotent-replayed"]) == (200, "true")
+
+
+def late(seconds: float, error: Exception | None = None, patience_s: float = 0.02) -> Any:
+    async def work() -> object:
+        await asyncio.sleep(seconds)
+        if error is not None:
+            raise error
+        return {"text": "late"}
+
+    async def handler(call: Call[Any, Any]) -> object:
+        return LateReply(work(), patience_s, 0.01)
+
+    return handler
+
+
+async def test_a_late_answer_begins_with_white_space_and_is_still_json() -> None:
+    answer = await Site(late(0.1)).ask("POST", "/api/v1/notes", {"text": "a"})
+
+    assert answer.status == 201
+    assert answer.pieces[0] == b" "
+    assert len(answer.pieces) >= 3
+    assert json.loads(answer.body)["data"] == {"text": "late"}
+
+
+async def test_an_early_late_answer_has_no_white_space_and_an_early_failure_its_own_status() -> None:
+    fine = await Site(late(0, patience_s=5)).ask("POST", "/api/v1/notes", {"text": "a"})
+    failed = await Site(late(0, NotFound(), patience_s=5)).ask("POST", "/api/v1/notes", {"text": "a"})
+
+    assert (fine.status, len(fine.pieces)) == (201, 1)
+    assert (failed.status, failed.error["code"]) == (404, "not_found")
+
+
+async def test_a_failure_after_the_start_breaks_the_answer_off() -> None:
+    site = Site(late(0.1, NotFound()))
+
+    with pytest.raises(LateFailure):
+        await site.ask("POST", "/api/v1/notes", {"text": "a"})
+    assert site.answered.body.strip() == b""
+
+
+def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
+    edge = Edge([], None, BodyLimits(1, 1, 1), 1, ManualClock())
+    endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
+
+    with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):
+        build_router([("notes", endpoint)], [("core", PAGE)], edge)
+
+
+def test_openapi_follows_from_the_endpoints() -> None:
+    document = openapi_document(Site().endpoints, [("core", PAGE)], title="t", version="1")
+    post = document["paths"]["/api/v1/notes"]["post"]
+    get = document["paths"]["/api/v1/notes"]["get"]
+
+    assert document["openapi"] == "3.1.0"
+    assert (post["summary"], post["tags"], post["operationId"]) == ("Write a note", ["notes"], "notes_write")
+    assert "scope `write`" in post["description"]
+    assert "It stays." in post["description"]
+    assert set(post["responses"]) == {"201", "401", "403", "408", "409", "413", "415", "422", "429", "500", "503"}
+    assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/NoteIn")
+    assert [item["name"] for item in get["parameters"]] == ["limit", "agent", "metadata.KEY"]
+    assert document["paths"]["/api/v1/notes/{id}"]["get"]["parameters"][0]["description"] == "a note's id"
+    assert document["paths"]["/page"]["get"]["security"] == []
+    json.dumps(document)
