@@ -103,7 +103,14 @@ def _layers(assembly: Assembly, router: ASGIApp, access_sink: Sink | None) -> AS
     app = SecurityHeaders(app)
     metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
     clock, randomness = assembly.clock, assembly.randomness
-    app = RequestLog(app, clock=clock, randomness=randomness, observe=metrics.observe, sink=access_sink)
+    app = RequestLog(
+        app,
+        clock=clock,
+        randomness=randomness,
+        observe=metrics.observe,
+        sink=access_sink,
+        failures_only=assembly.deployment.logs.level in ("warning", "error"),
+    )
     app = CredentialShield(app)
     return TrustedProxies(app, server.trusted_proxies)
 

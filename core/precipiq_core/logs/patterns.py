@@ -17,9 +17,11 @@ _ELLIPSIS = rb"(?:\.\.\.|\xe2\x80\xa6)"
 _SECRET = rb"(?:[0-9A-Za-z_+/=-]|%b)" % _ESCAPED
 _WRAPPED = rb"(?:%b|(?:\\++[rn]|[\r\n])(?=[A-Za-z0-9+/=]{4}))" % _SECRET
 _QUOTED = rb"""(?:(?!(?P=quote))(?:[^"\\]|(?:\\\\)*+\\.|(?:\\\\)++(?!["\\])))++"""
-_NOT_DONE = rb"(?!(?:(?:bearer|basic|digest)(?:\s|\+)++)?\[redacted\])"
+_NOT_DONE = rb"(?![\[({]{0,3}?(?:(?:bearer|basic|digest)(?:\s|\+)++)?\[redacted\])"
 _PLAIN = rb"""(?:(?:bearer|basic|digest)(?:\s|\+)++)?(?:[^&\s"'\\;,}\])]|%b)++""" % _ESCAPED
-_QUOTE = rb"""(?P<quote>\\*["'])"""
+# A double quote behind an even number of backslashes ends the JSON string: only behind a bare key it opens a value.
+_QUOTE = rb"""(?P<quote>\\*+'|(?:\\\\)*+\\")"""
+_QUOTE_OR_BARE = rb"""(?P<quote>\\*+'|(?:\\\\)*+\\"|(?(bare)"|(?!)))"""
 
 # A word without capital or digit after "basic" is prose.
 BEARER = re.compile(
@@ -37,8 +39,11 @@ DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@
 ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
 # reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
 ELIDED = re.compile(rb"(truncated\) \.\.\. |\S%b(?=[a-z]*+[0-9A-Z])(?=[0-9A-Za-z]{8}))%b++" % (_ELLIPSIS, _WRAPPED))
-# A cookie header holds several pairs; all of them go.
-COOKIE = re.compile(rb"""(?i)((?<![0-9a-z])cookie\s{0,8}+[:=]\s{0,8}+)(?!\[redacted\])(?:[^"'\\]|%b)++""" % _ESCAPED)
+# These headers hold several pairs; all of them go.
+COOKIE = re.compile(
+    rb"""(?i)((?<![0-9a-z])(?:cookie|stripe[_-]signature)\s{0,8}+[:=]\s{0,8}+)(?!\[redacted\])(?:[^"'\\]|%b)++"""
+    % _ESCAPED
+)
 
 _ESCAPE = re.compile(rb"%(?:25)*([2-7][0-9A-Fa-f]|0[AaDd])|(?<!\\)\\++(?:u00|x)([2-7][0-9A-Fa-f])")
 _WRAP = re.compile(rb"(?<=[A-Za-z0-9+/]{60})(?:\\++r|\r)?(?:\\++n|\n)(?=[A-Za-z0-9+/=])")
@@ -108,13 +113,16 @@ def assignments(names: Iterable[str]) -> re.Pattern[bytes]:
     """
     return re.compile(
         rb"""(?s)(?P<head>%b(?:(?P<bare>")|\\*["'])?\s{0,8}+[:=]\s{0,8}+%b[\[({]{0,3}(?:b(?=\\*["']))?)(?:%b%b|(?P<plain>%b))"""
-        % (_names(names), _NOT_DONE, _QUOTE, _QUOTED, _PLAIN)
+        % (_names(names), _NOT_DONE, _QUOTE_OR_BARE, _QUOTED, _PLAIN)
     )
 
 
 def header_fields(names: Iterable[str]) -> re.Pattern[bytes]:
-    """``(b'name', b'value')``, as ASGI and h11 hold headers, in lower case; groups ``head`` and ``quote``."""
-    return re.compile(rb"""(?s)(?P<head>\(b?\\*["']%b\\*["'],\s?b?)%b%b""" % (_names(names), _QUOTE, _QUOTED))
+    """``(b'name', b'value')`` or ``[…]``, as libraries hold headers, in lower case; groups ``head`` and ``quote``."""
+    return re.compile(
+        rb"""(?s)(?P<head>[(\[]b?\\*["'](?:[0-9a-z]{1,20}[_-]){0,4}%b\\*["'],\s?b?)%b%b"""
+        % (_names(names), _QUOTE, _QUOTED)
+    )
 
 
 def _names(names: Iterable[str]) -> bytes:

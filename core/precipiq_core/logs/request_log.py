@@ -19,14 +19,26 @@ _OWN_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _ID_BATCH = 64
 _ID_BYTES = 12
 _PATH_LENGTH_MAX = 500
+_ANSWER_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 
 
 class RequestLog:
-    """``observe(method, route, status, duration_s)`` is called once per request. ``sink``: None writes no line."""
+    """``observe(method, route, status, duration_s)`` is called once per request. ``sink``: None writes no line.
+
+    A WebSocket gets its line when it ends, with 101 or the status that refused it; the metrics are of HTTP alone.
+    ``failures_only``: for log levels above info.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, clock: Clock, randomness: Randomness, observe: Observe, sink: Sink | None
+        self,
+        app: ASGIApp,
+        *,
+        clock: Clock,
+        randomness: Randomness,
+        observe: Observe,
+        sink: Sink | None,
+        failures_only: bool = False,
     ) -> None:
         self._app = app
         self._clock = clock
@@ -34,6 +46,7 @@ class RequestLog:
         self._observe = observe
         self._sink = sink
         self._scrubber = sink.scrubber if sink is not None else Scrubber()
+        self._failures_only = failures_only
         self._ids: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,20 +56,20 @@ class RequestLog:
         request_id = scope["precipiq.request_id"] = self._request_id(scope)
         clear_contextvars()
         bind_contextvars(request_id=request_id)
-        if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
-            return
         start_s = self._clock.monotonic_s()
         header = (b"x-request-id", request_id.encode())
         status, size = 0, 0
 
         async def send_and_count(message: Message) -> None:
             nonlocal status, size
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            kind = message["type"]
+            if kind in _ANSWER_STARTS:
+                status = message.get("status", 101)
                 message["headers"] = [*message.get("headers", ()), header]
+            elif kind == "websocket.close":
+                status = status or 403
             else:
-                size += len(message.get("body", b""))
+                size += len(message.get("body") or message.get("bytes") or message.get("text") or b"")
             await send(message)
 
         try:
@@ -69,9 +82,12 @@ class RequestLog:
     def _note(self, scope: Scope, request_id: str, status: int, size: int, duration_s: float) -> None:
         route = scope.get("precipiq.route", "")
         # A client may invent methods without end: neither the metrics nor the log repeat them.
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._observe(method, route, status, duration_s)
-        if self._sink is None:
+        method = scope.get("method", "GET")
+        if method not in _METHODS:
+            method = "OTHER"
+        if scope["type"] == "http":
+            self._observe(method, route, status, duration_s)
+        if self._sink is None or (self._failures_only and status < 500):
             return
         client = scope.get("client")
         org_id, key_id = scope.get("precipiq.principal_ids", (None, None))
@@ -82,7 +98,7 @@ class RequestLog:
                     "timestamp": format_timestamp(self._clock.now_us()),
                     "level": "error" if status >= 500 else "info",
                     "logger": "precipiq.access",
-                    "event": "request",
+                    "event": "request" if scope["type"] == "http" else "websocket",
                     "request_id": request_id,
                     "method": method,
                     "route": route,

@@ -46,7 +46,18 @@ _REPLACEMENTS = (
     (patterns.ECHO, rb"\1" + _REDACTED),
     (patterns.ELIDED, rb"\1" + _REDACTED),
 )
-_WORDS = (b"cookie", b"bearer", b"basic", b"eyj", b"private key", b"://", b"input_value=", b"...", b"\xe2\x80\xa6")
+_WORDS = (
+    b"cookie",
+    b"signature",
+    b"bearer",
+    b"basic",
+    b"eyj",
+    b"private key",
+    b"://",
+    b"input_value=",
+    b"...",
+    b"\xe2\x80\xa6",
+)
 
 
 class Scrubber:
@@ -102,7 +113,7 @@ class Scrubber:
             low = line.lower()
         if self._assignments.search(low):
             line = _replaced(self._assignments, line)
-        return _replaced(self._fields, line) if b"(" in line else line
+        return _replaced(self._fields, line) if b"(" in line or b"[" in line else line
 
     def _without_shapes(self, line: bytes) -> bytes:
         line = _replaced(self._shapes, line)

@@ -68,6 +68,8 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         address = ip_address(text)
     except ValueError:
         return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:  # free text of the sender's own, which would reach the logs
+            return None
+        return address.ipv4_mapped or address
     return address
