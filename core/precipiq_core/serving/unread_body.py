@@ -1,8 +1,8 @@
 """Cures a leak of Hypercorn 0.18: an answer while body events lie unread leaves task, socket and descriptor behind.
 
 Hypercorn puts a last ``http.disconnect`` on a full queue from within the application's own last ``send``, and waits for
-ever. So the queue is emptied while that send runs. An answer before the body was read also waits a moment for a
-bounded part of it, so that clients see the answer rather than a reset.
+ever. So the queue is emptied while that send runs. After such an answer a bounded part of the body is awaited for a
+moment before the request ends, so that clients see the answer rather than a reset.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class _Body:
         if self._read or message["type"] != "http.response.body" or message.get("more_body", False):
             await self._send(message)
             return
+        await self._send({**message, "more_body": True})
         await self._linger()
-        await self._while_draining(self._send(message))
+        await self._while_draining(self._send({"type": "http.response.body", "body": b""}))
 
     async def _release(self) -> None:
         """The application failed: Hypercorn will answer by itself, which needs an empty queue as well."""
