@@ -41,11 +41,7 @@ class _Body:
         self._read = False
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
-        try:
-            await app(scope, self.receive, self.send)
-        except BaseException:
-            await self._release()
-            raise
+        await app(scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -60,13 +56,6 @@ class _Body:
         await self._send({**message, "more_body": True})
         await self._linger()
         await self._while_draining(self._send({"type": "http.response.body", "body": b""}))
-
-    async def _release(self) -> None:
-        """The application failed: Hypercorn will answer by itself, which needs an empty queue as well."""
-        if not self._read:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER_TIMEOUT_S):
-                    await self._drain()
 
     async def _linger(self) -> None:
         count = 0
