@@ -10,13 +10,14 @@ import os
 import sys
 from contextlib import nullcontext
 
-from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.server import run
-from precipiq_core.serving.settings import ServerSettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from precipiq_core.serving.drain import DrainGate
+from precipiq_core.serving.server import run
+from precipiq_core.serving.settings import ServerSettings
 
 ANSWER = json.loads(os.environ["BENCH_ANSWER"]).encode()
 HEADERS = json.loads(os.environ["BENCH_HEADERS"])

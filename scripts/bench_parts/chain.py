@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from http_append import decision
-from precipiq_core.boot import assemble
+
 from precipiq_core.app import running
+from precipiq_core.boot import assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.deployment import load_deployment

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.clock import SystemClock, SystemRandomness

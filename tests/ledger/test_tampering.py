@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from precipiq_core.canonical import canonical
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain, Head

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from pydantic import BaseModel
+
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
@@ -12,7 +14,6 @@ from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings, TlsSettings
 from precipiq_core.settings import HttpSettings
 from precipiq_ledger.config import LedgerConfig
-from pydantic import BaseModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from precipiq_core.hookspecs import HookSpecs
 
 ROOT = Path(__file__).parents[2]

@@ -142,8 +142,6 @@ def make_certificate(folder: Path) -> Certificate:
     files = Certificate(folder / "certificate.pem", folder / "key.pem")
     files.certificate_file.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     files.key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return files

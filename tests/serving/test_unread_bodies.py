@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from itertools import islice, product, cycle
+from itertools import cycle, islice, product
 
 import h2.config
 import h2.connection
@@ -132,9 +132,7 @@ async def test_with_the_queue_of_the_server_the_same_requests_do_leave_tasks_beh
     async with served(APP, cure=False) as server:
         monkeypatch.setattr(tcp_server, "TaskGroup", TaskGroup)
         tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
-        await asyncio.gather(
-            *(post_h1(server.port, "/later/401", chunked=True, abort=False) for _ in range(20))
-        )
+        await asyncio.gather(*(post_h1(server.port, "/later/401", chunked=True, abort=False) for _ in range(20)))
         tasks, open_descriptors = await left_behind(tasks_before, descriptors_before)
         assert tasks >= 20
         assert open_descriptors >= 20
@@ -159,7 +157,7 @@ async def test_a_client_with_a_small_body_sees_the_early_answer_and_keeps_its_co
 
 async def test_a_body_that_never_ends_is_not_read_for_ever(served) -> None:
     async with served(APP) as server, asyncio.timeout(WAIT_S):
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST /now/401 HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000000\r\n\r\n")
         with pytest.raises(ConnectionError):
             while True:

@@ -7,6 +7,7 @@ import weakref
 from typing import Any
 
 import httpx2
+
 from precipiq_testkit.server import ServerProcess
 
 

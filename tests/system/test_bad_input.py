@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from precipiq_testkit.server import ServerProcess, running_server
 
 from .client import Client, decision

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from precipiq_testkit.server import ServerProcess
 
 from .client import Client, decision

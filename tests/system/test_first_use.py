@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from precipiq_testkit.server import ServerProcess, running_server
 
 from .client import Client

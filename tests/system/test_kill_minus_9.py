@@ -9,6 +9,7 @@ import threading
 import time
 
 import httpx2
+
 from precipiq_testkit.server import ServerProcess
 
 from .client import Client, decision

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
 from precipiq_testkit.server import ServerProcess
 
 EXAMPLES = 25

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from precipiq_testkit.server import ServerProcess, running_server
 
 from .sdk_environment import sdk_python

@@ -52,6 +52,11 @@ class DrainGate:
         self._requests.add(task)
         try:
             await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._draining:
+                raise
+            with suppress(Exception):  # when the answer had begun, the server refuses a second one
+                await _refuse(send)
         finally:
             self._requests.discard(task)
             self._note_empty()

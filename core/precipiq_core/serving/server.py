@@ -23,8 +23,8 @@ from precipiq_core.errors import DeploymentError, PrecipiqError
 from precipiq_core.logs.setup import loop_exception_handler
 from precipiq_core.serving.config import ServerConfig, tls_context
 from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.settings import ServerSettings
 from precipiq_core.serving.protocols import install
+from precipiq_core.serving.settings import ServerSettings
 
 log = structlog.get_logger("precipiq.serving")
 

@@ -1,7 +1,8 @@
 """``[plugins.acme]``: the settings of this plugin."""
 
-from precipiq_core.plugin import PluginConfig
 from pydantic import Field
+
+from precipiq_core.plugin import PluginConfig
 
 
 class AcmeConfig(PluginConfig):

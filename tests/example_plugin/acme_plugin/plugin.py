@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acme_plugin.config import AcmeConfig
+from acme_plugin.routes import NoteRoutes
+from acme_plugin.service import NOTE, Notes
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.hookspecs import LayeredMiddleware
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from acme_plugin.config import AcmeConfig
-from acme_plugin.routes import NoteRoutes
-from acme_plugin.service import NOTE, Notes
 
 
 class AcmePlugin(PluginBase[AcmeConfig]):

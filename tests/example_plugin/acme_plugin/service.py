@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from acme_plugin.errors import NoteTooLong
 from precipiq_core.contracts.chain import Chain, Draft, Entry
 from precipiq_core.contracts.ledger import Ledger
-
-from acme_plugin.errors import NoteTooLong
 
 NOTE = "acme_note"
 

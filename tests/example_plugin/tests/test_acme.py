@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 
 PLUGIN = Path(__file__).parents[1]
@@ -42,9 +43,7 @@ def test_the_plugin_serves_its_endpoints_over_the_ledger(acme: ServerProcess) ->
 
 
 def test_its_own_errors_have_the_envelope(acme: ServerProcess) -> None:
-    answer = httpx2.post(
-        f"{acme.url}/api/v1/acme/notes", json={"text": "x" * 21}, headers={"X-Precipiq-Key": acme.key}
-    )
+    answer = httpx2.post(f"{acme.url}/api/v1/acme/notes", json={"text": "x" * 21}, headers={"X-Precipiq-Key": acme.key})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "acme_note_too_long")
 
 
