@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_ALWAYS: tuple[tuple[bytes, bytes], ...] = (
+_UNLESS_SET: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-)
-_UNLESS_SET: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
@@ -31,7 +29,7 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = message["headers"] = [*message.get("headers", ()), *_ALWAYS]
+                headers = message["headers"] = [*message.get("headers", ())]
                 names = [field[0] for field in headers]
                 headers += [field for field in _UNLESS_SET if field[0] not in names]
                 if secure:
