@@ -3,6 +3,7 @@
     PrecipiqError                       code, message, details
     |-- DeploymentError                 the deployment cannot boot; holds every problem found
     |-- RequestError                    the caller can do something about it
+    |   |-- BadRequest                  bad_request
     |   |-- Unauthorized                unauthorized
     |   |-- Forbidden                   forbidden
     |   |-- NotFound                    not_found
@@ -56,6 +57,13 @@ class DeploymentError(PrecipiqError):
 
 class RequestError(PrecipiqError):
     """The request cannot be served as it stands; nothing was changed."""
+
+
+class BadRequest(RequestError):
+    """What came is not HTTP."""
+
+    code = "bad_request"
+    default_message = "the request is not valid HTTP"
 
 
 class Unauthorized(RequestError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -140,11 +141,11 @@ def test_any_altered_byte_of_any_column_is_found_at_its_entry(intruder: Intruder
 
 
 def _altered(value: Any, chosen: random.Random) -> Iterator[Any]:
-    """The value with one byte changed, at up to twelve places."""
+    """The value with one byte changed: at every place of short ones, at forty of long ones."""
     if isinstance(value, int):
-        yield value + 100
+        yield from (value + 100, -value, 0, value ^ 64)
         return
-    places = range(len(value)) if len(value) <= 12 else sorted(chosen.sample(range(len(value)), 12))
+    places = range(len(value)) if len(value) <= 64 else sorted(chosen.sample(range(len(value)), 40))
     for place in places:
         other = chosen.choice([letter for letter in "abcXYZ019 ,}" if letter != value[place]])
         yield value[:place] + other + value[place + 1 :]
@@ -190,6 +191,110 @@ def test_an_inserted_row_is_found_even_when_it_is_hashed_right(intruder: Intrude
     found = intruder.verdict()
     assert found is not None
     assert found.seq in (4, 5)
+
+
+@pytest.mark.parametrize("seq", [1, 4, ENTRIES])
+@pytest.mark.parametrize("value", [0, -1, ENTRIES + 0.5, "x", b"x", ENTRIES + 1000])
+def test_a_seq_that_cannot_be_is_found(intruder: Intruder, seq: int, value: object) -> None:
+    intruder.drop_indexes()
+    intruder.execute("UPDATE entries SET seq = ? WHERE seq = ?", value, seq)
+    found = intruder.verdict()
+    assert found is not None
+    assert found.seq in (seq, value)
+
+
+@pytest.mark.parametrize("value", [0, -1, -(2**63), 2**63 - 1, "x", b"x", b"\xff" * 50])
+def test_a_row_where_none_can_be_is_found(intruder: Intruder, value: object) -> None:
+    """Filed before the first entry, or under a seq that is no number, it could be got by its id."""
+    intruder.drop_indexes()
+    columns = "org_id, environment, statement, payload, hash"
+    intruder.execute(f"INSERT INTO entries (seq, {columns}) SELECT ?, {columns} FROM entries WHERE seq = 4", value)
+    found = intruder.verdict()
+    assert found is not None
+    assert found.seq in (value, ENTRIES + 1)
+
+
+def test_a_redaction_from_outside_the_chain_explains_no_missing_payload(intruder: Intruder) -> None:
+    (target_hash,) = intruder.execute("SELECT hash FROM entries WHERE seq = 5")[0]
+    body = {"target_seq": 5, "target_hash": target_hash, "target_id": "x", "reason": "x"}
+    statement = _resealed(intruder, 3, kind="redaction", body=body, payload_hash=None, id="other", seq=0)
+    intruder.execute(
+        "INSERT INTO entries (org_id, environment, seq, statement, hash) VALUES (?, 'test', 0, ?, ?)",
+        intruder.chain.org_id,
+        statement,
+        sha256(statement.encode()).hexdigest(),
+    )
+    intruder.execute("UPDATE entries SET payload = NULL WHERE seq = 5")
+    found = intruder.verdict()
+    assert found is not None
+    assert found.seq == 0
+
+
+def test_a_column_that_is_no_longer_generated_from_the_statement_is_found(intruder: Intruder) -> None:
+    (sql,) = intruder.execute("SELECT sql FROM sqlite_master WHERE name = 'entries'")[0]
+    altered = sql.replace("'$.body.agent_id'", "'$.body.action_type'")
+    assert altered != sql
+    intruder.execute("PRAGMA writable_schema = ON")
+    intruder.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'entries'", altered)
+    intruder.execute("PRAGMA writable_schema = RESET")
+    found = intruder.verdict()
+    assert found is not None
+    assert found.code == "COLUMN_MISMATCH"
+
+
+def test_dropped_indexes_hide_nothing(intruder: Intruder) -> None:
+    intruder.checkpoint(ENTRIES)
+    intruder.drop_indexes()
+    assert intruder.verdict() is None
+    intruder.execute("UPDATE entries SET payload = replace(payload, 'v', 'w') WHERE seq = 6")
+    found = intruder.verdict()
+    assert found is not None
+    assert (found.seq, found.code) == (6, "PAYLOAD_MISMATCH")
+
+
+def test_bytes_changed_in_the_file_past_its_indexes_are_found(intruder: Intruder) -> None:
+    """Not by SQL but in the file: the indexes still say what the rows no longer do."""
+    row = f"{intruder.chain.org_id}test".encode()
+    intruder.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    intruder.connection.close()
+    content = intruder.path.read_bytes()
+    places = [match.end() for match in re.finditer(re.escape(row) + rb"[\x02-\x08]?\{\"actor\"", content)]
+    assert len(places) == ENTRIES
+    named = []
+    for end in places:
+        start = content.rindex(row, 0, end)
+        for place in (start, start + len(row) - 1):
+            altered = bytearray(content)
+            altered[place] ^= 1
+            intruder.path.write_bytes(altered)
+            found = intruder.verdict()
+            assert found is not None
+            named.append(found.seq)
+    assert sorted(named) == sorted([*range(1, ENTRIES + 1)] * 2)
+
+
+@pytest.mark.parametrize("seq", [1, ENTRIES])
+def test_the_ends_of_the_chain_can_be_doubled_no_more_than_its_middle(intruder: Intruder, seq: int) -> None:
+    intruder.drop_indexes()
+    columns = ", ".join(COLUMNS)
+    intruder.execute(f"INSERT INTO entries ({columns}) SELECT {columns} FROM entries WHERE seq = ?", seq)
+    found = intruder.verdict()
+    assert found is not None
+    assert (found.seq, found.code) == (seq, "SEQ_REPEATED")
+
+
+def test_a_row_appended_without_the_right_hash_is_found(intruder: Intruder) -> None:
+    statement = _resealed(intruder, ENTRIES, seq=ENTRIES + 1, payload_hash=None, id="new")
+    intruder.execute(
+        "INSERT INTO entries (org_id, environment, seq, statement, hash) VALUES (?, 'test', ?, ?, ?)",
+        intruder.chain.org_id,
+        ENTRIES + 1,
+        statement,
+        "0" * 64,
+    )
+    found = intruder.verdict()
+    assert found is not None
+    assert (found.seq, found.code) == (ENTRIES + 1, "CONTENT_MISMATCH")
 
 
 def test_a_payload_that_went_without_a_redaction_is_found(intruder: Intruder) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import secrets
 import socket
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from precipiq_auth_keys.secret_format import make_key
 from precipiq_testkit.server import ServerProcess, running_server
 
 from .client import Client, decision
@@ -175,10 +179,65 @@ def test_a_missing_content_type_is_refused(client: Client) -> None:
         "agent_id=%ff",
         "metadata=x",
         "&".join(f"metadata.k{n}=v" for n in range(100)),
+        "limit=-1",
+        "limit=1e3",
+        "limit=",
+        "limit=" + "9" * 30,
+        "cursor=" + "A" * 300,
+        "cursor=c2VxOi01",
+        "start=2026-13-01",
+        "end=10000-01-01",
+        "agent_id=" + "x" * 256,
+        "metadata.k=1&metadata.k=2",
+        "%00=1",
     ],
 )
 def test_wrong_query_parameters_are_refused(client: Client, query: str) -> None:
     assert_error(client.http.get(f"/decisions?{query}"), 422, "validation_error")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ledger/entries?after_seq=-1",
+        "/ledger/entries?after_seq=9223372036854775808",
+        "/ledger/entries?limit=501",
+        "/ledger/entries?kind=Not-A-Kind",
+        "/ledger/entries?cursor=x",
+        "/decisions/chain/verify?from_seq=0",
+        "/decisions/chain/verify?from_seq=x",
+        "/ledger/head?surprise=1",
+        "/decisions/some-id?surprise=1",
+    ],
+)
+def test_wrong_parameters_of_other_reads_are_refused(client: Client, path: str) -> None:
+    assert_error(client.http.get(path), 422, "validation_error")
+
+
+@pytest.mark.parametrize("path", ["/decisions/%00", "/decisions/%ff", "/decisions/a%2Fb", "/decisions/" + "x" * 5000])
+def test_ids_that_cannot_be_are_unknown(client: Client, path: str) -> None:
+    assert_error(client.http.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/ledger/head", "/decisions?limit=0", "/nothing"])
+def test_head_is_get_without_the_body(client: Client, path: str) -> None:
+    got, head = client.http.get(path), client.http.head(path)
+    assert head.content == b""
+    assert head.status_code == got.status_code
+    assert head.headers["content-length"] == str(len(got.content))
+    assert head.headers["x-request-id"] != got.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "NONSENSE"])
+def test_every_other_method_is_refused_with_those_allowed(client: Client, method: str) -> None:
+    for path, allowed in (
+        ("/decisions", "GET, HEAD, POST"),
+        ("/decisions/batch", "POST"),
+        ("/ledger/head", "GET, HEAD"),
+    ):
+        answer = client.http.request(method, path)
+        assert_error(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed
 
 
 def test_unknown_paths_and_methods_have_the_envelope(client: Client) -> None:
@@ -202,20 +261,52 @@ def test_absurd_headers_are_refused(client: Client, headers: dict[str, str]) -> 
         answer = client.http.get("/ledger/head", headers=headers)
     except httpx2.TransportError:
         return  # closed before the whole head was read
-    assert answer.status_code in (400, 431)
+    assert_error(answer, 431, "headers_too_large")
 
 
-def test_a_body_that_does_not_arrive_is_not_waited_for(client: Client, target: ServerProcess) -> None:
+def test_a_query_string_longer_than_a_head_may_be_is_refused(client: Client) -> None:
+    assert_error(client.http.get("/decisions", params={"agent_id": "x" * 40_000}), 431, "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x00\x01nonsense\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"POST /api/v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n{}",
+        b"POST /api/v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n{}",
+        b"POST /api/v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
+        b"POST /api/v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n{}",
+        b"POST /api/v1/decisions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n{}",
+        b"GET /api/v1/decisions HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_answered_in_the_envelope_too(client: Client, target: ServerProcess, head: bytes) -> None:
+    answer = exchange(target, head, until=b"}}")
+    start, _, body = answer.partition(b"\r\n\r\n")
+    assert start.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
+    assert b"\r\nx-request-id: req_" in start
+    assert json.loads(body)["error"]["code"] == "bad_request"
+
+
+def exchange(target: ServerProcess, sent: bytes, until: bytes) -> bytes:
+    """What the server answers to these bytes, up to those bytes or the connection's end."""
     host, port = target.url.removeprefix("http://").split(":")
-    head = (
-        f"POST /api/v1/decisions HTTP/1.1\r\nHost: {host}\r\nX-Precipiq-Key: {target.key}\r\n"
-        "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
-    )
+    answer = b""
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(head.encode())
-        answer = b""
-        while b'"request_timeout"' not in answer and (piece := connection.recv(4096)):
+        connection.sendall(sent)
+        while until not in answer and (piece := connection.recv(65536)):
             answer += piece
+    return answer
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
+def test_a_body_that_does_not_arrive_is_not_waited_for(client: Client, target: ServerProcess, framing: str) -> None:
+    head = (
+        f"POST /api/v1/decisions HTTP/1.1\r\nHost: x\r\nX-Precipiq-Key: {target.key}\r\n"
+        f"Content-Type: application/json\r\n{framing}"
+    )
+    answer = exchange(target, head.encode(), until=b'"request_timeout"')
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'"code":"request_timeout"' in answer
 
@@ -223,14 +314,27 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(client: Client, target: S
 def test_every_wrong_key_gets_the_same_bytes(target: ServerProcess) -> None:
     revoked = json.loads(target.run("keys", "create", "--org", target.org_id, "--env", "test", "--json").stdout)
     target.run("keys", "revoke", revoked["id"])
-    unknown = target.key[:8] + "0" * 49
+    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    expired = Client(target).data("POST", "/api-keys", json={"scopes": ["read"], "expires_at": soon})["key"]
+    malformed = target.key[:8] + "0" * 49
+    unknown = make_key("test", secrets.token_bytes(32))
+    deadline = time.monotonic() + 20
+    ending = Client(target, expired)
+    while ending.http.get("/ledger/head").status_code == 200 and time.monotonic() < deadline:
+        time.sleep(0.1)
     answers = [
         httpx2.get(f"{target.url}/api/v1/ledger/head", headers=headers)
         for headers in (
             {},
             {"X-Precipiq-Key": "x"},
             {"X-Precipiq-Key": "pq_test_demo_key_REPLACE_ME"},
+            {"X-Precipiq-Key": malformed},
             {"X-Precipiq-Key": unknown},
+            {"X-Precipiq-Key": make_key("live", secrets.token_bytes(32))},
+            {"X-Precipiq-Key": expired},
+            {"X-Precipiq-Key": "x" * 10_000},
+            {"X-Precipiq-Key": target.key + "0"},
+            {"X-Precipiq-Key": target.key.swapcase()},
             {"X-Precipiq-Key": revoked["key"]},
             {"Authorization": f"Bearer {revoked['key']}"},
             {"Authorization": "Basic eDp5"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +10,25 @@ from typing import Any
 
 import httpx2
 
-from precipiq_testkit.server import ServerProcess
+from precipiq_core.boot import assemble
+from precipiq_core.cli.context import TerminalConsole
+from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.deployment import load_deployment
+from precipiq_core.http.router import full_path
+from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 
 EXAMPLES = 25
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
-def schemathesis(server: ServerProcess, folder: Path, key: str) -> subprocess.CompletedProcess[str]:
+def schemathesis(
+    server: ServerProcess, folder: Path, key: str, examples: int = EXAMPLES
+) -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{server.url}/openapi.json"]
     options = {
         "--header": f"X-Precipiq-Key: {key}",
         "--checks": CHECKS,
-        "--max-examples": str(EXAMPLES),
+        "--max-examples": str(examples),
         "--seed": "7",
         "--phases": "examples,coverage,fuzzing",
         "--request-timeout": "20",
@@ -35,6 +43,40 @@ def test_no_generated_request_breaks_the_served_document(server: ServerProcess, 
     assert done.returncode == 0, done.stdout[-6000:]
     assert not [line for line in server.log_lines() if line.get("event") == "request failed"]
     assert httpx2.get(f"{server.url}/readyz").status_code == 200
+
+
+def test_a_key_that_may_only_read_breaks_the_document_as_little(server: ServerProcess, tmp_path: Path) -> None:
+    key = server.create_key("test", "read")
+    head = httpx2.get(f"{server.url}/api/v1/ledger/head", headers={"X-Precipiq-Key": key}).json()["data"]
+
+    done = schemathesis(server, tmp_path, key, examples=5)
+
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert not [line for line in server.log_lines() if line.get("event") == "request failed"]
+    after = httpx2.get(f"{server.url}/api/v1/ledger/head", headers={"X-Precipiq-Key": key}).json()["data"]
+    assert after == head, "a key that may only read wrote"
+
+
+def test_what_is_mounted_is_documented_and_the_reverse(tmp_path: Path) -> None:
+    file = tmp_path / "precipiq.toml"
+    file.write_text(DEPLOYMENT)
+    assembly = assemble(
+        load_deployment(file, {}),
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=TerminalConsole(),
+        serving=False,
+    )
+    mounted = {(item.value.method.lower(), full_path(item.value)) for item in assembly.endpoints}
+    mounted |= {("get", item.value.path) for item in assembly.plain_endpoints}
+    with running_server(tmp_path / "served") as server:
+        document: dict[str, Any] = httpx2.get(f"{server.url}/openapi.json").json()
+        described = {(method, path) for path, operations in document["paths"].items() for method in operations}
+        for method, path in described:
+            answer = httpx2.request(method, server.url + re.sub(r"{\w+}", "x", path))
+            assert answer.status_code not in (404, 405), (method, path)
+    assert described == mounted
+    assert len(described) > 15
 
 
 def test_every_operation_is_documented_with_its_errors(shared_server: ServerProcess) -> None:

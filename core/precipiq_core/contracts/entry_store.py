@@ -77,7 +77,10 @@ class EntryAuditor(Protocol):
     """
 
     def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
-        """Every row filed under the chain with ``after_seq`` < seq <= ``through_seq``, by seq, ``size`` a batch."""
+        """Every row filed under the chain with ``after_seq`` < seq <= ``through_seq``, by seq, ``size`` a batch.
+
+        After 0 that MUST include rows that an intruder filed below 1, and through None those whose seq is no number.
+        """
         ...
 
     def last_seq(self, chain: Chain) -> int:

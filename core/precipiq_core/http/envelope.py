@@ -13,6 +13,7 @@ from starlette.types import Send
 from precipiq_core.errors import PrecipiqError, RateLimited, Unauthorized, Unavailable
 
 STATUS_OF = {
+    "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,

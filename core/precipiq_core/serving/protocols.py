@@ -5,6 +5,7 @@
     a closed connection lives on until its idle time is over      the idle timer ends with the reading
     HTTP/2 data after an early answer: KeyError, connection lost  those data are acknowledged and dropped
     HTTP/2 answers to a closed connection wait for ever           dropped
+    a head that is too large or malformed gets an empty answer    the documented error, with a request id
     HTTP/2 path outside ASCII: traceback, connection lost         that one stream is reset
     permessage-deflate cannot be switched off: 190 KB a client    not offered
 
@@ -18,9 +19,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import h2.events
+import h11
 import hypercorn.asyncio.run
 import hypercorn.asyncio.tcp_server
 import hypercorn.protocol
@@ -34,7 +36,14 @@ from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.events import Body, Data, EndBody, EndData
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
+
+from precipiq_core.clock import Randomness, SystemRandomness
+from precipiq_core.errors import BadRequest, HeadersTooLarge
+from precipiq_core.http.envelope import error_answer
+
+_REQUEST_ID_BYTES = 12
 
 
 def install() -> None:
@@ -44,6 +53,7 @@ def install() -> None:
     server: Any = hypercorn.asyncio.run
     server.TCPServer = CuredConnection
     module: Any = hypercorn.protocol
+    module.H11Protocol = CuredH11
     module.H2Protocol = CuredH2
     streams: Any = hypercorn.protocol.ws_stream
     streams.server_extensions_handshake = lambda *_: None
@@ -126,6 +136,26 @@ class AppEvents:
         self._closed = True
         self._events.clear()
         self._room.set()
+
+
+class CuredH11(H11Protocol):
+    """One HTTP/1.1 connection; what is refused before any layer sees it is refused in the same shape."""
+
+    _randomness: ClassVar[Randomness] = SystemRandomness()  # one for all: each stays known to ``os.fork`` for ever
+
+    async def _send_error_response(self, status_code: int) -> None:
+        answer = error_answer(HeadersTooLarge() if status_code == 431 else BadRequest())
+        request_id = f"req_{self._randomness.bytes(_REQUEST_ID_BYTES).hex()}"
+        headers = [
+            *answer.headers,
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=answer.status, headers=headers))
+        await self._send_h11_event(h11.Data(data=answer.body))
+        await self._send_h11_event(h11.EndOfMessage())
 
 
 class CuredH2(H2Protocol):

@@ -191,13 +191,14 @@ def compare(
 
 def _compare_one(auditor: EntryAuditor, chain: Chain, last_seq: int, checkpoint: Checkpoint) -> Break | None:
     seen = f"the checkpoint of {checkpoint.time}"
-    if checkpoint.seq > last_seq:
+    stored = auditor.hash_at(chain, checkpoint.seq)
+    if stored is None and checkpoint.seq > last_seq:
         reason = (
             f"{seen} saw entry {checkpoint.seq}, but the chain ends at {last_seq}: "
             "its tail was cut or an old copy restored"
         )
         return Break(last_seq + 1, TRUNCATED, reason)
-    if auditor.hash_at(chain, checkpoint.seq) != checkpoint.hash:
+    if stored != checkpoint.hash:
         reason = f"{seen} saw another entry {checkpoint.seq}: the chain was rewritten at or before it"
         return Break(checkpoint.seq, INCONSISTENT_WITH_CHECKPOINT, reason)
     return None

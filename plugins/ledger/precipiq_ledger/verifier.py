@@ -17,7 +17,7 @@ from precipiq_core.contracts.entry_store import EntryAuditor
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.errors import Unavailable
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, Comparison, compare
-from precipiq_ledger.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Break, Stretch, verify_stretch
+from precipiq_ledger.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Break, Stretch, anchor_at, verify_stretch
 from precipiq_ledger.verify_worker import Task, decode_result
 
 Progress = Callable[[int], None]
@@ -88,12 +88,12 @@ class Verifier:
         last_seq = await asyncio.to_thread(auditor.last_seq, chain)
         after = GENESIS
         if from_seq > 1:
-            anchor_hash = await asyncio.to_thread(auditor.hash_at, chain, from_seq - 1)
-            if anchor_hash is None:
+            anchor = await asyncio.to_thread(anchor_at, auditor, chain, from_seq - 1)
+            if anchor is None:
                 missing = min(from_seq - 1, last_seq + 1)
                 broken = Break(missing, SEQ_GAP, f"entry {missing} is missing")
                 return await self._judge(auditor, chain, Stretch(0, GENESIS, broken), from_seq, last_seq)
-            after = Anchor(from_seq - 1, anchor_hash)
+            after = anchor
         if last_seq - after.seq <= self._limits.inline_entries_max:
             work = partial(verify_stretch, auditor, chain, after, None, batch_entries=self._limits.batch_entries)
             stretch = await asyncio.to_thread(work, progress=progress)
@@ -124,15 +124,18 @@ class Verifier:
         parts = self._limits.processes
         for part in range(1, parts):
             seq = after.seq + (last_seq - after.seq) * part // parts
-            stored_hash = await asyncio.to_thread(auditor.hash_at, chain, seq)
-            if stored_hash is not None:
-                starts.append(Anchor(seq, stored_hash))
+            start = await asyncio.to_thread(anchor_at, auditor, chain, seq)
+            if start is not None and start.seq > starts[-1].seq:
+                starts.append(start)
         return starts
 
     async def _judge(
         self, auditor: EntryAuditor, chain: Chain, stretch: Stretch, from_seq: int, last_seq: int
     ) -> Verdict:
         broken = stretch.broken
+        if broken is None and stretch.last.seq < last_seq:
+            missing = stretch.last.seq + 1
+            broken = Break(missing, SEQ_GAP, f"entry {missing} cannot be read, though the store counts to {last_seq}")
         if broken is None:
             stray = await asyncio.to_thread(auditor.stray, chain)
             if stray is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.chain_format import parse_json, parse_statement
+from precipiq_core.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain
 from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
 
@@ -33,6 +33,8 @@ FILED_ELSEWHERE = "FILED_ELSEWHERE"
 TRUNCATED = "TRUNCATED"
 INCONSISTENT_WITH_CHECKPOINT = "INCONSISTENT_WITH_CHECKPOINT"
 CHECKPOINT_FORGED = "CHECKPOINT_FORGED"
+
+_ID_CHARACTERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,14 @@ class Stretch:
     broken: Break | None
 
 
+def anchor_at(auditor: EntryAuditor, chain: Chain, seq: int) -> Anchor | None:
+    """The stored entry at that seq as an anchor, unchecked; None when there is none."""
+    for batch in auditor.batches(chain, seq - 1, seq, 1):
+        timestamp = _fields(batch.statements[0]).get("timestamp")
+        return Anchor(seq, batch.hashes[0], timestamp if isinstance(timestamp, str) else "")
+    return None
+
+
 def verify_stretch(
     auditor: EntryAuditor,
     chain: Chain,
@@ -94,8 +104,9 @@ def verify_stretch(
 
 
 _BY_NAME = {
-    name: itemgetter(name) for name in ("org_id", "environment", "seq", "prev_hash", "payload_hash", "timestamp")
+    name: itemgetter(name) for name in ("v", "org_id", "environment", "seq", "prev_hash", "payload_hash", "timestamp")
 }
+_OTHERS = itemgetter("id", "kind", "actor", "body")
 
 
 def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> Anchor | None:
@@ -109,6 +120,10 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
     try:
         fields: list[dict[str, Any]] = list(map(orjson.loads, statements))
         column = {name: list(map(get, fields)) for name, get in _BY_NAME.items()}
+        others = list(map(_OTHERS, fields))
+        times = [last.timestamp, *column["timestamp"]]
+        are_of_chain = set(column["org_id"]) == {chain.org_id} and set(column["environment"]) == {chain.environment}
+        are_in_time = all(map(lt, times, times[1:]))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     payload_hashes = [None if payload is None else sha256(payload).hexdigest() for payload in payloads]
@@ -116,14 +131,13 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
         auditor, chain, batch, column, payload_hashes
     ):
         return None
-    times = [last.timestamp, *column["timestamp"]]
     holds = (
         column["seq"] == seqs
         and column["prev_hash"] == [last.hash, *hashes[:-1]]
-        and all(map(lt, times, times[1:]))
-        and set(column["org_id"]) == {chain.org_id}
-        and set(column["environment"]) == {chain.environment}
-        and set(map(len, fields)) == {11}
+        and are_in_time
+        and are_of_chain
+        and column["v"].count(VERSION) == len(others)
+        and set(map(len, fields)) == {len(STATEMENT_KEYS)}
     )
     return Anchor(seqs[-1], hashes[-1], times[-1]) if holds else None
 
@@ -150,7 +164,7 @@ def _erased(auditor: EntryAuditor, chain: Chain, seqs: Sequence[int]) -> dict[in
     for statement in auditor.redactions(chain, seqs):
         try:
             body = parse_statement(statement).body
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         if isinstance(body.get("target_seq"), int) and isinstance(body.get("target_hash"), str):
             stated[int(str(body["target_seq"]))] = str(body["target_hash"])
@@ -181,16 +195,18 @@ def _check_row(
 ) -> Anchor | Break:
     expected = last.seq + 1
     fields = _fields(statement)
-    entry_id = fields.get("id") if isinstance(fields.get("id"), str) else None
+    entry_id = _entry_id(fields)
+    if seq < 1:
+        return Break(seq, POSITION_MISMATCH, "a chain begins with entry 1; no entry can stand before it", entry_id)
     if seq <= last.seq:
         return Break(seq, SEQ_REPEATED, f"entry {seq} stands more than once", entry_id)
     if seq != expected:
-        return Break(expected, SEQ_GAP, f"entry {expected} is missing; the next one stored is {seq}")
+        return Break(expected, SEQ_GAP, f"entry {expected} is missing; {problem or f'the next one stored is {seq}'}")
     if sha256(statement).hexdigest() != stored_hash:
         return Break(seq, CONTENT_MISMATCH, "the statement is not the one that was hashed", entry_id)
     try:
-        parsed = parse_statement(statement)
-    except (ValueError, TypeError):
+        parsed = _parsed(statement)
+    except (ValueError, TypeError, RecursionError):
         return Break(seq, MALFORMED, "the statement is not one of chain version 1", entry_id)
     if (parsed.org_id, parsed.environment) != (chain.org_id, chain.environment):
         return Break(seq, WRONG_CHAIN, "the statement belongs to another chain", entry_id)
@@ -227,9 +243,22 @@ def _check_payload(
     return None
 
 
+def _parsed(statement: bytes) -> Statement:
+    parsed = parse_statement(statement)
+    if not isinstance(parsed.timestamp, str):
+        raise ValueError("a timestamp is text")
+    return parsed
+
+
 def _fields(statement: bytes) -> dict[str, Any]:
     try:
         fields = parse_json(statement)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _entry_id(fields: dict[str, Any]) -> str | None:
+    """What is reported as the id: an intruder's text must not make the report unbounded or impossible to encode."""
+    value = fields.get("id")
+    return value if isinstance(value, str) and len(value) <= _ID_CHARACTERS_MAX and value.isascii() else None

@@ -19,30 +19,37 @@ import orjson
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.entry_store import AuditBatch
 from precipiq_core.database.sqlite_connection import open_for_reading, translating
+from precipiq_core.errors import Unavailable
 from precipiq_ledger.drivers.sqlite_schema import ENTRIES_TABLE
 
-_FILED = "org_id = ? AND environment = ?"
-_ROWS = f"""
-SELECT seq, hash, statement, payload, idempotency_key, idempotency_check FROM entries
-WHERE {_FILED} AND seq > ? AND seq <= ? ORDER BY seq
-"""  # noqa: S608
+_FILED = "org_id = ?1 AND environment = ?2"
+_ROWS = """
+SELECT row.statement, row.payload, row.hash, row.idempotency_key, row.idempotency_check,
+       iif(row.org_id = ?1 AND row.environment = ?2, row.seq, NULL)
+FROM entries AS filed CROSS JOIN entries AS row ON row.rowid = filed.rowid
+WHERE filed.org_id = ?1 AND filed.environment = ?2
+"""
+"""Joined with itself: the values are then the row's own, where SQLite would give those of the index that led to it."""
+_LAST_SEQ = f"SELECT coalesce(max(seq), 0) FROM entries WHERE {_FILED} AND seq <= ?3"  # noqa: S608  (text is above)
 _REDACTIONS = f"""
 SELECT statement FROM entries
-WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?))
+WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?3))
 """  # noqa: S608
 _MAYBE_REDACTIONS = f'SELECT statement FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
-_FIRST_GROUP = "SELECT rowid, org_id, environment FROM entries ORDER BY org_id, environment LIMIT 1"
+_GROUP = "org_id, environment, typeof(org_id) = 'text' AND typeof(environment) = 'text' FROM entries"
+_FIRST_GROUP = f"SELECT rowid, {_GROUP} ORDER BY org_id, environment LIMIT 1"
 _OF_ROW = "(SELECT org_id, environment FROM entries WHERE rowid = :row)"
 _NEXT_GROUP = f"""
-SELECT rowid, org_id, environment FROM entries WHERE (org_id, environment) > {_OF_ROW}
+SELECT rowid, {_GROUP} WHERE (org_id, environment) > {_OF_ROW}
 ORDER BY org_id, environment LIMIT 1
-"""  # noqa: S608
+"""
 _ENDS_OF_GROUP = f"""
 SELECT seq, statement FROM entries WHERE (org_id, environment) = {_OF_ROW} AND seq IN (
     (SELECT min(seq) FROM entries WHERE (org_id, environment) = {_OF_ROW}),
     (SELECT max(seq) FROM entries WHERE (org_id, environment) = {_OF_ROW})
 )
 """  # noqa: S608
+_GROUPS_OF_ROWS = f"SELECT min(rowid), {_GROUP} NOT INDEXED GROUP BY org_id, environment"
 _SEQ_END = 2**63 - 1
 
 
@@ -54,46 +61,58 @@ class SqliteAuditor:
     busy_timeout_s: float
 
     def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
-        """See ``EntryAuditor.batches``: one snapshot from beginning to end."""
-        last = _SEQ_END if through_seq is None else through_seq
+        """See ``EntryAuditor.batches``: one snapshot from beginning to end.
+
+        From the start also rows below 1, to the end also those whose seq is no number: they cannot be rightly there.
+        """
+        sql = _ROWS
+        bounds: list[int] = []
+        if after_seq > 0:
+            sql += " AND filed.seq > ?"
+            bounds.append(after_seq)
+        if through_seq is not None:
+            sql += " AND filed.seq <= ?"
+            bounds.append(through_seq)
         with self._opened() as connection:
             problem = _problem_of_table(connection)
-            cursor = connection.execute(_ROWS, (chain.org_id, chain.environment, after_seq, last))
+            cursor = connection.execute(f"{sql} ORDER BY filed.seq", (chain.org_id, chain.environment, *bounds))
             while rows := cursor.fetchmany(size):
                 yield _batch(rows, problem)
 
     def last_seq(self, chain: Chain) -> int:
         """See ``EntryAuditor.last_seq``."""
-        sql = f"SELECT coalesce(max(seq), 0) FROM entries WHERE {_FILED}"  # noqa: S608
-        return int(self._fetch(sql, chain.org_id, chain.environment)[0][0])
+        return int(self._fetch(_LAST_SEQ, chain.org_id, chain.environment, _SEQ_END)[0][0])
 
     def hash_at(self, chain: Chain, seq: int) -> str | None:
         """See ``EntryAuditor.hash_at``."""
-        sql = f"SELECT hash FROM entries WHERE {_FILED} AND seq = ?"  # noqa: S608
+        sql = f"SELECT hash FROM entries WHERE {_FILED} AND seq = ?3"  # noqa: S608
         rows = self._fetch(sql, chain.org_id, chain.environment, seq)
         return _text(rows[0][0]) if rows else None
 
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
         """See ``EntryAuditor.redactions``."""
         filed = (chain.org_id, chain.environment)
-        try:
-            rows = self._fetch(_REDACTIONS, *filed, orjson.dumps(list(target_seqs)).decode())
-        except sqlite3.OperationalError:  # a damaged statement, which SQLite cannot take a value from
-            wanted = set(target_seqs)
-            rows = [row for row in self._fetch(_MAYBE_REDACTIONS, *filed) if _target_seq(row[0]) in wanted]
+        with self._opened() as connection:
+            try:
+                rows = connection.execute(_REDACTIONS, (*filed, orjson.dumps(list(target_seqs)).decode())).fetchall()
+            except sqlite3.OperationalError:  # a damaged statement, which SQLite cannot take a value from
+                wanted = set(target_seqs)
+                maybe = connection.execute(_MAYBE_REDACTIONS, filed)
+                rows = [row for row in maybe if _target_seq(row[0]) in wanted]
         return [row[0] for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
         with self._opened() as connection:
-            group = connection.execute(_FIRST_GROUP).fetchone()
-            while group is not None:
-                row, org_id, environment = group[0], _text(group[1]), _text(group[2])
-                if (org_id, environment) != (chain.org_id, chain.environment):
-                    for seq, statement in connection.execute(_ENDS_OF_GROUP, {"row": row}).fetchall():
-                        if _said_chain(statement) == (chain.org_id, chain.environment):
-                            return int(seq), f"it is filed under organisation {org_id!r}, environment {environment!r}"
-                group = connection.execute(_NEXT_GROUP, {"row": row}).fetchone()
+            for row, org, env, are_text in _groups(connection):
+                org_id, environment = _text(org), _text(env)
+                if are_text and (org_id, environment) == (chain.org_id, chain.environment):
+                    continue
+                for _, statement in connection.execute(_ENDS_OF_GROUP, {"row": row}).fetchall():
+                    said = _said(statement)
+                    if (said.get("org_id"), said.get("environment")) == (chain.org_id, chain.environment):
+                        where = f"it is filed under organisation {org_id!r}, environment {environment!r}"
+                        return _seq_said(said), where
         return None
 
     def _fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -102,15 +121,37 @@ class SqliteAuditor:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        with translating(), closing(open_for_reading(self.path, self.busy_timeout_s)) as connection:
-            connection.text_factory = bytes
-            yield connection
+        try:
+            with translating(), closing(open_for_reading(self.path, self.busy_timeout_s)) as connection:
+                connection.text_factory = bytes
+                yield connection
+        except sqlite3.Error as error:
+            raise Unavailable(f"the table of entries cannot be read: {error}") from error
+
+
+def _groups(connection: sqlite3.Connection) -> Iterator[tuple[int, Any, Any, int]]:
+    """A row of each group of rows that are filed alike. Steps along an index, which may contradict the rows."""
+    seen: set[int] = set()
+    group = connection.execute(_FIRST_GROUP).fetchone()
+    while group is not None and group[0] not in seen:
+        yield group
+        seen.add(group[0])
+        group = connection.execute(_NEXT_GROUP, {"row": group[0]}).fetchone()
+    if group is not None:
+        yield from connection.execute(_GROUPS_OF_ROWS).fetchall()
 
 
 def _batch(rows: list[tuple[Any, ...]], problem_of_table: str | None) -> AuditBatch:
-    seqs, hashes, statements, payloads, keys, checks = zip(*rows, strict=True)
+    statements, payloads, hashes, keys, checks, seqs = zip(*rows, strict=True)
+    if problem_of_table is not None:  # no type is sure any more
+        statements = tuple(_text(value).encode() for value in statements)
+        payloads = tuple(None if value is None else _text(value).encode() for value in payloads)
     problem = (0, problem_of_table) if problem_of_table is not None else None
-    if problem is None and (any(keys) or any(checks)):
+    if set(map(type, seqs)) != {int}:
+        index = next(index for index, seq in enumerate(seqs) if not isinstance(seq, int))
+        problem = problem or (index, "the seq of its row is no integer, or the row says another chain than its index")
+        seqs = tuple(seq if isinstance(seq, int | float) else _SEQ_END for seq in seqs)
+    if problem is None and (keys.count(None) < len(keys) or checks.count(None) < len(checks)):
         problem = _problem_of_keys(hashes, keys, checks)
     return AuditBatch(seqs, _texts(hashes), statements, payloads, problem)
 
@@ -147,13 +188,18 @@ def _text(value: Any) -> str:
 def _target_seq(statement: bytes) -> object:
     try:
         return json.loads(statement)["body"]["target_seq"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _said_chain(statement: bytes) -> tuple[object, object] | None:
+def _said(statement: bytes) -> dict[str, object]:
     try:
         fields = json.loads(statement)
-        return fields["org_id"], fields["environment"]
-    except (ValueError, KeyError, TypeError):
-        return None
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _seq_said(said: dict[str, object]) -> int:
+    seq = said.get("seq")
+    return seq if isinstance(seq, int) else 0

@@ -1,0 +1,214 @@
+"""Erasing a payload over HTTP: gone from every answer and every file, while the chain stays proven."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from precipiq_testkit.server import ServerProcess, running_server
+from tests.system.client import Client
+from tests.system.independent_verifier import verify
+
+PAYLOAD_FIELDS = ("inputs", "outputs", "alternatives", "metadata")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(target: ServerProcess) -> Client:
+    return Client(target)
+
+
+def decide(client: Client, secret: str) -> Any:
+    """A decision that holds the secret wherever a payload can."""
+    return client.decide(
+        0,
+        inputs={"text": f"in-{secret}"},
+        outputs={f"out-{secret}": 1},
+        alternatives=[{"text": f"alt-{secret}"}],
+        metadata={"note": f"meta-{secret}"},
+    )
+
+
+def redact(client: Client, decision_id: str, reason: str = "asked for") -> httpx2.Response:
+    return client.http.post(f"/decisions/{decision_id}/redact", json={"reason": reason})
+
+
+def files_with(folder: Path, *texts: str) -> list[str]:
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            found += [f"{path.name}: {text}" for text in texts if text.encode() in content]
+    return found
+
+
+def assert_error(answer: httpx2.Response, status: int, code: str) -> None:
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_an_erased_payload_is_null_in_every_answer(client: Client) -> None:
+    secret = secrets.token_hex(12)
+    receipt = decide(client, secret)
+    before = client.data("GET", f"/decisions/{receipt['decision_id']}")
+
+    done = redact(client, receipt["decision_id"]).json()["data"]
+
+    got = client.data("GET", f"/decisions/{receipt['decision_id']}")
+    newest = client.data("GET", "/decisions", params={"limit": 1})
+    [entry] = client.data("GET", "/ledger/entries", params={"after_seq": receipt["seq"] - 1, "limit": 1})["items"]
+    assert newest["items"] == [got]
+    assert {field: got[field] for field in (*PAYLOAD_FIELDS, "salt")} == dict.fromkeys((*PAYLOAD_FIELDS, "salt"))
+    assert got["redacted"] is True
+    assert got["redaction_id"] == done["redaction_id"]
+    assert (entry["payload"], entry["salt"]) == (None, None)
+    erased = {*PAYLOAD_FIELDS, "salt", "redacted", "redaction_id"}
+    assert [got[key] for key in before if key not in erased] == [before[key] for key in before if key not in erased]
+    found = client.data("GET", "/decisions", params={"metadata.note": f"meta-{secret}"})
+    assert found["items"] == []
+
+
+def test_the_redaction_is_an_entry_that_names_its_target_and_reason(client: Client) -> None:
+    receipt = decide(client, "x")
+    done = redact(client, receipt["decision_id"], "the person asked, Art. 17").json()["data"]
+    [entry] = client.data("GET", "/ledger/entries", params={"after_seq": done["seq"] - 1, "kind": "redaction"})["items"]
+    statement = entry["statement"]
+    assert (statement["id"], entry["hash"], statement["seq"]) == (done["redaction_id"], done["hash"], done["seq"])
+    assert statement["payload_hash"] is None
+    assert statement["body"] == {
+        "target_seq": receipt["seq"],
+        "target_id": receipt["decision_id"],
+        "target_hash": receipt["hash"],
+        "reason": "the person asked, Art. 17",
+    }
+    assert_error(client.http.get(f"/decisions/{done['redaction_id']}"), 404, "not_found")
+
+
+def test_the_chain_holds_after_redactions_for_the_server_and_for_anybody(client: Client) -> None:
+    ids = [decide(client, str(number))["decision_id"] for number in range(5)]
+    for number in (0, 3):
+        assert redact(client, ids[number]).status_code == 200
+    entries = client.entries()
+    verdict = client.verify()
+    assert verdict["is_valid"], verdict
+    assert verdict["head"] == {"seq": len(entries), "hash": entries[-1]["hash"]}
+    assert verify(entries) is None
+    without_statement = [entry for entry in entries if entry["statement"]["kind"] != "redaction"]
+    assert verify(without_statement) is not None, "the control: the redaction entries are what explains the absence"
+
+
+def test_erased_bytes_are_in_no_file(client: Client, target: ServerProcess) -> None:
+    secret, kept = secrets.token_hex(12), secrets.token_hex(12)
+    receipt, other = decide(client, secret), decide(client, kept)
+    salt = client.data("GET", f"/decisions/{receipt['decision_id']}")["salt"]
+    assert files_with(target.data_dir, secret), "the control: before, the bytes are found"
+    assert files_with(target.data_dir, salt)
+
+    assert redact(client, receipt["decision_id"]).status_code == 200
+
+    assert files_with(target.data_dir, secret, salt) == []
+    assert files_with(target.data_dir, kept)
+    assert client.data("GET", f"/decisions/{other['decision_id']}")["metadata"] == {"note": f"meta-{kept}"}
+
+
+def test_a_payload_of_many_pages_leaves_none_of_them(client: Client, target: ServerProcess) -> None:
+    marks = [secrets.token_hex(12) for _ in range(40)]
+    receipt = client.decide(0, inputs={mark: mark * 200 for mark in marks})
+    assert files_with(target.data_dir, marks[0], marks[-1])
+    assert redact(client, receipt["decision_id"]).status_code == 200
+    assert files_with(target.data_dir, *marks) == []
+
+
+def test_a_second_redaction_is_a_conflict_and_changes_nothing(client: Client) -> None:
+    receipt = decide(client, "x")
+    assert redact(client, receipt["decision_id"]).status_code == 200
+    head = client.data("GET", "/ledger/head")
+    assert_error(redact(client, receipt["decision_id"], "again"), 409, "already_redacted")
+    assert client.data("GET", "/ledger/head") == head
+
+
+@pytest.mark.parametrize("scopes", [("read",), ("write",), ("export",), ("read", "write", "export")])
+def test_only_an_admin_key_erases(client: Client, target: ServerProcess, scopes: tuple[str, ...]) -> None:
+    receipt = decide(client, "kept")
+    other = Client(target, target.create_key("test", *scopes))
+    assert_error(redact(other, receipt["decision_id"]), 403, "forbidden")
+    assert client.data("GET", f"/decisions/{receipt['decision_id']}")["metadata"] == {"note": "meta-kept"}
+
+
+def test_an_admin_key_needs_no_other_scope(client: Client, target: ServerProcess) -> None:
+    receipt = decide(client, "x")
+    assert redact(Client(target, target.create_key("test", "admin")), receipt["decision_id"]).status_code == 200
+
+
+def test_other_chains_decisions_are_unknown(client: Client, target: ServerProcess) -> None:
+    """Another organisation's and the other environment's ids answer byte for byte like one that never was."""
+    receipt = decide(client, "kept")
+    organisation = target.run("orgs", "create", "somebody else", "--json").stdout
+    org_id = organisation.partition('"org_id": "')[2].partition('"')[0]
+    assert org_id.startswith("org_")
+    foreign = Client(target, target.create_key("test", org_id=org_id))
+    live = Client(target, target.create_key("live"))
+    unknown = redact(client, "00000000-0000-7000-8000-000000000000")
+    assert_error(unknown, 404, "not_found")
+    for intruder in (foreign, live):
+        assert (redact(intruder, receipt["decision_id"]).status_code) == 404
+        assert redact(intruder, receipt["decision_id"]).content == unknown.content
+    assert client.data("GET", f"/decisions/{receipt['decision_id']}")["metadata"] == {"note": "meta-kept"}
+
+
+def test_only_decisions_are_redacted(client: Client) -> None:
+    """The id of another kind of entry, a key's creation or a redaction, is not a decision's."""
+    done = redact(client, decide(client, "x")["decision_id"]).json()["data"]
+    created = client.data("GET", "/ledger/entries", params={"kind": "key_created"})["items"][0]["statement"]["id"]
+    for entry_id in (done["redaction_id"], created):
+        assert_error(redact(client, entry_id), 404, "not_found")
+
+
+@pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": "x" * 1001}, {"reason": None}, {"reason": "a\0"}, []])
+def test_a_redaction_needs_a_reason(client: Client, body: Any) -> None:
+    receipt = decide(client, "kept")
+    answer = client.http.post(f"/decisions/{receipt['decision_id']}/redact", json=body)
+    assert_error(answer, 422, "validation_error")
+    assert client.data("GET", f"/decisions/{receipt['decision_id']}")["metadata"] == {"note": "meta-kept"}
+
+
+def test_a_retry_of_an_erased_decision_returns_its_receipt(client: Client) -> None:
+    """Nobody can erase a decision and then write another one under its key."""
+    external_id = secrets.token_hex(8)
+    first = client.decide(1, external_id=external_id)
+    assert redact(client, first["decision_id"]).status_code == 200
+    again = client.decide(1, external_id=external_id)
+    assert again == first
+    assert client.data("GET", f"/decisions/{first['decision_id']}")["inputs"] is None
+
+
+def test_a_payload_that_went_without_a_redaction_entry_is_a_break(server: ServerProcess) -> None:
+    client = Client(server)
+    receipts = [decide(client, str(number)) for number in range(4)]
+    assert redact(client, receipts[0]["decision_id"]).status_code == 200
+    assert client.verify()["is_valid"]
+    database = sqlite3.connect(server.database_file, isolation_level=None, timeout=10)
+    database.execute("DROP TRIGGER entries_are_never_changed")
+    database.execute("UPDATE entries SET payload = NULL WHERE seq = ?", (receipts[2]["seq"],))
+    database.close()
+
+    verdict = client.verify()
+
+    broken = verdict["first_broken_link"]
+    assert verdict["is_valid"] is False
+    assert (broken["seq"], broken["code"], broken["id"]) == (
+        receipts[2]["seq"],
+        "PAYLOAD_ABSENT",
+        receipts[2]["decision_id"],
+    )
+    assert verify(client.entries()) == f"entry {receipts[2]['seq']}: payload is gone"

@@ -1,0 +1,479 @@
+"""Verification on the memory driver: stretches, anchors, processes, places, checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from precipiq_core.canonical import canonical
+from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry, Head
+from precipiq_core.contracts.entry_store import AuditBatch, EntryStore
+from precipiq_core.errors import Unavailable
+from precipiq_ledger import verifier as verifier_module
+from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner, compare
+from precipiq_ledger.verifier import Verdict, Verifier, VerifierLimits, join_stretches
+from precipiq_ledger.verify import GENESIS, Anchor, Break, Stretch, anchor_at, verify_stretch
+from precipiq_testkit.memory import MemoryAuditor, MemoryDriver
+from precipiq_testkit.sealing import Writer
+
+pytestmark = pytest.mark.anyio
+
+CHAIN = Chain("org_alpha", "test")
+OTHER = Chain("org_beta", "test")
+ABSENT = object()
+ENTRIES = 10
+IN_PROCESSES = VerifierLimits(3, 2, 0, 2, 100)
+INLINE = VerifierLimits(3, 2, 1000, 2, 100)
+
+
+class Key:
+    """A master key for tests."""
+
+    def __init__(self, name: str = "one") -> None:
+        self.name = name
+
+    def derive(self, purpose: str) -> bytes:
+        return sha256(f"{self.name} {purpose}".encode()).digest()
+
+
+@dataclass(slots=True)
+class Rows:
+    """The stored rows of one chain, to be altered at will; kept dense in memory, so seq is the place in the list."""
+
+    rows: list[Entry]
+
+    @property
+    def auditor(self) -> MemoryAuditor:
+        return MemoryAuditor({CHAIN: self.rows})
+
+    def rewrite(self, place: int, **changes: object) -> None:
+        """Change the statement of that entry and recompute every hash and link from there on."""
+        for index in range(place - 1, len(self.rows)):
+            fields = json.loads(self.rows[index].statement)
+            fields["prev_hash"] = self.rows[index - 1].hash if index else GENESIS_HASH
+            if index == place - 1:
+                fields = {name: value for name, value in (fields | changes).items() if value is not ABSENT}
+            statement = canonical(fields)
+            self.rows[index] = replace(
+                self.rows[index], statement=statement, hash=sha256(statement).hexdigest(), seq=index + 1
+            )
+
+    def timestamp(self, seq: int) -> str:
+        return str(json.loads(self.rows[seq - 1].statement)["timestamp"])
+
+
+@pytest.fixture
+async def store() -> EntryStore:
+    async with MemoryDriver().open() as store:
+        await Writer(store).fill(CHAIN, ENTRIES)
+        return store
+
+
+@pytest.fixture
+async def rows(store: EntryStore) -> Rows:
+    return Rows(list(await store.read(CHAIN, 0, 100)))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> CheckpointFiles:
+    return CheckpointFiles(tmp_path / "checkpoints")
+
+
+def stretch_of(rows: Rows, after: Anchor = GENESIS, through: int | None = None, **options: object) -> Stretch:
+    return verify_stretch(rows.auditor, CHAIN, after, through, batch_entries=3, **options)  # type: ignore[arg-type]
+
+
+def found(rows: Rows) -> tuple[int, str] | None:
+    broken = stretch_of(rows).broken
+    return None if broken is None else (broken.seq, broken.code)
+
+
+async def verdict_of(
+    rows: Rows, files: CheckpointFiles, limits: VerifierLimits = INLINE, from_seq: int = 1, key: str = "one"
+) -> Verdict:
+    return await Verifier(Key(key), files, limits).verify(rows.auditor, CHAIN, from_seq)
+
+
+def sign(rows: Rows, seq: int, key: str = "one") -> Checkpoint:
+    return CheckpointSigner(Key(key)).sign(CHAIN, Head(seq, rows.rows[seq - 1].hash, 0), 1_700_000_000_000_000)
+
+
+async def test_a_whole_chain_holds(rows: Rows) -> None:
+    assert stretch_of(rows) == Stretch(ENTRIES, Anchor(ENTRIES, rows.rows[-1].hash, rows.timestamp(ENTRIES)), None)
+
+
+async def test_an_empty_chain_holds(files: CheckpointFiles) -> None:
+    for limits in (INLINE, IN_PROCESSES):
+        verdict = await verdict_of(Rows([]), files, limits)
+        assert (verdict.is_valid, verdict.checked_count, verdict.head_seq, verdict.head_hash) == (
+            True,
+            0,
+            0,
+            GENESIS_HASH,
+        )
+
+
+@pytest.mark.parametrize("seq", [1, 3, 4, ENTRIES])
+async def test_a_time_that_does_not_increase_is_a_break_though_every_hash_is_right(rows: Rows, seq: int) -> None:
+    before = rows.timestamp(seq - 1) if seq > 1 else ""
+    rows.rewrite(seq, timestamp=before)
+    assert found(rows) == (seq, "TIME_NOT_INCREASING")
+
+
+@pytest.mark.parametrize("seq", [1, 4, ENTRIES])
+@pytest.mark.parametrize("change", [{"org_id": OTHER.org_id}, {"environment": "live"}])
+async def test_a_statement_of_another_chain_is_a_break(rows: Rows, seq: int, change: dict[str, object]) -> None:
+    rows.rewrite(seq, **change)
+    assert found(rows) == (seq, "WRONG_CHAIN")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"seq": 9}, "POSITION_MISMATCH"),
+        ({"v": 2}, "MALFORMED"),
+        ({"surprise": 1}, "MALFORMED"),
+        ({"surprise": 1, "id": ABSENT}, "MALFORMED"),
+        ({"body": ABSENT}, "MALFORMED"),
+        ({"timestamp": 5}, "MALFORMED"),
+        ({"timestamp": None}, "MALFORMED"),
+        ({"org_id": ["org_alpha"]}, "WRONG_CHAIN"),
+        ({"payload_hash": None}, "PAYLOAD_UNEXPECTED"),
+        ({"payload_hash": "0" * 64}, "PAYLOAD_MISMATCH"),
+        ({"payload_hash": [1]}, "PAYLOAD_MISMATCH"),
+    ],
+)
+async def test_a_wrong_statement_is_named_though_every_hash_is_right(
+    rows: Rows, change: dict[str, object], code: str
+) -> None:
+    rows.rewrite(5, **change)
+    assert found(rows) == (5, code)
+
+
+@pytest.mark.parametrize("statement", [b"", b"null", b"[1]", b"\xff", b"[" * 3000, b"9" * 30 + b"[" * 30_000])
+async def test_a_statement_that_is_none_is_named(rows: Rows, statement: bytes) -> None:
+    rows.rows[4] = replace(rows.rows[4], statement=statement, hash=sha256(statement).hexdigest())
+    assert found(rows) == (5, "MALFORMED")
+
+
+async def test_a_reported_id_is_bounded_and_can_be_encoded(rows: Rows) -> None:
+    for text in ('"id":"' + "x" * 100_000 + '"', '"id":"\\ud800","n":' + "9" * 30):
+        statement = b"{%b}" % text.encode()
+        rows.rows[4] = replace(rows.rows[4], statement=statement)
+        broken = stretch_of(rows).broken
+        assert broken == Break(5, "CONTENT_MISMATCH", "the statement is not the one that was hashed", None)
+
+
+async def test_progress_adds_up_to_the_entries_checked(rows: Rows, files: CheckpointFiles) -> None:
+    told: list[int] = []
+    stretch_of(rows, progress=told.append)
+    assert told == [3, 3, 3, 1]
+    for limits in (INLINE, IN_PROCESSES):
+        told.clear()
+        verdict = await Verifier(Key(), files, limits).verify(rows.auditor, CHAIN, 1, told.append)
+        assert sum(told) == verdict.checked_count == ENTRIES
+        assert len(told) > 1
+
+
+@pytest.mark.parametrize("through", [1, 5, ENTRIES])
+async def test_a_stretch_ends_where_it_is_told(rows: Rows, through: int) -> None:
+    stretch = stretch_of(rows, through=through)
+    assert (stretch.checked_count, stretch.last.seq, stretch.broken) == (through, through, None)
+
+
+async def test_a_stretch_that_is_not_there_to_its_end_is_a_gap(rows: Rows) -> None:
+    broken = stretch_of(rows, through=ENTRIES + 3).broken
+    assert broken is not None
+    assert (broken.seq, broken.code) == (ENTRIES + 1, "SEQ_GAP")
+
+
+@pytest.mark.parametrize("limits", [INLINE, IN_PROCESSES])
+async def test_from_seq_takes_the_entry_before_as_given(
+    rows: Rows, files: CheckpointFiles, limits: VerifierLimits
+) -> None:
+    rows.rows[2] = replace(rows.rows[2], payload=b"altered")
+    whole = await verdict_of(rows, files, limits)
+    assert whole.broken is not None
+    assert (whole.broken.seq, whole.head_seq, whole.checked_count) == (3, 2, 2)
+
+    later = await verdict_of(rows, files, limits, from_seq=4)
+
+    assert (later.is_valid, later.checked_count, later.head_seq, later.from_seq) == (True, ENTRIES - 3, ENTRIES, 4)
+    assert any("the entries before 4" in sentence for sentence in later.unchecked)
+
+
+@pytest.mark.parametrize("limits", [INLINE, IN_PROCESSES])
+async def test_from_seq_checks_the_link_and_the_time_to_the_entry_before(
+    rows: Rows, files: CheckpointFiles, limits: VerifierLimits
+) -> None:
+    rows.rewrite(4, timestamp=rows.timestamp(3))
+    verdict = await verdict_of(rows, files, limits, from_seq=4)
+    assert verdict.broken is not None
+    assert (verdict.broken.seq, verdict.broken.code) == (4, "TIME_NOT_INCREASING")
+    rows.rows[2] = replace(rows.rows[2], hash="0" * 64)
+    verdict = await verdict_of(rows, files, limits, from_seq=4)
+    assert verdict.broken is not None
+    assert (verdict.broken.seq, verdict.broken.code) == (4, "LINK_BROKEN")
+
+
+async def test_from_seq_one_past_the_end_has_nothing_to_check(rows: Rows, files: CheckpointFiles) -> None:
+    verdict = await verdict_of(rows, files, from_seq=ENTRIES + 1)
+    assert (verdict.is_valid, verdict.checked_count, verdict.head_seq) == (True, 0, ENTRIES)
+
+
+async def test_from_seq_beyond_the_end_finds_the_first_missing_entry(rows: Rows, files: CheckpointFiles) -> None:
+    """Whoever goes on where they stopped learns so that the tail was cut meanwhile."""
+    verdict = await verdict_of(rows, files, from_seq=ENTRIES + 5)
+    assert verdict.broken is not None
+    assert (verdict.broken.seq, verdict.broken.code) == (ENTRIES + 1, "SEQ_GAP")
+
+
+@pytest.mark.parametrize("seq", range(1, ENTRIES + 1))
+@pytest.mark.parametrize("fault", ["content", "time", "gap", "payload"])
+async def test_processes_find_what_one_pass_finds_at_borders_too(
+    rows: Rows, files: CheckpointFiles, seq: int, fault: str, in_this_process: None
+) -> None:
+    """With three parts of ten entries, breaks on both sides of both borders are among these."""
+    row = rows.rows[seq - 1]
+    if fault == "content":
+        rows.rows[seq - 1] = replace(row, statement=row.statement.replace(b"email_send", b"email_sent"))
+    elif fault == "time":
+        rows.rewrite(seq, timestamp=rows.timestamp(seq - 1) if seq > 1 else "")
+    elif fault == "payload":
+        rows.rows[seq - 1] = replace(row, payload=None)
+    elif seq < ENTRIES:
+        rows.rows[seq - 1] = replace(row, seq=seq + 100)
+        rows.rows.sort(key=lambda entry: entry.seq)
+
+    expected = await verdict_of(rows, files, INLINE)
+    verdict = await verdict_of(rows, files, replace(IN_PROCESSES, processes=3))
+
+    assert verdict == expected
+    assert expected.is_valid is (fault == "gap" and seq == ENTRIES)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same parts and joins as with processes, without the time that starting them takes."""
+
+    async def run(task: verifier_module.Task, progress: verifier_module.Progress) -> Stretch:
+        return verify_stretch(
+            BySeq(list(task.auditor.entries[CHAIN])),  # type: ignore[attr-defined]
+            task.chain,
+            task.after,
+            task.through_seq,
+            batch_entries=task.batch_entries,
+            progress=progress,
+        )
+
+    monkeypatch.setattr(verifier_module, "_run_worker", run)
+    monkeypatch.setattr(Rows, "auditor", property(lambda rows: BySeq(rows.rows)))
+
+
+class BySeq(MemoryAuditor):
+    """The memory auditor, which takes seq for the place in its list, for rows that have gaps."""
+
+    def __init__(self, rows: list[Entry]) -> None:
+        super().__init__({CHAIN: rows})
+
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        rows: Sequence[Entry] = [
+            row
+            for row in self.entries[chain]
+            if row.seq > after_seq and (through_seq is None or row.seq <= through_seq)
+        ]
+        for start in range(0, len(rows), size):
+            yield self.batch(rows[start : start + size])
+
+
+async def test_an_anchor_is_the_stored_entry(rows: Rows) -> None:
+    assert anchor_at(rows.auditor, CHAIN, 4) == Anchor(4, rows.rows[3].hash, rows.timestamp(4))
+    assert anchor_at(rows.auditor, CHAIN, ENTRIES + 1) is None
+
+
+def test_joined_stretches_end_at_the_first_break() -> None:
+    one, two, three = Anchor(0, "0"), Anchor(3, "c", "t3"), Anchor(6, "f", "t6")
+    broken = Break(5, "LINK_BROKEN", "x")
+    good = Stretch(3, two, None)
+    assert join_stretches([one, two, three], [good, Stretch(3, three, None), Stretch(0, three, None)]) == Stretch(
+        6, three, None
+    )
+    after_break = join_stretches(
+        [one, two, three], [good, Stretch(1, Anchor(4, "d"), broken), Stretch(0, three, Break(7, "x", "y"))]
+    )
+    assert after_break == Stretch(4, Anchor(4, "d"), broken)
+    at_start = join_stretches([one, two], [good, Stretch(0, two, broken)])
+    assert at_start == Stretch(3, two, broken)
+
+
+@dataclass(frozen=True, slots=True)
+class Suicidal:
+    """An auditor whose verifying process is killed, as by the kernel when memory runs out."""
+
+    mark: Path
+
+    def last_seq(self, chain: Chain) -> int:
+        return 10
+
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        if size == 1:  # an anchor, asked for in this process
+            return
+        self.mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield AuditBatch([], [], [], [])
+
+
+async def test_a_verifying_process_that_is_killed_is_no_verdict(
+    files: CheckpointFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = Path(__file__).stem  # under which the process finds the class
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(Suicidal, "__module__", name)
+    monkeypatch.setitem(sys.modules, name, sys.modules[__name__])
+    verifier = Verifier(Key(), files, IN_PROCESSES)
+    async with asyncio.timeout(60):
+        for _ in range(3):  # the places are given back
+            with pytest.raises(Unavailable, match="without a result"):
+                await verifier.verify(Suicidal(tmp_path / "reached"), CHAIN)  # type: ignore[arg-type]
+    assert (tmp_path / "reached").exists()
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An auditor that answers only when it is let go."""
+
+    go: Event
+    running: list[int]
+
+    def last_seq(self, chain: Chain) -> int:
+        self.running.append(1)
+        assert self.go.wait(30)
+        return 0
+
+    def batches(self, *_: object) -> Iterator[AuditBatch]:
+        return iter(())
+
+    def stray(self, chain: Chain) -> None:
+        return None
+
+
+async def test_only_so_many_verifications_run_at_once(files: CheckpointFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier_module, "_WAIT_FOR_A_PLACE_S", 0.05)
+    verifier = Verifier(Key(), files, replace(INLINE, concurrency_max=2))
+    waiting = Waiting(Event(), [])
+    try:
+        tasks = [asyncio.create_task(verifier.verify(waiting, CHAIN)) for _ in range(2)]  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="too many verifications") as refused:
+            await verifier.verify(waiting, CHAIN)  # type: ignore[arg-type]
+        assert refused.value.retry_after_s >= 1
+        assert len(waiting.running) == 2
+    finally:
+        waiting.go.set()
+    assert [verdict.is_valid for verdict in await asyncio.gather(*tasks)] == [True, True]
+    assert (await verifier.verify(waiting, CHAIN)).is_valid  # type: ignore[arg-type]
+
+
+async def test_verdicts_say_what_was_not_checked(rows: Rows, files: CheckpointFiles) -> None:
+    unanchored = await verdict_of(rows, files)
+    assert unanchored.verdict == "unanchored"
+    assert any("no checkpoint of it is held" in sentence for sentence in unanchored.unchecked)
+
+    files.append(sign(rows, 6))
+    older = await verdict_of(rows, files)
+    assert older.verdict == "checkpointed"
+    assert any("entries after 6" in sentence for sentence in older.unchecked)
+
+    files.append(sign(rows, ENTRIES))
+    newest = await verdict_of(rows, files)
+    assert (newest.verdict, newest.unchecked) == ("checkpointed", ())
+    assert (newest.checkpoints.compared_count, newest.checkpoints.signatures_checked_count) == (2, 2)
+
+    files.append(sign(rows, ENTRIES, key="another"))
+    foreign = await verdict_of(rows, files)
+    assert (foreign.verdict, foreign.checkpoints.signatures_checked_count) == ("checkpointed", 2)
+    assert any("signatures of 1 checkpoints" in sentence for sentence in foreign.unchecked)
+
+
+async def test_only_the_newest_signatures_are_checked_but_every_hash_is_compared(
+    rows: Rows, files: CheckpointFiles
+) -> None:
+    for seq in (2, 4, 6, 8):
+        files.append(sign(rows, seq))
+    verdict = await verdict_of(rows, files, replace(INLINE, checkpoint_signatures_max=3))
+    assert (verdict.checkpoints.compared_count, verdict.checkpoints.signatures_checked_count) == (4, 3)
+    rows.rewrite(2, actor="somebody else")
+    verdict = await verdict_of(rows, files, replace(INLINE, checkpoint_signatures_max=3))
+    assert verdict.broken is not None
+    assert (verdict.broken.seq, verdict.broken.code) == (2, "INCONSISTENT_WITH_CHECKPOINT")
+    assert verdict.verdict == "failed"
+
+
+async def test_a_checkpoint_of_entries_that_came_meanwhile_is_no_cut_tail(rows: Rows, files: CheckpointFiles) -> None:
+    """Entries are appended, and a checkpoint of them written, while a long chain is being verified."""
+    files.append(sign(rows, ENTRIES))
+    comparison = compare(files, CheckpointSigner(Key()), rows.auditor, CHAIN, ENTRIES - 3, signatures_max=10)
+    assert comparison.broken is None
+    cut = Rows(rows.rows[: ENTRIES - 3])
+    comparison = compare(files, CheckpointSigner(Key()), cut.auditor, CHAIN, ENTRIES - 3, signatures_max=10)
+    assert comparison.broken is not None
+    assert (comparison.broken.seq, comparison.broken.code) == (ENTRIES - 2, "TRUNCATED")
+
+
+async def test_a_torn_last_line_of_checkpoints_is_passed_over(rows: Rows, files: CheckpointFiles) -> None:
+    files.append(sign(rows, 4))
+    path = next(files._folder.iterdir())
+    path.write_bytes(path.read_bytes() + b'{"org_id":"org_al')
+    assert [checkpoint.seq for checkpoint in files.read(CHAIN)] == [4]
+    assert (await verdict_of(rows, files)).verdict == "checkpointed"
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b"[]\n", b'{"seq":1}\n', b"x" * 5000 + b"\n"])
+async def test_a_line_that_is_no_checkpoint_fails_the_verification(
+    rows: Rows, files: CheckpointFiles, line: bytes
+) -> None:
+    files.append(sign(rows, 4))
+    path = next(files._folder.iterdir())
+    path.write_bytes(path.read_bytes() + line)
+    verdict = await verdict_of(rows, files)
+    assert verdict.broken is not None
+    assert verdict.broken.code == "CHECKPOINT_FORGED"
+
+
+@pytest.mark.parametrize(
+    "change", [{"seq": 3}, {"time": "2027-01-01T00:00:00.000000Z"}, {"signature": ""}, {"signature": "AAAA"}]
+)
+async def test_every_field_of_a_checkpoint_is_signed(
+    rows: Rows, files: CheckpointFiles, change: dict[str, object]
+) -> None:
+    signer, checkpoint = CheckpointSigner(Key()), sign(rows, 4)
+    assert signer.holds(checkpoint) is True
+    assert signer.holds(replace(checkpoint, **change)) is False  # type: ignore[arg-type]
+    assert signer.holds(sign(rows, 4, key="another")) is None
+
+
+async def test_an_entry_that_is_filed_elsewhere_is_named(rows: Rows, files: CheckpointFiles) -> None:
+    auditor = MemoryAuditor({CHAIN: rows.rows[:-1], OTHER: [rows.rows[-1]]})
+    verdict = await Verifier(Key(), files, INLINE).verify(auditor, CHAIN)
+    assert verdict.broken is not None
+    assert (verdict.broken.seq, verdict.broken.code) == (ENTRIES, "FILED_ELSEWHERE")
+
+
+async def test_rows_that_are_counted_but_not_shown_are_a_break(rows: Rows, files: CheckpointFiles) -> None:
+    class Hiding(MemoryAuditor):
+        def batches(self, *_: object) -> Iterator[AuditBatch]:
+            return iter(())
+
+    verdict = await Verifier(Key(), files, INLINE).verify(Hiding({CHAIN: rows.rows}), CHAIN)
+    assert verdict.broken is not None
+    assert (verdict.broken.seq, verdict.broken.code) == (1, "SEQ_GAP")
