@@ -79,6 +79,7 @@ class Collector:
         """Each plugin's lifespan, in boot order."""
         found: list[Contribution[AbstractAsyncContextManager[object]]] = []
         for name, call in self._calls("lifespan"):
+            services.acting_as(name, frozenset())
             lifespan = self._guarded(name, "lifespan", call, services)
             if not isinstance(lifespan, AbstractAsyncContextManager):
                 raise DeploymentError([f"plugin {name}, hook lifespan: must return an asynchronous context manager"])

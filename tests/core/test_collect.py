@@ -144,6 +144,20 @@ def test_a_lifespan_must_be_an_asynchronous_context_manager(boot_problems: Probl
     ]
 
 
+@pytest.mark.parametrize("hook", ["routes", "lifespan", "secret_names"])
+def test_who_asks_for_what_nothing_provides_is_named(boot_problems: Problems, hook: str) -> None:
+    @hookimpl
+    def ask(self: Any, services: Services) -> Any:
+        return services.get(Capability)
+
+    @hookimpl
+    def secret_names(self: Any, services: Services) -> Sequence[str]:
+        return ()
+
+    asking, innocent = plugin("asking", **{hook: ask}), plugin("innocent", secret_names=secret_names)
+    assert boot_problems(asking, innocent) == ["plugin asking asks for Capability, which nothing provides"]
+
+
 def test_what_a_plugin_declares_and_provides_must_agree(boot_problems: Problems) -> None:
     silent = plugin("silent", provides=(Capability,))
     sly = plugin("sly", provide=provides(Capability))

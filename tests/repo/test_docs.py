@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "plugin-authors.md"
 PAGES = [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
 HOOKS = [name for name in vars(HookSpecs) if not name.startswith("_")]
-SLICE = re.compile(r"<!-- (\S+) -->\n```python\n(.*?)\n```", re.DOTALL)
+SLICE = re.compile(r"<!-- (\S+) -->\n```\w+\n(.*?)\n```", re.DOTALL)
+FENCE = re.compile(r"^```\w*$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
 
 
@@ -25,11 +27,23 @@ def test_every_hook_has_its_heading_and_exact_signature(hook: str) -> None:
     assert f"\n### {hook}\n\n`{hook}(self, services: Services) -> {returns}`\n" in text
 
 
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_guide_says_of_a_hook_what_its_specification_says(hook: str) -> None:
+    section = GUIDE.read_text().partition(f"\n### {hook}\n")[2].partition("\n#")[0]
+    specification = inspect.getdoc(getattr(HookSpecs, hook)) or ""
+    assert " ".join(specification.replace("``", "`").split()) in " ".join(section.split())
+
+
 def test_every_example_is_a_slice_of_a_file_that_runs() -> None:
     slices = SLICE.findall(GUIDE.read_text())
-    assert len(slices) >= 5
+    assert len(FENCE.findall(GUIDE.read_text())) == 2 * len(slices) >= 10, "a block of code that names no file"
     for name, code in slices:
-        assert code in (ROOT / name).read_text(), name
+        assert _without_space(code) in _without_space((ROOT / name).read_text()), (name, code)
+
+
+def _without_space(text: str) -> str:
+    """The formatter sets blocks of code in pages to the left margin, and breaks their lines anew."""
+    return "".join(text.split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -42,6 +56,12 @@ def test_files_that_the_pages_name_exist() -> None:
     named = re.compile(r"`((?:core|plugins|tests|docs|scripts|deployments)/[\w./-]+)`")
     missing = {name for page in PAGES for name in named.findall(page.read_text()) if not (ROOT / name).exists()}
     assert not missing
+
+
+def test_scripts_that_the_readme_runs_can_be_run() -> None:
+    named = set(re.findall(r"\bscripts/[a-z]+", (ROOT / "README.md").read_text()))
+    assert named >= {"scripts/serve", "scripts/test"}
+    assert [name for name in sorted(named) if not os.access(ROOT / name, os.X_OK)] == []
 
 
 def test_commands_of_the_operators_guide_exist() -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from precipiq_core.contracts.chain import Chain, Draft, Entry, Head
-from precipiq_core.contracts.entry_store import Appended
+from precipiq_core.contracts.entry_store import Appended, EntryPage, EntryQuery
 
 
 class Ledger(Protocol):
@@ -31,6 +31,17 @@ class Ledger(Protocol):
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
         """The entry with that id in that chain."""
+        ...
+
+    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
+        """Entries that match, newest first; see ``EntryPage`` for pages that are not full."""
+        ...
+
+    async def redact(self, chain: Chain, entry_id: str, kind: str, reason: str, actor: str) -> Entry:
+        """Erase the payload of the entry with that id and kind; the redaction entry that says so.
+
+        Raises ``NotFound``, ``Conflict`` (there is no payload, or it was erased before) and ``Unavailable``.
+        """
         ...
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:

@@ -102,12 +102,12 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
-        return self._run(services)
+        return self._run(services, self._driver(services))
 
     @asynccontextmanager
-    async def _run(self, services: Services) -> AsyncIterator[None]:
+    async def _run(self, services: Services, driver: EntryStoreDriver) -> AsyncIterator[None]:
         service = services.get(LedgerService)
-        async with self._driver(services).open() as store:
+        async with driver.open() as store:
             service.start(store, services.get(EntryKinds).by_name)  # type: ignore[type-abstract]
             try:
                 if services.get(DeploymentInfo).serving:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from acme_plugin.commands import acme_group
 from acme_plugin.config import AcmeConfig
+from acme_plugin.driver import JsonlDriver, JsonlLimits
 from acme_plugin.routes import NoteRoutes
 from acme_plugin.service import NOTE, Notes
 from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.contracts.entry_store import EntryStoreDriver
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.hookspecs import LayeredMiddleware
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
+
+if TYPE_CHECKING:
+    import click
 
 
 class AcmePlugin(PluginBase[AcmeConfig]):
@@ -31,7 +38,17 @@ class AcmePlugin(PluginBase[AcmeConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
-        return NoteRoutes(Notes(services.get(Ledger), self.config.text_characters_max)).endpoints()
+        ledger = services.get(Ledger)  # type: ignore[type-abstract]
+        return NoteRoutes(Notes(ledger, self.config.text_characters_max)).endpoints()
+
+    @hookimpl
+    def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
+        folder = services.get(DeploymentInfo).data_dir / self.config.entries_dir
+        return [JsonlDriver(folder, JsonlLimits(entries_max=self.config.entries_max))]
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return [acme_group]
 
     @hookimpl
     def middleware(self, services: Services) -> Sequence[LayeredMiddleware]:

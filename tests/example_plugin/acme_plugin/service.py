@@ -10,6 +10,8 @@ from precipiq_core.contracts.ledger import Ledger
 
 NOTE = "acme_note"
 
+_PAGE_ENTRIES = 500
+
 
 class Notes:
     """Writes and reads notes."""
@@ -29,3 +31,10 @@ class Notes:
     async def read(self, chain: Chain, limit: int) -> Sequence[Entry]:
         """The oldest notes."""
         return await self._ledger.read(chain, 0, limit, NOTE)
+
+    async def count(self, chain: Chain) -> int:
+        """How many notes there are. Reads them all, a page at a time."""
+        count, seq = 0, 0
+        while page := await self._ledger.read(chain, seq, _PAGE_ENTRIES, NOTE):
+            count, seq = count + len(page), page[-1].seq
+        return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,13 +18,22 @@ PLUGIN = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose interpreter finds the plugin in a folder of its own, entry point included."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of its own with the plugin in it, entry point included."""
     folder = tmp_path_factory.mktemp("site")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*install, "--disable-pip-version-check", "--target", folder, PLUGIN], check=True, timeout=120)
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return folder
+
+
+@pytest.fixture(scope="module", params=["sqlite", "jsonl"])
+def acme(
+    request: pytest.FixtureRequest, site: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server that finds the plugin there, over core's storage and over the plugin's own."""
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     deployment = DEPLOYMENT + "\n[plugins.acme]\ntext_characters_max = 20\n"
+    deployment = deployment.replace("[plugins.ledger]", f'[plugins.ledger]\ndriver = "{request.param}"')
     options = {"deployment": deployment, "overrides": {"PYTHONPATH": path}}
     with running_server(tmp_path_factory.mktemp("acme"), **options) as server:
         yield server
@@ -52,3 +62,32 @@ def test_its_endpoints_are_documented_and_checked(acme: ServerProcess) -> None:
     report = acme.run("check").stdout
     assert "acme_note" in report
     assert '"enabled": true' in acme.run("plugins", "--json").stdout.partition('"acme"')[2]
+
+
+def test_its_command_counts_the_notes(acme: ServerProcess) -> None:
+    headers = {"X-Precipiq-Key": acme.key}
+    assert httpx2.post(f"{acme.url}/api/v1/acme/notes", json={"text": "one more"}, headers=headers).status_code == 201
+    counted = json.loads(acme.run("acme", "count", "--org", acme.org_id, "--env", "test", "--json").stdout)
+    listed = httpx2.get(f"{acme.url}/api/v1/acme/notes", headers=headers).json()["data"]["items"]
+    assert counted == {"count": len(listed)}
+
+
+def test_a_decision_is_found_erased_and_verified(acme: ServerProcess) -> None:
+    headers = {"X-Precipiq-Key": acme.key}
+    decisions = f"{acme.url}/api/v1/decisions"
+    decision = {
+        "agent_id": "pricing-bot",
+        "action_type": "discount_offer",
+        "inputs": {"name": "Ada"},
+        "outputs": {"discount_pct": 15},
+        "confidence": 0.82,
+        "metadata": {"order": 7},
+    }
+    made = httpx2.post(decisions, json=decision, headers=headers).json()["data"]["decision_id"]
+    found = httpx2.get(f"{decisions}?metadata.order=7", headers=headers).json()["data"]["items"]
+    assert [item["id"] for item in found] == [made]
+    erased = httpx2.post(f"{decisions}/{made}/redact", json={"reason": "asked for"}, headers=headers)
+    assert erased.status_code in (200, 201), erased.text
+    assert httpx2.get(f"{decisions}?metadata.order=7", headers=headers).json()["data"]["items"] == []
+    verified = acme.run("ledger", "verify", "--org", acme.org_id, "--env", "test", "--json")
+    assert json.loads(verified.stdout)["is_valid"]
