@@ -15,7 +15,10 @@ Row: TypeAlias = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One SQL statement with ``:name`` parameters, portable between the supported databases."""
+    """One SQL statement with ``:name`` parameters, portable between the supported databases.
+
+    A colon before a name is always a parameter, in a text literal too. PostgreSQL wants values of its columns' types.
+    """
 
     sql: str
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
@@ -27,12 +30,18 @@ class Migration:
 
     ``branch``: label, the plugin's name. ``location``: folder of revision files. ``tenant_tables``: table -> the
     columns that hold its organisation and, where it has one, its environment; a table that is not named here cannot
-    be read through a tenant's connection at all.
+    be read through a tenant's connection at all. ``driver_tables``: those of them that an entry store driver writes by
+    itself, so that :meth:`Database.transaction` may not.
+
+    A revision's file may say ``phase = "post"``: it is then applied when no server of the version before runs any more.
+    All others must leave that version able to read and write. On PostgreSQL a revision runs in schema ``precipiq`` as
+    the schema's owner; rights and row-level security of its tables are set for it.
     """
 
     branch: str
     location: Path
     tenant_tables: Mapping[str, tuple[str, str | None]]
+    driver_tables: frozenset[str] = frozenset()
 
 
 class Database(Protocol):
@@ -49,7 +58,12 @@ class Database(Protocol):
         ...
 
     async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
-        """Execute all or none, durable on return; gives the rows of each statement (``RETURNING``)."""
+        """Execute all or none, durable on return; gives the rows of each statement (``RETURNING``).
+
+        Each statement sees what was committed before it began: what must not intervene between two statements is kept
+        out by a row that both writers update first. Raises ``Conflict`` when a constraint is violated; ``Unavailable``
+        says when the outcome is unknown.
+        """
         ...
 
     async def ping(self) -> None:

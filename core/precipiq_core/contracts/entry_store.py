@@ -13,7 +13,10 @@ from typing import Protocol, TypeAlias
 from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
 
 Seal: TypeAlias = Callable[[Head | None, Sequence[PreparedDraft]], Sequence[Entry]]
-"""Seals drafts after that head (None: empty chain). Pure, synchronous, short. What it raises aborts the append."""
+"""Seals drafts after that head (None: empty chain). Pure, synchronous, short. What it raises aborts the append.
+
+A driver MAY call it more than once, on a guess first: the last call is the one that counts.
+"""
 
 MULTI_WRITER = "multi_writer"
 """Capability: several processes may append to one chain at the same time."""
@@ -110,9 +113,10 @@ class EntryStore(Protocol):
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
         """Seal and store drafts, all or none.
 
-        MUST call ``seal`` with the chain's true head and only those drafts whose idempotency key is new (in order;
-        a key that occurs twice among the drafts counts as known the second time), while no other append to that chain
-        can intervene; MUST store exactly the entries that it returns; MUST be durable (it survives a power cut) before
+        MUST call ``seal``, last, with the chain's true head and only those drafts whose idempotency key is new (in
+        order; a key that occurs twice among the drafts counts as known the second time; it MAY leave the call out when
+        none is new and it has not called it), while no other append to that chain can intervene; MUST store exactly
+        the entries that this call returns; MUST be durable (it survives a power cut) before
         it returns; MUST NOT store anything when ``seal`` raises, and let that error through. A draft with a known key
         MUST be answered with the stored entry. MAY group concurrent appends into one transaction.
         """

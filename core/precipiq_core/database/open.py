@@ -1,4 +1,4 @@
-"""Chooses the database by the scheme of its URL. PostgreSQL will come in here, behind the same Protocol."""
+"""Chooses the database by the scheme of its URL: a file of SQLite, or a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.database.postgres import PostgresDatabase
+from precipiq_core.database.postgres_address import address_problems
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import DeploymentError
@@ -22,8 +24,11 @@ class ManagedDatabase(Database, Protocol):
         """Open it. Raises ``DeploymentError`` when the schema is not the one these migrations make."""
         ...
 
-    def migrate(self, migrations: Sequence[Migration]) -> list[str]:
-        """Bring the schema up to date, under a lock; the revisions applied."""
+    def migrate(self, migrations: Sequence[Migration], *, post: bool = False) -> list[str]:
+        """Bring the schema up to date, under a lock; the revisions applied.
+
+        ``post``: also those that servers of the version before could not bear, because none of them runs any more.
+        """
         ...
 
 
@@ -33,9 +38,27 @@ def new_database(settings: DatabaseSettings, data_dir: Path, *, checkpoints: boo
     Raises ``DeploymentError`` for a URL that no database answers to.
     """
     scheme, colon, _ = settings.url.partition(":")
+    if colon and scheme in ("postgresql", "postgres"):
+        return _postgres(settings)
     if not colon or scheme != "sqlite":
-        raise DeploymentError([f"database.url: there is no database for the scheme {scheme!r} (known: sqlite)"])
+        known = "known: sqlite, postgresql"
+        raise DeploymentError([f"database.url: there is no database for the scheme {scheme!r} ({known})"])
     path = settings.url.removeprefix(_SQLITE)
     if path == settings.url or not path or "?" in path or path == ":memory:":
         raise DeploymentError(["database.url: write sqlite:///file.db or sqlite:////folder/file.db"])
     return SqliteDatabase(settings, data_dir / path, checkpoints=checkpoints)
+
+
+def _postgres(settings: DatabaseSettings) -> PostgresDatabase:
+    urls = {"url": settings.url, "migrate_url": settings.migrate_url, "listen_url": settings.listen_url}
+    problems = [
+        problem
+        for name, url in urls.items()
+        if url is not None
+        for problem in address_problems(f"database.{name}", url)
+    ]
+    if settings.transaction_pooler and settings.listen_url is None:
+        problems.append("database.listen_url: is needed behind a pooler, which does not pass notifications on")
+    if problems:
+        raise DeploymentError(problems)
+    return PostgresDatabase(settings)

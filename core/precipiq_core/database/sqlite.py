@@ -23,7 +23,7 @@ from precipiq_core.database.sqlite_writer import SqliteWriter
 from precipiq_core.errors import DeploymentError, Unavailable
 
 if TYPE_CHECKING:
-    from precipiq_core.database.plain_reads import PlainReads
+    from precipiq_core.database.databases_library import PlainReads
 
 T = TypeVar("T")
 
@@ -61,9 +61,9 @@ class SqliteDatabase:
         """Refuse statements of :meth:`transaction` that touch ``table``: a driver writes it by itself."""
         self._guard.reserve(table)
 
-    def migrate(self, migrations: Sequence[Migration]) -> list[str]:
-        """Bring the schema up to date; the revisions applied. Safe beside other processes that do the same."""
-        from precipiq_core.database.migrate import migrate  # alembic takes a third of a second to import
+    def migrate(self, migrations: Sequence[Migration], *, post: bool = True) -> list[str]:
+        """See ``ManagedDatabase.migrate``. Safe beside other processes that do the same; takes steps of both phases."""
+        from precipiq_core.database.sqlite_migrate import migrate  # alembic takes a third of a second to import
 
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return migrate(self.path, migrations)
@@ -86,7 +86,7 @@ class SqliteDatabase:
                 self._plain = None
 
     def _settle_schema(self, migrations: Sequence[Migration]) -> None:
-        from precipiq_core.database.migrate import pending
+        from precipiq_core.database.sqlite_migrate import pending
 
         waiting = pending(self.path, migrations)
         if waiting and self.settings.migrate_at_start:
@@ -98,7 +98,7 @@ class SqliteDatabase:
             )
 
     async def _open(self, tables: TenantTables, stack: AsyncExitStack) -> None:
-        from precipiq_core.database.plain_reads import open_sqlite_reads  # SQLAlchemy, as above
+        from precipiq_core.database.databases_library import open_sqlite_reads  # SQLAlchemy, as above
 
         settings, timeout_s = self.settings, self.settings.busy_timeout_s
         self._writer = SqliteWriter(

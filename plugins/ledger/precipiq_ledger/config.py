@@ -12,7 +12,9 @@ from precipiq_core.plugin import PluginConfig
 class LedgerConfig(PluginConfig):
     """Settings of the ledger."""
 
-    driver: str = Field("sqlite", description="entry store driver, by the name it registered under")
+    driver: str | None = Field(
+        None, description="entry store driver, by the name it registered under; by itself that of the database"
+    )
     entry_bytes_max: int = Field(256 * 1024, ge=1024, description="canonical statement and payload of one entry, bytes")
     batch_entries_max: int = Field(100, ge=1, le=1000, description="decisions of one batch")
     checkpoint_interval_s: float = Field(60.0, gt=0, description="time between signed checkpoints, seconds")
@@ -28,7 +30,5 @@ class LedgerConfig(PluginConfig):
         2000, ge=0, description="chains up to this long are verified without a process"
     )
     verify_concurrency_max: int = Field(2, ge=1, description="verifications at the same time; more are told to wait")
-    sqlite_find_scan_rows_max: int = Field(50_000, ge=100, description="rows that one filtered page may look at")
-    sqlite_watch_poll_s: float = Field(
-        1.0, gt=0, description="time between looks for entries of other processes, seconds"
-    )
+    find_scan_rows_max: int = Field(50_000, ge=100, description="rows that one filtered page may look at")
+    watch_poll_s: float = Field(1.0, gt=0, description="time between looks for entries of other processes, seconds")

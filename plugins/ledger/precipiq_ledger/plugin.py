@@ -12,10 +12,11 @@ from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_core.contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
 from precipiq_core.contracts.secrets import MasterKey
+from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import DeploymentError
 from precipiq_core.http.endpoint import Endpoint
@@ -26,6 +27,7 @@ from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.commands import ledger_group
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.routes import LedgerRoutes
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import click
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+_OWN_DRIVERS = {"sqlite": SqliteDriver.name, "postgresql": PostgresDriver.name}
 
 
 class LedgerPlugin(PluginBase[LedgerConfig]):
@@ -80,16 +83,23 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     @hookimpl
     def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
         database = services.find(Database)  # type: ignore[type-abstract]
-        if not isinstance(database, SqliteDatabase):
-            return []
-        options = SqliteDriverOptions(self.config.sqlite_find_scan_rows_max, self.config.sqlite_watch_poll_s)
-        return [SqliteDriver(database, options)]
+        scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
+        if isinstance(database, SqliteDatabase):
+            return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
+        if isinstance(database, PostgresDatabase):
+            return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]
+        return []
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
-        if self.config.driver != "sqlite":
+        database = services.find(Database)  # type: ignore[type-abstract]
+        if database is None or self._driver_name(services) != _OWN_DRIVERS[database.dialect]:
             return []
-        return [Migration("ledger", _MIGRATIONS, {"entries": ("org_id", "environment")})]
+        columns = ("org_id", "environment")
+        tables: dict[str, tuple[str, str | None]] = {"entries": columns}
+        if database.dialect == "postgresql":
+            tables["ledger_checkpoints"] = columns
+        return [Migration("ledger", _MIGRATIONS, tables, frozenset({"entries"}))]
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
@@ -134,13 +144,21 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
                 await task
             await checkpointer.write_all()
 
+    def _driver_name(self, services: Services) -> str:
+        database = services.find(Database)  # type: ignore[type-abstract]
+        return self.config.driver or _OWN_DRIVERS["sqlite" if database is None else database.dialect]
+
     def _driver(self, services: Services) -> EntryStoreDriver:
         drivers = services.get(EntryStoreDrivers).by_name  # type: ignore[type-abstract]
-        name = self.config.driver
+        name = self._driver_name(services)
         if name not in drivers:
             known = ", ".join(sorted(drivers)) or "none"
             problem = (
                 f"plugins.ledger.driver: no driver is called {name!r} (registered: {known}){suggest(name, drivers)}"
             )
+            raise DeploymentError([problem])
+        workers = services.get(DeploymentInfo).workers
+        if workers > 1 and MULTI_WRITER not in drivers[name].capabilities:
+            problem = f"plugins.ledger.driver: {name!r} serves one process only, and server.workers is {workers}"
             raise DeploymentError([problem])
         return drivers[name]

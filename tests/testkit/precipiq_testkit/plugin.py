@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from precipiq_testkit.postgres import PostgresDatabase, PostgresServer, any_postgres
 from precipiq_testkit.server import ServerProcess, running_server
 
 pytest.register_assert_rewrite("precipiq_testkit.entry_store_suite")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL: the one that ``PRECIPIQ_TEST_POSTGRES`` names, else one of our own."""
+    with any_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
+    """A fresh, empty database; the secrets of its settings are in the environment."""
+    with _new_database(postgres_server, monkeypatch) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def shared_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
+    """The same, one for all tests of a module."""
+    with pytest.MonkeyPatch.context() as patch, _new_database(postgres_server, patch) as database:
+        yield database
+
+
+@contextmanager
+def _new_database(server: PostgresServer, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
+    database = server.new_database()
+    for name, value in database.environment.items():
+        patch.setenv(name, value)
+    try:
+        yield database
+    finally:
+        database.drop()
 
 
 @pytest.fixture

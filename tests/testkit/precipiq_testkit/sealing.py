@@ -39,8 +39,8 @@ class Sealer:
         return entries
 
     def drafts_seen(self) -> list[PreparedDraft]:
-        """The drafts of the last call that had any."""
-        return next((list(drafts) for drafts in reversed(self.drafts) if drafts), [])
+        """The drafts of the last call, which is the one that counts."""
+        return list(self.drafts[-1]) if self.drafts else []
 
 
 class RefusingSealer(Sealer):

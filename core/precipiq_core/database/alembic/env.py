@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates on the connection that ``precipiq_core.database.migrate`` opened, inside its transaction.
+"""Run by Alembic: migrates on the connection that ``precipiq_core.database`` opened, inside its transaction.
 
 Reads no ini file and leaves the logging configuration alone.
 """

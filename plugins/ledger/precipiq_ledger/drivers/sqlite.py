@@ -24,10 +24,12 @@ from precipiq_core.contracts.entry_store import (
 )
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import Unavailable
-from precipiq_ledger.drivers.sqlite_append import AppendJob, append_group, check_storable
+from precipiq_ledger.drivers.grouping import AppendJob, check_storable
+from precipiq_ledger.drivers.sqlite_append import append_group
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_ledger.drivers.sqlite_find import ENTRIES_PACKED, ENTRY_COLUMNS, find_page, unpack_entries
-from precipiq_ledger.drivers.sqlite_watch import Watchers
+from precipiq_ledger.drivers.sqlite_watch import SqliteWatchers
+from precipiq_ledger.drivers.watchers import Watchers
 
 log = structlog.get_logger("precipiq.ledger.sqlite")
 
@@ -72,7 +74,7 @@ class SqliteDriver:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
-        watchers = Watchers(self._database.readers, self._options.watch_poll_s)
+        watchers = SqliteWatchers(self._database.readers, self._options.watch_poll_s)
         async with watchers.looking():
             yield SqliteEntryStore(self._database, self._options, watchers)
 

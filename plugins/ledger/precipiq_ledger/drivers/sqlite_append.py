@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
 
 import orjson
 
-from precipiq_core.chain_format import head_of
 from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, Seal
-from precipiq_core.errors import InternalError, ValidationFailed
+from precipiq_core.contracts.chain import Chain, Entry, Head
+from precipiq_core.contracts.entry_store import Appended
+from precipiq_ledger.drivers.grouping import AppendJob, Group, idempotency_check, seal_job, wanted_keys
 
 _INSERT_BYTES_MAX = 16 * 1024 * 1024
 
@@ -51,55 +48,16 @@ UPDATE entries SET payload = NULL WHERE org_id = ? AND environment = ? AND seq =
 """
 
 
-@dataclass(frozen=True, slots=True)
-class AppendJob:
-    """One append. ``erased_seq``: the entry whose payload goes once this append's entry is there."""
-
-    chain: Chain
-    drafts: Sequence[PreparedDraft]
-    seal: Seal
-    erased_seq: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """What is known of the chains as the group goes on."""
-
-    heads: dict[Chain, Head]
-    known: dict[tuple[Chain, str], Entry]
-    new: list[Entry]
-
-
 def append_group(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> list[Appended | Exception]:
     """The writer's handler. An append whose ``seal`` raises fails alone and leaves nothing."""
-    group = _Group(_heads(connection, jobs), _known_entries(connection, jobs), [])
-    results = [_append(group, job) for job in jobs]
+    group = Group(_heads(connection, jobs), _known_entries(connection, jobs))
+    results = [seal_job(group, job) for job in jobs]
     for packed in _packed(group.new):
         connection.execute(_INSERT, (packed,))
     for job, result in zip(jobs, results, strict=True):
         if job.erased_seq is not None and isinstance(result, Appended):
             connection.execute(_ERASE, (job.chain.org_id, job.chain.environment, job.erased_seq))
     return results
-
-
-def idempotency_check(key: str, entry_hash: str) -> str:
-    """What is stored beside a key, so that an altered key is found: it binds the key to its entry."""
-    return sha256(f"{key}\n{entry_hash}".encode()).hexdigest()
-
-
-def check_storable(chain: Chain, drafts: Sequence[PreparedDraft]) -> None:
-    """Raises ``ValidationFailed`` for a name or key that a database's text cannot hold."""
-    for text in (chain.org_id, *(draft.idempotency_key for draft in drafts)):
-        if text is not None and ("\0" in text or not _is_unicode(text)):
-            raise ValidationFailed("an idempotency key holds a character that cannot be stored (NUL or half a pair)")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _heads(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> dict[Chain, Head]:
@@ -110,14 +68,7 @@ def _heads(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> dict[Ch
 
 
 def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> dict[tuple[Chain, str], Entry]:
-    keys = list(
-        dict.fromkeys(
-            (job.chain, draft.idempotency_key)
-            for job in jobs
-            for draft in job.drafts
-            if draft.idempotency_key is not None
-        )
-    )
+    keys = wanted_keys(jobs)
     if not keys:
         return {}
     wanted = orjson.dumps([(chain.org_id, chain.environment, key) for chain, key in keys]).decode()
@@ -127,41 +78,6 @@ def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) ->
         erased_or_payload = None if payload is None else payload.encode()
         known[keys[index]] = Entry(chain, seq, hash_, statement.encode(), erased_or_payload, key)
     return known
-
-
-def _append(group: _Group, job: AppendJob) -> Appended | Exception:
-    new: list[PreparedDraft] = []
-    seen: set[str] = set()
-    for draft in job.drafts:
-        key = draft.idempotency_key
-        if key is None or ((job.chain, key) not in group.known and key not in seen):
-            new.append(draft)
-        if key is not None:
-            seen.add(key)
-    try:
-        sealed = list(job.seal(group.heads.get(job.chain), new)) if new else []
-        if len(sealed) != len(new):
-            raise InternalError("a seal must give one entry for each draft")
-    except Exception as error:  # noqa: BLE001  (whatever a seal raises is its caller's)
-        return error
-    if sealed:
-        group.heads[job.chain] = head_of(sealed[-1])
-        group.new.extend(sealed)
-    return _answer(group, job, sealed)
-
-
-def _answer(group: _Group, job: AppendJob, sealed: Sequence[Entry]) -> Appended:
-    rest = iter(sealed)
-    entries: list[Entry] = []
-    created: list[bool] = []
-    for draft in job.drafts:
-        place = None if draft.idempotency_key is None else (job.chain, draft.idempotency_key)
-        stored = None if place is None else group.known.get(place)
-        created.append(stored is None)
-        entries.append(next(rest) if stored is None else stored)
-        if place is not None:
-            group.known[place] = entries[-1]
-    return Appended(tuple(entries), tuple(created))
 
 
 def _packed(entries: Sequence[Entry]) -> Iterator[str]:

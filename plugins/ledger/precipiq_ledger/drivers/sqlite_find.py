@@ -6,18 +6,16 @@ bytes that canonical JSON would have; what is left is compared by value.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Mapping
 from typing import cast
 
 import orjson
 
-from precipiq_core.canonical import Json, canonical
-from precipiq_core.chain_format import parse_json, parse_statement
 from precipiq_core.clock import format_timestamp
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import EntryPage, EntryQuery
+from precipiq_ledger.drivers.matching import matches, member_fragments
 
 ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
 ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"
@@ -27,7 +25,6 @@ _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
 _SEQ_END = 2**63 - 1
 _LAST_US = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
-_NOT_A_STRING = re.compile(r"true|false|null|-?[0-9][0-9.eE+-]*")
 
 _IS_MIDDLE_EARLIER = """
 coalesce((SELECT substr(statement, -35, 27) FROM entries WHERE seq = (low + high) / 2), '') < :time
@@ -63,7 +60,7 @@ def find_page(
     search = _Search(query, before_seq, limit, scan_rows_max)
     search.bound_by_time(connection)
     rows = unpack_entries(chain, connection.execute(search.sql(), search.parameters).fetchone()[0])
-    found = [entry for entry in rows if _matches(query, entry)]
+    found = [entry for entry in rows if matches(query, entry)]
     if len(found) > limit:
         return EntryPage(tuple(found[:limit]), found[limit - 1].seq)
     if len(rows) > limit:
@@ -90,12 +87,7 @@ class _Search:
         self._require_fragments("payload", query.metadata, with_scalars=True)
 
     def _require_fragments(self, column: str, wanted: Mapping[str, str], *, with_scalars: bool) -> None:
-        """Canonical JSON has one way to write a member, so its bytes must occur; elsewhere they may occur as well."""
-        for number, (name, text) in enumerate(wanted.items()):
-            member = canonical(name).decode() + ":"
-            fragments = [member + canonical(text).decode()]
-            if with_scalars and _NOT_A_STRING.fullmatch(text):
-                fragments.append(member + text)
+        for number, fragments in enumerate(member_fragments(wanted, with_scalars=with_scalars)):
             terms = []
             for index, fragment in enumerate(fragments):
                 parameter = f"{column}_{number}_{index}"
@@ -147,26 +139,3 @@ def _seq_at(connection: sqlite3.Connection, time_us: int) -> int:
     time = format_timestamp(min(max(time_us, 0), _LAST_US))
     row = connection.execute(_SEQ_AT, {"time": time}).fetchone()
     return 1 if row is None else int(row[0])
-
-
-def _matches(query: EntryQuery, entry: Entry) -> bool:
-    if query.body:
-        body = parse_statement(entry.statement).body
-        if any(body.get(name) != value for name, value in query.body.items()):
-            return False
-    return not query.metadata or _has_metadata(entry, query.metadata)
-
-
-def _has_metadata(entry: Entry, wanted: Mapping[str, str]) -> bool:
-    whole = parse_json(entry.payload) if entry.payload is not None else None
-    payload = whole.get("payload") if isinstance(whole, dict) else None
-    metadata = payload.get("metadata") if isinstance(payload, dict) else None
-    return isinstance(metadata, dict) and all(
-        name in metadata and _text(metadata[name]) == text for name, text in wanted.items()
-    )
-
-
-def _text(value: Json) -> str | None:
-    if isinstance(value, str):
-        return value
-    return None if isinstance(value, dict | list) else canonical(value).decode()

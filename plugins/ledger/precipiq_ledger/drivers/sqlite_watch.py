@@ -13,55 +13,20 @@ import structlog
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.database.sqlite_readers import SqliteReaders
 from precipiq_core.errors import Unavailable
+from precipiq_ledger.drivers.watchers import Watchers
 
 log = structlog.get_logger("precipiq.ledger.sqlite")
 
 _LOOK_ROWS_MAX = 10_000
 
 
-class WakeUps:
-    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def wake(self) -> None:
-        """End the wait, or the next one."""
-        self._event.set()
-
-    def __aiter__(self) -> WakeUps:
-        return self
-
-    async def __anext__(self) -> None:
-        await self._event.wait()
-        self._event.clear()
-
-
-class Watchers:
-    """Who watches which chain."""
+class SqliteWatchers(Watchers):
+    """Watchers who also hear of what other processes append to the file."""
 
     def __init__(self, readers: SqliteReaders, poll_s: float) -> None:
+        super().__init__()
         self._readers = readers
         self._poll_s = poll_s
-        self._by_chain: dict[Chain, set[WakeUps]] = {}
-
-    def wake(self, chain: Chain) -> None:
-        """Wake everybody who watches that chain."""
-        for watcher in self._by_chain.get(chain, ()):
-            watcher.wake()
-
-    @asynccontextmanager
-    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
-        """See ``EntryStore.watch``."""
-        wake_ups = WakeUps()
-        watching = self._by_chain.setdefault(chain, set())
-        watching.add(wake_ups)
-        try:
-            yield wake_ups
-        finally:
-            watching.discard(wake_ups)
-            if not watching and self._by_chain.get(chain) is watching:
-                del self._by_chain[chain]
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
@@ -95,8 +60,7 @@ class Watchers:
 
         newest, chains = await self._readers.run(changes)
         if chains is None:
-            for chain in list(self._by_chain):
-                self.wake(chain)
+            self.wake_all()
         for org_id, environment in chains or ():
             self.wake(Chain(org_id, cast("Environment", environment)))
         return newest

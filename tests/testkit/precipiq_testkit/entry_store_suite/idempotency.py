@@ -61,7 +61,7 @@ class IdempotencyTests(StoreTests):
         assert_intact(ALPHA, entries)
 
     async def test_seal_sees_only_drafts_that_are_new(self, store: EntryStore, writer: Writer) -> None:
-        """``seal`` MUST get the new drafts alone, in order; when none is new, no draft at all.
+        """The last call of ``seal`` MUST get the new drafts alone, in order; when none is new, no draft at all.
 
         On failure: are known drafts filtered out before ``seal`` is called?
         """

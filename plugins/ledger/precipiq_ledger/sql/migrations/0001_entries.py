@@ -2,7 +2,8 @@
 
 from alembic import op
 
-from precipiq_ledger.drivers.sqlite_schema import ENTRIES_TABLE, INDEXES, TRIGGERS
+from precipiq_core.database.postgres_roles import quoted
+from precipiq_ledger.drivers import postgres_schema, sqlite_schema
 
 revision = "ledger_0001"
 down_revision = None
@@ -12,8 +13,13 @@ depends_on = None
 
 def upgrade() -> None:
     connection = op.get_bind()
-    for statement in (ENTRIES_TABLE, *INDEXES, *TRIGGERS):
-        connection.exec_driver_sql(statement)
+    if connection.dialect.name == "sqlite":
+        for statement in (sqlite_schema.ENTRIES_TABLE, *sqlite_schema.INDEXES, *sqlite_schema.TRIGGERS):
+            connection.exec_driver_sql(statement)
+        return
+    system = quoted(op.get_context().config.attributes["roles"].system)
+    for statement in postgres_schema.STATEMENTS:
+        connection.exec_driver_sql(statement.replace("{system}", system))
 
 
 def downgrade() -> None:

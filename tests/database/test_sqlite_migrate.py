@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from precipiq_core.contracts.database import Migration
-from precipiq_core.database.migrate import migrate, pending
+from precipiq_core.database.sqlite_migrate import migrate, pending
 from precipiq_core.errors import DeploymentError
 
 

@@ -1,19 +1,20 @@
 """The only module that imports ``databases``: its lifecycle, ``connection()`` and plain reads, nothing else of it.
 
 Its ``transaction()``, ``execute_many`` and ``iterate`` are never used: a cancelled task loses its connection, batches
-are slow, BEGIN is deferred. One connection is kept, and no cancellation reaches it.
+are slow, BEGIN is deferred. What needs a transaction gets the raw connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from threading import Thread
 from typing import Any, cast
 
 import aiosqlite
+import asyncpg
 import databases
 from databases.backends.sqlite import SQLitePool
 from databases.core import Connection
@@ -41,7 +42,7 @@ class _DaemonPool(SQLitePool):
 
 
 class PlainReads:
-    """Reads as the deployment, one at a time. Made by :func:`open_sqlite_reads`."""
+    """Reads of SQLite as the deployment, one at a time, over one kept connection that no cancellation reaches."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -72,3 +73,29 @@ async def open_sqlite_reads(uri: str, busy_timeout_s: float) -> AsyncIterator[Pl
         connection = database.connection()
         async with connection:
             yield PlainReads(connection)
+
+
+class PostgresConnections:
+    """The pool of connections to PostgreSQL."""
+
+    def __init__(self, database: databases.Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def acquired(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of one's own. Raises ``TimeoutError`` when none comes in time."""
+        # Not database.connection(): that one is shared by everything its task does, and breaks when it is cancelled.
+        connection = Connection(self._database, self._database._backend)
+        async with asyncio.timeout(wait_s):
+            await connection.__aenter__()
+        try:
+            yield connection.raw_connection
+        finally:
+            await connection.__aexit__()
+
+
+@asynccontextmanager
+async def open_postgres_connections(url: str, options: Mapping[str, Any]) -> AsyncIterator[PostgresConnections]:
+    """A pool for that URL. ``options``: those of ``asyncpg.create_pool``, which overrule the URL."""
+    async with databases.Database(url, **options) as database:
+        yield PostgresConnections(database)

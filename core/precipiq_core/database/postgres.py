@@ -1,0 +1,182 @@
+"""The PostgreSQL database of the core: plain reads, tenant reads, transactions, and connections for drivers.
+
+Every piece of work runs to its end in a task of its own, whatever becomes of whoever asked for it: a cancelled request
+leaves no half transaction, no lock and no lost connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import asyncpg
+import structlog
+
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Migration, Row, Statement
+from precipiq_core.database.postgres_address import PostgresAddress
+from precipiq_core.database.postgres_check import check_deployment
+from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost, is_deadlock, translating
+from precipiq_core.database.postgres_roles import Roles, begin_as
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.errors import DeploymentError, InternalError, Unavailable
+
+if TYPE_CHECKING:
+    from precipiq_core.database.databases_library import PostgresConnections
+
+T = TypeVar("T")
+
+Work = Callable[[asyncpg.Connection], Awaitable[T]]
+
+log = structlog.get_logger("precipiq.database")
+
+_DEADLOCK_ATTEMPTS = 5
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class PostgresDatabase:
+    """See ``precipiq_core.contracts.database.Database``; also gives drivers its connections and roles."""
+
+    dialect: Literal["sqlite", "postgresql"] = "postgresql"
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.settings = settings
+        self.address = PostgresAddress(settings.url, settings.password)
+        self.listen_address = PostgresAddress(settings.listen_url or settings.url, settings.password)
+        self.roles = Roles(self.address.role)
+        self._connections: PostgresConnections | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def migrate(self, migrations: Sequence[Migration], *, post: bool = False) -> list[str]:
+        """See ``ManagedDatabase.migrate``."""
+        from precipiq_core.database.postgres_migrate import migrate  # alembic takes a third of a second to import
+
+        if self.settings.migrate_url is None:
+            raise DeploymentError(["database.migrate_url: is needed to migrate: a role that may make roles"])
+        as_whom = PostgresAddress(self.settings.migrate_url, self.settings.migrate_password)
+        return migrate(as_whom, self.address, migrations, post=post)
+
+    @asynccontextmanager
+    async def opened(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
+        """See ``ManagedDatabase.opened``."""
+        if self.settings.migrate_at_start:
+            for revision in await asyncio.to_thread(self.migrate, migrations):
+                log.info("migrated", revision=revision)
+        async with AsyncExitStack() as stack:
+            with translating():
+                self._connections = await stack.enter_async_context(self._pool())
+            stack.push_async_callback(self._finish)
+            version = await self.run(lambda connection: check_deployment(connection, self.roles, migrations))
+            log.info("database open", address=self.address.shown, postgresql_version=version)
+            yield
+
+    @asynccontextmanager
+    async def _pool(self) -> AsyncIterator[PostgresConnections]:
+        from precipiq_core.database.databases_library import open_postgres_connections  # SQLAlchemy, as above
+
+        options = self.address.options() | {
+            "min_size": 0,  # a server starts, and waits, while its database is away
+            "max_size": self.settings.connections_max,
+            "timeout": self.settings.connection_wait_s,
+            "reset": _keep,  # no session state is ever made; a round trip is saved
+        }
+        if self.settings.transaction_pooler:
+            options["statement_cache_size"] = 0  # the next transaction may be on another connection
+        async with open_postgres_connections(self.address.url, options) as connections:
+            yield connections
+
+    async def _finish(self) -> None:
+        self._connections = None
+        if self._running:
+            await asyncio.wait(self._running, timeout=_CLOSE_TIMEOUT_S)
+        for task in self._running:
+            task.cancel()
+
+    async def fetch(self, statement: Statement) -> Sequence[Row]:
+        """See ``Database.fetch``."""
+        return (await self.transaction([statement]))[0]
+
+    async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
+        """See ``Database.fetch_as``."""
+        from precipiq_core.database.postgres_statements import fetch_rows  # SQLAlchemy, as above
+
+        return await self.run_in(begin_as(chain), lambda connection: fetch_rows(connection, statement))
+
+    async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
+        """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
+        from precipiq_core.database.postgres_statements import fetch_rows  # SQLAlchemy, as above
+
+        async def work(connection: asyncpg.Connection) -> list[list[Row]]:
+            return [await fetch_rows(connection, statement) for statement in statements]
+
+        return await self.run_in(self.roles.begin_as_system(), work)
+
+    async def ping(self) -> None:
+        """See ``Database.ping``."""
+        await self.run(lambda connection: connection.fetchval("SELECT 1"))
+
+    async def run_in(self, begin: str, work: Work[T]) -> T:
+        """Work inside the transaction that ``begin`` begins, tried again when it deadlocked. See :meth:`run`."""
+        for attempt in range(_DEADLOCK_ATTEMPTS):
+            try:
+                return await self.run(lambda connection: in_transaction(connection, begin, work))
+            except Unavailable as error:
+                if not is_deadlock(error) or attempt == _DEADLOCK_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def run(self, work: Work[T]) -> T:
+        """Work with a connection, to its end even when whoever waits is cancelled.
+
+        ``work`` leaves no transaction open and sets nothing for the session. Raises ``Unavailable`` when the database
+        cannot be reached (``ConnectionLost``) or is busy, ``Conflict`` when a constraint is violated.
+        """
+        if len(self._running) >= self.settings.reader_queue_max:
+            raise Unavailable("too many requests wait for the database; try again")
+        task = asyncio.ensure_future(self._run(work))
+        self._running.add(task)
+        task.add_done_callback(self._ran)
+        return await asyncio.shield(task)
+
+    def _ran(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited may be gone
+
+    async def _run(self, work: Work[T]) -> T:
+        if self._connections is None:
+            raise Unavailable("the database is not open")
+        with translating():
+            async with self._connections.acquired(self.settings.connection_wait_s) as connection:
+                return await work(connection)
+
+
+async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[T]) -> T:
+    """Work between ``begin`` (may be several statements) and COMMIT; undone when it raises."""
+    await connection.execute(begin)
+    try:
+        result = await work(connection)
+    except BaseException:
+        await _roll_back(connection)
+        raise
+    with translating():
+        try:
+            status = await connection.execute("COMMIT")
+        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+            raise ConnectionLost(UNKNOWN_OUTCOME) from error
+    if status != "COMMIT":
+        raise InternalError("a transaction went on after a failed statement")
+    return result
+
+
+async def _roll_back(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.execute("ROLLBACK")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()
+
+
+async def _keep(_: asyncpg.Connection) -> None:
+    """In place of asyncpg's reset of a session; an open transaction it undoes by itself."""

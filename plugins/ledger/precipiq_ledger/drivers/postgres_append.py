@@ -1,0 +1,296 @@
+"""Appending on PostgreSQL: what waits for one chain shares a transaction; chains go side by side.
+
+The usual append is one round trip: entries are sealed on the head that this process saw last, and the database refuses
+them when the chain has moved on or a key is known. Then, and while several processes write to a chain, the chain is
+locked first and its head read. A connection that breaks leaves the outcome unknown: the next one finds out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from precipiq_core.chain_format import head_of, statement_timestamp
+from precipiq_core.clock import parse_timestamp
+from precipiq_core.contracts.chain import Chain, Entry, Head
+from precipiq_core.contracts.entry_store import Appended
+from precipiq_core.database.postgres import PostgresDatabase, in_transaction
+from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost
+from precipiq_core.database.postgres_roles import begin_as, literal
+from precipiq_core.errors import InternalError, Unavailable
+from precipiq_ledger.drivers.grouping import AppendJob, Group, idempotency_check, seal_job, wanted_keys
+from precipiq_ledger.drivers.postgres_columns import indexed_columns
+
+_GROUP_BYTES_MAX = 16 * 1024 * 1024
+_HEADS_REMEMBERED_MAX = 10_000
+_RETRY_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.5)
+
+_APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+_HEAD = """
+SELECT seq, hash, statement FROM entries
+WHERE org_id = $1 AND environment = $2 ORDER BY seq DESC LIMIT 1
+"""
+_KNOWN = """
+SELECT idempotency_key, seq, hash, statement, payload FROM entries
+WHERE org_id = $1 AND environment = $2 AND idempotency_key IS NOT NULL
+AND sha256(idempotency_key) IN (SELECT sha256(key) FROM unnest($3::bytea[]) AS wanted (key))
+"""
+_STORED = "SELECT hash FROM entries WHERE org_id = $1 AND environment = $2 AND seq = $3"
+_ERASE = "SELECT erase_payload($1, $2, $3)"
+
+Appending = Sequence[Appended | Exception]
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    job: AppendJob
+    future: asyncio.Future[Appended]
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What was sent last, which may be stored when its connection broke before the answer."""
+
+    sent: Sequence[Entry] = ()
+    results: Appending = ()
+
+
+@dataclass(slots=True)
+class _ChainState:
+    """A chain as this process knows it. ``is_shared``: another process appended to it lately."""
+
+    head: Head | None = None
+    is_shared: bool = True
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    is_running: bool = False
+
+
+class PostgresAppender:
+    """Group commit per chain. ``appended`` is told of every chain that grew."""
+
+    def __init__(self, database: PostgresDatabase, appended: Callable[[Chain], None]) -> None:
+        self._database = database
+        self._settings = database.settings
+        self._appended = appended
+        self._chains: OrderedDict[Chain, _ChainState] = OrderedDict()
+        self._waiting_count = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def append(self, job: AppendJob) -> Appended:
+        """Append with whatever else waits for that chain. Cancelled before its turn, it is withdrawn."""
+        if self._waiting_count >= self._settings.writer_queue_max:
+            raise Unavailable("too many writes are waiting; try again")
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        state = self._state(job.chain)
+        size_bytes = sum(len(draft.body) + len(draft.payload or b"") for draft in job.drafts)
+        state.waiting.append(_Waiting(job, future, size_bytes))
+        self._waiting_count += 1
+        if not state.is_running:
+            state.is_running = True
+            task = asyncio.ensure_future(self._serve(job.chain, state))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
+
+    async def finish(self) -> None:
+        """Wait for what was accepted."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _state(self, chain: Chain) -> _ChainState:
+        state = self._chains.get(chain)
+        if state is None:
+            state = self._chains[chain] = _ChainState()
+            while len(self._chains) > _HEADS_REMEMBERED_MAX:
+                oldest = next(iter(self._chains.values()))
+                if oldest.is_running:
+                    break
+                self._chains.popitem(last=False)
+        self._chains.move_to_end(chain)
+        return state
+
+    async def _serve(self, chain: Chain, state: _ChainState) -> None:
+        try:
+            while group := self._next_group(state):
+                await self._commit(chain, state, group)
+        finally:
+            state.is_running = False
+
+    def _next_group(self, state: _ChainState) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        rows = size_bytes = 0
+        while state.waiting:
+            first = state.waiting[0]
+            rows += max(len(first.job.drafts), 1)
+            size_bytes += first.size_bytes
+            if group and (rows > self._settings.group_rows_max or size_bytes > _GROUP_BYTES_MAX):
+                break
+            state.waiting.popleft()
+            self._waiting_count -= 1
+            if not first.future.cancelled():
+                group.append(first)
+        return group
+
+    async def _commit(self, chain: Chain, state: _ChainState, group: Sequence[_Waiting]) -> None:
+        """Store a group; when something in it cannot be stored, each of its appends alone."""
+        try:
+            results = await self._store(chain, state, [item.job for item in group])
+        except (Unavailable, asyncio.CancelledError) as error:
+            failure = error if isinstance(error, Unavailable) else Unavailable("the ledger is closing")
+            results = [failure] * len(group)
+        except Exception as error:  # noqa: BLE001  (whoever waits must hear of it; the chain must go on)
+            if len(group) > 1:
+                for item in group:
+                    await self._commit(chain, state, [item])
+                return
+            results = [error]
+        for item, result in zip(group, results, strict=True):
+            if item.future.done():
+                continue
+            if isinstance(result, Exception):
+                item.future.set_exception(result)
+            else:
+                item.future.set_result(result)
+
+    async def _store(self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob]) -> Appending:
+        """Go on while the database is away, within the setting's time."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._settings.retry_s
+        attempt = _Attempt()
+        for tries in range(1_000_000):
+            try:
+                return await self._try(chain, state, jobs, attempt)
+            except ConnectionLost as error:
+                state.head, state.is_shared = None, True
+                pause_s = _RETRY_PAUSES_S[min(tries, len(_RETRY_PAUSES_S) - 1)]
+                if loop.time() + pause_s >= deadline_s:
+                    raise Unavailable(UNKNOWN_OUTCOME if attempt.sent else error.message) from error
+                await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+    async def _try(self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob], attempt: _Attempt) -> Appending:
+        results: Appending | None = None
+        if not state.is_shared and not any(job.erased_seq is not None for job in jobs):
+            results = await self._append_on_known_head(chain, state, jobs, attempt)
+        if results is None:
+            results = await self._append_under_lock(chain, state, jobs, attempt)
+        if attempt.sent:
+            self._appended(chain)
+        return results
+
+    async def _append_on_known_head(
+        self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob], attempt: _Attempt
+    ) -> Appending | None:
+        """None when the head is another one, a key may be known, or a seal refuses: then the truth must be read."""
+        group = Group({} if state.head is None else {chain: state.head}, {})
+        results = [seal_job(group, job) for job in jobs]
+        if not group.new or any(isinstance(result, Exception) for result in results):
+            return None
+        attempt.sent, attempt.results = tuple(group.new), results
+        arguments = _arguments(chain, state.head, group.new)
+        if self._settings.transaction_pooler:
+            begin = begin_as(chain, read_only=False)
+            outcome = await self._database.run(
+                lambda connection: in_transaction(connection, begin, lambda inner: inner.fetchval(_APPEND, *arguments))
+            )
+        else:
+            outcome = await self._database.run(lambda connection: connection.fetchval(_APPEND, *arguments))
+        if outcome != "appended":
+            attempt.sent, attempt.results = (), ()
+            state.is_shared = state.is_shared or outcome == "moved"
+            return None
+        state.head = head_of(group.new[-1])
+        return results
+
+    async def _append_under_lock(
+        self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob], attempt: _Attempt
+    ) -> Appending:
+        lock = f"SELECT lock_chain({literal(chain.org_id)}, {literal(chain.environment)})"
+        begin = f"{begin_as(chain, read_only=False)}; {lock}"
+
+        async def work(connection: asyncpg.Connection) -> tuple[Head | None, bool]:
+            if attempt.sent and await _is_stored(connection, chain, attempt.sent[0]):
+                return None, True
+            attempt.sent, attempt.results = (), ()
+            head = await _read_head(connection, chain)
+            group = Group({} if head is None else {chain: head}, await _known_entries(connection, chain, jobs))
+            results = [seal_job(group, job) for job in jobs]
+            attempt.results = results
+            if group.new:
+                attempt.sent = tuple(group.new)
+                outcome = await connection.fetchval(_APPEND, *_arguments(chain, head, group.new))
+                if outcome != "appended":
+                    raise InternalError(f"a locked chain cannot be appended to: {outcome}")
+            for job, result in zip(jobs, results, strict=True):
+                if job.erased_seq is not None and isinstance(result, Appended):
+                    await connection.execute(_ERASE, chain.org_id, chain.environment, job.erased_seq)
+            return head, False
+
+        try:
+            head, was_stored = await self._database.run(lambda connection: in_transaction(connection, begin, work))
+        except ConnectionLost:
+            raise
+        except Exception:
+            attempt.sent, attempt.results = (), ()
+            raise
+        if not was_stored:
+            state.is_shared = head != state.head
+            state.head = head_of(attempt.sent[-1]) if attempt.sent else head
+        return attempt.results
+
+
+async def _is_stored(connection: asyncpg.Connection, chain: Chain, entry: Entry) -> bool:
+    stored = await connection.fetchval(_STORED, chain.org_id, chain.environment, entry.seq)
+    return bool(stored == entry.hash)
+
+
+async def _read_head(connection: asyncpg.Connection, chain: Chain) -> Head | None:
+    row = await connection.fetchrow(_HEAD, chain.org_id, chain.environment)
+    return None if row is None else head_from_row(row)
+
+
+def head_from_row(row: Any) -> Head:
+    """From a row of seq, hash and statement."""
+    return Head(row["seq"], row["hash"], parse_timestamp(statement_timestamp(row["statement"])))
+
+
+async def _known_entries(
+    connection: asyncpg.Connection, chain: Chain, jobs: Sequence[AppendJob]
+) -> dict[tuple[Chain, str], Entry]:
+    keys = [key.encode() for _, key in wanted_keys(jobs)]
+    if not keys:
+        return {}
+    rows = await connection.fetch(_KNOWN, chain.org_id, chain.environment, keys)
+    known: dict[tuple[Chain, str], Entry] = {}
+    for row in rows:
+        key = row["idempotency_key"].decode()
+        known[chain, key] = Entry(chain, row["seq"], row["hash"], row["statement"], row["payload"], key)
+    return known
+
+
+def _arguments(chain: Chain, head: Head | None, entries: Sequence[Entry]) -> tuple[Any, ...]:
+    columns = list(zip(*(indexed_columns(entry.statement) for entry in entries), strict=True))
+    keys: list[bytes | None] | None = None
+    checks: list[str | None] | None = None
+    if any(entry.idempotency_key is not None for entry in entries):
+        pairs = [(entry.idempotency_key, entry.hash) for entry in entries]
+        keys = [None if key is None else key.encode() for key, _ in pairs]
+        checks = [None if key is None else idempotency_check(key, hash_) for key, hash_ in pairs]
+    return (
+        chain.org_id,
+        chain.environment,
+        0 if head is None else head.seq,
+        "" if head is None else head.hash,
+        *columns,
+        [entry.statement for entry in entries],
+        [entry.payload for entry in entries],
+        [entry.hash for entry in entries],
+        keys,
+        checks,
+    )

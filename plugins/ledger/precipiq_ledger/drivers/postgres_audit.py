@@ -1,0 +1,214 @@
+"""Raw reading of entries on PostgreSQL for verification, in whatever process: connections and an event loop of its own.
+
+It reads as the auditor role, whom row-level security shows every row, and compares what stands beside the statements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import asyncpg
+import orjson
+
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.entry_store import AuditBatch
+from precipiq_core.database.postgres_address import PostgresAddress
+from precipiq_core.database.postgres_errors import translating
+from precipiq_core.database.postgres_roles import SCHEMA, Roles
+from precipiq_core.errors import InternalError, Unavailable
+from precipiq_ledger.drivers.postgres_columns import indexed_columns
+from precipiq_ledger.drivers.postgres_schema import COLUMNS
+
+T = TypeVar("T")
+
+_FILED = "org_id = $1 AND environment = $2"
+_ROWS = f"""
+SELECT seq, hash, statement, payload, idempotency_key, idempotency_check,
+       id::text, kind, agent_id, action_type, redacts_seq
+FROM entries WHERE {_FILED}
+"""  # noqa: S608
+_REDACTIONS = f"""
+SELECT statement FROM entries WHERE {_FILED} AND kind = 'redaction' AND redacts_seq = ANY($3::bigint[])
+"""  # noqa: S608
+_NEXT_GROUP = """
+SELECT org_id, environment FROM entries WHERE (org_id, environment) > ($1, $2) ORDER BY org_id, environment LIMIT 1
+"""
+_ENDS_OF_GROUP = f"""
+(SELECT seq, statement FROM entries WHERE {_FILED} ORDER BY seq LIMIT 1) UNION ALL
+(SELECT seq, statement FROM entries WHERE {_FILED} ORDER BY seq DESC LIMIT 1)
+"""  # noqa: S608
+_DEFINITION = """
+SELECT c.relkind::text AS kind, EXISTS (SELECT 1 FROM pg_rewrite AS r WHERE r.ev_class = c.oid) AS is_rewritten,
+       (SELECT json_object_agg(a.attname, format_type(a.atttypid, a.atttypmod) || a.attgenerated::text)
+        FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text AS columns
+FROM pg_class AS c WHERE c.oid = to_regclass($1)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAuditor:
+    """See ``EntryAuditor``. Raises ``Unavailable`` when the database cannot be read."""
+
+    address: PostgresAddress
+    roles: Roles
+    timeout_s: float
+
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        """See ``EntryAuditor.batches``: one snapshot from beginning to end. From the start also rows below 1."""
+        sql = _ROWS
+        bounds: list[int] = []
+        if after_seq > 0:
+            bounds.append(after_seq)
+            sql += f" AND seq > ${2 + len(bounds)}"
+        if through_seq is not None:
+            bounds.append(through_seq)
+            sql += f" AND seq <= ${2 + len(bounds)}"
+        with self._opened() as session:
+            problem = session.run(_problem_of_table)
+            cursor = session.run(
+                lambda connection: connection.cursor(f"{sql} ORDER BY seq", chain.org_id, chain.environment, *bounds)
+            )
+            while rows := session.run(lambda _: cursor.fetch(size)):
+                yield _batch(rows, problem)
+
+    def last_seq(self, chain: Chain) -> int:
+        """See ``EntryAuditor.last_seq``."""
+        sql = f"SELECT coalesce(max(seq), 0) FROM entries WHERE {_FILED}"  # noqa: S608
+        return int(self._fetch(sql, chain.org_id, chain.environment)[0][0])
+
+    def hash_at(self, chain: Chain, seq: int) -> str | None:
+        """See ``EntryAuditor.hash_at``."""
+        sql = f"SELECT hash FROM entries WHERE {_FILED} AND seq = $3"  # noqa: S608
+        rows = self._fetch(sql, chain.org_id, chain.environment, seq)
+        return str(rows[0][0]) if rows else None
+
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+        """See ``EntryAuditor.redactions``."""
+        return [row[0] for row in self._fetch(_REDACTIONS, chain.org_id, chain.environment, list(target_seqs))]
+
+    def stray(self, chain: Chain) -> tuple[int, str] | None:
+        """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
+        with self._opened() as session:
+            filed = ("", "")
+            while rows := session.fetch(_NEXT_GROUP, *filed):
+                filed = (rows[0][0], rows[0][1])
+                if filed == (chain.org_id, chain.environment):
+                    continue
+                for row in session.fetch(_ENDS_OF_GROUP, *filed):
+                    said = _said(row["statement"])
+                    if (said.get("org_id"), said.get("environment")) == (chain.org_id, chain.environment):
+                        where = f"it is filed under organisation {filed[0]!r}, environment {filed[1]!r}"
+                        seq = said.get("seq")
+                        return (seq if isinstance(seq, int) else 0), where
+        return None
+
+    def _fetch(self, sql: str, *parameters: object) -> list[Any]:
+        with self._opened() as session:
+            return session.fetch(sql, *parameters)
+
+    @contextmanager
+    def _opened(self) -> Iterator[_Session]:
+        session = _Session()
+        try:
+            with translating():
+                session.connect(self._connect)
+                yield session
+        except InternalError as error:
+            raise Unavailable(f"the table of entries cannot be read: {error.message}") from error
+        finally:
+            session.close()
+
+    async def _connect(self) -> asyncpg.Connection:
+        connection = await asyncpg.connect(**self.address.options(), timeout=self.timeout_s)
+        try:
+            await connection.execute(self.roles.begin_as_auditor())
+            await connection.execute("SET LOCAL statement_timeout = 0")
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+
+class _Session:
+    """A connection in a thread of its own, for callers that know no event loop or run in another one's thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="precipiq-postgres-audit", daemon=True)
+        self._thread.start()
+        self._connection: asyncpg.Connection | None = None
+
+    def connect(self, connect: Callable[[], Coroutine[Any, Any, asyncpg.Connection]]) -> None:
+        self._connection = self._wait_for(connect())
+
+    def run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        async def main() -> T:
+            return await work(self._connection)
+
+        return self._wait_for(main())
+
+    def fetch(self, sql: str, *parameters: object) -> list[Any]:
+        return self.run(lambda connection: connection.fetch(sql, *parameters))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._loop.call_soon_threadsafe(self._connection.terminate)
+        self._wait_for(asyncio.sleep(0))  # the transport closes in the loop's next round
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _problem_of_table(connection: asyncpg.Connection) -> str | None:
+    row = await connection.fetchrow(_DEFINITION, f"{SCHEMA}.entries")
+    if row is None or row["kind"] != "r" or row["is_rewritten"] or orjson.loads(row["columns"] or "{}") != COLUMNS:
+        return "the definition of the table of entries was altered"
+    return None
+
+
+def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:
+    seqs, hashes, statements, payloads, keys, checks, *columns = zip(*rows, strict=True)
+    problem = (0, problem_of_table) if problem_of_table is not None else None
+    if problem is None:
+        problem = _problem_of_columns(statements, zip(*columns, strict=True))
+    if keys.count(None) < len(keys) or checks.count(None) < len(checks):
+        of_keys = _problem_of_keys(hashes, keys, checks)
+        problem = min((each for each in (problem, of_keys) if each is not None), default=None)
+    return AuditBatch(seqs, hashes, statements, payloads, problem)
+
+
+def _problem_of_columns(statements: Sequence[bytes], columns: Iterator[Any]) -> tuple[int, str] | None:
+    for index, (statement, stored) in enumerate(zip(statements, columns, strict=True)):
+        try:
+            expected = indexed_columns(statement)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # the verification says what is wrong with the statement itself
+        if stored != expected:
+            return index, "what stands beside the statement is not what the statement says"
+    return None
+
+
+def _problem_of_keys(hashes: Sequence[str], keys: Sequence[Any], checks: Sequence[Any]) -> tuple[int, str] | None:
+    for index, (key, check) in enumerate(zip(keys, checks, strict=True)):
+        if key is None and check is None:
+            continue
+        if key is None or check is None or sha256(b"%b\n%b" % (key, hashes[index].encode())).hexdigest() != check:
+            return index, "the idempotency key is not the one that was stored with the entry"
+    return None
+
+
+def _said(statement: bytes) -> dict[str, object]:
+    try:
+        fields = orjson.loads(statement)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}

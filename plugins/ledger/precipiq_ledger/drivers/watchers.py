@@ -1,0 +1,62 @@
+"""Who watches which chain in this process, and waking them. Knows no database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from precipiq_core.contracts.chain import Chain
+
+
+class WakeUps:
+    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
+        self._event.set()
+
+    def __aiter__(self) -> WakeUps:
+        return self
+
+    async def __anext__(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+
+
+class Watchers:
+    """Who watches which chain."""
+
+    def __init__(self) -> None:
+        self._by_chain: dict[Chain, set[WakeUps]] = {}
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The chains that somebody watches."""
+        return list(self._by_chain)
+
+    def wake(self, chain: Chain) -> None:
+        """Wake everybody who watches that chain."""
+        for watcher in self._by_chain.get(chain, ()):
+            watcher.wake()
+
+    def wake_all(self) -> None:
+        """Wake everybody."""
+        for chain in self.chains:
+            self.wake(chain)
+
+    @asynccontextmanager
+    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
+        """See ``EntryStore.watch``."""
+        wake_ups = WakeUps()
+        watching = self._by_chain.setdefault(chain, set())
+        watching.add(wake_ups)
+        try:
+            yield wake_ups
+        finally:
+            watching.discard(wake_ups)
+            if not watching and self._by_chain.get(chain) is watching:
+                del self._by_chain[chain]
