@@ -30,10 +30,10 @@ The same in Python (pip install precipiq):
 
 
 async def first_start(service: KeyService, info: DeploymentInfo, console: Console, name: str) -> None:
-    """Does nothing when there is an organisation already."""
-    if await service.organisations():
+    """Does nothing when there is an organisation already. Of several processes that start, one does it."""
+    organisation = await service.create_first_organisation(name)
+    if organisation is None:
         return
-    organisation = await service.create_organisation(name)
     new = await service.create_key(organisation.org_id, "test", SCOPES, None, SYSTEM)
     console.say(
         _WELCOME.format(

@@ -61,6 +61,13 @@ class KeyService:
         await self._store.add_organisation(organisation)
         return organisation
 
+    async def create_first_organisation(self, name: str) -> Organisation | None:
+        """None when there is an organisation already."""
+        if await self._store.organisations():
+            return None
+        organisation = Organisation(self._id("org"), name, self._clock.now_us())
+        return organisation if await self._store.add_first_organisation(organisation) else None
+
     async def organisations(self) -> list[Organisation]:
         return await self._store.organisations()
 

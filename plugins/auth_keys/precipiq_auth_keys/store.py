@@ -66,12 +66,16 @@ class KeyStore:
 
     async def add_organisation(self, organisation: Organisation) -> None:
         sql = "INSERT INTO organisations (org_id, name, created_us) VALUES (:org_id, :name, :created_us)"
-        values: dict[str, Scalar] = {
-            "org_id": organisation.org_id,
-            "name": organisation.name,
-            "created_us": organisation.created_us,
-        }
-        await self._database.transaction([Statement(sql, values)])
+        await self._database.transaction([Statement(sql, _organisation_values(organisation))])
+
+    async def add_first_organisation(self, organisation: Organisation) -> bool:
+        """Store it unless there is an organisation already, whichever process made it; whether it was stored."""
+        sql = (
+            "INSERT INTO organisations (org_id, name, created_us) SELECT :org_id, :name, :created_us "
+            "WHERE NOT EXISTS (SELECT 1 FROM organisations) RETURNING org_id"
+        )
+        rows = await self._database.transaction([_COUNT_CHANGE, Statement(sql, _organisation_values(organisation))])
+        return bool(rows[1])
 
     async def organisations(self) -> list[Organisation]:
         rows = await self._database.fetch(
@@ -105,7 +109,7 @@ class KeyStore:
         return _key(rows[0]) if rows else None
 
     async def add_key(self, key: KeyRecord, secret_hash: str, event: KeyEvent) -> None:
-        await self._database.transaction([_insert_key(key, secret_hash), _insert_event(event), _COUNT_CHANGE])
+        await self._database.transaction([_COUNT_CHANGE, _insert_key(key, secret_hash), _insert_event(event)])
 
     async def replace_key(
         self, old: KeyRecord, revoked_us: int, new: KeyRecord, secret_hash: str, event: KeyEvent
@@ -118,13 +122,13 @@ class KeyStore:
         )
         if_claimed = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :old_id AND replaced_by = :key_id)"
         statements = [
+            _COUNT_CHANGE,
             claim,
             _insert_key(new, secret_hash, condition=if_claimed, extra={"old_id": old.key_id}),
             _insert_event(event, new.key_id),
-            _COUNT_CHANGE,
         ]
         rows = await self._database.transaction(statements)
-        return bool(rows[0])
+        return bool(rows[1])
 
     async def revoke_key(self, key: KeyRecord, revoked_us: int, event: KeyEvent) -> bool:
         """End the key at ``revoked_us``; False when it had ended by then already."""
@@ -138,14 +142,14 @@ class KeyStore:
             "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us))"
         )
         record = _insert_event(event, condition=if_active, extra={"key_id": key.key_id, "revoked_us": revoked_us})
-        rows = await self._database.transaction([record, revoke, _COUNT_CHANGE])
-        return bool(rows[1])
+        rows = await self._database.transaction([_COUNT_CHANGE, record, revoke])
+        return bool(rows[2])
 
     async def touch(self, last_used_us: Mapping[str, int]) -> None:
         """Note when keys were last used."""
         sql = "UPDATE api_keys SET last_used_us = :used WHERE key_id = :key_id AND COALESCE(last_used_us, 0) < :used"
         await self._database.transaction(
-            [Statement(sql, {"used": used, "key_id": key_id}) for key_id, used in last_used_us.items()]
+            [Statement(sql, {"used": used, "key_id": key_id}) for key_id, used in sorted(last_used_us.items())]
         )
 
     async def change_count(self) -> int:
@@ -169,6 +173,11 @@ class KeyStore:
 
 
 _COUNT_CHANGE = Statement("UPDATE api_key_changes SET changes = changes + 1 WHERE id = 1")
+"""First in every transaction that changes a key: the row's lock lets one change at a time through, on all nodes."""
+
+
+def _organisation_values(organisation: Organisation) -> dict[str, Scalar]:
+    return {"org_id": organisation.org_id, "name": organisation.name, "created_us": organisation.created_us}
 
 
 def _insert_key(

@@ -6,18 +6,21 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from precipiq_testkit.postgres import PostgresDatabase
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
 
-DEPLOYMENT = """
+_DEPLOYMENT = """
 [deployment]
 name = "test"
 data_dir = "data"
@@ -25,10 +28,7 @@ data_dir = "data"
 [server]
 bind = "127.0.0.1:0"
 
-[database]
-url = "sqlite:///precipiq.db"
-migrate_at_start = true
-
+{database}
 [secrets]
 master_key = { file = "master.key" }
 create_master_key = true
@@ -42,25 +42,38 @@ batches_per_second_max = 1000000
 reads_per_second_max = 1000000
 """
 
+_SQLITE = """[database]
+url = "sqlite:///precipiq.db"
+migrate_at_start = true
+"""
+
+DEPLOYMENT = _DEPLOYMENT.replace("{database}", _SQLITE)
+
 _KEY = re.compile(r"pq_(?:test|live)_[0-9A-Za-z]{49}")
 _ORGANISATION = re.compile(r"organisation (org_[0-9A-Za-z]+)")
 
 
 class ServerProcess:
-    """A deployment folder and the server over it. ``overrides``: ``PRECIPIQ__SECTION__KEY`` variables."""
+    """A deployment folder and the server over it. ``overrides``: ``PRECIPIQ__SECTION__KEY`` variables.
+
+    ``postgres``: the database to use; without it, a file of SQLite. ``deployment``: the whole file, in its place.
+    """
 
     def __init__(
         self,
         folder: Path,
         *,
-        deployment: str = DEPLOYMENT,
+        deployment: str | None = None,
+        postgres: PostgresDatabase | None = None,
         overrides: Mapping[str, str] | None = None,
         python: str = sys.executable,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config = folder / "precipiq.toml"
-        self.config.write_text(deployment)
+        self.postgres = postgres
+        section = _SQLITE if postgres is None else postgres.toml()
+        self.config.write_text(deployment or _DEPLOYMENT.replace("{database}", section))
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
         self.url = ""
@@ -69,6 +82,8 @@ class ServerProcess:
         self._python = python
         self._environment = {**os.environ, **(overrides or {}), "PRECIPIQ_CONFIG": str(self.config)}
         self._environment.pop("PRECIPIQ_DATA_DIR", None)
+        if postgres is not None:
+            self._environment |= postgres.environment
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -80,6 +95,16 @@ class ServerProcess:
     def process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server was not started"
         return self._process
+
+    def sql(self, *statements: str) -> list[Any]:
+        """Execute statements in the server's database as somebody who may do anything there; rows of the last one."""
+        if self.postgres is not None:
+            return self.postgres.sql("SET search_path = precipiq", *statements)
+        with closing(sqlite3.connect(self.database_file, isolation_level=None, timeout=20)) as connection:
+            rows: list[Any] = []
+            for statement in statements:
+                rows = connection.execute(statement).fetchall()
+            return rows
 
     def start(self) -> ServerProcess:
         """Start and wait until it serves. Raises ``RuntimeError`` with the log when it does not."""
