@@ -67,10 +67,10 @@ def batches(auditor: SqliteAuditor, size: int = 100) -> list[AuditBatch]:
 
 async def test_dropped_indexes_and_triggers_hide_nothing(auditor: SqliteAuditor) -> None:
     before = batches(auditor)
-    known = (auditor.last_seq(ALPHA), auditor.hash_at(ALPHA, 3), auditor.redactions(ALPHA, [2]))
+    known = (auditor.last_seq(ALPHA), auditor.hashes_at(ALPHA, [3])[0], auditor.redactions(ALPHA, [2]))
     intrude(auditor)
     assert batches(auditor) == before
-    assert (auditor.last_seq(ALPHA), auditor.hash_at(ALPHA, 3), auditor.redactions(ALPHA, [2])) == known
+    assert (auditor.last_seq(ALPHA), auditor.hashes_at(ALPHA, [3])[0], auditor.redactions(ALPHA, [2])) == known
     assert len(known[2]) == 1
 
 
@@ -134,7 +134,7 @@ async def test_damaged_text_is_shown_as_it_is(auditor: SqliteAuditor) -> None:
     assert batch.hashes[2] == "\ufffd\n"
     assert batch.payloads[3] == b"\xff\xfe"
     assert len(batch.hashes) == len(batch.seqs) == 6
-    assert auditor.hash_at(ALPHA, 3) == "\ufffd\n"
+    assert auditor.hashes_at(ALPHA, [3])[0] == "\ufffd\n"
     assert len(auditor.redactions(ALPHA, [2])) == 1, "a damaged statement hides the redactions"
 
 

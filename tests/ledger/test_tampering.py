@@ -84,7 +84,7 @@ class Intruder:
 
     def checkpoint(self, seq: int) -> None:
         """What the server had signed before the intruder came."""
-        stored = SqliteAuditor(self.path, 5.0).hash_at(self.chain, seq)
+        stored = SqliteAuditor(self.path, 5.0).hashes_at(self.chain, [seq])[0]
         assert stored is not None
         self.files.append(SIGNER.sign(self.chain, Head(seq, stored, 0), 1_700_000_000_000_000))
 
@@ -329,7 +329,7 @@ def test_a_forged_checkpoint_is_found_by_its_signature(intruder: Intruder) -> No
     _rewrite_from(intruder, 4)
     path = next(intruder.files._folder.iterdir())
     line = json.loads(path.read_text())
-    line["hash"] = SqliteAuditor(intruder.path, 5.0).hash_at(intruder.chain, 5)
+    line["hash"] = SqliteAuditor(intruder.path, 5.0).hashes_at(intruder.chain, [5])[0]
     path.write_text(json.dumps(line) + "\n")
     assert SIGNER.holds(Checkpoint(**line)) is False
 

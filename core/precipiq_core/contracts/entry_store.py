@@ -90,8 +90,8 @@ class EntryAuditor(Protocol):
         """The highest seq filed under the chain; 0 when there is none."""
         ...
 
-    def hash_at(self, chain: Chain, seq: int) -> str | None:
-        """The stored hash at that seq."""
+    def hashes_at(self, chain: Chain, seqs: Sequence[int]) -> Sequence[str | None]:
+        """The stored hash at each of these seqs, in their order; None where there is no entry."""
         ...
 
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:

@@ -21,7 +21,7 @@ from alembic.util import CommandError
 from precipiq_core.contracts.database import Migration
 from precipiq_core.errors import DeploymentError
 
-POST = "post"
+PRE, POST = "pre", "post"
 
 _SCRIPTS = Path(__file__).parent / "alembic"
 
@@ -43,7 +43,7 @@ def version_table(branch: str) -> str:
 def missing_steps(migration: Migration, versions: Sequence[str]) -> list[Step]:
     """What is to be done, in order, when the branch's version table holds ``versions``.
 
-    Raises ``DeploymentError`` when it holds a revision that the code does not know.
+    Raises ``DeploymentError`` when it holds a revision that the code does not know, or a phase is misspelt.
     """
     scripts = ScriptDirectory.from_config(_config(migration))
     try:
@@ -54,11 +54,16 @@ def missing_steps(migration: Migration, versions: Sequence[str]) -> list[Step]:
         raise DeploymentError(
             [f"the database's tables of {migration.branch} are newer than this program knows: {error}"]
         ) from error
-    return [
-        Step(migration, step.revision, getattr(step.module, "phase", "pre") == POST)
-        for step in reversed(steps)
-        if step.revision not in versions
+    missing = [step for step in reversed(steps) if step.revision not in versions]
+    phases = {step.revision: getattr(step.module, "phase", PRE) for step in missing}
+    wrong = [
+        f"migration {revision} of {migration.branch}: phase must be {PRE!r} or {POST!r}, not {phase!r}"
+        for revision, phase in phases.items()
+        if phase not in (PRE, POST)
     ]
+    if wrong:
+        raise DeploymentError(wrong)
+    return [Step(migration, revision, phase == POST) for revision, phase in phases.items()]
 
 
 def take_step(connection: Any, migration: Migration, revision: str = "heads", *, roles: object = None) -> None:

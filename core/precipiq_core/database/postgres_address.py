@@ -12,7 +12,7 @@ APPLICATION_NAME = "precipiq"
 
 _COMMAND_TIMEOUT_S = 60.0
 _SCHEMES = ("postgresql", "postgres")
-_ROLE_CHARACTERS_MAX = 54  # PostgreSQL cuts names after 63 bytes, and "_auditor" is to fit behind
+_ROLE_BYTES_MAX = 54  # PostgreSQL cuts names after 63 bytes, and "_auditor" is to fit behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,6 @@ def address_problems(where: str, url: str) -> list[str]:
     if parts.password is not None or any(name == "password" for name, _ in parse_qsl(parts.query)):
         key = where.rpartition(".")[2].replace("url", "password").replace("listen_", "")
         problems.append(f'{where}: must not hold a password; say where it lies: {key} = {{ env = "NAME" }}')
-    if len(unquote(parts.username or "")) > _ROLE_CHARACTERS_MAX:
-        problems.append(f"{where}: a role's name has at most {_ROLE_CHARACTERS_MAX} characters here")
+    if len(unquote(parts.username or "").encode()) > _ROLE_BYTES_MAX:
+        problems.append(f"{where}: a role's name has at most {_ROLE_BYTES_MAX} bytes here")
     return problems

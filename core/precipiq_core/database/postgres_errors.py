@@ -55,7 +55,8 @@ def translated(error: BaseException) -> BaseException:
         failure = ConnectionLost(AWAY)  # asyncpg says InterfaceError where a connection was closed meanwhile
     else:
         return error
-    failure.__cause__ = error
+    if not isinstance(error, asyncpg.PostgresError) or not (error.sqlstate or "").startswith("22"):
+        failure.__cause__ = error
     return failure
 
 
@@ -63,10 +64,14 @@ def _of_postgres(error: asyncpg.PostgresError) -> PrecipiqError:
     state = error.sqlstate or ""
     # The detail quotes values of rows, whoever's they are; it must not come into a log or an answer.
     error.detail = None
+    if state.startswith("22"):  # here the message itself quotes them, see `translated`
+        return InternalError(f"the database refused a value (SQLSTATE {state}, {type(error).__name__})")
     if state.startswith("23"):
         return Conflict()
     if state in _CONNECTION_LOST or state.startswith("08"):
         return ConnectionLost(_UNAVAILABLE_BY_STATE.get(state, AWAY))
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Unavailable("the database's schema has just changed; try again")
     reason = _UNAVAILABLE_BY_STATE.get(state) or _UNAVAILABLE_BY_CLASS.get(state[:2])
     if reason is not None:
         return Unavailable(reason)
@@ -74,8 +79,10 @@ def _of_postgres(error: asyncpg.PostgresError) -> PrecipiqError:
 
 
 def is_deadlock(error: BaseException) -> bool:
-    """Whether the database undid the transaction so that another could go on: trying again is right."""
+    """Whether trying again is right: undone so that another could go on, or prepared before a migration came."""
     cause = error.__cause__ if isinstance(error, PrecipiqError) else error
+    if isinstance(cause, asyncpg.InvalidCachedStatementError):
+        return True
     return isinstance(cause, asyncpg.PostgresError) and cause.sqlstate in _DEADLOCKS
 
 

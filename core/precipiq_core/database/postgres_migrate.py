@@ -30,10 +30,10 @@ log = structlog.get_logger("precipiq.database")
 _LOCK = "SELECT pg_try_advisory_lock(7305221163900117)"  # any number that nobody else takes
 _LOCK_POLL_S = 0.1
 _LOCK_ATTEMPTS = 600
-_TABLE_LOCK_TIMEOUT_MS = 1000
-_TABLE_LOCK_ATTEMPTS = 60
+_TABLE_LOCK_TIMEOUT_MS = 500  # half of PostgreSQL's deadlock_timeout: we give up, not the server we wait for
+_TABLE_LOCK_ATTEMPTS = 120
 _TABLE_LOCK_PAUSE_S = 0.2
-_LOCK_NOT_AVAILABLE = "55P03"
+_IN_THE_WAY = frozenset(("55P03", "40P01"))
 
 
 def migrate(
@@ -65,7 +65,7 @@ async def _migrate(
                     for step in _due(missing_steps(migration, versions), post=post or not versions):
                         await _take(engine, roles, migrations, step)
                         applied.append(step.revision)
-                await _in_schema(engine, roles, lambda plain: _set_rights(plain, roles, migrations))
+                await _in_schema(engine, roles, lambda plain: _set_rights(plain, roles, migrations, ""))
             finally:
                 await engine.dispose()
             return applied
@@ -115,7 +115,7 @@ async def _versions(connection: asyncpg.Connection, branch: str) -> list[str]:
 async def _take(engine: AsyncEngine, roles: Roles, migrations: Sequence[Migration], step: Step) -> None:
     def work(plain: Connection) -> None:
         take_step(plain, step.migration, step.revision, roles=roles)
-        _set_rights(plain, roles, migrations)
+        _set_rights(plain, roles, migrations, step.migration.branch)
 
     await _in_schema(engine, roles, work)
 
@@ -132,11 +132,15 @@ async def _in_schema(engine: AsyncEngine, roles: Roles, work: Any) -> None:
             return
         except Exception as error:
             cause = getattr(getattr(error, "orig", None), "sqlstate", None)
-            if cause != _LOCK_NOT_AVAILABLE or attempt == _TABLE_LOCK_ATTEMPTS - 1:
+            if cause not in _IN_THE_WAY:
                 raise
+            if attempt == _TABLE_LOCK_ATTEMPTS - 1:
+                raise Unavailable(
+                    "a table stays in use, by a long read perhaps; what is applied stays, run it again"
+                ) from None
         await asyncio.sleep(_TABLE_LOCK_PAUSE_S)
 
 
-def _set_rights(plain: Connection, roles: Roles, migrations: Sequence[Migration]) -> None:
-    for statement in rights(plain, roles, migrations):
+def _set_rights(plain: Connection, roles: Roles, migrations: Sequence[Migration], branch: str) -> None:
+    for statement in rights(plain, roles, migrations, branch):
         plain.exec_driver_sql(statement)

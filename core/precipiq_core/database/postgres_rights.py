@@ -6,10 +6,8 @@ serves a tenant. Nothing is locked when nothing is to be changed.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from hashlib import pbkdf2_hmac, sha256
-from hmac import digest
+from hashlib import sha256
 from typing import Any
 
 import asyncpg
@@ -18,9 +16,10 @@ from precipiq_core.clock import SystemRandomness
 from precipiq_core.contracts.database import Migration
 from precipiq_core.database.branches import version_table
 from precipiq_core.database.postgres_roles import ENVIRONMENT_SETTING, ORG_SETTING, SCHEMA, Roles, quoted
+from precipiq_core.database.postgres_scram import scram_verifier
+from precipiq_core.errors import DeploymentError
 from precipiq_core.settings import SecretReference
 
-_SCRAM_ITERATIONS = 4096
 _PINNED = {
     "search_path": SCHEMA,
     "default_transaction_isolation": "read committed",
@@ -37,6 +36,10 @@ SELECT c.relname, coalesce(obj_description(c.oid, 'pg_class'), ''),
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p') ORDER BY c.relname
 """
+_SEQUENCES = """
+SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema() AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege($1, c.oid, 'USAGE') END
+"""
 _FUNCTIONS = """
 SELECT p.oid::regprocedure::text, p.prosecdef, pg_get_userbyid(p.proowner)
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname = current_schema()
@@ -44,8 +47,11 @@ FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspna
 
 
 async def make_roles(connection: asyncpg.Connection, roles: Roles, password: SecretReference | None) -> None:
-    """Make what is missing of the roles and the schema. A role that exists keeps its password."""
-    present = {row[0] for row in await connection.fetch("SELECT rolname::text FROM pg_roles")}
+    """Make what is missing of the roles and the schema. A role that exists keeps its password.
+
+    Raises ``DeploymentError`` when the schema is somebody else's.
+    """
+    present = {row[0]: row[1] for row in await connection.fetch("SELECT rolname::text, rolinherit FROM pg_roles")}
     group = "NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE"
     wanted = {
         roles.system: f"{group} NOINHERIT",
@@ -59,14 +65,19 @@ async def make_roles(connection: asyncpg.Connection, roles: Roles, password: Sec
         if name == roles.runtime and password is not None:
             attributes += f" PASSWORD '{scram_verifier(password.reveal(), SystemRandomness().bytes(16))}'"
         await connection.execute(f"CREATE ROLE {quoted(name)} {attributes}")
-    runtime, system, auditor, owner = map(quoted, (roles.runtime, roles.system, roles.auditor, roles.owner))
-    await _grant(connection, system, runtime)
-    await _grant(connection, auditor, runtime)
-    await _grant(connection, system, owner)
+    runtime = quoted(roles.runtime)
+    if present.get(roles.runtime):  # made by an administrator, without NOINHERIT: it would see what the others see
+        await connection.execute(f"ALTER ROLE {runtime} NOINHERIT")
+    await _grant(connection, roles.system, roles.runtime, inherits=False)
+    await _grant(connection, roles.auditor, roles.runtime, inherits=False)
+    await _grant(connection, roles.system, roles.owner, inherits=True)
     if not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        await _grant(connection, owner, quoted(await connection.fetchval("SELECT current_user::text")))
-    if not await connection.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = $1", SCHEMA):
-        await connection.execute(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {owner}")
+        await _grant(connection, roles.owner, await connection.fetchval("SELECT current_user::text"), inherits=True)
+    schema_owner = await connection.fetchval(_SCHEMA_OWNER, SCHEMA)
+    if schema_owner is None:
+        await connection.execute(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {quoted(roles.owner)}")
+    elif schema_owner != roles.owner:
+        raise DeploymentError([f"schema {SCHEMA} belongs to role {schema_owner}, it must belong to {roles.owner}"])
     database = quoted(await connection.fetchval("SELECT current_database()"))
     pinned = await connection.fetchval(_PINNED_SETTINGS, roles.runtime)
     for name, value in _PINNED.items():
@@ -74,6 +85,7 @@ async def make_roles(connection: asyncpg.Connection, roles: Roles, password: Sec
             await connection.execute(f"ALTER ROLE {runtime} IN DATABASE {database} SET {name} = '{value}'")
 
 
+_SCHEMA_OWNER = "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = $1"
 _PINNED_SETTINGS = """
 SELECT setconfig FROM pg_db_role_setting
 WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = $1)
@@ -81,44 +93,46 @@ AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database(
 """
 
 
-async def _grant(connection: asyncpg.Connection, role: str, member: str) -> None:
-    sql = (
-        "SELECT 1 FROM pg_auth_members WHERE roleid = (SELECT oid FROM pg_roles WHERE quote_ident(rolname) = $1) "
-        "AND member = (SELECT oid FROM pg_roles WHERE quote_ident(rolname) = $2)"
-    )
-    names = [await connection.fetchval("SELECT quote_ident($1)", name.strip('"')) for name in (role, member)]
-    if not await connection.fetchval(sql, *names):
-        await connection.execute(f"GRANT {role} TO {member}")
+async def _grant(connection: asyncpg.Connection, role: str, member: str, *, inherits: bool) -> None:
+    """Let ``member`` become ``role``, and have its rights without doing so, or not."""
+    grant = f"GRANT {quoted(role)} TO {quoted(member)}"
+    if connection.get_server_version() < (16, 0):  # where the member's INHERIT says it of all its memberships
+        is_done = await connection.fetchval("SELECT pg_has_role($1::name, $2::name, 'MEMBER')", member, role)
+    else:
+        sql = "SELECT pg_has_role($1::name, $2::name, 'SET') AND pg_has_role($1::name, $2::name, 'USAGE') = $3"
+        is_done = await connection.fetchval(sql, member, role, inherits)
+        grant += f" WITH INHERIT {inherits}, SET TRUE"
+    if not is_done:
+        await connection.execute(grant)
 
 
-def scram_verifier(password: str, salt: bytes) -> str:
-    """What PostgreSQL stores of a password (RFC 5803), so that the password itself is in no statement or log."""
-    salted = pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
-    stored = sha256(digest(salted, b"Client Key", "sha256")).digest()
-    server = digest(salted, b"Server Key", "sha256")
-    encoded = [b64encode(part).decode() for part in (salt, stored, server)]
-    return f"SCRAM-SHA-256${_SCRAM_ITERATIONS}:{encoded[0]}${encoded[1]}:{encoded[2]}"
+def rights(plain: Any, roles: Roles, migrations: Sequence[Migration], branch: str) -> Iterator[str]:
+    """The statements that are still to be executed, as the owner.
 
-
-def rights(plain: Any, roles: Roles, migrations: Sequence[Migration]) -> Iterator[str]:
-    """The statements that are still to be executed, as the owner; ``plain``: a SQLAlchemy connection."""
+    ``plain``: a SQLAlchemy connection. ``branch``: whose revision was taken just now, and made what has no rights yet.
+    """
     columns = {table: named for migration in migrations for table, named in migration.tenant_tables.items()}
     of_drivers = {table for migration in migrations for table in migration.driver_tables}
-    versions = {version_table(migration.branch) for migration in migrations}
+    branches = {migration.branch for migration in migrations}
     runtime, system, auditor = map(quoted, (roles.runtime, roles.system, roles.auditor))
     yield f"GRANT USAGE ON SCHEMA {SCHEMA} TO {runtime}, {system}, {auditor}"
     for table, noted, is_isolated, policies_count in plain.exec_driver_sql(_STATE_OF_TABLES).all():
-        statements = _rights_of_version_table(table, roles) if table.startswith("alembic_version_") else (
-            _rights_of_table(table, roles, columns.get(table), is_of_driver=table in of_drivers))  # fmt: skip
-        if table not in columns and table.startswith("alembic_version_") and table not in versions and noted:
-            continue  # of a plugin that is switched off
-        note = "rights " + sha256("\n".join(statements).encode()).hexdigest()
+        made_by = noted.split(" ")[1] if noted.startswith("rights ") else branch
+        if is_isolated and noted and table not in columns and made_by not in branches:
+            continue  # of a plugin that is switched off: its rights stay for the day it is on again
+        if table.startswith(version_table("")):
+            statements = _rights_of_version_table(table, roles)
+        else:
+            statements = _rights_of_table(table, roles, columns.get(table), is_of_driver=table in of_drivers)
+        note = f"rights {made_by or '-'} {sha256(chr(10).join(statements).encode()).hexdigest()}"
         policies = sum(statement.startswith("CREATE POLICY") for statement in statements)
         if (noted, is_isolated, policies_count) == (note, True, policies):
             continue
         yield from _without_policies(plain, table)
         yield from statements
         yield f"COMMENT ON TABLE {quoted(table)} IS '{note}'"
+    for (sequence,) in plain.exec_driver_sql(_SEQUENCES, (roles.system,)).all():
+        yield f"GRANT USAGE ON SEQUENCE {quoted(sequence)} TO {system}"
     yield from _rights_of_functions(plain, roles)
 
 

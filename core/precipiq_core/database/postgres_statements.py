@@ -1,29 +1,52 @@
-"""Plugins' portable statements (``:name`` parameters) as PostgreSQL takes them, and the rows they give."""
+"""Plugins' portable statements (``:name`` parameters) as PostgreSQL takes them, and the rows they give.
+
+Only statements that read or write rows are taken: one that ends the transaction, or changes the connection's role or
+settings, would reach into the work that the connection does next.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, cast
+from uuid import UUID
 
 import asyncpg
-from sqlalchemy import text
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from precipiq_core.contracts.database import Row, Statement
+from precipiq_core.contracts.database import Row, Scalar, Statement
+from precipiq_core.errors import InternalError
 
-_DIALECT = PGDialect_asyncpg(paramstyle="numeric_dollar")
+_ROWS = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE | re.DOTALL
+)
+_PARAMETER = re.compile(r"(?<![:\w]):([A-Za-z_]\w*)")  # not the type of a cast, ``::text``
 
 
 @lru_cache(maxsize=2048)
 def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
     """The statement with ``$1``, ``$2`` for its names, and which name each number stands for."""
-    compiled = text(sql).compile(dialect=_DIALECT)
-    return str(compiled), tuple(compiled.positiontup or ())
+    if _ROWS.match(sql) is None:
+        raise InternalError("a statement must begin with SELECT, WITH, VALUES, INSERT, UPDATE, DELETE or MERGE")
+    names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+    numbers = {name: f"${number}" for number, name in enumerate(names, start=1)}
+    return _PARAMETER.sub(lambda match: numbers[match[1]], sql), names
 
 
 async def fetch_rows(connection: asyncpg.Connection, statement: Statement) -> list[Row]:
     """Execute a statement; its rows by column name, none for a statement that gives none."""
     sql, names = numbered(statement.sql)
+    missing = [name for name in names if name not in statement.parameters]
+    if missing:
+        raise InternalError(f"a statement has no value for {', '.join(missing)}")
     records: Sequence[Any] = await connection.fetch(sql, *(statement.parameters[name] for name in names))
-    return [cast("Row", dict(record)) for record in records]
+    return [cast("Row", {name: _scalar(value) for name, value in record.items()}) for record in records]
+
+
+def _scalar(value: Any) -> Any:
+    """What another database would give: ``sum`` of integers is an integer."""
+    if isinstance(value, Decimal):
+        plain: Scalar = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+        return plain
+    return str(value) if isinstance(value, UUID) else value

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import structlog
 
 from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain, Head
+from precipiq_core.contracts.chain import Chain, Environment, Head
 from precipiq_core.contracts.entry_store import EntryStore
 from precipiq_core.errors import PrecipiqError
-from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner
 
 log = structlog.get_logger("precipiq.ledger")
 
@@ -19,7 +21,10 @@ _REMEMBERED_CHAINS_MAX = 100_000
 
 
 class Checkpointer:
-    """Writes checkpoints while the deployment serves, and once more when it stops."""
+    """Writes checkpoints while the deployment serves, and once more when it stops.
+
+    ``on_signed`` is called with each checkpoint that this node signed.
+    """
 
     def __init__(
         self, store: EntryStore, signer: CheckpointSigner, files: CheckpointFiles, clock: Clock, interval_s: float
@@ -30,6 +35,8 @@ class Checkpointer:
         self._clock = clock
         self._interval_s = interval_s
         self._written: dict[Chain, int] = {}
+        self._writing = asyncio.Lock()
+        self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
 
     async def run(self) -> None:
         """Write until cancelled. A round that fails is logged and tried again at the next."""
@@ -54,15 +61,21 @@ class Checkpointer:
             self._written[chain] = head.seq
         return count
 
+    async def keep(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint that another node signed, unless one at least as new is held."""
+        chain = Chain(checkpoint.org_id, cast("Environment", checkpoint.environment))
+        async with self._writing:
+            newest = await asyncio.to_thread(self._files.newest, chain)
+            if newest is None or newest.seq < checkpoint.seq:
+                await asyncio.to_thread(self._files.append, checkpoint)
+
     async def _write(self, chain: Chain, head: Head) -> bool:
-        newest = await asyncio.to_thread(self._files.newest, chain)
-        if newest is not None and (newest.seq, newest.hash) == (head.seq, head.hash):
-            return False
-        if newest is not None and newest.seq > head.seq:
-            self._warn_of_rollback(chain, head, newest.seq)
-            return False
-        checkpoint = self._signer.sign(chain, head, self._clock.now_us())
-        await asyncio.to_thread(self._files.append, checkpoint)
+        async with self._writing:
+            checkpoint = await self._next(chain, head)
+            if checkpoint is None:
+                return False
+            await asyncio.to_thread(self._files.append, checkpoint)
+        self.on_signed(chain, checkpoint)
         log.info(
             "checkpoint",
             org_id=checkpoint.org_id,
@@ -74,6 +87,18 @@ class Checkpointer:
             signature=checkpoint.signature,
         )
         return True
+
+    async def _next(self, chain: Chain, head: Head) -> Checkpoint | None:
+        """A checkpoint of that head, unless it is held already."""
+        newest = await asyncio.to_thread(self._files.newest, chain)
+        if newest is not None and newest.seq > head.seq:
+            head = await self._store.head(chain) or head  # another node may have signed since
+        if newest is not None and newest.seq > head.seq:
+            self._warn_of_rollback(chain, head, newest.seq)
+            return None
+        if newest is not None and (newest.seq, newest.hash) == (head.seq, head.hash):
+            return None
+        return self._signer.sign(chain, head, self._clock.now_us())
 
     async def compare_heads(self) -> None:
         """At the start: say loudly when a chain is shorter than a checkpoint saw it."""

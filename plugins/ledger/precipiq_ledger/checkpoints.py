@@ -10,7 +10,7 @@ import base64
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +30,7 @@ from precipiq_ledger.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOI
 KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
 
 _LINE_BYTES_MAX = 4096
+_COMPARED_AT_ONCE = 1000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -126,7 +127,7 @@ class CheckpointFiles:
                 lines = stream.read().splitlines()
         except FileNotFoundError:
             return None
-        return _parse(lines[-1]) if lines else None
+        return parse_checkpoint(lines[-1]) if lines else None
 
     def read(self, chain: Chain) -> Iterator[Checkpoint]:
         """The checkpoints of that chain, oldest first. A torn last line is passed over.
@@ -143,7 +144,7 @@ class CheckpointFiles:
                     if len(line) == _LINE_BYTES_MAX:
                         raise ValueError("a line of the checkpoint file is too long")
                     return
-                yield _parse(line)
+                yield parse_checkpoint(line)
 
     def _path(self, chain: Chain) -> Path:
         if not _FILE_NAME.fullmatch(chain.org_id):
@@ -151,7 +152,8 @@ class CheckpointFiles:
         return self._folder / f"{chain.org_id}.{chain.environment}.jsonl"
 
 
-def _parse(line: bytes) -> Checkpoint:
+def parse_checkpoint(line: bytes) -> Checkpoint:
+    """From a line of a checkpoint file. Raises ``ValueError``."""
     try:
         return Checkpoint(**orjson.loads(line))
     except (orjson.JSONDecodeError, TypeError) as error:
@@ -171,12 +173,12 @@ def compare(
     newest: deque[Checkpoint] = deque(maxlen=signatures_max)
     compared, newest_seq, broken = 0, None, None
     try:
-        for checkpoint in files.read(chain):
-            compared += 1
-            newest.append(checkpoint)
-            newest_seq = max(newest_seq or 0, checkpoint.seq)
+        for some in _batches(files.read(chain)):
+            compared += len(some)
+            newest.extend(some)
+            newest_seq = max(newest_seq or 0, *(checkpoint.seq for checkpoint in some))
             if broken is None:
-                broken = _compare_one(auditor, chain, last_seq, checkpoint)
+                broken = _compare_some(auditor, chain, last_seq, some)
     except ValueError as error:
         broken = broken or Break(max(last_seq, 1), CHECKPOINT_FORGED, str(error))
     checked = 0
@@ -189,9 +191,34 @@ def compare(
     return Comparison(compared, checked, newest_seq, broken)
 
 
-def _compare_one(auditor: EntryAuditor, chain: Chain, last_seq: int, checkpoint: Checkpoint) -> Break | None:
+def _batches(checkpoints: Iterator[Checkpoint]) -> Iterator[list[Checkpoint]]:
+    some: list[Checkpoint] = []
+    try:
+        for checkpoint in checkpoints:
+            some.append(checkpoint)
+            if len(some) == _COMPARED_AT_ONCE:
+                yield some
+                some = []
+    except ValueError:  # what came before a line that cannot be read is compared nevertheless
+        if some:
+            yield some
+        raise
+    if some:
+        yield some
+
+
+def _compare_some(
+    auditor: EntryAuditor, chain: Chain, last_seq: int, checkpoints: Sequence[Checkpoint]
+) -> Break | None:
+    hashes = auditor.hashes_at(chain, [checkpoint.seq for checkpoint in checkpoints])
+    breaks = (
+        _compare_one(last_seq, checkpoint, stored) for checkpoint, stored in zip(checkpoints, hashes, strict=True)
+    )
+    return next((broken for broken in breaks if broken is not None), None)
+
+
+def _compare_one(last_seq: int, checkpoint: Checkpoint, stored: str | None) -> Break | None:
     seen = f"the checkpoint of {checkpoint.time}"
-    stored = auditor.hash_at(chain, checkpoint.seq)
     if stored is None and checkpoint.seq > last_seq:
         reason = (
             f"{seen} saw entry {checkpoint.seq}, but the chain ends at {last_seq}: "

@@ -23,6 +23,7 @@ from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, suggest
+from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.commands import ledger_group
@@ -135,14 +136,21 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         clock = services.get(Clock)  # type: ignore[type-abstract]
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
         await checkpointer.compare_heads()
-        task = asyncio.create_task(checkpointer.run())
+        tasks = [asyncio.create_task(checkpointer.run())]
+        exchange = None
+        if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
+            exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)  # type: ignore[type-abstract]
+            tasks.append(asyncio.create_task(exchange.run()))
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await checkpointer.write_all()
+            if exchange is not None:
+                await exchange.send()
 
     def _driver_name(self, services: Services) -> str:
         database = services.find(Database)  # type: ignore[type-abstract]

@@ -52,9 +52,12 @@ class JsonlAuditor:
         with self._opened(chain) as (_, rows):
             return rows[-1].seq if rows else 0
 
-    def hash_at(self, chain: Chain, seq: int) -> str | None:
-        """See ``EntryAuditor.hash_at``."""
-        return next((batch.hashes[0] for batch in self.batches(chain, seq - 1, seq, 1) if seq in batch.seqs), None)
+    def hashes_at(self, chain: Chain, seqs: Sequence[int]) -> Sequence[str | None]:
+        """See ``EntryAuditor.hashes_at``."""
+        wanted = set(seqs)
+        batches = self.batches(chain, min(wanted, default=1) - 1, max(wanted, default=0), 1000)
+        hashes = {seq: hash_ for batch in batches for seq, hash_ in zip(batch.seqs, batch.hashes, strict=True)}
+        return [hashes.get(seq) for seq in seqs]
 
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
         """See ``EntryAuditor.redactions``."""

@@ -220,8 +220,9 @@ class MemoryAuditor:
     def last_seq(self, chain: Chain) -> int:
         return max((row.seq for row in self.entries.get(chain, ())), default=0)
 
-    def hash_at(self, chain: Chain, seq: int) -> str | None:
-        return next((row.hash for row in self.entries.get(chain, ()) if row.seq == seq), None)
+    def hashes_at(self, chain: Chain, seqs: Sequence[int]) -> Sequence[str | None]:
+        hashes = {row.seq: row.hash for row in self.entries.get(chain, ())}
+        return [hashes.get(seq) for seq in seqs]
 
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
         return [

@@ -210,7 +210,7 @@ class OwnPostgres:
         self._data.mkdir(mode=0o700)
         if self._user is not None:
             os.chown(self._data, self._user.pw_uid, self._user.pw_gid)
-        command = [
+        command: list[Any] = [
             self._binaries / "initdb",
             "-D",
             self._data,

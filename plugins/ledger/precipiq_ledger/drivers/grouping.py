@@ -44,7 +44,7 @@ def wanted_keys(jobs: Sequence[AppendJob]) -> list[tuple[Chain, str]]:
 
 
 def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
-    """Seal what is new of one append, which may be nothing. What its ``seal`` raises is its result, and leaves nothing."""
+    """Seal what is new of one append, if anything. What its ``seal`` raises is its result, and leaves nothing."""
     new: list[PreparedDraft] = []
     seen: set[str] = set()
     for draft in job.drafts:

@@ -82,11 +82,11 @@ class PostgresAuditor:
         sql = f"SELECT coalesce(max(seq), 0) FROM entries WHERE {_FILED}"  # noqa: S608
         return int(self._fetch(sql, chain.org_id, chain.environment)[0][0])
 
-    def hash_at(self, chain: Chain, seq: int) -> str | None:
-        """See ``EntryAuditor.hash_at``."""
-        sql = f"SELECT hash FROM entries WHERE {_FILED} AND seq = $3"  # noqa: S608
-        rows = self._fetch(sql, chain.org_id, chain.environment, seq)
-        return str(rows[0][0]) if rows else None
+    def hashes_at(self, chain: Chain, seqs: Sequence[int]) -> Sequence[str | None]:
+        """See ``EntryAuditor.hashes_at``."""
+        sql = f"SELECT seq, hash FROM entries WHERE {_FILED} AND seq = ANY($3::bigint[])"  # noqa: S608
+        hashes = dict(self._fetch(sql, chain.org_id, chain.environment, list(seqs)))
+        return [hashes.get(seq) for seq in seqs]
 
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
         """See ``EntryAuditor.redactions``."""

@@ -104,12 +104,12 @@ class PostgresWatchers(Watchers):
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncio.Future[None]]]:
-        """A connection that hears, and a future that is done when it is lost."""
+        """A connection that hears, and a future that is cancelled when it is lost."""
         timeout_s = self._database.settings.connection_wait_s
         connection = await asyncpg.connect(**self._database.listen_address.options(), timeout=timeout_s)
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            connection.add_termination_listener(lambda _: lost.done() or lost.set_result(None))
+            connection.add_termination_listener(lambda _: lost.cancel())
             await connection.add_listener(CHANNEL, self._heard)
             yield connection, lost
         finally:

@@ -83,11 +83,12 @@ class SqliteAuditor:
         """See ``EntryAuditor.last_seq``."""
         return int(self._fetch(_LAST_SEQ, chain.org_id, chain.environment, _SEQ_END)[0][0])
 
-    def hash_at(self, chain: Chain, seq: int) -> str | None:
-        """See ``EntryAuditor.hash_at``."""
-        sql = f"SELECT hash FROM entries WHERE {_FILED} AND seq = ?3"  # noqa: S608
-        rows = self._fetch(sql, chain.org_id, chain.environment, seq)
-        return _text(rows[0][0]) if rows else None
+    def hashes_at(self, chain: Chain, seqs: Sequence[int]) -> Sequence[str | None]:
+        """See ``EntryAuditor.hashes_at``."""
+        sql = f"SELECT seq, hash FROM entries WHERE {_FILED} AND seq IN (SELECT value FROM json_each(?3))"  # noqa: S608
+        rows = self._fetch(sql, chain.org_id, chain.environment, orjson.dumps(list(seqs)).decode())
+        hashes = {seq: _text(hash_) for seq, hash_ in rows}
+        return [hashes.get(seq) for seq in seqs]
 
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
         """See ``EntryAuditor.redactions``."""

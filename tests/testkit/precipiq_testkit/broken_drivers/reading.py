@@ -127,15 +127,17 @@ class RedactsBySeqAlone(Fault):
 
 
 class _LeakingAuditor(MemoryAuditor):
-    def hash_at(self, chain: Chain, seq: int) -> str | None:
-        return next((row.hash for rows in self.entries.values() for row in rows if row.seq == seq), None)
+    def hashes_at(self, chain: Chain, seqs: Sequence[int]) -> Sequence[str | None]:
+        return [
+            next((row.hash for rows in self.entries.values() for row in rows if row.seq == seq), None) for seq in seqs
+        ]
 
 
 class LeaksInTheAuditor(Fault):
     """Forgets the chain when it is asked for a hash."""
 
     caught_by = "test_the_auditor_reads_only_its_own_chain"
-    symptom = "hash_at"
+    symptom = "hashes_at"
 
     def auditor(self) -> EntryAuditor:
         return _LeakingAuditor(self._data.entries)

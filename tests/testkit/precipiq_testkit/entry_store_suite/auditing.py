@@ -46,7 +46,9 @@ def audit(auditor: EntryAuditor, chain: Chain) -> Audit:
     for batch in auditor.batches(chain, 0, None, 3):
         rows.extend(zip(batch.seqs, batch.hashes, map(bytes, batch.statements), batch.payloads, strict=True))
     redactions = tuple(map(bytes, auditor.redactions(chain, [1, 2, 3])))
-    return Audit(tuple(rows), auditor.last_seq(chain), auditor.hash_at(chain, 2), redactions, auditor.stray(chain))
+    return Audit(
+        tuple(rows), auditor.last_seq(chain), auditor.hashes_at(chain, [2])[0], redactions, auditor.stray(chain)
+    )
 
 
 def audit_elsewhere(auditor: EntryAuditor, chain: Chain) -> Audit:
@@ -92,16 +94,19 @@ class AuditTests(StoreTests):
         assert await anyio.to_thread.run_sync(audit_elsewhere, auditor, ALPHA) == _expected(entries)
 
     async def test_the_audit_knows_the_last_seq_and_each_hash(self, store: EntryStore, writer: Writer) -> None:
-        """``last_seq`` MUST be the highest seq, ``hash_at`` the hash stored there; 0 and None where there is nothing.
+        """``last_seq`` MUST be the highest seq, ``hashes_at`` the hashes stored there, in the order asked.
 
         On failure: a value that is kept beside the entries instead of read from them.
         """
         auditor = store.auditor()
-        assert (auditor.last_seq(ALPHA), auditor.hash_at(ALPHA, 1)) == (0, None)
+        assert (auditor.last_seq(ALPHA), list(auditor.hashes_at(ALPHA, [1]))) == (0, [None])
         entries = await writer.fill(ALPHA, 4)
         auditor = store.auditor()
         assert auditor.last_seq(ALPHA) == 4
-        assert [auditor.hash_at(ALPHA, seq) for seq in range(6)] == [None, *(entry.hash for entry in entries), None]
+        expected = [None, *(entry.hash for entry in entries), None]
+        assert list(auditor.hashes_at(ALPHA, range(6))) == expected
+        assert list(auditor.hashes_at(ALPHA, [4, 9, 1, 4])) == [expected[4], None, expected[1], expected[4]]
+        assert list(auditor.hashes_at(ALPHA, [])) == []
 
     async def test_redactions_are_found_by_their_targets(self, store: EntryStore, writer: Writer) -> None:
         """``redactions`` MUST give the statement of every redaction that names one of these seqs, in that chain.

@@ -1,0 +1,128 @@
+"""Takes checkpoints from the node that signed them to all others, through the database, into files of each node's own.
+
+The database only carries them: a line that this deployment's key did not sign is refused, and what a node holds in its
+files no change of the database takes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import structlog
+
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Database, Statement
+from precipiq_core.errors import PrecipiqError
+from precipiq_ledger.checkpointer import Checkpointer
+from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner, parse_checkpoint
+
+log = structlog.get_logger("precipiq.ledger")
+
+EXCHANGE_INTERVAL_S = 1.5
+"""The contract: a checkpoint is with every node within 5 seconds; it waits once to be sent and once to be fetched."""
+
+_OVERLAP_US = 60_000_000  # clocks differ, and transactions commit in another order than they begin
+_KEPT_US = 24 * 3600 * 1_000_000
+_PRUNE_ROUNDS = 2400
+_FETCHED_MAX = 1000
+
+_SEND = """
+INSERT INTO ledger_checkpoints (org_id, environment, seq, line, shared_us)
+VALUES (:org_id, :environment, :seq, :line, :shared_us)
+ON CONFLICT (org_id, environment, seq) DO NOTHING
+"""
+_FETCH = """
+SELECT org_id, environment, seq, line, shared_us FROM ledger_checkpoints
+WHERE (shared_us, org_id, environment, seq) > (:shared_us, :org_id, :environment, :seq)
+ORDER BY shared_us, org_id, environment, seq LIMIT :limit
+"""
+_PRUNE = """
+DELETE FROM ledger_checkpoints AS old WHERE shared_us < :until_us AND EXISTS (
+    SELECT 1 FROM ledger_checkpoints AS newer
+    WHERE newer.org_id = old.org_id AND newer.environment = old.environment AND newer.seq > old.seq
+)
+"""
+
+
+class CheckpointExchange:
+    """Sends what this node signs and fetches what others signed, as long as :meth:`run` runs."""
+
+    def __init__(self, database: Database, signer: CheckpointSigner, checkpointer: Checkpointer, clock: Clock) -> None:
+        self._database = database
+        self._signer = signer
+        self._checkpointer = checkpointer
+        self._clock = clock
+        self._fetched_until_us = 0
+        self._refused: set[str] = set()
+        checkpointer.on_signed = self._signed
+        self._unsent: dict[Chain, Checkpoint] = {}
+
+    def _signed(self, chain: Chain, checkpoint: Checkpoint) -> None:
+        self._unsent[chain] = checkpoint
+
+    async def run(self) -> None:
+        """Until cancelled. A round that fails is logged and tried again at the next."""
+        round_number = 0
+        while True:
+            try:
+                await self.send()
+                await self.fetch()
+                if round_number % _PRUNE_ROUNDS == 0:
+                    until_us = self._clock.now_us() - _KEPT_US
+                    await self._database.transaction([Statement(_PRUNE, {"until_us": until_us})])
+                round_number += 1
+            except (PrecipiqError, OSError, ValueError) as error:
+                log.warning("checkpoints not exchanged with other nodes", reason=str(error))
+            await asyncio.sleep(EXCHANGE_INTERVAL_S)
+
+    async def send(self) -> None:
+        """Put what was signed where the others find it."""
+        unsent = dict(self._unsent)
+        if not unsent:
+            return
+        await self._database.transaction([self._row(checkpoint) for checkpoint in unsent.values()])
+        for chain, checkpoint in unsent.items():
+            if self._unsent.get(chain) == checkpoint:
+                del self._unsent[chain]
+
+    async def fetch(self) -> None:
+        """Take what others signed into this node's files."""
+        place: dict[str, str | int] = {
+            "shared_us": self._fetched_until_us - _OVERLAP_US,
+            "org_id": "",
+            "environment": "",
+            "seq": 0,
+        }
+        while rows := await self._database.fetch(Statement(_FETCH, {**place, "limit": _FETCHED_MAX})):
+            for row in rows:
+                await self._take(str(row["line"]))
+                place = {name: row[name] for name in place}  # type: ignore[misc]
+            self._fetched_until_us = max(self._fetched_until_us, int(place["shared_us"]))
+
+    async def _take(self, line: str) -> None:
+        checkpoint = parse_checkpoint(line.encode())
+        if self._signer.holds(checkpoint):
+            await self._checkpointer.keep(checkpoint)
+        elif line not in self._refused:
+            self._refused.add(line)
+            log.critical(
+                "a checkpoint in the database is not signed by this deployment's key: it is forged, or the nodes do "
+                "not share one master key",
+                org_id=checkpoint.org_id,
+                environment=checkpoint.environment,
+                seq=checkpoint.seq,
+            )
+
+    def _row(self, checkpoint: Checkpoint) -> Statement:
+        return Statement(
+            _SEND,
+            {
+                "org_id": checkpoint.org_id,
+                "environment": checkpoint.environment,
+                "seq": checkpoint.seq,
+                "line": orjson.dumps(checkpoint).decode(),
+                "shared_us": self._clock.now_us(),
+            },
+        )
