@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from dataclasses import replace
 
+from pydantic import Field, field_validator, model_validator
+
+from precipiq_auth_keys.redis_server import RedisServer, parse_redis_url
 from precipiq_core.plugin import PluginConfig
+from precipiq_core.settings import SecretReference
 
 
 class AuthKeysConfig(PluginConfig):
@@ -13,6 +17,16 @@ class AuthKeysConfig(PluginConfig):
     writes_per_second_max: int = Field(100, ge=1, description="single writes per organisation and environment")
     batches_per_second_max: int = Field(10, ge=1, description="batches per organisation and environment")
     reads_per_second_max: int = Field(1000, ge=1, description="reads per organisation and environment")
+    rate_limit_redis_url: str | None = Field(
+        None,
+        description="Redis server that counts for all server processes, redis:// or rediss://HOST:PORT/DATABASE; "
+        "without it each process counts for itself",
+    )
+    rate_limit_redis_password: SecretReference | None = Field(None, description="password for it")
+    rate_limit_redis_timeout_s: float = Field(
+        0.25, gt=0, le=1, description="longest wait of a request for it, then the process counts for itself, seconds"
+    )
+    rate_limit_redis_connections_max: int = Field(10, ge=1, le=1000, description="connections of a process to it")
     cached_keys_max: int = Field(10_000, ge=1, description="verified keys kept in memory")
     revocation_poll_s: float = Field(
         1.0, gt=0, le=4, description="time between looks for another process's changes, seconds"
@@ -22,3 +36,31 @@ class AuthKeysConfig(PluginConfig):
     first_start_organisation: str | None = Field(
         None, min_length=1, max_length=200, description="make this organisation and a test key when there is none yet"
     )
+
+    @field_validator("rate_limit_redis_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            parse_redis_url(url)
+        return url
+
+    @model_validator(mode="after")
+    def _check_password(self) -> AuthKeysConfig:
+        url, password = self.rate_limit_redis_url, self.rate_limit_redis_password
+        if url is None and password is not None:
+            raise ValueError("rate_limit_redis_password is set, but rate_limit_redis_url is not")
+        if url is not None and password is None and parse_redis_url(url).username is not None:
+            raise ValueError("rate_limit_redis_url names a user, but rate_limit_redis_password is not set")
+        return self
+
+    def redis_server(self) -> RedisServer | None:
+        """The server that counts rate limits, if one is named. Raises ``DeploymentError`` without its password."""
+        if self.rate_limit_redis_url is None:
+            return None
+        secret = self.rate_limit_redis_password
+        return replace(
+            parse_redis_url(self.rate_limit_redis_url),
+            password=None if secret is None else secret.reveal(),
+            timeout_s=self.rate_limit_redis_timeout_s,
+            connections_max=self.rate_limit_redis_connections_max,
+        )

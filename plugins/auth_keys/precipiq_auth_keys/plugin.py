@@ -12,7 +12,7 @@ from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.commands import keys_group, orgs_group
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.first_start import first_start
-from precipiq_auth_keys.rate_limiter import SecondWindows
+from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
 from precipiq_auth_keys.routes import KeyRoutes
 from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
@@ -70,7 +70,17 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             "read": config.reads_per_second_max,
         }
         services.provide(KeyService, service)
-        services.provide(RateLimiter, SecondWindows(quotas, clock))  # type: ignore[type-abstract, arg-type]
+        self._limiter = SecondWindows(quotas, clock, self._counter(clock))  # type: ignore[arg-type]
+        services.provide(RateLimiter, self._limiter)  # type: ignore[type-abstract]
+
+    def _counter(self, clock: Clock) -> Counter:
+        local = LocalCounter(clock)
+        server = self.config.redis_server()
+        if server is None:
+            return local
+        from precipiq_auth_keys.redis_counter import RedisCounter  # a tenth of a second for those who use it
+
+        return RedisCounter(server, local)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -122,7 +132,8 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         await watcher.look()
         task = asyncio.create_task(watcher.run())
         try:
-            yield
+            async with self._limiter.running():
+                yield
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):

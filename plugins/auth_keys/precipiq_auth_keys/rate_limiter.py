@@ -1,38 +1,90 @@
-"""Requests per second, counted apart for each organisation, environment and group, by the ``limits`` library.
+"""Requests per second, counted apart for each organisation, environment and group. Knows no Redis: ``redis_counter``.
 
-Windows of one second: a client that retries after 1, 2 and 4 seconds always finds a new one.
+A window of one second begins with its first request: a client that retries after 1, 2 and 4 seconds finds a new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
-from limits.aio.storage import MemoryStorage, Storage
+import structlog
+from limits.aio.storage import MemoryStorage
 
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import RateGroup, RateState
 from precipiq_core.contracts.chain import Chain
 
 WINDOW_S = 1
+KEY_PREFIX = "precipiq:rate:"
+
+_ORG_ID_LENGTH_MAX = 100
+
+log = structlog.get_logger("precipiq.auth_keys")
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """``hits``: of the running window, this one included; the window ends in ``left_s`` seconds."""
+
+    hits: int
+    left_s: float
+
+
+class Counter(Protocol):
+    """Counts in windows of ``WINDOW_S``."""
+
+    async def hit(self, key: str) -> Count:
+        """Count one hit. MUST NOT raise, whatever became of the place where it counts."""
+        ...
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Entered while the server serves; says in the log where it counts."""
+        ...
+
+
+class LocalCounter:
+    """Counts in this process, with the storage of ``limits``: its strategy would ask the storage three times a hit."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._storage = MemoryStorage()
+
+    async def hit(self, key: str) -> Count:
+        hits = await self._storage.incr(key, WINDOW_S)
+        ends_s = await self._storage.get_expiry(key)
+        return Count(hits, ends_s - self._clock.now_us() / 1_000_000)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        log.info("rate limits count per process: each server process has counters of its own", storage="memory")
+        yield
 
 
 class SecondWindows:
-    """The capability ``RateLimiter``. ``quotas``: requests per second of each group.
+    """The capability ``RateLimiter``. ``quotas``: requests per second of each group. Counts locally by default."""
 
-    Counts with the storage of ``limits`` itself: its strategy would ask the storage three times for each request.
-    """
-
-    def __init__(self, quotas: Mapping[RateGroup, int], clock: Clock, storage: Storage | None = None) -> None:
+    def __init__(self, quotas: Mapping[RateGroup, int], clock: Clock, counter: Counter | None = None) -> None:
         self._quotas = dict(quotas)
-        self._clock = clock
-        self._storage = storage or MemoryStorage()
+        self._counter = counter or LocalCounter(clock)
 
     async def hit(self, chain: Chain, group: RateGroup) -> RateState:
         quota = self._quotas[group]
-        key = f"precipiq/{chain.org_id}/{chain.environment}/{group}"
-        count = await self._storage.incr(key, WINDOW_S)
-        retry_after_s = 0.0
-        if count > quota:
-            ends_s = await self._storage.get_expiry(key)
-            retry_after_s = max(ends_s - self._clock.now_us() / 1_000_000, 0.001)
-        return RateState(group, quota, WINDOW_S, max(0, quota - count), WINDOW_S, retry_after_s)
+        count = await self._counter.hit(_key(chain, group))
+        retry_after_s = max(count.left_s, 0.001) if count.hits > quota else 0.0
+        return RateState(group, quota, WINDOW_S, max(0, quota - count.hits), WINDOW_S, retry_after_s)
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Entered while the server serves."""
+        return self._counter.running()
+
+
+def _key(chain: Chain, group: RateGroup) -> str:
+    """Of bounded length, whatever an authenticator of a third party calls its organisations."""
+    org_id = chain.org_id
+    if len(org_id) > _ORG_ID_LENGTH_MAX:
+        org_id = hashlib.sha256(org_id.encode()).hexdigest()
+    return f"{KEY_PREFIX}{org_id}:{chain.environment}:{group}"
