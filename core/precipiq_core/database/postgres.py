@@ -115,7 +115,7 @@ class PostgresDatabase:
 
     async def ping(self) -> None:
         """See ``Database.ping``."""
-        await self.run(lambda connection: connection.fetchval("SELECT 1"))
+        await self.run_statement("SELECT 1")
 
     async def run_in(self, begin: str, work: Work[T]) -> T:
         """Work inside the transaction that ``begin`` begins, tried again when it deadlocked. See :meth:`run`."""
@@ -126,6 +126,19 @@ class PostgresDatabase:
                 if not is_deadlock(error) or attempt == _DEADLOCK_ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+    async def run_statement(self, sql: str, *parameters: object, begin: str = "BEGIN") -> Any:
+        """One statement that is a transaction by itself; the first value it gives.
+
+        Behind a pooler ``begin`` makes it one, because statement and parameters go in two messages.
+        """
+
+        async def work(connection: asyncpg.Connection) -> Any:
+            return await connection.fetchval(sql, *parameters)
+
+        if self.settings.transaction_pooler:
+            return await self.run_in(begin, work)
+        return await self.run(work)
 
     async def run(self, work: Work[T]) -> T:
         """Work with a connection, to its end even when whoever waits is cancelled.

@@ -194,13 +194,8 @@ class PostgresAppender:
             return None
         attempt.sent, attempt.results = tuple(group.new), results
         arguments = _arguments(chain, state.head, group.new)
-        if self._settings.transaction_pooler:
-            begin = begin_as(chain, read_only=False)
-            outcome = await self._database.run(
-                lambda connection: in_transaction(connection, begin, lambda inner: inner.fetchval(_APPEND, *arguments))
-            )
-        else:
-            outcome = await self._database.run(lambda connection: connection.fetchval(_APPEND, *arguments))
+        begin = begin_as(chain, read_only=False)
+        outcome = await self._database.run_statement(_APPEND, *arguments, begin=begin)
         if outcome != "appended":
             attempt.sent, attempt.results = (), ()
             state.is_shared = state.is_shared or outcome == "moved"
