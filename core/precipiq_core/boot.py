@@ -98,13 +98,16 @@ def assemble(
     console: Console,
     serving: bool,
     installed: Iterable[EntryPoint] | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> Assembly:
-    """Boot up to the point where sockets and databases would be opened."""
+    """Boot up to the point where sockets and databases would be opened. ``registry``: of metrics, default a new one."""
     problems: list[str] = []
     points = installed_plugins() if installed is None else tuple(installed)
     classes = load_plugins(deployment.plugins, points, problems)
     plugins = _configure(deployment, classes, problems)
     services = _core_services(deployment, clock, randomness, console, serving, classes)
+    services.provide(CollectorRegistry, registry or CollectorRegistry(auto_describe=False))
+    _find_unshareable_database(deployment, services, problems)
     order = boot_order(classes, services.owners, problems)
     collector = Collector()
     registered: dict[str, AnyPlugin] = {"operations": Operations(Operations.Config())}
@@ -150,12 +153,14 @@ def _core_services(
     bind = deployment.server.bind
     scheme = "https" if deployment.server.tls else "http"
     public_url = deployment.public_url or f"{scheme}://{bind}"
-    services.provide(DeploymentInfo, DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving))
+    services.provide(
+        DeploymentInfo,
+        DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, deployment.server.workers),
+    )
     services.provide(Clock, clock)  # type: ignore[type-abstract]
     services.provide(Randomness, randomness)  # type: ignore[type-abstract]
     services.provide(Console, console)  # type: ignore[type-abstract]
     services.provide(HttpSettings, deployment.http)
-    services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
     services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
     services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
     if deployment.database is not None:
@@ -165,6 +170,13 @@ def _core_services(
     if MasterKey in wanted:
         services.provide(MasterKey, _LazyMasterKey(deployment, randomness))  # type: ignore[type-abstract]
     return services
+
+
+def _find_unshareable_database(deployment: Deployment, services: Services, problems: list[str]) -> None:
+    database = services.find(Database)  # type: ignore[type-abstract]
+    workers = deployment.server.workers
+    if database is not None and database.dialect == "sqlite" and workers > 1:
+        problems.append(f"server.workers: {workers} processes cannot serve one SQLite database: use PostgreSQL")
 
 
 class _LazyMasterKey:

@@ -1,17 +1,20 @@
-"""A long chain: verification beside plain hashing, its speed-up on two cores, memory, and lists short and long."""
+"""A long chain: verification beside plain hashing, its speed-up on two cores, memory, and lists short and long.
+
+On each of BENCH_DATABASES (sqlite postgres).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,10 @@ from typing import Any
 from http_append import decision
 
 from precipiq_core.app import running
-from precipiq_core.boot import assemble
+from precipiq_core.boot import Assembly, assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.entry_store import EntryAuditor
 from precipiq_core.deployment import load_deployment
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
@@ -29,6 +33,7 @@ from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verify import GENESIS, verify_stretch
+from precipiq_testkit.postgres import PostgresServer, own_postgres
 from precipiq_testkit.server import ServerProcess
 
 ENTRIES = int(os.environ.get("BENCH_ENTRIES", "1000000"))
@@ -42,11 +47,19 @@ class Silence:
         pass
 
 
-async def grow(server: ServerProcess, chain: Chain, count: int) -> None:
-    deployment = load_deployment(server.config, {})
-    assembly = assemble(
-        deployment, clock=SystemClock(), randomness=SystemRandomness(), console=Silence(), serving=False
+def assembled(server: ServerProcess) -> Assembly:
+    """The server's deployment in this process."""
+    return assemble(
+        load_deployment(server.config, {}),
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=Silence(),
+        serving=False,
     )
+
+
+async def grow(server: ServerProcess, chain: Chain, count: int) -> None:
+    assembly = assembled(server)
     async with running(assembly):
         service = assembly.services.get(LedgerService)
         for start in range(0, count, APPEND_AT_ONCE):
@@ -55,12 +68,12 @@ async def grow(server: ServerProcess, chain: Chain, count: int) -> None:
             await service.append(chain, drafts)
 
 
-def hashes_per_s(database: Path, org_id: str) -> float:
+def hashes_per_s(auditor: EntryAuditor, chain: Chain) -> float:
     """The limit: SHA-256 of the same bytes, already in memory."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        connection.text_factory = bytes
-        sql = "SELECT statement, payload FROM entries WHERE org_id = ? AND payload IS NOT NULL LIMIT 50000"
-        rows = connection.execute(sql, (org_id,)).fetchall()
+    batch = next(iter(auditor.batches(chain, 0, None, 20_000)))
+    rows = [
+        (statement, payload) for statement, payload in zip(batch.statements, batch.payloads, strict=True) if payload
+    ]
     started_s = time.perf_counter()
     for statement, payload in rows:
         sha256(statement).hexdigest()
@@ -92,27 +105,40 @@ def memory_mb(pid: int) -> float:
 
 def main() -> None:
     configure_logging(LogSettings(level="error"))
-    with tempfile.TemporaryDirectory() as name:
-        servers = {}
-        for count in (SHORT_ENTRIES, ENTRIES):
-            server = servers[count] = ServerProcess(Path(name) / str(count)).start()
-            server.stop()
-            started_s = time.perf_counter()
-            asyncio.run(grow(server, Chain(server.org_id, "test"), count))
-            print(f"appended {count:,} in {time.perf_counter() - started_s:.0f} s in process, {APPEND_AT_ONCE} at once")
-        long = servers[ENTRIES]
-        measure_verification(long)
-        measure_lists(servers[SHORT_ENTRIES], long)
+    for database in os.environ.get("BENCH_DATABASES", "sqlite postgres").split():
+        print(f"-- {database}")
+        with ExitStack() as stack:
+            server = stack.enter_context(own_postgres(durable=True)).server if database == "postgres" else None
+            measure(Path(stack.enter_context(tempfile.TemporaryDirectory())), server)
+
+
+def measure(folder: Path, postgres: PostgresServer | None) -> None:
+    servers = {}
+    for count in (SHORT_ENTRIES, ENTRIES):
+        database = None if postgres is None else postgres.new_database()
+        os.environ.update({} if database is None else database.environment)
+        server = servers[count] = ServerProcess(folder / str(count), postgres=database).start()
+        server.stop()
+        started_s = time.perf_counter()
+        asyncio.run(grow(server, Chain(server.org_id, "test"), count))
+        print(f"appended {count:,} in {time.perf_counter() - started_s:.0f} s in process, {APPEND_AT_ONCE} at once")
+    long = servers[ENTRIES]
+    measure_verification(long)
+    measure_lists(servers[SHORT_ENTRIES], long)
+
+
+async def auditor_of(server: ServerProcess) -> EntryAuditor:
+    assembly = assembled(server)
+    async with running(assembly):
+        return assembly.services.get(LedgerService).store.auditor()
 
 
 def measure_verification(server: ServerProcess) -> None:
-    from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
-
     chain = Chain(server.org_id, "test")
-    auditor = SqliteAuditor(server.database_file, 5.0)
+    auditor = asyncio.run(auditor_of(server))
     limits, singles, doubles = [], [], []
     for _ in range(ROUNDS):
-        limits.append(hashes_per_s(server.database_file, server.org_id))
+        limits.append(hashes_per_s(auditor, chain))
         started_s = time.perf_counter()
         stretch = verify_stretch(auditor, chain, GENESIS, None, batch_entries=2000)
         singles.append(stretch.checked_count / (time.perf_counter() - started_s))

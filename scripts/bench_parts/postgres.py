@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from chain import Silence
+from chain import assembled
 from http_append import (
     BATCH_CONNECTIONS,
     CONNECTIONS,
@@ -33,10 +33,7 @@ from http_append import (
 )
 
 from precipiq_core.app import running
-from precipiq_core.boot import assemble
-from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.deployment import load_deployment
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_ledger.models import DecisionIn
@@ -161,16 +158,6 @@ def measure_batches(server: ServerProcess, database: PostgresDatabase) -> None:
     print(
         f"batches of {BATCH} through the ledger, {BATCH_CONNECTIONS} at once: {ours:,.0f} entries/s; "
         f"raw insert from unnest {raw:,.0f} rows/s; ratio {ours / raw:.2f} (aim 0.50); COPY {copied:,.0f} rows/s"
-    )
-
-
-def assembled(server: ServerProcess) -> Any:
-    return assemble(
-        load_deployment(server.config, {}),
-        clock=SystemClock(),
-        randomness=SystemRandomness(),
-        console=Silence(),
-        serving=False,
     )
 
 

@@ -105,12 +105,14 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
 @cli.command()
 @click.option("--bind", metavar="HOST:PORT", help="address to listen on, instead of the deployment's")
+@click.option("--workers", type=click.IntRange(1, 64), help="processes that serve, instead of the deployment's number")
+@click.option("--worker", hidden=True, help="what `serve --workers` tells the processes that it starts")
 @click.pass_context
-def serve(ctx: click.Context, bind: str | None) -> None:
+def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str | None) -> None:
     """Serve the deployment until SIGTERM."""
     from precipiq_core.cli.serve import serve_deployment  # the server's imports cost every other command time
 
-    ctx.exit(serve_deployment(_deployment(ctx.find_root().params["config"]), bind))
+    ctx.exit(serve_deployment(_deployment(ctx.find_root().params["config"]), bind, workers, worker))
 
 
 @cli.command()
@@ -170,14 +172,15 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
 
 
 @cli.command()
+@click.option("--post", is_flag=True, help="also what waits until no server of the version before runs any more")
 @click.pass_context
-def migrate(ctx: click.Context) -> None:
+def migrate(ctx: click.Context, post: bool) -> None:
     """Bring the database to the schema that the enabled plugins need."""
     assembly = assemble_for_command(_deployment(ctx.find_root().params["config"]))
     if assembly.database is None:
         click.echo("this deployment has no [database]: nothing to migrate")
         return
-    applied = assembly.database.migrate([item.value for item in assembly.migrations])
+    applied = assembly.database.migrate([item.value for item in assembly.migrations], post=post)
     for revision in applied:
         click.echo(f"applied {revision}")
     if not applied:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from precipiq_core import __version__
 from precipiq_core.app import Application, running
 from precipiq_core.boot import assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.contracts.deployment import Console
 from precipiq_core.deployment import Deployment
 from precipiq_core.errors import DeploymentError
-from precipiq_core.logs.setup import configure_logging
+from precipiq_core.logs.setup import LoggingControl, configure_logging
+from precipiq_core.operations.shared_metrics import FOLDER_VARIABLE, forget_worker, share_metrics
 from precipiq_core.serving.server import run
 from precipiq_core.serving.settings import ServerSettings
+from precipiq_core.serving.worker import Seat, Worker
 from precipiq_core.settings import parse_settings
 
 log = structlog.get_logger("precipiq.serve")
@@ -50,44 +56,117 @@ def _show(text: str) -> None:
         stream.flush()
 
 
-def serve_deployment(deployment: Deployment, bind: str | None) -> int:
-    """Serve until SIGTERM; the exit code: 0 after a clean stop, 2 when the start failed."""
-    if bind is not None:
-        deployment = _bound(deployment, bind)
+def serve_deployment(
+    deployment: Deployment, bind: str | None, workers: int | None = None, seat: str | None = None
+) -> int:
+    """Serve until SIGTERM; the exit code: 0 after a clean stop, 2 when the start failed.
+
+    ``bind``, ``workers``: instead of the deployment's. ``seat``: this process is a worker, see :class:`Seat`.
+    """
+    given = {"bind": bind, "workers": workers}
+    deployment = _overridden(deployment, {key: value for key, value in given.items() if value is not None})
+    if seat is not None:
+        return _serve_as_worker(deployment, Worker(Seat.parse(seat)))
+    if deployment.server.workers > 1:
+        from precipiq_core.cli.workers import serve_with_workers  # it needs this module
+
+        return serve_with_workers(deployment)
+    return _serve_alone(deployment)
+
+
+def _serve_alone(deployment: Deployment) -> int:
     control = configure_logging(deployment.logs, capture_stdio=True)
-    console = DeferredConsole()
     try:
-        assembly = assemble(
-            deployment, clock=SystemClock(), randomness=SystemRandomness(), console=console, serving=True
+        console = DeferredConsole()
+        application = boot_application(deployment, control, console)
+
+        def ready(addresses: Sequence[str]) -> None:
+            say_serving(application, addresses)
+            console.open()
+
+        return run(
+            application,
+            deployment.server,
+            lifespan=running(application.assembly),
+            gate=application.gate,
+            on_ready=ready,
         )
-        control.add(names=[item.value for item in assembly.secret_names])
-        application = Application(assembly, control.sink if deployment.logs.access else None)
     except DeploymentError as error:
-        for problem in error.problems:
-            log.critical("cannot start", problem=problem)
-        control.restore()
-        return EXIT_START_FAILED
-
-    def ready(addresses: Sequence[str]) -> None:
-        log.info(
-            "serving",
-            deployment=deployment.name,
-            version=__version__,
-            addresses=list(addresses),
-            data_dir=str(deployment.data_dir),
-            plugins=list(assembly.plugins),
-        )
-        console.open()
-
-    try:
-        return run(application, deployment.server, lifespan=running(assembly), gate=application.gate, on_ready=ready)
+        return say_cannot_start(error)
     finally:
         control.restore()
 
 
-def _bound(deployment: Deployment, bind: str) -> Deployment:
+def _serve_as_worker(deployment: Deployment, worker: Worker) -> int:
+    control = configure_logging(deployment.logs, capture_stdio=True, worker=worker.number)
+    try:
+        console = DeferredConsole()
+        application = boot_application(deployment, control, console, share_metrics(worker.number))
+
+        def ready(_: Sequence[str]) -> None:
+            log.info("worker serving", pid=os.getpid())
+            console.open()
+            worker.report_ready()
+
+        return run(
+            application,
+            deployment.server,
+            lifespan=running(application.assembly),
+            gate=application.gate,
+            on_ready=ready,
+            worker=worker,
+        )
+    except DeploymentError as error:
+        return say_cannot_start(error)
+    finally:
+        if worker.orphaned:
+            forget_worker(Path(os.environ[FOLDER_VARIABLE]), worker.number)
+        control.restore()
+        worker.leave()
+
+
+def boot_application(
+    deployment: Deployment, control: LoggingControl, console: Console, registry: CollectorRegistry | None = None
+) -> Application:
+    """The deployment, ready to be served. Raises ``DeploymentError``."""
+    assembly = assemble(
+        deployment,
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=console,
+        serving=True,
+        registry=registry,
+    )
+    control.add(names=[item.value for item in assembly.secret_names])
+    return Application(assembly, control.sink if deployment.logs.access else None)
+
+
+def say_serving(application: Application, addresses: Sequence[str], **more: object) -> None:
+    """The one line that operators wait for."""
+    deployment = application.assembly.deployment
+    log.info(
+        "serving",
+        deployment=deployment.name,
+        version=__version__,
+        addresses=list(addresses),
+        data_dir=str(deployment.data_dir),
+        plugins=list(application.assembly.plugins),
+        **more,
+    )
+
+
+def say_cannot_start(error: DeploymentError) -> int:
+    """A line for each problem; the exit code."""
+    for problem in error.problems:
+        log.critical("cannot start", problem=problem)
+    return EXIT_START_FAILED
+
+
+def _overridden(deployment: Deployment, given: dict[str, object]) -> Deployment:
+    if not given:
+        return deployment
     problems: list[str] = []
-    table = {**deployment.server.model_dump(), "bind": bind}
+    table = {**deployment.server.model_dump(), **given}
     server = parse_settings(ServerSettings, table, where="server", base_dir=deployment.data_dir, problems=problems)
     if server is None:
         raise DeploymentError(problems)

@@ -9,12 +9,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class DeploymentInfo:
-    """``serving``: False when a command runs, and nothing is served. ``public_url``: how clients reach the server."""
+    """``serving``: False when a command runs, and nothing is served. ``public_url``: how clients reach the server.
+
+    ``workers``: how many processes serve; each has its own plugins and runs their lifespans.
+    """
 
     name: str
     data_dir: Path
     public_url: str
     serving: bool
+    workers: int = 1
 
 
 class Console(Protocol):

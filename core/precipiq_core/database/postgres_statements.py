@@ -19,7 +19,9 @@ from precipiq_core.contracts.database import Row, Scalar, Statement
 from precipiq_core.errors import InternalError
 
 _ROWS = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE | re.DOTALL
+    r"(?:\s+|\(|--[^\n\r]*[\n\r]|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"  # a comment within a comment is not taken
+    r"(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|MERGE)\b",
+    re.IGNORECASE,
 )
 _PARAMETER = re.compile(r"(?<![:\w]):([A-Za-z_]\w*)")  # not the type of a cast, ``::text``
 

@@ -60,16 +60,21 @@ class LoggingControl:
 
 
 def configure_logging(
-    settings: LogSettings, *, stream: BinaryIO | None = None, capture_stdio: bool = False
+    settings: LogSettings,
+    *,
+    stream: BinaryIO | None = None,
+    capture_stdio: bool = False,
+    worker: int | None = None,
 ) -> LoggingControl:
     """From now on every log line of this process is scrubbed JSON.
 
     ``capture_stdio``: what is printed becomes log lines as well, so that no plugin's ``print`` shows a secret.
+    ``worker``: see :class:`Sink`.
     """
     if stream is None:
         text = sys.__stderr__ if settings.stream == "stderr" else sys.__stdout__
         stream = cast("BinaryIO", text.buffer) if text is not None else io.BytesIO()
-    sink = Sink(stream, Scrubber(), settings.line_bytes_max)
+    sink = Sink(stream, Scrubber(), settings.line_bytes_max, worker)
     return LoggingControl(sink, _LEVELS[settings.level], capture_stdio=capture_stdio)
 
 

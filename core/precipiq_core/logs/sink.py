@@ -17,12 +17,16 @@ _clock = SystemClock()
 
 
 class Sink:
-    """One stream, one line at a time. ``line_bytes_max``: longer lines are cut, after scrubbing."""
+    """One stream, one line at a time. ``line_bytes_max``: longer lines are cut, after scrubbing.
 
-    def __init__(self, stream: BinaryIO, scrubber: Scrubber, line_bytes_max: int) -> None:
+    ``worker``: number of this process among those that share the stream; each line gets it as its last field.
+    """
+
+    def __init__(self, stream: BinaryIO, scrubber: Scrubber, line_bytes_max: int, worker: int | None = None) -> None:
         self._stream = stream
         self.scrubber = scrubber
-        self.line_bytes_max = line_bytes_max
+        self._worker = b"" if worker is None else b',"worker":%d}' % worker
+        self.line_bytes_max = line_bytes_max - len(self._worker)
         # Reentrant: a finalizer that the garbage collector runs while we write may log as well.
         self._lock = threading.RLock()
 
@@ -42,6 +46,8 @@ class Sink:
         """Write a line all of whose foreign parts the caller has scrubbed already."""
         if len(line) > self.line_bytes_max:
             line = _cut(line, self.line_bytes_max)
+        if self._worker:
+            line = line[:-1] + self._worker
         try:
             with self._lock:
                 self._stream.write(line + b"\n")

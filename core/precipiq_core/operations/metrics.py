@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_core.http.envelope import Answer, send_answer
+from precipiq_core.operations.shared_metrics import SharedRegistry
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -46,7 +49,10 @@ def metrics_page(registry: CollectorRegistry) -> ASGIApp:
     """The application behind ``/metrics``: OpenMetrics text."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        body: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+        if isinstance(registry, SharedRegistry):
+            body: bytes = await asyncio.to_thread(generate_latest, registry)
+        else:
+            body = generate_latest(registry)  # type: ignore[no-untyped-call]
         await send_answer(send, Answer(200, body, ((b"content-type", CONTENT_TYPE_LATEST.encode()),)))
 
     return app

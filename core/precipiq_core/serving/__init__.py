@@ -1,1 +1,1 @@
-"""Hypercorn in this process: sockets, TLS, the middleware that cures its leaks, and a graceful end."""
+"""Hypercorn in this process or several: sockets, TLS, the middleware that cures its leaks, and a graceful end."""

@@ -25,6 +25,7 @@ from precipiq_core.serving.config import ServerConfig, tls_context
 from precipiq_core.serving.drain import DrainGate
 from precipiq_core.serving.protocols import install
 from precipiq_core.serving.settings import ServerSettings
+from precipiq_core.serving.worker import Worker
 
 log = structlog.get_logger("precipiq.serving")
 
@@ -68,14 +69,16 @@ async def serve(
     gate: DrainGate,
     on_ready: OnReady,
     stop: asyncio.Event,
+    listening: socket.socket | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then drain. ``on_ready``: told the addresses once requests are accepted.
 
-    Raises ``DeploymentError`` when the address or the certificate cannot be used, and whatever the lifespan raises.
+    ``listening``: a socket that listens already; it is closed at the end. Raises ``DeploymentError`` when the
+    address or the certificate cannot be used, and whatever the lifespan raises.
     """
     if settings.tls is not None:
         tls_context(settings.tls)
-    listening = _listen(settings)
+    listening = listening or listen(settings)
     try:
         async with lifespan:
             await _serve_on(listening, app, settings, gate=gate, on_ready=on_ready, stop=stop)
@@ -97,7 +100,7 @@ async def _serve_on(
     install()
 
     async def drained() -> None:
-        on_ready([_url(listening, secure=settings.tls is not None)])
+        on_ready([url_of(listening, secure=settings.tls is not None)])
         await stop.wait()
         log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
         await gate.drain(settings.drain_timeout_s)
@@ -122,7 +125,8 @@ async def _after(stop: asyncio.Event, delay_s: float) -> None:
     await asyncio.sleep(delay_s)
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
+def listen(settings: ServerSettings) -> socket.socket:
+    """The deployment's socket, listening. Raises ``DeploymentError`` when it cannot be had."""
     host, port = settings.host_and_port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -146,7 +150,8 @@ def _listen(settings: ServerSettings) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket, *, secure: bool) -> str:
+def url_of(listening: socket.socket, *, secure: bool) -> str:
+    """The address of a listening socket, as clients on this machine write it."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if secure else 'http'}://{shown}:{port}"
@@ -159,19 +164,27 @@ def run(
     lifespan: AbstractAsyncContextManager[object],
     gate: DrainGate,
     on_ready: OnReady,
+    worker: Worker | None = None,
 ) -> int:
-    """Serve in an event loop of our own until SIGTERM or SIGINT; a second signal ends it at once. The exit code."""
+    """Serve in an event loop of our own until SIGTERM or SIGINT; a second signal ends it at once. The exit code.
+
+    ``worker``: this process serves beside others, on their socket and until their parent says so.
+    """
+    listening = None if worker is None else worker.listening
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(loop_exception_handler)
         stop = asyncio.Event()
-        _own_signals(loop, stop, asyncio.current_task())
+        if worker is None:
+            _own_signals(loop, stop, asyncio.current_task())
+        else:
+            worker.stop_with_parent(loop, stop)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        await serve(app, settings, lifespan=lifespan, gate=gate, on_ready=on_ready, stop=stop)
+        await serve(app, settings, lifespan=lifespan, gate=gate, on_ready=on_ready, stop=stop, listening=listening)
 
     try:
         _run_loop(main())

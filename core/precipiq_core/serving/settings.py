@@ -27,6 +27,7 @@ class ServerSettings(Settings):
     """The server's limits and times."""
 
     bind: str = Field("127.0.0.1:8000", pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):\d{1,5}$", description="host:port")
+    workers: int = Field(1, ge=1, le=64, description="processes that serve; more than one needs PostgreSQL")
     tls: TlsSettings | None = Field(None, description="serve https; without it, http")
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="networks whose X-Forwarded-For and X-Forwarded-Proto are believed"

@@ -22,7 +22,7 @@ from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_errors import translating
 from precipiq_core.database.postgres_roles import SCHEMA, Roles
 from precipiq_core.errors import InternalError, Unavailable
-from precipiq_ledger.drivers.postgres_columns import indexed_columns
+from precipiq_ledger.drivers.postgres_columns import stands_beside
 from precipiq_ledger.drivers.postgres_schema import COLUMNS
 
 T = TypeVar("T")
@@ -189,10 +189,10 @@ def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:
 def _problem_of_columns(statements: Sequence[bytes], columns: Iterator[Any]) -> tuple[int, str] | None:
     for index, (statement, stored) in enumerate(zip(statements, columns, strict=True)):
         try:
-            expected = indexed_columns(statement)
+            is_same = stands_beside(statement, stored)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # the verification says what is wrong with the statement itself
-        if stored != expected:
+        if not is_same:
             return index, "what stands beside the statement is not what the statement says"
     return None
 

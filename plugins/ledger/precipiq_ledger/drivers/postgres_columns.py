@@ -26,3 +26,19 @@ def column_text(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     return orjson.dumps(value)[1:-1].decode()[:TEXT_COLUMN_CHARACTERS_MAX]
+
+
+def stands_beside(statement: bytes, stored: tuple[str, str, str | None, str | None, int | None]) -> bool:
+    """Whether these columns are those of the statement, without parsing it when it is an ordinary decision.
+
+    In canonical JSON a quote inside a string is escaped, so the first ``,"body":{`` and the last ``,"id":"`` are the
+    statement's own; keys are sorted, so what follows them is known.
+    """
+    entry_id, kind, agent_id, action_type, redacts_seq = stored
+    if kind == "decision" and agent_id and action_type and redacts_seq is None and b'"target_seq":' not in statement:
+        body = statement.find(b',"body":{')
+        named = f',"body":{{"action_type":"{action_type}","agent_id":"{agent_id}",'.encode()
+        identified = f',"id":"{entry_id}","kind":"decision","org_id":"'.encode()
+        if statement.startswith(named, body) and statement.startswith(identified, statement.rfind(b',"id":"')):
+            return True
+    return stored == indexed_columns(statement)
