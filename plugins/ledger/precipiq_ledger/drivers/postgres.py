@@ -27,6 +27,7 @@ from precipiq_ledger.drivers.postgres_append import PostgresAppender, head_from_
 from precipiq_ledger.drivers.postgres_audit import PostgresAuditor
 from precipiq_ledger.drivers.postgres_columns import column_text
 from precipiq_ledger.drivers.postgres_find import ENTRY_COLUMNS, entry_from_row, find_page
+from precipiq_ledger.drivers.postgres_schema import CHAINS_AFTER
 from precipiq_ledger.drivers.postgres_watch import PostgresWatchers
 
 _SEQ_END = 2**63 - 1
@@ -35,20 +36,6 @@ _FILED = "org_id = $1 AND environment = $2"
 _HEAD = f"SELECT seq, hash, statement FROM entries WHERE {_FILED} ORDER BY seq DESC LIMIT 1"  # noqa: S608
 _GET = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND id = $3"  # noqa: S608
 _READ = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND seq > $3 {{kind}} ORDER BY seq LIMIT $4"  # noqa: S608
-_CHAINS = """
-WITH RECURSIVE chain AS (
-    (SELECT org_id, environment FROM entries WHERE (org_id, environment) > ($1, $2)
-     ORDER BY org_id, environment LIMIT 1)
-    UNION ALL
-    SELECT next.org_id, next.environment FROM chain CROSS JOIN LATERAL (
-        SELECT entries.org_id, entries.environment FROM entries
-        WHERE (entries.org_id, entries.environment) > (chain.org_id, chain.environment)
-        ORDER BY entries.org_id, entries.environment LIMIT 1
-    ) AS next
-)
-SELECT org_id, environment FROM chain LIMIT 100
-"""
-"""Steps from group to group along an index, past the rows in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +148,7 @@ class PostgresEntryStore:
         """See ``EntryStore.chains``."""
         last = ("", "")
         begin = self._database.roles.begin_as_auditor()
-        while rows := await self._database.run_in(begin, lambda connection: connection.fetch(_CHAINS, *last)):  # noqa: B023
+        while rows := await self._database.run_in(begin, lambda connection: connection.fetch(CHAINS_AFTER, *last)):  # noqa: B023
             for row in rows:
                 yield Chain(row["org_id"], cast("Environment", row["environment"]))
             last = (rows[-1]["org_id"], rows[-1]["environment"])

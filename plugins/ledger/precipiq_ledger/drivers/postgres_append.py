@@ -163,15 +163,19 @@ class PostgresAppender:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._settings.retry_s
         attempt = _Attempt()
+        may_be_stored = False
         for tries in range(1_000_000):
             try:
                 return await self._try(chain, state, jobs, attempt)
             except ConnectionLost as error:
                 state.head, state.is_shared = None, True
+                may_be_stored = may_be_stored or bool(attempt.sent)
                 pause_s = _RETRY_PAUSES_S[min(tries, len(_RETRY_PAUSES_S) - 1)]
                 if loop.time() + pause_s >= deadline_s:
-                    raise Unavailable(UNKNOWN_OUTCOME if attempt.sent else error.message) from error
+                    raise Unavailable(UNKNOWN_OUTCOME if may_be_stored else error.message) from error
                 await asyncio.sleep(pause_s)
+            except Unavailable as error:
+                raise Unavailable(UNKNOWN_OUTCOME) if may_be_stored else error from error
         raise AssertionError("unreachable")
 
     async def _try(self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob], attempt: _Attempt) -> Appending:
@@ -192,10 +196,13 @@ class PostgresAppender:
         results = [seal_job(group, job) for job in jobs]
         if not group.new or any(isinstance(result, Exception) for result in results):
             return None
-        attempt.sent, attempt.results = tuple(group.new), results
         arguments = _arguments(chain, state.head, group.new)
-        begin = begin_as(chain, read_only=False)
-        outcome = await self._database.run_statement(_APPEND, *arguments, begin=begin)
+
+        async def send(connection: asyncpg.Connection) -> Any:
+            attempt.sent, attempt.results = tuple(group.new), results
+            return await connection.fetchval(_APPEND, *arguments)
+
+        outcome = await self._database.run_single(begin_as(chain, read_only=False), send)
         if outcome != "appended":
             attempt.sent, attempt.results = (), ()
             state.is_shared = state.is_shared or outcome == "moved"

@@ -23,7 +23,7 @@ from precipiq_core.database.postgres_errors import translating
 from precipiq_core.database.postgres_roles import SCHEMA, Roles
 from precipiq_core.errors import InternalError, Unavailable
 from precipiq_ledger.drivers.postgres_columns import stands_beside
-from precipiq_ledger.drivers.postgres_schema import COLUMNS
+from precipiq_ledger.drivers.postgres_schema import CHAINS_AFTER, COLUMNS
 
 T = TypeVar("T")
 
@@ -36,12 +36,14 @@ FROM entries WHERE {_FILED}
 _REDACTIONS = f"""
 SELECT statement FROM entries WHERE {_FILED} AND kind = 'redaction' AND redacts_seq = ANY($3::bigint[])
 """  # noqa: S608
-_NEXT_GROUP = """
-SELECT org_id, environment FROM entries WHERE (org_id, environment) > ($1, $2) ORDER BY org_id, environment LIMIT 1
-"""
-_ENDS_OF_GROUP = f"""
-(SELECT seq, statement FROM entries WHERE {_FILED} ORDER BY seq LIMIT 1) UNION ALL
-(SELECT seq, statement FROM entries WHERE {_FILED} ORDER BY seq DESC LIMIT 1)
+_ENDS_OF_GROUPS = f"""
+SELECT filed.org_id, filed.environment, ends.statement FROM ({CHAINS_AFTER}) AS filed CROSS JOIN LATERAL (
+    (SELECT statement FROM entries AS e WHERE (e.org_id, e.environment) = (filed.org_id, filed.environment)
+     ORDER BY seq LIMIT 1)
+    UNION ALL
+    (SELECT statement FROM entries AS e WHERE (e.org_id, e.environment) = (filed.org_id, filed.environment)
+     ORDER BY seq DESC LIMIT 1)
+) AS ends ORDER BY filed.org_id, filed.environment
 """  # noqa: S608
 _DEFINITION = """
 SELECT c.relkind::text AS kind, EXISTS (SELECT 1 FROM pg_rewrite AS r WHERE r.ev_class = c.oid) AS is_rewritten,
@@ -96,14 +98,13 @@ class PostgresAuditor:
         """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
         with self._opened() as session:
             filed = ("", "")
-            while rows := session.fetch(_NEXT_GROUP, *filed):
-                filed = (rows[0][0], rows[0][1])
-                if filed == (chain.org_id, chain.environment):
-                    continue
-                for row in session.fetch(_ENDS_OF_GROUP, *filed):
-                    said = _said(row["statement"])
-                    if (said.get("org_id"), said.get("environment")) == (chain.org_id, chain.environment):
-                        where = f"it is filed under organisation {filed[0]!r}, environment {filed[1]!r}"
+            while rows := session.fetch(_ENDS_OF_GROUPS, *filed):
+                for org_id, environment, statement in rows:
+                    filed = (org_id, environment)
+                    said = _said(statement)
+                    said_chain = (said.get("org_id"), said.get("environment"))
+                    if said_chain == (chain.org_id, chain.environment) != filed:
+                        where = f"it is filed under organisation {org_id!r}, environment {environment!r}"
                         seq = said.get("seq")
                         return (seq if isinstance(seq, int) else 0), where
         return None

@@ -25,6 +25,21 @@ COLUMNS = {
     "redacts_seq": "bigint",
 }
 
+CHAINS_AFTER = """
+WITH RECURSIVE chain AS (
+    (SELECT org_id, environment FROM entries WHERE (org_id, environment) > ($1, $2)
+     ORDER BY org_id, environment LIMIT 1)
+    UNION ALL
+    SELECT next.org_id, next.environment FROM chain CROSS JOIN LATERAL (
+        SELECT entries.org_id, entries.environment FROM entries
+        WHERE (entries.org_id, entries.environment) > (chain.org_id, chain.environment)
+        ORDER BY entries.org_id, entries.environment LIMIT 1
+    ) AS next
+)
+SELECT org_id, environment FROM chain LIMIT 500
+"""
+"""The next chains in order: steps from group to group along the primary key, past the rows in between."""
+
 ENTRIES_TABLE = """
 CREATE TABLE entries (
     org_id             text COLLATE "C" NOT NULL,
