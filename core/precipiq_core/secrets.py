@@ -37,6 +37,13 @@ def open_master_key(settings: SecretSettings, randomness: Randomness) -> HkdfMas
         raise DeploymentError(["secrets.master_key: is required by an enabled plugin"])
     if reference.file is not None and settings.create_master_key and not reference.file.exists():
         _create(reference.file, randomness)
+    if reference.file is not None and not reference.file.exists():
+        raise DeploymentError(
+            [
+                f"secrets.master_key: there is no file {reference.file}: copy it from another machine of this "
+                f"deployment, or make it once, with at least {MASTER_KEY_CHARACTERS_MIN} random characters"
+            ]
+        )
     return HkdfMasterKey(reference.reveal())
 
 

@@ -64,6 +64,8 @@ class SecretReference(BaseModel):
             try:
                 with self.file.open("rb") as stream:
                     value = stream.read(_FILE_BYTES_MAX).decode()
+            except FileNotFoundError as error:
+                raise DeploymentError([f"the secret in {where} is missing: there is no such file"]) from error
             except (OSError, UnicodeDecodeError) as error:
                 raise DeploymentError([f"the secret in {where} cannot be read: {type(error).__name__}"]) from error
         if not value.strip():

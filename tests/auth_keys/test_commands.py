@@ -14,6 +14,7 @@ from precipiq_auth_keys.secret_format import is_well_formed
 from precipiq_testkit.server import ServerProcess
 
 KEY = re.compile(r"pq_(?:live|test)_[0-9A-Za-z]{49}")
+UNSAFE = "the database loses acknowledged entries when it crashes: fsync or full_page_writes is off"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> ServerProcess:
 def document(server: ServerProcess, *arguments: str) -> Any:
     """The one JSON document that the command prints."""
     done = server.run(*arguments, "--json")
-    assert done.stderr == ""
+    assert [line for line in done.stderr.splitlines() if UNSAFE not in line] == [], "tests' PostgreSQL is a fast one"
     assert done.stdout.endswith("\n")
     assert done.stdout.count("\n") == 1
     return json.loads(done.stdout)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +158,12 @@ async def test_a_rotation_that_lost_the_race_leaves_neither_a_key_nor_an_event(b
 
 
 def put_event(server: ServerProcess, event_id: str, body: dict[str, Any]) -> None:
-    with closing(sqlite3.connect(server.database_file, timeout=20)) as database, database:
-        values = (event_id, server.org_id, "test", "key_created", "system", json.dumps(body))
-        database.execute("INSERT INTO key_events VALUES (?, ?, ?, ?, ?, ?)", values)
+    values = (event_id, server.org_id, "test", "key_created", "system", json.dumps(body))
+    server.sql(f"INSERT INTO key_events VALUES ({', '.join(map(repr, values))})")
 
 
 def waiting(server: ServerProcess) -> int:
-    with closing(sqlite3.connect(server.database_file, timeout=20)) as database:
-        return int(database.execute("SELECT count(*) FROM key_events").fetchone()[0])
+    return int(server.sql("SELECT count(*) FROM key_events")[0][0])
 
 
 def sealed(server: ServerProcess, body: dict[str, Any]) -> int:

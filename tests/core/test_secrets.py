@@ -32,7 +32,7 @@ def test_the_first_start_makes_the_key_readable_by_its_owner_alone(tmp_path: Pat
 def test_an_absent_key_is_not_made_unless_the_deployment_allows_it(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
 
-    with pytest.raises(DeploymentError, match="cannot be read"):
+    with pytest.raises(DeploymentError, match="copy it from another machine"):
         open_master_key(settings(file=path), SeededRandomness())
 
     assert not path.exists()

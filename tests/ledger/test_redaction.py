@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,10 +196,11 @@ def test_a_payload_that_went_without_a_redaction_entry_is_a_break(server: Server
     receipts = [decide(client, str(number)) for number in range(4)]
     assert redact(client, receipts[0]["decision_id"]).status_code == 200
     assert client.verify()["is_valid"]
-    database = sqlite3.connect(server.database_file, isolation_level=None, timeout=10)
-    database.execute("DROP TRIGGER entries_are_never_changed")
-    database.execute("UPDATE entries SET payload = NULL WHERE seq = ?", (receipts[2]["seq"],))
-    database.close()
+    on_entries = "" if server.postgres is None else " ON entries"
+    server.sql(
+        f"DROP TRIGGER entries_are_never_changed{on_entries}",
+        f"UPDATE entries SET payload = NULL WHERE seq = {receipts[2]['seq']}",
+    )
 
     verdict = client.verify()
 

@@ -1,327 +1,300 @@
-"""An intruder edits the database, with the triggers dropped: `verify` names the entry."""
+"""An intruder edits the database, with the triggers dropped: verification names the entry. The same on each database."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
-import shutil
-import sqlite3
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from precipiq_core.canonical import canonical
 from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Head
-from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner, compare
-from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
-from precipiq_ledger.verify import GENESIS, Anchor, Break, Stretch, verify_stretch
-from precipiq_testkit.server import ServerProcess
+from precipiq_ledger.checkpoints import Checkpoint
+from precipiq_ledger.drivers.grouping import idempotency_check
+from precipiq_ledger.drivers.postgres_columns import indexed_columns
+from precipiq_ledger.verifier import VerifierLimits
+from precipiq_ledger.verify import GENESIS, verify_stretch
+from tests.ledger.intruders import (
+    BYTES,
+    CHAIN,
+    ENTRIES,
+    IN_PROCESSES,
+    INLINE,
+    OTHER_CHAIN,
+    REDACTED,
+    REDACTION,
+    SIGNER,
+    Intruder,
+    Original,
+    postgres_original,
+    sqlite_original,
+)
 
-ENTRIES = 8
-COLUMNS = ("org_id", "environment", "seq", "statement", "payload", "hash", "idempotency_key", "idempotency_check")
+COLUMNS = {
+    "sqlite": ("org_id", "environment", "seq", "statement", "payload", "hash", "idempotency_key", "idempotency_check"),
+}
+COLUMNS["postgres"] = (*COLUMNS["sqlite"], "id", "kind", "agent_id", "action_type", "redacts_seq")
+PLACES_MAX = {"sqlite": 40, "postgres": 4}
+"""Bytes that are altered of each value: a verification over PostgreSQL connects several times."""
 
-
-class Signing:
-    def derive(self, purpose: str) -> bytes:
-        return sha256(purpose.encode()).digest()
-
-
-SIGNER = CheckpointSigner(Signing())
+LIMITS = pytest.mark.parametrize("limits", [INLINE, IN_PROCESSES], ids=["inline", "processes"])
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Chain]:
-    """A database made by the real server, stopped; each test works on a copy."""
-    server = ServerProcess(tmp_path_factory.mktemp("original")).start()
-    with httpx2.Client(base_url=server.url, headers={"X-Precipiq-Key": server.key}) as http:
-        for number in range(ENTRIES - 1):
-            body = {
-                "agent_id": "a",
-                "action_type": "b",
-                "inputs": {"n": number},
-                "outputs": {},
-                "confidence": 1,
-                "metadata": {"k": "v"},
-            }
-            answer = http.post("/api/v1/decisions", json=body, headers={"Idempotency-Key": f"key-{number}"})
-            assert answer.status_code == 201
-    assert server.stop() == 0
-    return server.database_file, Chain(server.org_id, "test")
-
-
-class Intruder:
-    """Write access to a copy of the database, without triggers."""
-
-    def __init__(self, path: Path, chain: Chain, folder: Path) -> None:
-        self.path = path
-        self.chain = chain
-        self.files = CheckpointFiles(folder / "checkpoints")
-        self.connection = sqlite3.connect(path, isolation_level=None)
-        for (name,) in self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            self.connection.execute(f"DROP TRIGGER {name}")
-
-    def drop_indexes(self) -> None:
-        sql = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'entries' AND sql IS NOT NULL"
-        for (name,) in self.connection.execute(sql).fetchall():
-            self.connection.execute(f"DROP INDEX {name}")
-
-    def execute(self, sql: str, *parameters: object) -> list[Any]:
-        return self.connection.execute(sql, parameters).fetchall()
-
-    def alter(self, column: str, value: object, rowid: int) -> bool:
-        """False when the generated columns refused it, since the statement would be no JSON any more."""
-        try:
-            self.execute(f"UPDATE entries SET {column} = ? WHERE rowid = ?", value, rowid)
-        except sqlite3.OperationalError:
-            return False
-        return True
-
-    def checkpoint(self, seq: int) -> None:
-        """What the server had signed before the intruder came."""
-        stored = SqliteAuditor(self.path, 5.0).hashes_at(self.chain, [seq])[0]
-        assert stored is not None
-        self.files.append(SIGNER.sign(self.chain, Head(seq, stored, 0), 1_700_000_000_000_000))
-
-    def verdict(self) -> Break | None:
-        auditor = SqliteAuditor(self.path, 5.0)
-        stretch = self.stretch(auditor)
-        if stretch.broken is not None:
-            return stretch.broken
-        stray = auditor.stray(self.chain)
-        if stray is not None:
-            return Break(stray[0], "FILED_ELSEWHERE", stray[1])
-        return compare(self.files, SIGNER, auditor, self.chain, stretch.last.seq, signatures_max=100).broken
-
-    def stretch(self, auditor: SqliteAuditor, after: Anchor = GENESIS) -> Stretch:
-        return verify_stretch(auditor, self.chain, after, None, batch_entries=3)
+def original(
+    database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Original]:
+    if database == "sqlite":
+        with sqlite_original(tmp_path_factory.mktemp("original")) as made:
+            yield made
+    else:
+        with postgres_original(request.getfixturevalue("shared_postgres")) as made:
+            yield made
 
 
 @pytest.fixture
-def intruder(original: tuple[Path, Chain], tmp_path: Path) -> Iterator[Intruder]:
-    path, chain = original
-    copy = tmp_path / "precipiq.db"
-    shutil.copy(path, copy)
-    intruder = Intruder(copy, chain, tmp_path)
+def intruder(original: Original, tmp_path: Path) -> Iterator[Intruder]:
+    intruder = original.fresh(tmp_path)
+    intruder.drop_triggers()
     yield intruder
-    intruder.connection.close()
+    intruder.close()
 
 
-def test_the_untouched_chain_holds(intruder: Intruder) -> None:
-    intruder.checkpoint(ENTRIES)
-    assert intruder.verdict() is None
+@LIMITS
+@pytest.mark.parametrize("chain", [CHAIN, OTHER_CHAIN], ids=["alpha", "beta"])
+def test_an_untouched_chain_holds_from_wherever_it_is_checked(
+    original: Original, tmp_path: Path, limits: VerifierLimits, chain: Any
+) -> None:
+    intruder = original.fresh(tmp_path)
+    intruder.chain = chain
+    last = intruder.seqs()[-1]
+    intruder.checkpoint(last)
+    for from_seq in range(1, last + 2) if limits is INLINE else (1,):
+        verdict = intruder.verify(limits, from_seq)
+        assert (verdict.broken, verdict.verdict, verdict.head_seq) == (None, "checkpointed", last)
+        assert verdict.checked_count == last + 1 - from_seq
+    intruder.close()
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_any_altered_byte_of_any_column_is_found_at_its_entry(intruder: Intruder, column: str) -> None:
-    intruder.drop_indexes()
+def test_every_column_that_is_stored_is_tried(intruder: Intruder, database: str) -> None:
+    assert intruder.columns == COLUMNS[database]
+
+
+@pytest.mark.parametrize("column", COLUMNS["postgres"])
+def test_any_altered_byte_of_any_column_is_found_at_its_entry(
+    intruder: Intruder, column: str, database: str
+) -> None:
+    """What a redaction no longer explains is missing where it was, and that is the first break."""
+    if column not in intruder.columns:
+        assert intruder.put(intruder.place(1), **{column: "x"}) is None, "what is generated cannot be altered"
+        return
+    intruder.drop_constraints()
     chosen = random.Random(column)
     tried = 0
-    for seq, value in intruder.execute(f"SELECT seq, {column} FROM entries ORDER BY seq"):
-        if value is None:
-            continue
-        for altered in _altered(value, chosen):
-            rowid = intruder.execute("SELECT rowid FROM entries WHERE seq = ?", seq)[0][0]
-            if not intruder.alter(column, altered, rowid):
+    for seq in range(1, ENTRIES + 1):
+        [value] = intruder.get(seq, column)
+        place = intruder.place(seq)
+        for altered in _altered(column, value, chosen, PLACES_MAX[database]):
+            moved = intruder.put(place, **{column: altered})
+            if moved is None:
                 continue
 
-            found = intruder.verdict()
+            broken = intruder.broken()
 
-            assert found is not None, (column, seq, altered)
-            assert found.seq == seq or (column == "seq" and found.seq in (seq, altered)), (column, seq, found)
-            intruder.execute(f"UPDATE entries SET {column} = ? WHERE rowid = ?", value, rowid)
+            place = intruder.put(moved, **{column: value})
+            assert broken is not None, (column, seq, altered)
+            allowed = {seq, REDACTED} if seq == REDACTION else {seq}
+            assert broken.seq in allowed or (column == "seq" and broken.seq == altered), (column, altered, broken)
             tried += 1
-    assert tried >= 7
-    assert intruder.verdict() is None
+    assert tried >= ENTRIES
+    assert intruder.broken() is None
 
 
-def _altered(value: Any, chosen: random.Random) -> Iterator[Any]:
-    """The value with one byte changed: at every place of short ones, at forty of long ones."""
-    if isinstance(value, int):
-        yield from (value + 100, -value, 0, value ^ 64)
-        return
-    places = range(len(value)) if len(value) <= 64 else sorted(chosen.sample(range(len(value)), 40))
-    for place in places:
-        other = chosen.choice([letter for letter in "abcXYZ019 ,}" if letter != value[place]])
-        yield value[:place] + other + value[place + 1 :]
+def _altered(column: str, value: Any, chosen: random.Random, places_max: int) -> Iterator[Any]:
+    """The value with one byte changed, and what a value may be instead of none and none instead of it."""
+    if value is None:
+        yield {"redacts_seq": 4}.get(column, b"x" if column in BYTES else "x")
+    elif isinstance(value, int):
+        yield from (value + 100 if value < 1000 else value - 100, -value, 0, value ^ 64)
+    else:
+        letters: Any = "0123456789abcdef" if column == "id" else "abcXYZ019 ,}"
+        places = [place for place in range(len(value)) if column != "id" or value[place] != "-"]
+        if len(places) > places_max:
+            places = [places[0], *sorted(chosen.sample(places[1:-1], places_max - 2)), places[-1]]
+        for place in places:
+            there = value[place : place + 1]
+            others = [letter.encode() if column in BYTES else letter for letter in letters]
+            other = chosen.choice([letter for letter in others if letter != there])
+            yield value[:place] + other + value[place + 1 :]
+    if value is not None and column in ("payload", "idempotency_key", "idempotency_check", "agent_id", "action_type"):
+        yield None
 
 
-@pytest.mark.parametrize("seq", [1, 4, ENTRIES - 1])
+@pytest.mark.parametrize("seq", [1, 4, REDACTION - 1, ENTRIES - 1])
 def test_a_deleted_row_is_missed(intruder: Intruder, seq: int) -> None:
-    intruder.execute("DELETE FROM entries WHERE seq = ?", seq)
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (seq, "SEQ_GAP")
-
-
-def test_a_duplicated_row_is_found(intruder: Intruder) -> None:
-    intruder.drop_indexes()
-    columns = ", ".join(COLUMNS)
-    intruder.execute(f"INSERT INTO entries ({columns}) SELECT {columns} FROM entries WHERE seq = 4")
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (4, "SEQ_REPEATED")
-
-
-def test_swapped_rows_are_found(intruder: Intruder) -> None:
-    intruder.drop_indexes()
-    for old, new in ((4, 100), (5, 4), (100, 5)):
-        intruder.execute("UPDATE entries SET seq = ? WHERE seq = ?", new, old)
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (4, "POSITION_MISMATCH")
-
-
-def test_an_inserted_row_is_found_even_when_it_is_hashed_right(intruder: Intruder) -> None:
-    intruder.drop_indexes()
-    intruder.execute("UPDATE entries SET seq = seq + 1 WHERE seq >= 4")
-    statement = _resealed(intruder, 3, seq=4)
-    digest = sha256(statement.encode()).hexdigest()
-    intruder.execute(
-        "INSERT INTO entries (org_id, environment, seq, statement, payload, hash) "
-        "SELECT org_id, environment, 4, ?, payload, ? FROM entries WHERE seq = 3",
-        statement,
-        digest,
-    )
-    found = intruder.verdict()
-    assert found is not None
-    assert found.seq in (4, 5)
+    intruder.remove(seq, seq)
+    expected = (seq, "SEQ_GAP") if seq != REDACTION else (REDACTED, "PAYLOAD_ABSENT")
+    assert intruder.found() == expected
+    if seq == 4:
+        assert intruder.found(IN_PROCESSES) == expected
 
 
 @pytest.mark.parametrize("seq", [1, 4, ENTRIES])
-@pytest.mark.parametrize("value", [0, -1, ENTRIES + 0.5, "x", b"x", ENTRIES + 1000])
-def test_a_seq_that_cannot_be_is_found(intruder: Intruder, seq: int, value: object) -> None:
-    intruder.drop_indexes()
-    intruder.execute("UPDATE entries SET seq = ? WHERE seq = ?", value, seq)
-    found = intruder.verdict()
-    assert found is not None
-    assert found.seq in (seq, value)
+def test_a_duplicated_row_is_found(intruder: Intruder, seq: int) -> None:
+    intruder.drop_constraints()
+    intruder.copy(seq)
+    assert intruder.found() == (seq, "SEQ_REPEATED")
+    if seq == 4:  # the border between the two processes
+        assert intruder.found(IN_PROCESSES) == (seq, "SEQ_REPEATED")
 
 
-@pytest.mark.parametrize("value", [0, -1, -(2**63), 2**63 - 1, "x", b"x", b"\xff" * 50])
-def test_a_row_where_none_can_be_is_found(intruder: Intruder, value: object) -> None:
+def test_swapped_rows_are_found(intruder: Intruder) -> None:
+    intruder.drop_constraints()
+    fourth, fifth = intruder.place(4), intruder.place(5)
+    intruder.put(fourth, seq=5)
+    intruder.put(fifth, seq=4)
+    assert intruder.found() == intruder.found(IN_PROCESSES) == (4, "POSITION_MISMATCH")
+
+
+def test_swapped_statements_are_found(intruder: Intruder) -> None:
+    """All of a row but its place in the chain changes hands."""
+    intruder.drop_constraints()
+    columns = [name for name in intruder.columns if name not in ("org_id", "environment", "seq")]
+    fourth, sixth = intruder.get(4, *columns), intruder.get(6, *columns)
+    intruder.set(4, **dict(zip(columns, sixth, strict=True)))
+    intruder.set(6, **dict(zip(columns, fourth, strict=True)))
+    assert intruder.found() == (4, "POSITION_MISMATCH")
+
+
+def test_an_inserted_row_is_found_even_when_it_is_hashed_right(intruder: Intruder) -> None:
+    intruder.drop_constraints()
+    for seq in range(ENTRIES, 3, -1):
+        intruder.set(seq, seq=seq + 1)
+    [next_statement] = intruder.get(5, "statement")
+    _insert(intruder, 3, seq=4, timestamp=json.loads(next_statement)["timestamp"])
+    assert intruder.found() == (5, "POSITION_MISMATCH")
+
+
+@pytest.mark.parametrize("seq", [1, 4, ENTRIES])
+def test_a_seq_that_cannot_be_is_found(intruder: Intruder, seq: int) -> None:
+    intruder.drop_constraints()
+    place: Any = intruder.place(seq)
+    for value in (*intruder.impossible_seqs, ENTRIES + 1000):
+        place = intruder.put(place, seq=value)
+        found = intruder.found()
+        assert found is not None, value
+        assert found[0] in (seq, value), value
+
+
+def test_a_row_where_none_can_be_is_found(intruder: Intruder) -> None:
     """Filed before the first entry, or under a seq that is no number, it could be got by its id."""
-    intruder.drop_indexes()
-    columns = "org_id, environment, statement, payload, hash"
-    intruder.execute(f"INSERT INTO entries (seq, {columns}) SELECT ?, {columns} FROM entries WHERE seq = 4", value)
-    found = intruder.verdict()
-    assert found is not None
-    assert found.seq in (value, ENTRIES + 1)
+    intruder.drop_constraints()
+    for value in intruder.impossible_seqs:
+        intruder.copy(4, seq=value)
+        found = intruder.found()
+        assert found is not None, value
+        assert found[0] in (value, ENTRIES + 1), value
+        intruder.execute("DELETE FROM entries WHERE seq = ?", value)
 
 
-def test_a_redaction_from_outside_the_chain_explains_no_missing_payload(intruder: Intruder) -> None:
-    (target_hash,) = intruder.execute("SELECT hash FROM entries WHERE seq = 5")[0]
+@pytest.mark.parametrize("seq", [0, ENTRIES + 5])
+def test_a_redaction_from_outside_the_chain_explains_no_missing_payload(intruder: Intruder, seq: int) -> None:
+    intruder.drop_constraints()
+    [target_hash] = intruder.get(5, "hash")
     body = {"target_seq": 5, "target_hash": target_hash, "target_id": "x", "reason": "x"}
-    statement = _resealed(intruder, 3, kind="redaction", body=body, payload_hash=None, id="other", seq=0)
-    intruder.execute(
-        "INSERT INTO entries (org_id, environment, seq, statement, hash) VALUES (?, 'test', 0, ?, ?)",
-        intruder.chain.org_id,
-        statement,
-        sha256(statement.encode()).hexdigest(),
-    )
-    intruder.execute("UPDATE entries SET payload = NULL WHERE seq = 5")
-    found = intruder.verdict()
+    _insert(intruder, REDACTION, seq=seq, body=body)
+    intruder.set(5, payload=None)
+    found = intruder.found()
     assert found is not None
-    assert found.seq == 0
+    assert found[0] == (0 if seq == 0 else ENTRIES + 1)
 
 
-def test_a_column_that_is_no_longer_generated_from_the_statement_is_found(intruder: Intruder) -> None:
-    (sql,) = intruder.execute("SELECT sql FROM sqlite_master WHERE name = 'entries'")[0]
-    altered = sql.replace("'$.body.agent_id'", "'$.body.action_type'")
-    assert altered != sql
-    intruder.execute("PRAGMA writable_schema = ON")
-    intruder.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'entries'", altered)
-    intruder.execute("PRAGMA writable_schema = RESET")
-    found = intruder.verdict()
-    assert found is not None
-    assert found.code == "COLUMN_MISMATCH"
+def test_a_redaction_from_before_the_part_that_is_checked_explains_nothing(intruder: Intruder, database: str) -> None:
+    intruder.drop_constraints()
+    [target_hash] = intruder.get(5, "hash")
+    body = {"target_seq": 5, "target_hash": target_hash, "target_id": "x", "reason": "x"}
+    _insert(intruder, REDACTION, seq=0, body=body)
+    intruder.set(5, payload=None)
+    broken = intruder.verify(from_seq=4).broken
+    if database == "sqlite" and broken is None:
+        pytest.xfail("SQLite's auditor takes a redaction that stands before its target")
+    assert broken is not None
+    assert (broken.seq, broken.code) == (5, "PAYLOAD_ABSENT")
+
+
+def test_a_redaction_of_another_entry_explains_no_missing_payload(intruder: Intruder) -> None:
+    intruder.set(4, payload=None)
+    assert intruder.found() == intruder.found(IN_PROCESSES) == (4, "PAYLOAD_ABSENT")
+
+
+def test_an_erased_payload_cannot_be_replaced(intruder: Intruder) -> None:
+    intruder.set(REDACTED, payload=b'{"payload":{},"salt":"00"}')
+    assert intruder.found() == (REDACTED, "PAYLOAD_MISMATCH")
+
+
+def test_a_payload_where_there_was_none_is_found(intruder: Intruder) -> None:
+    intruder.set(REDACTION, payload=b"{}")
+    assert intruder.found() == (REDACTION, "PAYLOAD_UNEXPECTED")
 
 
 def test_dropped_indexes_hide_nothing(intruder: Intruder) -> None:
     intruder.checkpoint(ENTRIES)
-    intruder.drop_indexes()
-    assert intruder.verdict() is None
-    intruder.execute("UPDATE entries SET payload = replace(payload, 'v', 'w') WHERE seq = 6")
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (6, "PAYLOAD_MISMATCH")
-
-
-def test_bytes_changed_in_the_file_past_its_indexes_are_found(intruder: Intruder) -> None:
-    """Not by SQL but in the file: the indexes still say what the rows no longer do."""
-    row = f"{intruder.chain.org_id}test".encode()
-    intruder.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    intruder.connection.close()
-    content = intruder.path.read_bytes()
-    places = [match.end() for match in re.finditer(re.escape(row) + rb"[\x02-\x08]?\{\"actor\"", content)]
-    assert len(places) == ENTRIES
-    named = []
-    for end in places:
-        start = content.rindex(row, 0, end)
-        for place in (start, start + len(row) - 1):
-            altered = bytearray(content)
-            altered[place] ^= 1
-            intruder.path.write_bytes(altered)
-            found = intruder.verdict()
-            assert found is not None
-            named.append(found.seq)
-    assert sorted(named) == sorted([*range(1, ENTRIES + 1)] * 2)
-
-
-@pytest.mark.parametrize("seq", [1, ENTRIES])
-def test_the_ends_of_the_chain_can_be_doubled_no_more_than_its_middle(intruder: Intruder, seq: int) -> None:
-    intruder.drop_indexes()
-    columns = ", ".join(COLUMNS)
-    intruder.execute(f"INSERT INTO entries ({columns}) SELECT {columns} FROM entries WHERE seq = ?", seq)
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (seq, "SEQ_REPEATED")
+    intruder.drop_constraints()
+    assert intruder.broken() is None
+    [payload] = intruder.get(6, "payload")
+    assert b'"v"' in payload
+    intruder.set(6, payload=payload.replace(b'"v"', b'"w"'))
+    assert intruder.found() == (6, "PAYLOAD_MISMATCH")
 
 
 def test_a_row_appended_without_the_right_hash_is_found(intruder: Intruder) -> None:
-    statement = _resealed(intruder, ENTRIES, seq=ENTRIES + 1, payload_hash=None, id="new")
-    intruder.execute(
-        "INSERT INTO entries (org_id, environment, seq, statement, hash) VALUES (?, 'test', ?, ?, ?)",
-        intruder.chain.org_id,
-        ENTRIES + 1,
-        statement,
-        "0" * 64,
-    )
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (ENTRIES + 1, "CONTENT_MISMATCH")
+    _insert(intruder, ENTRIES, stored_hash="0" * 64, seq=ENTRIES + 1)
+    assert intruder.found() == (ENTRIES + 1, "CONTENT_MISMATCH")
 
 
-def test_a_payload_that_went_without_a_redaction_is_found(intruder: Intruder) -> None:
-    intruder.execute("UPDATE entries SET payload = NULL WHERE seq = 5")
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (5, "PAYLOAD_ABSENT")
+@pytest.mark.parametrize(
+    "filed", [{"org_id": "ORG_ALPHA"}, {"org_id": "org_beta"}, {"environment": "test"}, {"org_id": ""}], ids=str
+)
+@pytest.mark.parametrize("last", [1, 4, ENTRIES])
+def test_entries_filed_under_another_chain_are_found(
+    intruder: Intruder, filed: dict[str, object], last: int
+) -> None:
+    """One of the chain: missed, or, at its end, found where it is."""
+    intruder.drop_constraints()
+    intruder.set(last, **filed)
+    assert intruder.found() == ((last, "FILED_ELSEWHERE") if last == ENTRIES else (last, "SEQ_GAP"))
+    intruder.chain = OTHER_CHAIN
+    foreign = intruder.broken()
+    assert (foreign is not None) == (filed == {"org_id": "org_beta"})
+
+
+def test_a_whole_chain_filed_elsewhere_is_found(intruder: Intruder) -> None:
+    intruder.drop_constraints()
+    for seq in range(1, ENTRIES + 1):
+        intruder.set(seq, environment="test")
+    assert intruder.found() == (1, "FILED_ELSEWHERE")
 
 
 def test_a_rewritten_suffix_holds_together_but_not_with_a_checkpoint(intruder: Intruder) -> None:
     intruder.checkpoint(6)
     _rewrite_from(intruder, 4)
-    assert intruder.stretch(SqliteAuditor(intruder.path, 5.0)).broken is None, "the rewriting must be a clean one"
+    clean = verify_stretch(intruder.auditor(), CHAIN, GENESIS, None, batch_entries=3)
+    assert clean.broken is None, "the rewriting must be a clean one"
+    assert clean.checked_count == ENTRIES
 
-    found = intruder.verdict()
-
-    assert found is not None
-    assert (found.seq, found.code) == (6, "INCONSISTENT_WITH_CHECKPOINT")
+    assert intruder.found() == (6, "INCONSISTENT_WITH_CHECKPOINT")
 
 
 @pytest.mark.parametrize("kept", [0, 3, ENTRIES - 1])
 def test_a_cut_tail_is_found_by_a_checkpoint(intruder: Intruder, kept: int) -> None:
     intruder.checkpoint(ENTRIES)
-    intruder.execute("DELETE FROM entries WHERE seq > ?", kept)
-    found = intruder.verdict()
-    assert found is not None
-    assert (found.seq, found.code) == (kept + 1, "TRUNCATED")
+    intruder.remove(kept + 1)
+    missing = (REDACTED, "PAYLOAD_ABSENT") if REDACTED <= kept < REDACTION else (kept + 1, "TRUNCATED")
+    assert intruder.found() == missing
 
 
 def test_a_forged_checkpoint_is_found_by_its_signature(intruder: Intruder) -> None:
@@ -329,40 +302,46 @@ def test_a_forged_checkpoint_is_found_by_its_signature(intruder: Intruder) -> No
     _rewrite_from(intruder, 4)
     path = next(intruder.files._folder.iterdir())
     line = json.loads(path.read_text())
-    line["hash"] = SqliteAuditor(intruder.path, 5.0).hashes_at(intruder.chain, [5])[0]
+    line["hash"] = intruder.auditor().hashes_at(CHAIN, [5])[0]
     path.write_text(json.dumps(line) + "\n")
     assert SIGNER.holds(Checkpoint(**line)) is False
 
-    found = intruder.verdict()
-
-    assert found is not None
-    assert (found.seq, found.code) == (5, "CHECKPOINT_FORGED")
+    assert intruder.found() == (5, "CHECKPOINT_FORGED")
 
 
-def _resealed(intruder: Intruder, template_seq: int, **changes: object) -> str:
-    (statement, previous) = intruder.execute("SELECT statement, hash FROM entries WHERE seq = ?", template_seq)[0]
-    fields = json.loads(statement) | {"prev_hash": previous} | changes
-    fields["timestamp"] = fields["timestamp"][:-2] + ("1Z" if fields["timestamp"][-2] != "1" else "2Z")
-    return canonical(fields).decode()
+def _insert(intruder: Intruder, template_seq: int, stored_hash: str | None = None, **changes: object) -> None:
+    """Insert a row of its own making: like that entry's, with these changes of the statement, hashed right."""
+    statement, previous = intruder.get(template_seq, "statement", "hash")
+    fields = json.loads(statement) | {"prev_hash": previous, "id": "01900000-0000-7000-8000-000000000000"} | changes
+    text = canonical(fields)
+    intruder.copy(
+        template_seq,
+        seq=fields["seq"],
+        statement=text,
+        hash=stored_hash or sha256(text).hexdigest(),
+        idempotency_key=None,
+        idempotency_check=None,
+        **_beside(text),
+    )
+
+
+def _beside(statement: bytes) -> dict[str, object]:
+    """What PostgreSQL's table holds beside a statement."""
+    names = ("id", "kind", "agent_id", "action_type", "redacts_seq")
+    return dict(zip(names, indexed_columns(statement), strict=True))
 
 
 def _rewrite_from(intruder: Intruder, first: int) -> None:
     """Change an entry and recompute every hash from there on, as an intruder who knows the format would."""
-    previous = intruder.execute("SELECT hash FROM entries WHERE seq = ?", first - 1)[0][0]
+    [previous] = intruder.get(first - 1, "hash")
     for seq in range(first, ENTRIES + 1):
-        (statement, key) = intruder.execute("SELECT statement, idempotency_key FROM entries WHERE seq = ?", seq)[0]
+        statement, key = intruder.get(seq, "statement", "idempotency_key")
         fields = json.loads(statement)
         fields["prev_hash"] = previous
         if seq == first:
-            fields["body"]["confidence"] = 0.5
+            fields["body"]["confidence"] = 0.25
         text = canonical(fields)
         assert parse_statement(text).seq == seq
         previous = sha256(text).hexdigest()
-        check = None if key is None else sha256(f"{key}\n{previous}".encode()).hexdigest()
-        intruder.execute(
-            "UPDATE entries SET statement = ?, hash = ?, idempotency_check = ? WHERE seq = ?",
-            text.decode(),
-            previous,
-            check,
-            seq,
-        )
+        check = None if key is None else idempotency_check(key.decode(), previous)
+        intruder.set(seq, statement=text, hash=previous, idempotency_check=check)

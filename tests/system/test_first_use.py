@@ -14,6 +14,7 @@ from precipiq_testkit.server import ServerProcess, running_server
 
 from .client import Client
 from .sdk_environment import sdk_python
+from .stored import places_with
 
 
 @pytest.fixture
@@ -55,9 +56,8 @@ def test_the_key_is_shown_once_and_stored_nowhere(server: ServerProcess) -> None
     assert not [line for line in server.log_lines() if server.key in json.dumps(line)], "the key is no log line"
     Client(server).decide()
     assert server.stop() == 0
-    for path in server.data_dir.rglob("*"):
-        if path.is_file():
-            assert server.key.encode() not in path.read_bytes(), path
+    assert places_with(server, server.org_id), "the control: what is stored is found"
+    assert places_with(server, server.key) == []
     server.start()
     assert "pq_test_" not in server.log_text()
     assert Client(server).verify()["verdict"] == "checkpointed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import asyncpg
@@ -68,9 +68,15 @@ class PostgresDatabase:
             with translating():
                 self._connections = await stack.enter_async_context(self._pool())
             stack.push_async_callback(self._finish)
-            version = await self.run(lambda connection: check_deployment(connection, self.roles, migrations))
+            version = await self._check(migrations)
             log.info("database open", address=self.address.shown, postgresql_version=version)
             yield
+
+    async def _check(self, migrations: Sequence[Migration]) -> str:
+        try:
+            return await self.run(lambda connection: check_deployment(connection, self.roles, migrations))
+        except Unavailable as error:
+            raise DeploymentError([_cannot_open(self.address, error)]) from error
 
     @asynccontextmanager
     async def _pool(self) -> AsyncIterator[PostgresConnections]:
@@ -84,8 +90,13 @@ class PostgresDatabase:
         }
         if self.settings.transaction_pooler:
             options["statement_cache_size"] = 0  # the next transaction may be on another connection
-        async with open_postgres_connections(self.address.url, options) as connections:
-            yield connections
+        stack = AsyncExitStack()
+        try:
+            yield await stack.enter_async_context(open_postgres_connections(self.address.url, options))
+        finally:
+            with suppress(TimeoutError):  # each connection waits for the server to close it
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await stack.aclose()
 
     async def _finish(self) -> None:
         self._connections = None
@@ -93,16 +104,25 @@ class PostgresDatabase:
             await asyncio.wait(self._running, timeout=_CLOSE_TIMEOUT_S)
         for task in self._running:
             task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch``."""
-        return (await self.transaction([statement]))[0]
+        return await self._fetch(self.roles.begin_as_system(read_only=True), statement)
 
     async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch_as``."""
+        return await self._fetch(begin_as(chain), statement)
+
+    async def _fetch(self, begin_read_only: str, statement: Statement) -> Sequence[Row]:
         from precipiq_core.database.postgres_statements import fetch_rows  # SQLAlchemy, as above
 
-        return await self.run_in(begin_as(chain), lambda connection: fetch_rows(connection, statement))
+        try:
+            return await self.run_in(begin_read_only, lambda connection: fetch_rows(connection, statement))
+        except Unavailable as error:
+            if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
+                raise InternalError("a statement that reads must not write: use Database.transaction") from error
+            raise
 
     async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
         """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
@@ -127,18 +147,16 @@ class PostgresDatabase:
                     raise
         raise AssertionError("unreachable")
 
-    async def run_statement(self, sql: str, *parameters: object, begin: str = "BEGIN") -> Any:
-        """One statement that is a transaction by itself; the first value it gives.
+    async def run_statement(self, sql: str, *parameters: object) -> Any:
+        """One statement that is a transaction by itself; the first value it gives."""
+        return await self.run_single("BEGIN", lambda connection: connection.fetchval(sql, *parameters))
+
+    async def run_single(self, begin: str, work: Work[T]) -> T:
+        """Work that is one statement and so a transaction by itself. See :meth:`run`.
 
         Behind a pooler ``begin`` makes it one, because statement and parameters go in two messages.
         """
-
-        async def work(connection: asyncpg.Connection) -> Any:
-            return await connection.fetchval(sql, *parameters)
-
-        if self.settings.transaction_pooler:
-            return await self.run_in(begin, work)
-        return await self.run(work)
+        return await (self.run_in(begin, work) if self.settings.transaction_pooler else self.run(work))
 
     async def run(self, work: Work[T]) -> T:
         """Work with a connection, to its end even when whoever waits is cancelled.
@@ -151,7 +169,10 @@ class PostgresDatabase:
         task = asyncio.ensure_future(self._run(work))
         self._running.add(task)
         task.add_done_callback(self._ran)
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Unavailable("the database is being closed")
+        return task.result()
 
     def _ran(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
@@ -163,7 +184,11 @@ class PostgresDatabase:
             raise Unavailable("the database is not open")
         with translating():
             async with self._connections.acquired(self.settings.connection_wait_s) as connection:
-                return await work(connection)
+                try:
+                    return await work(connection)
+                except (TimeoutError, ConnectionLost, asyncio.CancelledError):
+                    _drop(connection)  # whoever does not answer would not hear a request to cancel either
+                    raise
 
 
 async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[T]) -> T:
@@ -171,6 +196,8 @@ async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[
     await connection.execute(begin)
     try:
         result = await work(connection)
+    except (TimeoutError, asyncio.CancelledError):
+        raise  # there is no answer: a ROLLBACK would wait once more; the connection is dropped
     except BaseException:
         await _roll_back(connection)
         raise
@@ -188,8 +215,23 @@ async def _roll_back(connection: asyncpg.Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        _drop(connection)
+
+
+def _drop(connection: asyncpg.Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it broke, and left the pool already
         connection.terminate()
 
 
 async def _keep(_: asyncpg.Connection) -> None:
     """In place of asyncpg's reset of a session; an open transaction it undoes by itself."""
+
+
+def _cannot_open(address: PostgresAddress, error: Unavailable) -> str:
+    """For the operator, who may know what a client must not: which role, where, and what the system said."""
+    cause = error.__cause__
+    if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
+        why = "it has another password, or is not there yet: run `precipiq migrate`"
+        return f"database.url: role {address.role} cannot log in at {address.shown}: {why}"
+    said = "" if cause is None else f" ({type(cause).__name__}: {cause})"
+    return f"database.url: {address.shown}: {error.message}{said}"

@@ -55,7 +55,7 @@ async def check_deployment(connection: asyncpg.Connection, roles: Roles, migrati
     problems = await _problems_of_schema(connection, migrations, {row["name"] for row in tables})
     if role["encoding"] != "UTF8":
         problems.append(f"the database's encoding is {role['encoding']}, it must be UTF8")
-    if role["search_path"].split(",")[0].strip(' "') != SCHEMA:
+    if [name.strip(' "') for name in role["search_path"].split(",")] != [SCHEMA, "pg_temp"]:
         problems.append(f"database.url: role {role['name']} does not look into schema {SCHEMA} first: {_HINT}")
     if role["rolsuper"] or role["rolbypassrls"]:
         problems.append(f"database.url: role {role['name']} may see every tenant (superuser or BYPASSRLS): use another")

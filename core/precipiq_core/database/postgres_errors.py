@@ -38,6 +38,14 @@ _UNAVAILABLE_BY_CLASS = {
     "XX": "the database is damaged or fails",
 }
 _CONNECTION_LOST = frozenset(("57P01", "57P02", "57P03", "57P05", "25P03"))
+_CONNECTION_ERRORS = (
+    asyncpg.InterfaceError,  # the connection was closed meanwhile
+    asyncpg.InternalClientError,  # the server has just said that it closes the connection
+    OSError,
+    EOFError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+)
 _DEADLOCKS = frozenset(("40001", "40P01"))
 
 
@@ -51,8 +59,8 @@ def translated(error: BaseException) -> BaseException:
         return error
     if isinstance(error, asyncpg.PostgresError):
         failure = _of_postgres(error)
-    elif isinstance(error, asyncpg.InterfaceError | OSError | EOFError | TimeoutError | asyncio.IncompleteReadError):
-        failure = ConnectionLost(AWAY)  # asyncpg says InterfaceError where a connection was closed meanwhile
+    elif isinstance(error, _CONNECTION_ERRORS):
+        failure = ConnectionLost(AWAY)
     else:
         return error
     if not isinstance(error, asyncpg.PostgresError) or not (error.sqlstate or "").startswith("22"):

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from precipiq_core.contracts.database import Migration
 from precipiq_core.database.branches import Step, missing_steps, take_step, version_table
 from precipiq_core.database.postgres_address import PostgresAddress
-from precipiq_core.database.postgres_errors import translating
+from precipiq_core.database.postgres_errors import translated, translating
 from precipiq_core.database.postgres_rights import make_roles, rights
 from precipiq_core.database.postgres_roles import SCHEMA, Roles, quoted
 from precipiq_core.errors import DeploymentError, Unavailable
@@ -100,7 +100,8 @@ async def _locked(address: PostgresAddress) -> AsyncIterator[asyncpg.Connection]
 
 def _engine(address: PostgresAddress) -> AsyncEngine:
     async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
-        return await asyncpg.connect(**address.options())
+        # No time limit: to fill a column or an index takes as long as it takes.
+        return await asyncpg.connect(**address.options() | {"command_timeout": None})
 
     return create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
 
@@ -131,8 +132,11 @@ async def _in_schema(engine: AsyncEngine, roles: Roles, work: Any) -> None:
                 await connection.run_sync(work)
             return
         except Exception as error:
-            cause = getattr(getattr(error, "orig", None), "sqlstate", None)
-            if cause not in _IN_THE_WAY:
+            cause = getattr(getattr(error, "orig", None), "__cause__", None) or error  # asyncpg's own
+            if getattr(cause, "sqlstate", None) not in _IN_THE_WAY:
+                failure = translated(cause)
+                if isinstance(failure, Unavailable):
+                    raise failure from error
                 raise
             if attempt == _TABLE_LOCK_ATTEMPTS - 1:
                 raise Unavailable(

@@ -21,7 +21,7 @@ from precipiq_core.errors import DeploymentError
 from precipiq_core.settings import SecretReference
 
 _PINNED = {
-    "search_path": SCHEMA,
+    "search_path": f"{SCHEMA}, pg_temp",  # else PostgreSQL looks for temporary tables first
     "default_transaction_isolation": "read committed",
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "10s",
@@ -82,7 +82,8 @@ async def make_roles(connection: asyncpg.Connection, roles: Roles, password: Sec
     pinned = await connection.fetchval(_PINNED_SETTINGS, roles.runtime)
     for name, value in _PINNED.items():
         if f"{name}={value}" not in (pinned or ()):
-            await connection.execute(f"ALTER ROLE {runtime} IN DATABASE {database} SET {name} = '{value}'")
+            shown = value if name == "search_path" else f"'{value}'"
+            await connection.execute(f"ALTER ROLE {runtime} IN DATABASE {database} SET {name} = {shown}")
 
 
 _SCHEMA_OWNER = "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = $1"

@@ -36,9 +36,10 @@ class Roles:
     def owner(self) -> str:
         return f"{self.runtime}_owner"
 
-    def begin_as_system(self) -> str:
-        """Begins a transaction that reads and writes for the whole deployment."""
-        return f"{READ_COMMITTED}; SET LOCAL ROLE {quoted(self.system)}"
+    def begin_as_system(self, *, read_only: bool = False) -> str:
+        """Begins a transaction that reads, or reads and writes, for the whole deployment."""
+        access = " READ ONLY" if read_only else ""
+        return f"{READ_COMMITTED}{access}; SET LOCAL ROLE {quoted(self.system)}"
 
     def begin_as_auditor(self) -> str:
         """Begins a transaction that reads everything, from one snapshot."""

@@ -23,6 +23,7 @@ _ROWS = re.compile(
     r"(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|MERGE)\b",
     re.IGNORECASE,
 )
+_ARGUMENT = re.compile(r"invalid input for query argument \$(\d+)")
 _PARAMETER = re.compile(r"(?<![:\w]):([A-Za-z_]\w*)")  # not the type of a cast, ``::text``
 
 
@@ -42,7 +43,14 @@ async def fetch_rows(connection: asyncpg.Connection, statement: Statement) -> li
     missing = [name for name in names if name not in statement.parameters]
     if missing:
         raise InternalError(f"a statement has no value for {', '.join(missing)}")
-    records: Sequence[Any] = await connection.fetch(sql, *(statement.parameters[name] for name in names))
+    try:
+        records: Sequence[Any] = await connection.fetch(sql, *(statement.parameters[name] for name in names))
+    except asyncpg.DataError as error:
+        found = _ARGUMENT.match(str(error))  # asyncpg refuses a value before it is sent, and quotes it
+        if found is None:
+            raise
+        name = names[int(found[1]) - 1]
+        raise InternalError(f"the value of :{name} is not of the type that PostgreSQL wants there") from None
     return [cast("Row", {name: _scalar(value) for name, value in record.items()}) for record in records]
 
 

@@ -17,7 +17,15 @@ from starlette.types import Scope as AsgiScope
 
 from precipiq_core.clock import Clock, format_timestamp
 from precipiq_core.contracts.auth import Authenticator, Principal, RateGroup, RateLimiter, Scope
-from precipiq_core.errors import Forbidden, PrecipiqError, RateLimited, Unauthorized, Unavailable, ValidationFailed
+from precipiq_core.errors import (
+    Forbidden,
+    InternalError,
+    PrecipiqError,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+    ValidationFailed,
+)
 from precipiq_core.http.body import BodyLimits, read_json
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.rate_headers import rate_headers
@@ -150,6 +158,8 @@ class EndpointApp:
                 await self._send_late(result, call.request_id, headers, send)
                 return
             answer = self._answer(result, call.request_id)
+        except InternalError:
+            raise  # the boundary logs what is nobody's request's fault
         except PrecipiqError as error:
             if isinstance(error, _Limited):
                 headers = error.headers

@@ -31,7 +31,7 @@ class ErrorBoundary:
         try:
             await self._app(scope, receive, tracking_send)
         except Exception as error:
-            known = isinstance(error, PrecipiqError)
+            known = isinstance(error, PrecipiqError) and not isinstance(error, InternalError)
             if not known:
                 log.exception("request failed", error=type(error).__name__)
             if started:

@@ -40,14 +40,20 @@ class KeyWatcher:
 
     async def run(self) -> None:
         """Until cancelled."""
+        is_failing = False
         while True:
             try:
                 await self.look()
                 await self._service.deliver_events()
                 if self._clock.monotonic_s() >= self._next_touch_s:
                     await self.write_last_used()
+                if is_failing:
+                    log.info("keys can be looked at again")
+                is_failing = False
             except PrecipiqError as error:
-                log.warning("keys could not be looked at", reason=error.message)
+                if not is_failing:
+                    log.warning("keys cannot be looked at", reason=error.message)
+                is_failing = True
             await asyncio.sleep(self._poll_s)
 
     async def look(self) -> None:

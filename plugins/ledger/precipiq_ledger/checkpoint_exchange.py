@@ -65,6 +65,7 @@ class CheckpointExchange:
     async def run(self) -> None:
         """Until cancelled. A round that fails is logged and tried again at the next."""
         round_number = 0
+        is_failing = False
         while True:
             try:
                 await self.send()
@@ -73,8 +74,13 @@ class CheckpointExchange:
                     until_us = self._clock.now_us() - _KEPT_US
                     await self._database.transaction([Statement(_PRUNE, {"until_us": until_us})])
                 round_number += 1
+                if is_failing:
+                    log.info("checkpoints are exchanged with other nodes again")
+                is_failing = False
             except (PrecipiqError, OSError, ValueError) as error:
-                log.warning("checkpoints not exchanged with other nodes", reason=str(error))
+                if not is_failing:
+                    log.warning("checkpoints are not exchanged with other nodes", reason=str(error))
+                is_failing = True
             await asyncio.sleep(EXCHANGE_INTERVAL_S)
 
     async def send(self) -> None:

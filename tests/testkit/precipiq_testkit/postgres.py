@@ -253,6 +253,12 @@ class OwnPostgres:
                 time.sleep(0.02)
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log_text()}")
 
+    def ask_for_passwords(self) -> None:
+        """From now on everybody but the administrator needs a password (SCRAM-SHA-256)."""
+        lines = ["host all postgres 127.0.0.1/32 trust", "host all all 127.0.0.1/32 scram-sha-256"]
+        (self._data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
+        self.server.sql("SELECT pg_reload_conf()")
+
     def log_text(self) -> str:
         """What the server logged."""
         return (self._folder / "log").read_text(errors="replace")

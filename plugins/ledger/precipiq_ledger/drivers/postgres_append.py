@@ -28,6 +28,7 @@ from precipiq_ledger.drivers.postgres_columns import indexed_columns
 
 _GROUP_BYTES_MAX = 16 * 1024 * 1024
 _HEADS_REMEMBERED_MAX = 10_000
+_FINISH_TIMEOUT_S = 10.0
 _RETRY_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.5)
 
 _APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
@@ -99,9 +100,12 @@ class PostgresAppender:
         return await future
 
     async def finish(self) -> None:
-        """Wait for what was accepted."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait for what was accepted, while the database answers."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FINISH_TIMEOUT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _state(self, chain: Chain) -> _ChainState:
         state = self._chains.get(chain)
@@ -116,9 +120,15 @@ class PostgresAppender:
         return state
 
     async def _serve(self, chain: Chain, state: _ChainState) -> None:
+        group: list[_Waiting] = []
         try:
             while group := self._next_group(state):
                 await self._commit(chain, state, group)
+        except asyncio.CancelledError:
+            _settle(group, [Unavailable(UNKNOWN_OUTCOME)] * len(group))
+            while group := self._next_group(state):
+                _settle(group, [Unavailable("the ledger is closing")] * len(group))
+            raise
         finally:
             state.is_running = False
 
@@ -141,22 +151,15 @@ class PostgresAppender:
         """Store a group; when something in it cannot be stored, each of its appends alone."""
         try:
             results = await self._store(chain, state, [item.job for item in group])
-        except (Unavailable, asyncio.CancelledError) as error:
-            failure = error if isinstance(error, Unavailable) else Unavailable("the ledger is closing")
-            results = [failure] * len(group)
+        except Unavailable as error:
+            results = [error] * len(group)
         except Exception as error:  # noqa: BLE001  (whoever waits must hear of it; the chain must go on)
             if len(group) > 1:
                 for item in group:
                     await self._commit(chain, state, [item])
                 return
             results = [error]
-        for item, result in zip(group, results, strict=True):
-            if item.future.done():
-                continue
-            if isinstance(result, Exception):
-                item.future.set_exception(result)
-            else:
-                item.future.set_result(result)
+        _settle(group, results)
 
     async def _store(self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob]) -> Appending:
         """Go on while the database is away, within the setting's time."""
@@ -175,7 +178,9 @@ class PostgresAppender:
                     raise Unavailable(UNKNOWN_OUTCOME if may_be_stored else error.message) from error
                 await asyncio.sleep(pause_s)
             except Unavailable as error:
-                raise Unavailable(UNKNOWN_OUTCOME) if may_be_stored else error from error
+                if may_be_stored:
+                    raise Unavailable(UNKNOWN_OUTCOME) from error
+                raise
         raise AssertionError("unreachable")
 
     async def _try(self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob], attempt: _Attempt) -> Appending:
@@ -245,6 +250,16 @@ class PostgresAppender:
             state.is_shared = head != state.head
             state.head = head_of(attempt.sent[-1]) if attempt.sent else head
         return attempt.results
+
+
+def _settle(group: Sequence[_Waiting], results: Appending) -> None:
+    for item, result in zip(group, results, strict=True):
+        if item.future.done():
+            continue
+        if isinstance(result, Exception):
+            item.future.set_exception(result)
+        else:
+            item.future.set_result(result)
 
 
 async def _is_stored(connection: asyncpg.Connection, chain: Chain, entry: Entry) -> bool:

@@ -32,10 +32,15 @@ def stands_beside(statement: bytes, stored: tuple[str, str, str | None, str | No
     """Whether these columns are those of the statement, without parsing it when it is an ordinary decision.
 
     In canonical JSON a quote inside a string is escaped, so the first ``,"body":{`` and the last ``,"id":"`` are the
-    statement's own; keys are sorted, so what follows them is known.
+    statement's own; keys are sorted, so what follows them is known. A stored text with a quote or a backslash could
+    reach past the end of the statement's own text, or end before it, so it is compared with the parsed one.
     """
     entry_id, kind, agent_id, action_type, redacts_seq = stored
-    if kind == "decision" and agent_id and action_type and redacts_seq is None and b'"target_seq":' not in statement:
+    if (
+        kind == "decision" and agent_id and action_type and redacts_seq is None
+        and not any(mark in text for text in (agent_id, action_type) for mark in ('"', "\\"))
+        and b'"target_seq":' not in statement
+    ):  # fmt: skip
         body = statement.find(b',"body":{')
         named = f',"body":{{"action_type":"{action_type}","agent_id":"{agent_id}",'.encode()
         identified = f',"id":"{entry_id}","kind":"decision","org_id":"'.encode()

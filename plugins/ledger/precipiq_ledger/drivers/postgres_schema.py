@@ -10,18 +10,18 @@ from __future__ import annotations
 TEXT_COLUMN_CHARACTERS_MAX = 200
 
 COLUMNS = {
-    "org_id": "text",
-    "environment": "text",
-    "seq": "bigint",
-    "statement": "bytea",
+    "org_id": "text C not null",
+    "environment": "text C not null",
+    "seq": "bigint not null",
+    "statement": "bytea not null",
     "payload": "bytea",
-    "hash": "text",
+    "hash": "text C not null",
     "idempotency_key": "bytea",
-    "idempotency_check": "text",
-    "id": "uuid",
-    "kind": "text",
-    "agent_id": "text",
-    "action_type": "text",
+    "idempotency_check": "text C",
+    "id": "uuid not null",
+    "kind": "text C not null",
+    "agent_id": "text C",
+    "action_type": "text C",
     "redacts_seq": "bigint",
 }
 

@@ -30,6 +30,7 @@ SELECT set_config('synchronous_commit', 'off', true), count(pg_notify('{CHANNEL}
 FROM unnest($1::text[]) AS sent (payload)
 """  # noqa: S608  (made of constants; nothing is lost that the look would not find)
 _NOTIFY_INTERVAL_S = 0.02
+_LAST_NOTIFY_TIMEOUT_S = 1.0
 _PAYLOAD_BYTES_MAX = 7000
 _RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _LISTEN_CHECK_S = 10.0
@@ -65,7 +66,9 @@ class PostgresWatchers(Watchers):
             for work in (self._tell_for_ever(), self._listen_for_ever(), self._look_for_ever()):
                 stack.push_async_callback(_end, asyncio.ensure_future(work))
             yield
-            await self._tell()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_NOTIFY_TIMEOUT_S):
+                    await self._tell()
 
     async def _tell_for_ever(self) -> None:
         while True:
@@ -88,6 +91,8 @@ class PostgresWatchers(Watchers):
         while True:
             try:
                 async with self._listening() as (connection, lost):
+                    if failures:
+                        log.info("listening for other processes' entries again")
                     failures = 0
                     self.wake_all()  # what came while nobody listened
                     while not (await asyncio.wait([lost], timeout=_LISTEN_CHECK_S))[0]:
@@ -122,12 +127,18 @@ class PostgresWatchers(Watchers):
             self.wake(chain)
 
     async def _look_for_ever(self) -> None:
+        is_failing = False
         while True:
             await asyncio.sleep(self._poll_s)
             try:
                 await self._look()
+                if is_failing:
+                    log.info("looking for new entries again")
+                is_failing = False
             except PrecipiqError as error:
-                log.warning("cannot look for new entries", reason=error.message)
+                if not is_failing:
+                    log.warning("cannot look for new entries", reason=error.message)
+                is_failing = True
 
     async def _look(self) -> None:
         watched = self.chains
