@@ -22,6 +22,7 @@ from precipiq_core.contracts.database import Migration
 from precipiq_core.errors import DeploymentError
 
 PRE, POST = "pre", "post"
+OLDEST = "oldest revision of a server that may run: "
 
 _SCRIPTS = Path(__file__).parent / "alembic"
 

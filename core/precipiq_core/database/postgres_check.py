@@ -86,6 +86,19 @@ def _problems_of_memberships(roles: Roles, others: Sequence[Any]) -> Iterator[st
         yield f"role {roles.runtime} may not become {name}: {_HINT}"
 
 
+async def _may_run_on_newer(connection: asyncpg.Connection, migration: Migration) -> bool:
+    """Whether the newer program that migrated left room for this one: it took no step but those before its servers."""
+    from precipiq_core.database.branches import OLDEST, missing_steps, version_table
+
+    table = f'{SCHEMA}."{version_table(migration.branch)}"'
+    noted = await connection.fetchval("SELECT col_description(to_regclass($1), 1)", table) or ""
+    oldest = noted.removeprefix(OLDEST)
+    try:
+        return oldest != noted and not missing_steps(migration, [oldest])
+    except DeploymentError:
+        return False
+
+
 async def _problems_of_schema(
     connection: asyncpg.Connection, migrations: Sequence[Migration], tables: set[str]
 ) -> list[str]:
@@ -104,8 +117,12 @@ async def _problems_of_schema(
         try:
             steps = missing_steps(migration, versions)
         except DeploymentError as error:
-            problems += error.problems
-            continue
+            if not await _may_run_on_newer(connection, migration):
+                problems += error.problems
+                continue
+            log.warning("the schema is newer than this server, and allows it for the time of an upgrade",
+                        branch=migration.branch, revisions=versions)  # fmt: skip
+            steps = []
         first = next((index for index, step in enumerate(steps) if step.is_post and versions), len(steps))
         before += [step.revision for step in steps[:first]]
         after += [step.revision for step in steps[first:] if step.is_post]

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from precipiq_core.contracts.database import Migration
-from precipiq_core.database.branches import Step, missing_steps, take_step, version_table
+from precipiq_core.database.branches import OLDEST, Step, missing_steps, take_step, version_table
 from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_errors import translated, translating
 from precipiq_core.database.postgres_rights import make_roles, rights
@@ -62,8 +62,10 @@ async def _migrate(
             try:
                 for migration in migrations:
                     versions = await _versions(connection, migration.branch)
+                    oldest = versions[0] if versions else None
                     for step in _due(missing_steps(migration, versions), post=post or not versions):
-                        await _take(engine, roles, migrations, step)
+                        oldest = step.revision if step.is_post or not versions else oldest
+                        await _take(engine, roles, migrations, step, str(oldest))
                         applied.append(step.revision)
                 await _in_schema(engine, roles, lambda plain: _set_rights(plain, roles, migrations, ""))
             finally:
@@ -113,9 +115,13 @@ async def _versions(connection: asyncpg.Connection, branch: str) -> list[str]:
     return [row[0] for row in await connection.fetch(f"SELECT version_num FROM {table}")]  # noqa: S608
 
 
-async def _take(engine: AsyncEngine, roles: Roles, migrations: Sequence[Migration], step: Step) -> None:
+async def _take(engine: AsyncEngine, roles: Roles, migrations: Sequence[Migration], step: Step, oldest: str) -> None:
+    """``oldest``: the revision that a server must know to run on what this step makes; kept beside the version."""
+
     def work(plain: Connection) -> None:
         take_step(plain, step.migration, step.revision, roles=roles)
+        column = f"{quoted(version_table(step.migration.branch))}.version_num"
+        plain.exec_driver_sql(f"COMMENT ON COLUMN {column} IS '{OLDEST}{oldest}'")
         _set_rights(plain, roles, migrations, step.migration.branch)
 
     await _in_schema(engine, roles, work)
