@@ -21,6 +21,7 @@ from databases.core import Connection
 
 from precipiq_core.contracts.database import Row, Statement
 from precipiq_core.database.sqlite_connection import translating
+from precipiq_core.errors import Unavailable
 
 
 class _ReadOnlyConnection(sqlite3.Connection):
@@ -83,11 +84,14 @@ class PostgresConnections:
 
     @asynccontextmanager
     async def acquired(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of one's own. Raises ``TimeoutError`` when none comes in time."""
+        """A connection of one's own. Raises ``Unavailable`` when none comes in time."""
         # Not database.connection(): that one is shared by everything its task does, and breaks when it is cancelled.
         connection = Connection(self._database, self._database._backend)
-        async with asyncio.timeout(wait_s):
-            await connection.__aenter__()
+        try:
+            async with asyncio.timeout(wait_s):
+                await connection.__aenter__()
+        except TimeoutError:
+            raise Unavailable("no connection to the database was free in time; try again") from None
         try:
             yield connection.raw_connection
         finally:

@@ -18,8 +18,9 @@ from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration, Row, Statement
 from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_check import check_deployment
-from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost, is_deadlock, translating
+from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost, is_deadlock, translated, translating
 from precipiq_core.database.postgres_roles import Roles, begin_as
+from precipiq_core.database.postgres_statements import fetch_rows
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import DeploymentError, InternalError, Unavailable
 
@@ -33,6 +34,7 @@ Work = Callable[[asyncpg.Connection], Awaitable[T]]
 log = structlog.get_logger("precipiq.database")
 
 _DEADLOCK_ATTEMPTS = 5
+_READ_PAUSES_S = (0.0, 0.05)
 _CLOSE_TIMEOUT_S = 10.0
 
 
@@ -115,10 +117,8 @@ class PostgresDatabase:
         return await self._fetch(begin_as(chain), statement)
 
     async def _fetch(self, begin_read_only: str, statement: Statement) -> Sequence[Row]:
-        from precipiq_core.database.postgres_statements import fetch_rows  # SQLAlchemy, as above
-
         try:
-            return await self.run_in(begin_read_only, lambda connection: fetch_rows(connection, statement))
+            return await self.read_in(begin_read_only, lambda connection: fetch_rows(connection, statement))
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
                 raise InternalError("a statement that reads must not write: use Database.transaction") from error
@@ -126,7 +126,6 @@ class PostgresDatabase:
 
     async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
         """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
-        from precipiq_core.database.postgres_statements import fetch_rows  # SQLAlchemy, as above
 
         async def work(connection: asyncpg.Connection) -> list[list[Row]]:
             return [await fetch_rows(connection, statement) for statement in statements]
@@ -146,6 +145,15 @@ class PostgresDatabase:
                 if not is_deadlock(error) or attempt == _DEADLOCK_ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+    async def read_in(self, begin_read_only: str, work: Work[T]) -> T:
+        """As :meth:`run_in`, for work that only reads: over another connection when one turns out to be broken."""
+        for pause_s in _READ_PAUSES_S:
+            try:
+                return await self.run_in(begin_read_only, work)
+            except ConnectionLost:
+                await asyncio.sleep(pause_s)
+        return await self.run_in(begin_read_only, work)
 
     async def run_statement(self, sql: str, *parameters: object) -> Any:
         """One statement that is a transaction by itself; the first value it gives."""
@@ -193,8 +201,8 @@ class PostgresDatabase:
 
 async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[T]) -> T:
     """Work between ``begin`` (may be several statements) and COMMIT; undone when it raises."""
-    await connection.execute(begin)
     try:
+        await connection.execute(begin)
         result = await work(connection)
     except (TimeoutError, asyncio.CancelledError):
         raise  # there is no answer: a ROLLBACK would wait once more; the connection is dropped
@@ -204,8 +212,10 @@ async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[
     with translating():
         try:
             status = await connection.execute("COMMIT")
-        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
-            raise ConnectionLost(UNKNOWN_OUTCOME) from error
+        except Exception as error:
+            if isinstance(translated(error), ConnectionLost):
+                raise ConnectionLost(UNKNOWN_OUTCOME) from error
+            raise
     if status != "COMMIT":
         raise InternalError("a transaction went on after a failed statement")
     return result
@@ -214,7 +224,7 @@ async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[
 async def _roll_back(connection: asyncpg.Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         _drop(connection)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -62,11 +63,13 @@ async def _migrate(
             try:
                 for migration in migrations:
                     versions = await _versions(connection, migration.branch)
-                    oldest = versions[0] if versions else None
+                    oldest = await _oldest(connection, migration.branch) or "".join(versions[:1])
                     for step in _due(missing_steps(migration, versions), post=post or not versions):
                         oldest = step.revision if step.is_post or not versions else oldest
-                        await _take(engine, roles, migrations, step, str(oldest))
+                        await _take(engine, roles, migrations, step, oldest)
                         applied.append(step.revision)
+                    if post:
+                        await _in_schema(engine, roles, partial(_note_oldest, branch=migration.branch))
                 await _in_schema(engine, roles, lambda plain: _set_rights(plain, roles, migrations, ""))
             finally:
                 await engine.dispose()
@@ -120,11 +123,23 @@ async def _take(engine: AsyncEngine, roles: Roles, migrations: Sequence[Migratio
 
     def work(plain: Connection) -> None:
         take_step(plain, step.migration, step.revision, roles=roles)
-        column = f"{quoted(version_table(step.migration.branch))}.version_num"
-        plain.exec_driver_sql(f"COMMENT ON COLUMN {column} IS '{OLDEST}{oldest}'")
+        _note_oldest(plain, step.migration.branch, oldest)
         _set_rights(plain, roles, migrations, step.migration.branch)
 
     await _in_schema(engine, roles, work)
+
+
+async def _oldest(connection: asyncpg.Connection, branch: str) -> str:
+    table = f'{SCHEMA}."{version_table(branch)}"'
+    noted: str | None = await connection.fetchval("SELECT col_description(to_regclass($1), 1)", table)
+    return (noted or "").removeprefix(OLDEST)
+
+
+def _note_oldest(plain: Connection, branch: str, oldest: str | None = None) -> None:
+    """``oldest``: None for the present revision, because no server of another version runs any more."""
+    table = quoted(version_table(branch))
+    oldest = oldest or plain.exec_driver_sql(f"SELECT version_num FROM {table}").scalar_one()  # noqa: S608
+    plain.exec_driver_sql(f"COMMENT ON COLUMN {table}.version_num IS '{OLDEST}{oldest}'")
 
 
 async def _in_schema(engine: AsyncEngine, roles: Roles, work: Any) -> None:

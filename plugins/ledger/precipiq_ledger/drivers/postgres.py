@@ -131,12 +131,12 @@ class PostgresEntryStore:
             rows: list[Any] = await connection.fetch(sql, *parameters)
             return rows
 
-        return await self._database.run_in(begin_as(chain), work)
+        return await self._database.read_in(begin_as(chain), work)
 
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
         """See ``EntryStore.find``."""
         scan_max = self._options.find_scan_rows_max
-        return await self._database.run_in(
+        return await self._database.read_in(
             begin_as(chain), lambda connection: find_page(connection, chain, query, before_seq, limit, scan_max)
         )
 
@@ -148,7 +148,7 @@ class PostgresEntryStore:
         """See ``EntryStore.chains``."""
         last = ("", "")
         begin = self._database.roles.begin_as_auditor()
-        while rows := await self._database.run_in(begin, lambda connection: connection.fetch(CHAINS_AFTER, *last)):  # noqa: B023
+        while rows := await self._database.read_in(begin, lambda connection: connection.fetch(CHAINS_AFTER, *last)):  # noqa: B023
             for row in rows:
                 yield Chain(row["org_id"], cast("Environment", row["environment"]))
             last = (rows[-1]["org_id"], rows[-1]["environment"])

@@ -161,7 +161,7 @@ class PostgresAuditor:
         connection = await asyncpg.connect(**self.address.options(), timeout=self.timeout_s)
         try:
             await connection.execute(self.roles.begin_as_auditor())
-            await connection.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL search_path = {SCHEMA}")
+            await connection.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL search_path = {SCHEMA}, pg_temp")
         except BaseException:
             connection.terminate()
             raise
@@ -203,11 +203,12 @@ class _Session:
 
 async def _problem_of_table(connection: asyncpg.Connection) -> str | None:
     row = await connection.fetchrow(_DEFINITION, f"{SCHEMA}.entries")
-    if row is None or row["kind"] != "r" or row["is_rewritten"] or orjson.loads(row["columns"] or "{}") != COLUMNS:
+    columns = {} if row is None else orjson.loads(row["columns"] or "{}")  # a newer version may have added some
+    if row is None or row["kind"] != "r" or row["is_rewritten"] or not COLUMNS.items() <= columns.items():
         return "the definition of the table of entries was altered"
     if not row["is_shown"]:
         return "the row-level security of the table of entries was altered"
-    if row["path"].split(",")[0].strip(' "') != SCHEMA or "pg_catalog" in row["path"]:
+    if row["path"].split(",")[0].strip() not in (SCHEMA, f'"{SCHEMA}"') or "pg_catalog" in row["path"]:
         return f"the role that serves looks for the table of entries elsewhere than in schema {SCHEMA}"
     return None
 
