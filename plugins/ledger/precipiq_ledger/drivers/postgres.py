@@ -23,10 +23,11 @@ from precipiq_core.contracts.entry_store import (
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.postgres_roles import begin_as
 from precipiq_ledger.drivers.grouping import AppendJob, check_storable
-from precipiq_ledger.drivers.postgres_append import PostgresAppender, head_from_row
+from precipiq_ledger.drivers.postgres_append import PostgresAppender
 from precipiq_ledger.drivers.postgres_audit import PostgresAuditor
 from precipiq_ledger.drivers.postgres_columns import column_text
 from precipiq_ledger.drivers.postgres_find import ENTRY_COLUMNS, entry_from_row, find_page
+from precipiq_ledger.drivers.postgres_rows import head_from_row
 from precipiq_ledger.drivers.postgres_schema import CHAINS_AFTER
 from precipiq_ledger.drivers.postgres_watch import PostgresWatchers
 

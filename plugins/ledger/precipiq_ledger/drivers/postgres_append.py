@@ -11,38 +11,23 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import asyncpg
 
-from precipiq_core.chain_format import head_of, statement_timestamp
-from precipiq_core.clock import parse_timestamp
+from precipiq_core.chain_format import head_of
 from precipiq_core.contracts.chain import Chain, Entry, Head
 from precipiq_core.contracts.entry_store import Appended
 from precipiq_core.database.postgres import PostgresDatabase, in_transaction
 from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost
 from precipiq_core.database.postgres_roles import begin_as, literal
 from precipiq_core.errors import InternalError, Unavailable
-from precipiq_ledger.drivers.grouping import AppendJob, Group, idempotency_check, seal_job, wanted_keys
-from precipiq_ledger.drivers.postgres_columns import indexed_columns
+from precipiq_ledger.drivers.grouping import AppendJob, Group, seal_job
+from precipiq_ledger.drivers.postgres_rows import erase_payload, is_stored, known_entries, prepared_append, read_head
 
 _GROUP_BYTES_MAX = 16 * 1024 * 1024
 _HEADS_REMEMBERED_MAX = 10_000
 _FINISH_TIMEOUT_S = 10.0
 _RETRY_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.5)
-
-_APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-_HEAD = """
-SELECT seq, hash, statement FROM entries
-WHERE org_id = $1 AND environment = $2 ORDER BY seq DESC LIMIT 1
-"""
-_KNOWN = """
-SELECT idempotency_key, seq, hash, statement, payload FROM entries
-WHERE org_id = $1 AND environment = $2 AND idempotency_key IS NOT NULL
-AND sha256(idempotency_key) IN (SELECT sha256(key) FROM unnest($3::bytea[]) AS wanted (key))
-"""
-_STORED = "SELECT hash FROM entries WHERE org_id = $1 AND environment = $2 AND seq = $3"
-_ERASE = "SELECT erase_payload($1, $2, $3)"
 
 Appending = Sequence[Appended | Exception]
 
@@ -201,11 +186,11 @@ class PostgresAppender:
         results = [seal_job(group, job) for job in jobs]
         if not group.new or any(isinstance(result, Exception) for result in results):
             return None
-        arguments = _arguments(chain, state.head, group.new)
+        append = prepared_append(chain, state.head, group.new)
 
-        async def send(connection: asyncpg.Connection) -> Any:
+        async def send(connection: asyncpg.Connection) -> str:
             attempt.sent, attempt.results = tuple(group.new), results
-            return await connection.fetchval(_APPEND, *arguments)
+            return await append(connection)
 
         outcome = await self._database.run_single(begin_as(chain, read_only=False), send)
         if outcome != "appended":
@@ -222,21 +207,21 @@ class PostgresAppender:
         begin = f"{begin_as(chain, read_only=False)}; {lock}"
 
         async def work(connection: asyncpg.Connection) -> tuple[Head | None, bool]:
-            if attempt.sent and await _is_stored(connection, chain, attempt.sent[0]):
+            if attempt.sent and await is_stored(connection, chain, attempt.sent[0]):
                 return None, True
             attempt.sent, attempt.results = (), ()
-            head = await _read_head(connection, chain)
-            group = Group({} if head is None else {chain: head}, await _known_entries(connection, chain, jobs))
+            head = await read_head(connection, chain)
+            group = Group({} if head is None else {chain: head}, await known_entries(connection, chain, jobs))
             results = [seal_job(group, job) for job in jobs]
             attempt.results = results
             if group.new:
                 attempt.sent = tuple(group.new)
-                outcome = await connection.fetchval(_APPEND, *_arguments(chain, head, group.new))
+                outcome = await prepared_append(chain, head, group.new)(connection)
                 if outcome != "appended":
                     raise InternalError(f"a locked chain cannot be appended to: {outcome}")
             for job, result in zip(jobs, results, strict=True):
                 if job.erased_seq is not None and isinstance(result, Appended):
-                    await connection.execute(_ERASE, chain.org_id, chain.environment, job.erased_seq)
+                    await erase_payload(connection, chain, job.erased_seq)
             return head, False
 
         try:
@@ -260,54 +245,3 @@ def _settle(group: Sequence[_Waiting], results: Appending) -> None:
             item.future.set_exception(result)
         else:
             item.future.set_result(result)
-
-
-async def _is_stored(connection: asyncpg.Connection, chain: Chain, entry: Entry) -> bool:
-    stored = await connection.fetchval(_STORED, chain.org_id, chain.environment, entry.seq)
-    return bool(stored == entry.hash)
-
-
-async def _read_head(connection: asyncpg.Connection, chain: Chain) -> Head | None:
-    row = await connection.fetchrow(_HEAD, chain.org_id, chain.environment)
-    return None if row is None else head_from_row(row)
-
-
-def head_from_row(row: Any) -> Head:
-    """From a row of seq, hash and statement."""
-    return Head(row["seq"], row["hash"], parse_timestamp(statement_timestamp(row["statement"])))
-
-
-async def _known_entries(
-    connection: asyncpg.Connection, chain: Chain, jobs: Sequence[AppendJob]
-) -> dict[tuple[Chain, str], Entry]:
-    keys = [key.encode() for _, key in wanted_keys(jobs)]
-    if not keys:
-        return {}
-    rows = await connection.fetch(_KNOWN, chain.org_id, chain.environment, keys)
-    known: dict[tuple[Chain, str], Entry] = {}
-    for row in rows:
-        key = row["idempotency_key"].decode()
-        known[chain, key] = Entry(chain, row["seq"], row["hash"], row["statement"], row["payload"], key)
-    return known
-
-
-def _arguments(chain: Chain, head: Head | None, entries: Sequence[Entry]) -> tuple[Any, ...]:
-    columns = list(zip(*(indexed_columns(entry.statement) for entry in entries), strict=True))
-    keys: list[bytes | None] | None = None
-    checks: list[str | None] | None = None
-    if any(entry.idempotency_key is not None for entry in entries):
-        pairs = [(entry.idempotency_key, entry.hash) for entry in entries]
-        keys = [None if key is None else key.encode() for key, _ in pairs]
-        checks = [None if key is None else idempotency_check(key, hash_) for key, hash_ in pairs]
-    return (
-        chain.org_id,
-        chain.environment,
-        0 if head is None else head.seq,
-        "" if head is None else head.hash,
-        *columns,
-        [entry.statement for entry in entries],
-        [entry.payload for entry in entries],
-        [entry.hash for entry in entries],
-        keys,
-        checks,
-    )
