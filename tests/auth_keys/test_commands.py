@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ UNSAFE = "the database loses acknowledged entries when it crashes: fsync or full
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> ServerProcess:
+def stopped(
+    database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """A deployment whose server does not run."""
-    return ServerProcess(tmp_path_factory.mktemp("stopped"))
+    folder = tmp_path_factory.mktemp("stopped")
+    if database == "sqlite":
+        yield ServerProcess(folder)
+        return
+    postgres = request.getfixturevalue("postgres_server").new_database()
+    yield ServerProcess(folder, postgres=postgres)
+    postgres.drop()
 
 
 def document(server: ServerProcess, *arguments: str) -> Any:

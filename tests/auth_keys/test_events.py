@@ -23,6 +23,7 @@ from precipiq_core.database import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import NotFound, Unavailable
 from precipiq_testkit.clock import ManualClock, SeededRandomness
+from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -63,8 +64,9 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    database = new_database(DatabaseSettings(migrate_at_start=True), tmp_path)  # type: ignore[call-arg]
+async def bench(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[Bench]:
+    settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
+    database = new_database(DatabaseSettings.model_validate(settings), tmp_path)
     async with database.opened([Migration("auth_keys", MIGRATIONS, TABLES)]):
         yield Bench(KeyStore(database))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
+from precipiq_testkit.postgres import PostgresDatabase
+from precipiq_testkit.server import ServerProcess, running_server
 
 KEY = re.compile(r"pq_(?:live|test)_[0-9A-Za-z]{49}")
 
@@ -56,14 +57,20 @@ def test_its_key_event_is_the_first_entry_of_the_test_chain_only(server: ServerP
     )
 
 
-def test_a_deployment_that_does_not_ask_for_it_starts_empty(tmp_path: Path) -> None:
-    deployment = DEPLOYMENT.replace('first_start_organisation = "test organisation"\n', "")
-    with running_server(tmp_path, deployment=deployment) as server:
+def test_a_deployment_that_does_not_ask_for_it_starts_empty(
+    server_database: PostgresDatabase | None, tmp_path: Path
+) -> None:
+    deployment = ServerProcess(tmp_path / "asking", postgres=server_database).config.read_text()
+    silent = deployment.replace('first_start_organisation = "test organisation"\n', "")
+    assert silent != deployment
+    with running_server(tmp_path / "silent", deployment=silent, postgres=server_database) as server:
         assert json.loads(server.run("orgs", "list", "--json").stdout) == []
         assert not KEY.search(server.log_text())
 
 
-def test_a_command_before_the_first_start_makes_no_key(tmp_path: Path) -> None:
-    unstarted = ServerProcess(tmp_path)
+def test_a_command_before_the_first_start_makes_no_key(
+    server_database: PostgresDatabase | None, tmp_path: Path
+) -> None:
+    unstarted = ServerProcess(tmp_path, postgres=server_database)
 
     assert json.loads(unstarted.run("orgs", "list", "--json").stdout) == []

@@ -67,9 +67,11 @@ async def fill(store: EntryStore) -> None:
     await writer.append(CHAIN, writer.draft(metadata={"k": "v"}))
     await writer.append(CHAIN, writer.draft(key="clé 🚀", body={"target_seq": 2**63 - 1}))
     await writer.redact(CHAIN, redacted)
-    await writer.append(CHAIN, writer.draft(key="key-9", body={"agent_id": None, "action_type": 5, "target_seq": 2**70}))
+    await writer.append(
+        CHAIN, writer.draft(key="key-9", body={"agent_id": None, "action_type": 5, "target_seq": 2**70})
+    )
     others = await writer.fill(OTHER_CHAIN, 3)
-    await writer.redact(OTHER_CHAIN, others[1])
+    await writer.redact(OTHER_CHAIN, others[2])
 
 
 class Intruder(ABC):
@@ -253,7 +255,9 @@ class PostgresIntruder(Intruder):
         sql = "SELECT conname FROM pg_constraint WHERE conrelid = 'entries'::regclass AND contype IN ('p', 'c')"
         for (name,) in self.execute(sql):
             self.execute(f"ALTER TABLE entries DROP CONSTRAINT {name}")
-        for (name,) in self.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'entries'::regclass"):
+        for (name,) in self.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'entries'::regclass"
+        ):
             self.execute(f"DROP INDEX {name}")
 
     def get(self, seq: int, *columns: str) -> Sequence[Any]:
@@ -320,7 +324,10 @@ class PostgresCopies:
         self._server.sql(
             f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
             f"CREATE DATABASE {name} TEMPLATE {self._kept}",
-            *(f"ALTER ROLE {role} IN DATABASE {name} SET {key} = '{value}'" for role, key, value in self._settings),
+            *(
+                f"ALTER ROLE {role} IN DATABASE {name} SET {key} = " + (value if key == "search_path" else f"'{value}'")
+                for role, key, value in self._settings
+            ),
         )
 
     def drop(self) -> None:

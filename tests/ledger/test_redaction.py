@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from precipiq_testkit.server import ServerProcess, running_server
+from precipiq_testkit.postgres import SERVER_VARIABLE
+from precipiq_testkit.server import ServerProcess
 from tests.system.client import Client
 from tests.system.independent_verifier import verify
+from tests.system.stored import files_of, rows_of
 
 PAYLOAD_FIELDS = ("inputs", "outputs", "alternatives", "metadata")
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
+def target(shared_server: ServerProcess) -> ServerProcess:
+    return shared_server
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,29 @@ def redact(client: Client, decision_id: str, reason: str = "asked for") -> httpx
     return client.http.post(f"/decisions/{decision_id}/redact", json={"reason": reason})
 
 
-def files_with(folder: Path, *texts: str) -> list[str]:
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            found += [f"{path.name}: {text}" for text in texts if text.encode() in content]
-    return found
+def places_with(server: ServerProcess, *texts: str) -> list[str]:
+    """Where the server's files, or its PostgreSQL's rows, hold one of these texts."""
+    stored = list(files_of(server.data_dir))
+    if server.postgres is not None:
+        stored += rows_of(server.postgres)
+    return [
+        f"{place}: {text}"
+        for place, content in stored
+        for text in texts
+        if text.encode() in content or text.encode().hex().encode() in content
+    ]
+
+
+def files_of_the_table(server: ServerProcess) -> list[bytes]:
+    """What PostgreSQL keeps of the entries, once the table was written anew: it overwrites nothing before."""
+    assert server.postgres is not None
+    [(folder, *paths)] = server.postgres.sql(
+        "VACUUM (FULL) precipiq.entries",
+        "CHECKPOINT",
+        "SELECT current_setting('data_directory'), pg_relation_filepath(oid), pg_relation_filepath(reltoastrelid) "
+        "FROM pg_class WHERE oid = 'precipiq.entries'::regclass",
+    )
+    return [Path(folder, path).read_bytes() for path in paths]
 
 
 def assert_error(answer: httpx2.Response, status: int, code: str) -> None:
@@ -106,26 +123,42 @@ def test_the_chain_holds_after_redactions_for_the_server_and_for_anybody(client:
     assert verify(without_statement) is not None, "the control: the redaction entries are what explains the absence"
 
 
-def test_erased_bytes_are_in_no_file(client: Client, target: ServerProcess) -> None:
+def test_erased_bytes_are_in_no_file_and_no_row(client: Client, target: ServerProcess) -> None:
     secret, kept = secrets.token_hex(12), secrets.token_hex(12)
     receipt, other = decide(client, secret), decide(client, kept)
     salt = client.data("GET", f"/decisions/{receipt['decision_id']}")["salt"]
-    assert files_with(target.data_dir, secret), "the control: before, the bytes are found"
-    assert files_with(target.data_dir, salt)
+    assert places_with(target, secret), "the control: before, the bytes are found"
+    assert places_with(target, salt)
 
     assert redact(client, receipt["decision_id"]).status_code == 200
 
-    assert files_with(target.data_dir, secret, salt) == []
-    assert files_with(target.data_dir, kept)
+    assert places_with(target, secret, salt) == []
+    assert places_with(target, kept)
     assert client.data("GET", f"/decisions/{other['decision_id']}")["metadata"] == {"note": f"meta-{kept}"}
 
 
 def test_a_payload_of_many_pages_leaves_none_of_them(client: Client, target: ServerProcess) -> None:
     marks = [secrets.token_hex(12) for _ in range(40)]
     receipt = client.decide(0, inputs={mark: mark * 200 for mark in marks})
-    assert files_with(target.data_dir, marks[0], marks[-1])
+    assert places_with(target, marks[0], marks[-1])
     assert redact(client, receipt["decision_id"]).status_code == 200
-    assert files_with(target.data_dir, *marks) == []
+    assert places_with(target, *marks) == []
+
+
+def test_postgresqls_files_hold_nothing_erased_once_the_table_was_written_anew(
+    client: Client, target: ServerProcess
+) -> None:
+    if target.postgres is None or SERVER_VARIABLE in os.environ:
+        return  # SQLite's files are looked into above; another server's cannot be
+    noise = {f"noise-{number}": secrets.token_hex(64) for number in range(40)}
+    small, large, kept = (secrets.token_hex(12) for _ in range(3))
+    receipts = [decide(client, small), client.decide(0, inputs={large: noise}), client.decide(0, inputs={kept: noise})]
+    assert any(large.encode() in content for content in files_of_the_table(target))
+    for receipt in receipts[:2]:
+        assert redact(client, receipt["decision_id"]).status_code == 200
+    contents = files_of_the_table(target)
+    for text, is_there in ((small, False), (large, False), (kept, True)):
+        assert any(text.encode() in content for content in contents) == is_there
 
 
 def test_a_second_redaction_is_a_conflict_and_changes_nothing(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""An intruder edits the database, with the triggers dropped: verification names the entry. The same on each database."""
+"""An intruder edits a database of either kind, with the triggers dropped: verification names the entry."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ def test_every_column_that_is_stored_is_tried(intruder: Intruder, database: str)
 
 
 @pytest.mark.parametrize("column", COLUMNS["postgres"])
-def test_any_altered_byte_of_any_column_is_found_at_its_entry(
-    intruder: Intruder, column: str, database: str
-) -> None:
+def test_any_altered_byte_of_any_column_is_found_at_its_entry(intruder: Intruder, column: str, database: str) -> None:
     """What a redaction no longer explains is missing where it was, and that is the first break."""
     if column not in intruder.columns:
         assert intruder.put(intruder.place(1), **{column: "x"}) is None, "what is generated cannot be altered"
@@ -260,9 +258,7 @@ def test_a_row_appended_without_the_right_hash_is_found(intruder: Intruder) -> N
     "filed", [{"org_id": "ORG_ALPHA"}, {"org_id": "org_beta"}, {"environment": "test"}, {"org_id": ""}], ids=str
 )
 @pytest.mark.parametrize("last", [1, 4, ENTRIES])
-def test_entries_filed_under_another_chain_are_found(
-    intruder: Intruder, filed: dict[str, object], last: int
-) -> None:
+def test_entries_filed_under_another_chain_are_found(intruder: Intruder, filed: dict[str, object], last: int) -> None:
     """One of the chain: missed, or, at its end, found where it is."""
     intruder.drop_constraints()
     intruder.set(last, **filed)

@@ -25,9 +25,12 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def target(
+    database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     overrides = {"PRECIPIQ__HTTP__BODY_TIMEOUT_S": "1"}
-    with running_server(tmp_path_factory.mktemp("server"), overrides=overrides) as server:
+    postgres = None if database == "sqlite" else request.getfixturevalue("shared_postgres")
+    with running_server(tmp_path_factory.mktemp("server"), overrides=overrides, postgres=postgres) as server:
         yield server
         assert _peak_memory_mb(server) < MEMORY_MAX_MB
         assert server.stop() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 
 OTHER_PLUGIN = "\n[plugins.ledgr]\n"
@@ -94,8 +95,12 @@ def test_plugins_lists_what_is_installed_and_enabled(tmp_path: Path) -> None:
     assert "precipiq-auth-keys" in deployment(tmp_path, text).run("plugins").stdout
 
 
-def test_serve_refuses_a_schema_that_is_not_migrated_and_says_what_to_run(tmp_path: Path) -> None:
-    server = deployment(tmp_path, PRECIPIQ__DATABASE__MIGRATE_AT_START="false")
+def test_serve_refuses_a_schema_that_is_not_migrated_and_says_what_to_run(
+    server_database: PostgresDatabase | None, tmp_path: Path
+) -> None:
+    server = ServerProcess(
+        tmp_path, postgres=server_database, overrides={"PRECIPIQ__DATABASE__MIGRATE_AT_START": "false"}
+    )
     [problem] = problems_of_a_start(server)
     refused = server.run("orgs", "list", check=False)
     first, second = server.run("migrate").stdout, server.run("migrate").stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
 
 from .client import Client
@@ -18,11 +19,12 @@ from .stored import places_with
 
 
 @pytest.fixture
-def on_port(tmp_path: Path) -> Iterator[ServerProcess]:
+def on_port(server_database: PostgresDatabase | None, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server on a port that the deployment names, as a self-hoster's does: the printed lines hold it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with running_server(tmp_path / "server", overrides={"PRECIPIQ__SERVER__BIND": f"127.0.0.1:{port}"}) as server:
+    overrides = {"PRECIPIQ__SERVER__BIND": f"127.0.0.1:{port}"}
+    with running_server(tmp_path / "server", overrides=overrides, postgres=server_database) as server:
         yield server
 
 
