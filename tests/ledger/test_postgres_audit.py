@@ -65,7 +65,6 @@ def in_words(intruder: PostgresIntruder, sql: str) -> str:
         (VIEW + " WHERE seq > 5; GRANT SELECT ON entries TO {auditor}", (1, "SEQ_GAP")),
         ("CREATE TABLE copied AS SELECT * FROM entries; DROP TABLE entries; ALTER TABLE copied RENAME TO entries; "
          "GRANT SELECT ON entries TO {auditor}", ALTERED),
-        ("ALTER TABLE entries ADD COLUMN note text", ALTERED),
         ("ALTER TABLE entries ALTER COLUMN statement DROP NOT NULL", ALTERED),
         ('ALTER TABLE entries ALTER COLUMN hash TYPE text COLLATE "POSIX"', ALTERED),
         ("ALTER TABLE entries DROP COLUMN agent_id; ALTER TABLE entries ADD COLUMN agent_id text "
@@ -202,6 +201,7 @@ def test_a_foreign_owner_or_more_rights_alone_are_no_false_alarm(intruder: Postg
         "ALTER TABLE entries ALTER COLUMN payload SET STORAGE EXTERNAL",
         "ALTER TABLE entries SET (fillfactor = 90)",
         "COMMENT ON COLUMN entries.seq IS 'the place'",
+        "ALTER TABLE entries ADD COLUMN of_a_newer_version text",
         "GRANT SELECT ON entries TO {runtime}",
         "CREATE POLICY reports ON entries FOR SELECT TO {runtime} USING (false)",
     ):

@@ -277,6 +277,7 @@ async def test_a_transaction_that_is_cut_at_its_commit_says_that_the_outcome_is_
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """The wait for an answer, shortened: for what nothing else bounds."""
+    monkeypatch.setattr(core_postgres, "_COMMAND_TIMEOUT_S", 1.0)
     monkeypatch.setattr(postgres_address, "_COMMAND_TIMEOUT_S", 1.0)
     return 1.0
 

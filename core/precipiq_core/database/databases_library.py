@@ -20,8 +20,8 @@ from databases.backends.sqlite import SQLitePool
 from databases.core import Connection
 
 from precipiq_core.contracts.database import Row, Statement
+from precipiq_core.database.postgres_errors import NoConnection
 from precipiq_core.database.sqlite_connection import translating
-from precipiq_core.errors import Unavailable
 
 
 class _ReadOnlyConnection(sqlite3.Connection):
@@ -47,11 +47,20 @@ class PlainReads:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._running: set[asyncio.Task[Sequence[Row]]] = set()
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """The rows of a statement that reads. Raises ``Unavailable`` when the database cannot answer."""
         # A read that is cancelled half-way would keep its snapshot open: it is left to end by itself.
-        return await asyncio.shield(asyncio.ensure_future(self._fetch(statement)))
+        task = asyncio.ensure_future(self._fetch(statement))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def finish(self) -> None:
+        """Wait for what was begun."""
+        while self._running:
+            await asyncio.wait(self._running)
 
     async def _fetch(self, statement: Statement) -> Sequence[Row]:
         with translating():
@@ -73,7 +82,11 @@ async def open_sqlite_reads(uri: str, busy_timeout_s: float) -> AsyncIterator[Pl
     async with database:
         connection = database.connection()
         async with connection:
-            yield PlainReads(connection)
+            reads = PlainReads(connection)
+            try:
+                yield reads
+            finally:
+                await reads.finish()
 
 
 class PostgresConnections:
@@ -84,14 +97,14 @@ class PostgresConnections:
 
     @asynccontextmanager
     async def acquired(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of one's own. Raises ``Unavailable`` when none comes in time."""
+        """A connection of one's own. Raises ``NoConnection`` when none comes in time."""
         # Not database.connection(): that one is shared by everything its task does, and breaks when it is cancelled.
         connection = Connection(self._database, self._database._backend)
         try:
             async with asyncio.timeout(wait_s):
                 await connection.__aenter__()
         except TimeoutError:
-            raise Unavailable("no connection to the database was free in time; try again") from None
+            raise NoConnection("no connection to the database in time; try again") from None
         try:
             yield connection.raw_connection
         finally:

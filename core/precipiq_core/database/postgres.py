@@ -18,7 +18,14 @@ from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration, Row, Statement
 from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_check import check_deployment
-from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost, is_deadlock, translated, translating
+from precipiq_core.database.postgres_errors import (
+    UNKNOWN_OUTCOME,
+    ConnectionLost,
+    NoConnection,
+    is_deadlock,
+    translated,
+    translating,
+)
 from precipiq_core.database.postgres_roles import Roles, begin_as
 from precipiq_core.database.postgres_statements import fetch_rows
 from precipiq_core.database.settings import DatabaseSettings
@@ -36,6 +43,7 @@ log = structlog.get_logger("precipiq.database")
 _DEADLOCK_ATTEMPTS = 5
 _READ_PAUSES_S = (0.0, 0.05)
 _CLOSE_TIMEOUT_S = 10.0
+_COMMAND_TIMEOUT_S = 20.0  # beyond the server's own limit of a statement: it does not answer any more
 
 
 class PostgresDatabase:
@@ -88,6 +96,7 @@ class PostgresDatabase:
             "min_size": 0,  # a server starts, and waits, while its database is away
             "max_size": self.settings.connections_max,
             "timeout": self.settings.connection_wait_s,
+            "command_timeout": _COMMAND_TIMEOUT_S,
             "reset": _keep,  # no session state is ever made; a round trip is saved
         }
         if self.settings.transaction_pooler:
@@ -151,6 +160,8 @@ class PostgresDatabase:
         for pause_s in _READ_PAUSES_S:
             try:
                 return await self.run_in(begin_read_only, work)
+            except NoConnection:
+                raise
             except ConnectionLost:
                 await asyncio.sleep(pause_s)
         return await self.run_in(begin_read_only, work)

@@ -37,7 +37,9 @@ _UNAVAILABLE_BY_CLASS = {
     "58": "the disk that holds the database fails",
     "XX": "the database is damaged or fails",
 }
-_CONNECTION_LOST = frozenset(("57P01", "57P02", "57P03", "57P05", "25P03"))
+_CONNECTION_LOST = frozenset(
+    ("57P01", "57P02", "57P03", "57P05", "25P03", "25006")  # read-only: after a failover, the primary is elsewhere
+)
 _CONNECTION_ERRORS = (
     asyncpg.InterfaceError,  # the connection was closed meanwhile
     asyncpg.InternalClientError,  # the server has just said that it closes the connection
@@ -51,6 +53,10 @@ _DEADLOCKS = frozenset(("40001", "40P01"))
 
 class ConnectionLost(Unavailable):
     """The connection broke or could not be made: the same work may succeed over another one."""
+
+
+class NoConnection(ConnectionLost):
+    """None was free, and none could be made, in time: nothing was sent."""
 
 
 def translated(error: BaseException) -> BaseException:

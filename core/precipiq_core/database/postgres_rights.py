@@ -23,9 +23,9 @@ from precipiq_core.settings import SecretReference
 _PINNED = {
     "search_path": f"{SCHEMA}, pg_temp",  # else PostgreSQL looks for temporary tables first
     "default_transaction_isolation": "read committed",
-    "idle_in_transaction_session_timeout": "10s",
+    "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "10s",
-    "statement_timeout": "30s",
+    "statement_timeout": "15s",
     "row_security": "on",
 }
 """Settings of the role that serves, so that they hold behind a pooler too."""

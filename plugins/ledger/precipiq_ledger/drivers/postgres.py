@@ -97,8 +97,11 @@ class PostgresEntryStore:
         return await self._appender.append(AppendJob(chain, tuple(drafts), seal))
 
     async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
-        """See ``EntryStore.redact``. Redaction entry and erasure are one transaction; the erased bytes leave the table
-        with the next round of autovacuum, and the write-ahead log as it is recycled."""
+        """See ``EntryStore.redact``. Redaction entry and erasure are one transaction; then no row holds the payload.
+
+        PostgreSQL frees its bytes with the next round of autovacuum but overwrites them when it uses the space again,
+        or at once with VACUUM (FULL); the write-ahead log holds them until it is recycled.
+        """
         check_storable(chain, [draft])
         appended = await self._appender.append(AppendJob(chain, (draft,), seal, target.seq))
         return appended.entries[0]
@@ -157,7 +160,7 @@ class PostgresEntryStore:
     def auditor(self) -> EntryAuditor:
         """See ``EntryStore.auditor``."""
         database = self._database
-        return PostgresAuditor(database.address, database.roles, database.settings.connection_wait_s)
+        return PostgresAuditor(database.listen_address, database.roles, database.settings.connection_wait_s)
 
     async def ping(self) -> None:
         """See ``EntryStore.ping``."""

@@ -21,7 +21,7 @@ from precipiq_core.database.postgres import PostgresDatabase, in_transaction
 from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost
 from precipiq_core.database.postgres_roles import begin_as, literal
 from precipiq_core.errors import InternalError, Unavailable
-from precipiq_ledger.drivers.grouping import AppendJob, Group, seal_job
+from precipiq_ledger.drivers.grouping import AppendJob, Group, seal_job, wanted_keys
 from precipiq_ledger.drivers.postgres_rows import erase_payload, is_stored, known_entries, prepared_append, read_head
 
 _GROUP_BYTES_MAX = 16 * 1024 * 1024
@@ -209,17 +209,22 @@ class PostgresAppender:
         async def work(connection: asyncpg.Connection) -> tuple[Head | None, bool]:
             if attempt.sent and await is_stored(connection, chain, attempt.sent[0]):
                 return None, True
-            attempt.sent, attempt.results = (), ()
             head = await read_head(connection, chain)
-            group = Group({} if head is None else {chain: head}, await known_entries(connection, chain, jobs))
-            results = [seal_job(group, job) for job in jobs]
-            attempt.results = results
-            if group.new:
+
+            async def append(known: dict[tuple[Chain, str], Entry], *, is_sure: bool) -> str:
+                group = Group({} if head is None else {chain: head}, known)
+                attempt.results = [seal_job(group, job) for job in jobs]
+                if not is_sure and any(isinstance(result, Exception) for result in attempt.results):
+                    return "known"  # perhaps: what a seal refuses may be stored already
                 attempt.sent = tuple(group.new)
-                outcome = await prepared_append(chain, head, group.new)(connection)
-                if outcome != "appended":
-                    raise InternalError(f"a locked chain cannot be appended to: {outcome}")
-            for job, result in zip(jobs, results, strict=True):
+                return await prepared_append(chain, head, group.new)(connection) if group.new else "appended"
+
+            outcome = await append({}, is_sure=not wanted_keys(jobs))
+            if outcome == "known":
+                outcome = await append(await known_entries(connection, chain, jobs), is_sure=True)
+            if outcome != "appended":
+                raise InternalError(f"a locked chain cannot be appended to: {outcome}")
+            for job, result in zip(jobs, attempt.results, strict=True):
                 if job.erased_seq is not None and isinstance(result, Appended):
                     await erase_payload(connection, chain, job.erased_seq)
             return head, False

@@ -19,9 +19,11 @@ SELECT seq, hash, statement FROM entries
 WHERE org_id = $1 AND environment = $2 ORDER BY seq DESC LIMIT 1
 """
 _KNOWN = """
-SELECT idempotency_key, seq, hash, statement, payload FROM entries
-WHERE org_id = $1 AND environment = $2 AND idempotency_key IS NOT NULL
-AND sha256(idempotency_key) IN (SELECT sha256(key) FROM unnest($3::bytea[]) AS wanted (key))
+SELECT known.* FROM unnest($3::bytea[]) AS wanted (key) CROSS JOIN LATERAL (
+    SELECT idempotency_key, seq, hash, statement, payload FROM entries
+    WHERE org_id = $1 AND environment = $2 AND idempotency_key IS NOT NULL AND sha256(idempotency_key) = sha256(key)
+    LIMIT 1
+) AS known
 """
 _STORED = "SELECT hash FROM entries WHERE org_id = $1 AND environment = $2 AND seq = $3"
 _ERASE = "SELECT erase_payload($1, $2, $3)"

@@ -62,13 +62,13 @@ CREATE TABLE entries (
 """Dead rows come from erasures alone; with these settings the next round of autovacuum removes them."""
 
 INDEXES = (
-    "CREATE UNIQUE INDEX entries_id ON entries (org_id, environment, id)",
-    "CREATE UNIQUE INDEX entries_idempotency_key ON entries (org_id, environment, sha256(idempotency_key)) "
-    "WHERE idempotency_key IS NOT NULL",
     "CREATE INDEX entries_agent_id ON entries (org_id, environment, agent_id, seq)",
     "CREATE INDEX entries_action_type ON entries (org_id, environment, action_type, seq)",
     "CREATE INDEX entries_kind ON entries (org_id, environment, kind, seq) WHERE kind <> 'decision'",
     "CREATE INDEX entries_redacts_seq ON entries (org_id, environment, redacts_seq) WHERE redacts_seq IS NOT NULL",
+    "CREATE UNIQUE INDEX entries_id ON entries (org_id, environment, id)",
+    "CREATE UNIQUE INDEX entries_idempotency_key ON entries (org_id, environment, sha256(idempotency_key)) "
+    "WHERE idempotency_key IS NOT NULL",
 )
 
 LOCK_CHAIN = """
@@ -88,6 +88,7 @@ AS $$
 DECLARE
     last_seq bigint;
     last_hash text;
+    violated text;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'the head must be read after the lock: append in a transaction that is READ COMMITTED';
@@ -102,23 +103,25 @@ BEGIN
     IF coalesce(last_seq, 0) <> in_head_seq OR coalesce(last_hash, '') <> in_head_hash THEN
         RETURN 'moved';
     END IF;
-    IF in_keys IS NOT NULL AND EXISTS (
-        SELECT 1 FROM entries JOIN unnest(in_keys) AS wanted (key) ON sha256(idempotency_key) = sha256(wanted.key)
-        WHERE org_id = in_org_id AND environment = in_environment AND idempotency_key IS NOT NULL
-    ) THEN
-        RETURN 'known';
-    END IF;
-    INSERT INTO entries (
-        org_id, environment, seq, id, kind, agent_id, action_type, redacts_seq,
-        statement, payload, hash, idempotency_key, idempotency_check
-    )
-    SELECT in_org_id, in_environment, in_head_seq + new.position, new.id, new.kind, new.agent_id, new.action_type,
-           new.redacts_seq, new.statement, new.payload, new.hash, new.key, new.check_
-    FROM unnest(in_ids, in_kinds, in_agent_ids, in_action_types, in_redacts_seqs,
-                in_statements, in_payloads, in_hashes, coalesce(in_keys, '{}'), coalesce(in_checks, '{}'))
-    WITH ORDINALITY AS new (
-        id, kind, agent_id, action_type, redacts_seq, statement, payload, hash, key, check_, position
-    );
+    BEGIN
+        INSERT INTO entries (
+            org_id, environment, seq, id, kind, agent_id, action_type, redacts_seq,
+            statement, payload, hash, idempotency_key, idempotency_check
+        )
+        SELECT in_org_id, in_environment, in_head_seq + new.position, new.id, new.kind, new.agent_id, new.action_type,
+               new.redacts_seq, new.statement, new.payload, new.hash, new.key, new.check_
+        FROM unnest(in_ids, in_kinds, in_agent_ids, in_action_types, in_redacts_seqs,
+                    in_statements, in_payloads, in_hashes, coalesce(in_keys, '{}'), coalesce(in_checks, '{}'))
+        WITH ORDINALITY AS new (
+            id, kind, agent_id, action_type, redacts_seq, statement, payload, hash, key, check_, position
+        );
+    EXCEPTION WHEN unique_violation THEN
+        GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
+        IF violated = 'entries_idempotency_key' THEN
+            RETURN 'known';
+        END IF;
+        RAISE;
+    END;
     RETURN 'appended';
 END
 $$

@@ -33,9 +33,11 @@ WHERE filed.org_id = ?1 AND filed.environment = ?2
 _LAST_SEQ = f"SELECT coalesce(max(seq), 0) FROM entries WHERE {_FILED} AND seq <= ?3"  # noqa: S608  (text is above)
 _REDACTIONS = f"""
 SELECT statement FROM entries
-WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?3))
+WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?3)) AND seq > redacts_seq
 """  # noqa: S608
-_MAYBE_REDACTIONS = f'SELECT statement FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
+"""None that stands before its target: that part of the chain may be one that is not checked."""
+
+_MAYBE_REDACTIONS = f'SELECT statement, seq FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
 _GROUP = "org_id, environment, typeof(org_id) = 'text' AND typeof(environment) = 'text' FROM entries"
 _FIRST_GROUP = f"SELECT rowid, {_GROUP} ORDER BY org_id, environment LIMIT 1"
 _OF_ROW = "(SELECT org_id, environment FROM entries WHERE rowid = :row)"
@@ -99,7 +101,10 @@ class SqliteAuditor:
             except sqlite3.OperationalError:  # a damaged statement, which SQLite cannot take a value from
                 wanted = set(target_seqs)
                 maybe = connection.execute(_MAYBE_REDACTIONS, filed)
-                rows = [row for row in maybe if _target_seq(row[0]) in wanted]
+                rows = [
+                    row for row in maybe
+                    if (target := _target_seq(row[0])) in wanted and isinstance(row[1], int) and row[1] > target
+                ]  # fmt: skip
         return [row[0] for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
