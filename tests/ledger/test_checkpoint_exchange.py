@@ -106,5 +106,8 @@ def test_a_forged_checkpoint_is_cried_out_and_not_taken(nodes: tuple[ServerProce
     assert eventually(
         lambda: any("not signed by this deployment's key" in str(line.get("event")) for line in two.log_lines())
     )
+    one.sql(f"UPDATE ledger_checkpoints SET line = 'no checkpoint' WHERE seq = {seq + 1000}")
+    later = decide(one, one.key, 2)
+    assert eventually(lambda: any(line["seq"] == later for line in held(two))), "one bad row stops the others"
     assert all(line["seq"] != seq + 1000 for line in held(two))
     assert verify(two, one.key)["is_valid"] is True

@@ -27,6 +27,7 @@ _OVERLAP_US = 60_000_000  # clocks differ, and transactions commit in another or
 _KEPT_US = 24 * 3600 * 1_000_000
 _PRUNE_ROUNDS = 2400
 _FETCHED_MAX = 1000
+_REFUSED_REMEMBERED_MAX = 1000
 
 _SEND = """
 INSERT INTO ledger_checkpoints (org_id, environment, seq, line, shared_us)
@@ -108,18 +109,27 @@ class CheckpointExchange:
             self._fetched_until_us = max(self._fetched_until_us, int(place["shared_us"]))
 
     async def _take(self, line: str) -> None:
-        checkpoint = parse_checkpoint(line.encode())
+        try:
+            checkpoint = parse_checkpoint(line.encode())
+        except ValueError as error:  # one bad row must not keep the others from coming
+            self._refuse(line, reason=str(error))
+            return
         if self._signer.holds(checkpoint):
             await self._checkpointer.keep(checkpoint)
-        elif line not in self._refused:
-            self._refused.add(line)
-            log.critical(
-                "a checkpoint in the database is not signed by this deployment's key: it is forged, or the nodes do "
-                "not share one master key",
-                org_id=checkpoint.org_id,
-                environment=checkpoint.environment,
-                seq=checkpoint.seq,
-            )
+        else:
+            self._refuse(line, org_id=checkpoint.org_id, environment=checkpoint.environment, seq=checkpoint.seq)
+
+    def _refuse(self, line: str, **what: object) -> None:
+        if line in self._refused:
+            return
+        if len(self._refused) >= _REFUSED_REMEMBERED_MAX:
+            self._refused.clear()
+        self._refused.add(line)
+        log.critical(
+            "a checkpoint in the database is not signed by this deployment's key: it is forged, or the nodes do "
+            "not share one master key",
+            **what,
+        )
 
     def _row(self, checkpoint: Checkpoint) -> Statement:
         return Statement(
