@@ -15,7 +15,7 @@ from precipiq_core.boot import Assembly
 from precipiq_core.contracts.auth import RateLimiter
 from precipiq_core.errors import DeploymentError
 from precipiq_core.http.body import BodyLimits
-from precipiq_core.http.endpoint import Edge
+from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.error_boundary import ErrorBoundary
 from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
@@ -87,7 +87,8 @@ def _router(assembly: Assembly) -> ASGIApp:
     )
     endpoints = [(item.owner, item.value) for item in assembly.endpoints]
     plain = [(item.owner, item.value) for item in assembly.plain_endpoints]
-    return build_router(endpoints, plain, edge)
+    websockets = [(item.owner, item.value) for item in assembly.websocket_endpoints]
+    return build_router(endpoints, plain, websockets, edge)
 
 
 def _layers(assembly: Assembly, router: ASGIApp, access_sink: Sink | None) -> ASGIApp:
@@ -122,6 +123,7 @@ def _describe(assembly: Assembly) -> None:
         openapi_document(
             [(item.owner, item.value) for item in assembly.endpoints],
             [(item.owner, item.value) for item in assembly.plain_endpoints],
+            [(item.owner, item.value) for item in assembly.websocket_endpoints],
             title="Precipiq decision ledger",
             version=__version__,
         )

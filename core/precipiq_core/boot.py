@@ -29,6 +29,7 @@ from precipiq_core.errors import DeploymentError
 from precipiq_core.graph import boot_order
 from precipiq_core.hookspecs import LayeredMiddleware
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_core.operations import Operations
 from precipiq_core.plugin import AnyPlugin
 from precipiq_core.secrets import open_master_key
@@ -82,6 +83,7 @@ class Assembly:
     drivers: Sequence[Contribution[EntryStoreDriver]]
     endpoints: Sequence[Contribution[Endpoint]]
     plain_endpoints: Sequence[Contribution[PlainEndpoint]]
+    websocket_endpoints: Sequence[Contribution[WebSocketEndpoint]]
     middleware: Sequence[Contribution[LayeredMiddleware]]
     authenticators: Sequence[Contribution[Authenticator]]
     migrations: Sequence[Contribution[Migration]]
@@ -208,7 +210,7 @@ def _collect(
     cast("Registry[EntryStoreDriver]", services.get(EntryStoreDrivers)).fill(  # type: ignore[type-abstract]
         "entry store driver", drivers, problems
     )
-    routes: list[Contribution[Endpoint | PlainEndpoint]] = collector.collect("routes", services)
+    routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
     commands: list[Contribution[click.Command]] = collector.collect("commands", services)
     _find_double_commands(commands, problems)
     assembly = Assembly(
@@ -222,6 +224,7 @@ def _collect(
         drivers,
         [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],
         [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, PlainEndpoint)],
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, WebSocketEndpoint)],
         collector.collect("middleware", services),
         collector.collect("authenticators", services),
         collector.collect("migrations", services),

@@ -127,6 +127,12 @@ def statement_prev_hash(statement: bytes) -> str:
     return statement[start : start + 64].decode()
 
 
+def statement_kind(statement: bytes) -> str:
+    """The kind in a canonical statement."""
+    start = statement.rindex(b',"kind":"') + 9
+    return statement[start : statement.index(b'"', start)].decode()
+
+
 def head_of(entry: Entry) -> Head:
     """That entry as the head of its chain."""
     return Head(entry.seq, entry.hash, parse_timestamp(statement_timestamp(entry.statement)))

@@ -13,6 +13,7 @@
     |   |   `-- IdempotencyConflict     idempotency_conflict
     |   |-- PayloadTooLarge             payload_too_large
     |   |-- HeadersTooLarge             headers_too_large
+    |   |-- UpgradeRequired             upgrade_required
     |   |-- UnsupportedMediaType        unsupported_media_type
     |   |-- ValidationFailed            validation_error
     |   `-- RateLimited                 rate_limited
@@ -111,6 +112,13 @@ class PayloadTooLarge(RequestError):
 class HeadersTooLarge(RequestError):
     code = "headers_too_large"
     default_message = "the request's headers are too large"
+
+
+class UpgradeRequired(RequestError):
+    """A WebSocket's path was asked by plain HTTP."""
+
+    code = "upgrade_required"
+    default_message = "this is a WebSocket: the request must ask for the upgrade"
 
 
 class UnsupportedMediaType(RequestError):

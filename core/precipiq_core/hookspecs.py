@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from precipiq_core.contracts.database import Migration
     from precipiq_core.contracts.entry_store import EntryStoreDriver
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
     from precipiq_core.services import Services
 
 hookspec = pluggy.HookspecMarker("precipiq")
@@ -67,7 +68,7 @@ class HookSpecs(Protocol):
         """
 
     @hookspec
-    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint | WebSocketEndpoint]:
         """Typed endpoints, mounted under ``/api/v1`` unless their path is absolute; two for one path and method fail.
 
         Example: ``return [Endpoint("GET", "/notes", list_notes, scope="read", output=NoteList)]``.

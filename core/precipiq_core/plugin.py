@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from precipiq_core.contracts.entry_store import EntryStoreDriver
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
     from precipiq_core.services import Services
 
 API_VERSION = 1
@@ -65,7 +66,7 @@ class PluginBase(Generic[ConfigT]):
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         return ()
 
-    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint | WebSocketEndpoint]:
         return ()
 
     def middleware(self, services: Services) -> Sequence[LayeredMiddleware]:

@@ -16,7 +16,8 @@ from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.credential import Credential
 from precipiq_core.errors import Conflict, DeploymentError, NotFound, Unavailable
 from precipiq_core.http.body import BodyLimits
-from precipiq_core.http.endpoint import Call, Edge, Endpoint, LateFailure, LateReply, PlainEndpoint, Reply
+from precipiq_core.http.endpoint import Call, Endpoint, LateReply, PlainEndpoint, Reply
+from precipiq_core.http.endpoint_app import Edge, LateFailure
 from precipiq_core.http.error_boundary import ErrorBoundary
 from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
@@ -90,7 +91,7 @@ class Site:
             Endpoint("GET", "/notes/{id}", self.read, "read", NoteOut, path_parameters={"id": "a note's id"}),
         ]
         self.endpoints = [("notes", endpoint) for endpoint in endpoints]
-        self.app = ErrorBoundary(build_router(self.endpoints, [("core", PAGE)], edge))
+        self.app = ErrorBoundary(build_router(self.endpoints, [("core", PAGE)], [], edge))
 
     async def write(self, call: Call[NoteIn, Any]) -> object:
         """Write a note.
@@ -394,11 +395,11 @@ def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
     endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):
-        build_router([("notes", endpoint)], [("core", PAGE)], edge)
+        build_router([("notes", endpoint)], [("core", PAGE)], [], edge)
 
 
 def test_openapi_follows_from_the_endpoints() -> None:
-    document = openapi_document(Site().endpoints, [("core", PAGE)], title="t", version="1")
+    document = openapi_document(Site().endpoints, [("core", PAGE)], [], title="t", version="1")
     post = document["paths"]["/api/v1/notes"]["post"]
     get = document["paths"]["/api/v1/notes"]["get"]
 

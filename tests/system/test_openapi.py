@@ -68,7 +68,7 @@ def test_what_is_mounted_is_documented_and_the_reverse(tmp_path: Path) -> None:
         serving=False,
     )
     mounted = {(item.value.method.lower(), full_path(item.value)) for item in assembly.endpoints}
-    mounted |= {("get", item.value.path) for item in assembly.plain_endpoints}
+    mounted |= {("get", item.value.path) for item in (*assembly.plain_endpoints, *assembly.websocket_endpoints)}
     with running_server(tmp_path / "served") as server:
         document: dict[str, Any] = httpx2.get(f"{server.url}/openapi.json").json()
         described = {(method, path) for path, operations in document["paths"].items() for method in operations}

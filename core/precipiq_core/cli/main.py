@@ -158,6 +158,8 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
         add(endpoint.owner, "routes", f"{endpoint.value.method} {endpoint.value.path}")
     for page in assembly.plain_endpoints:
         add(page.owner, "routes", f"GET {page.value.path}")
+    for websocket in assembly.websocket_endpoints:
+        add(websocket.owner, "routes", f"WS {websocket.value.path}")
     for layer in assembly.middleware:
         add(layer.owner, "middleware", layer.value.layer)
     for authenticator in assembly.authenticators:

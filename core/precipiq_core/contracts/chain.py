@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -79,11 +79,28 @@ class Entry:
     idempotency_key: str | None = None
 
 
+Present: TypeAlias = Callable[[Chain, Sequence[Entry]], Awaitable[Sequence[bytes]]]
+"""Turns entries of one kind and one chain into the JSON text by which the REST interface shows them, in their order.
+
+What it raises as ``Unavailable`` is tried again; nothing else may be raised because of what an entry holds.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class EntryKind:
-    """A kind of entry that a plugin registers. ``name``: ``[a-z][a-z0-9_]*``; ``summary``: one line for the docs."""
+    """A kind of entry that a plugin registers. ``name``: ``[a-z][a-z0-9_]*``; ``summary``: one line for the docs.
+
+    ``event``: what streams and webhooks call its appearance, such as ``decision.created``; by itself the kind's name
+    and ``.created``. ``present``: its REST shape; by itself the raw entry, as ``GET /ledger/entries`` shows it.
+    """
 
     name: str
     summary: str
     body_fields: tuple[str, ...] = ()
     payload_fields: tuple[str, ...] = ()
+    event: str | None = None
+    present: Present | None = None
+
+    @property
+    def event_name(self) -> str:
+        return self.event or f"{self.name}.created"

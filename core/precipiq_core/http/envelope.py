@@ -24,6 +24,7 @@ STATUS_OF = {
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "validation_error": 422,
+    "upgrade_required": 426,
     "rate_limited": 429,
     "headers_too_large": 431,
     "internal_error": 500,

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from precipiq_core.http.endpoint import Endpoint, NoBody, NoQuery, PlainEndpoint
+from precipiq_core.http.endpoint import JSON, Endpoint, NoBody, NoQuery, PlainEndpoint
 from precipiq_core.http.envelope import STATUS_OF
 from precipiq_core.http.router import full_path
+from precipiq_core.http.websocket import WebSocketEndpoint
 
 _REF = "#/components/schemas/{model}"
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
@@ -22,13 +23,19 @@ References: TypeAlias = dict[Any, Document]
 
 
 def openapi_document(
-    endpoints: Sequence[tuple[str, Endpoint]], plain: Iterable[tuple[str, PlainEndpoint]], *, title: str, version: str
+    endpoints: Sequence[tuple[str, Endpoint]],
+    plain: Iterable[tuple[str, PlainEndpoint]],
+    websockets: Sequence[tuple[str, WebSocketEndpoint]],
+    *,
+    title: str,
+    version: str,
 ) -> Document:
     """The document; each endpoint is tagged with the plugin that owns it."""
     wanted: set[tuple[type[BaseModel], Any]] = set()
     for _, endpoint in endpoints:
         wanted.add((endpoint.output, "serialization"))
         wanted |= {(model, "validation") for model in (endpoint.body, endpoint.query) if model not in (NoBody, NoQuery)}
+    wanted |= {(websocket.query, "validation") for _, websocket in websockets}
     ordered = sorted(wanted, key=lambda pair: (pair[0].__name__, pair[1]))
     references, definitions = models_json_schema(ordered, ref_template=_REF)
     schemas = {**definitions.get("$defs", {}), **_COMMON_SCHEMAS}
@@ -38,6 +45,8 @@ def openapi_document(
         paths.setdefault(full_path(endpoint), {})[endpoint.method.lower()] = operation
     for owner, page in plain:
         paths.setdefault(page.path, {})["get"] = _plain_operation(owner, page)
+    for owner, websocket in websockets:
+        paths.setdefault(websocket.path, {})["get"] = _websocket_operation(owner, websocket, references, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
@@ -48,21 +57,17 @@ def openapi_document(
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-Precipiq-Key"},
                 "bearer": {"type": "http", "scheme": "bearer"},
+                "query": {"type": "apiKey", "in": "query", "name": "api_key"},
             },
         },
     }
 
 
 def _operation(owner: str, endpoint: Endpoint, references: References, schemas: Document) -> Document:
-    doc = inspect.getdoc(endpoint.handler) or ""
-    summary, _, description = doc.partition("\n")
     operation: Document = {
-        "operationId": f"{owner}_{endpoint.handler.__name__}",
-        "tags": [owner],
-        "summary": summary.strip().rstrip("."),
-        "description": f"{description.strip()}\n\nNeeds a key with the scope `{endpoint.scope}`.".strip(),
-        "security": [{"key": []}, {"bearer": []}],
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint, references, schemas)],
+        **_named(owner, endpoint),
+        "security": _security(key_in_query=endpoint.key_in_query),
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint.query, references, schemas)],
         "responses": _responses(endpoint, references),
     }
     if endpoint.method == "POST":
@@ -71,6 +76,17 @@ def _operation(owner: str, endpoint: Endpoint, references: References, schemas: 
         reference = references[endpoint.body, "validation"]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     return operation
+
+
+def _named(owner: str, endpoint: Endpoint | WebSocketEndpoint) -> Document:
+    doc = inspect.getdoc(endpoint.handler) or ""
+    summary, _, description = doc.partition("\n")
+    return {
+        "operationId": f"{owner}_{endpoint.handler.__name__}",
+        "tags": [owner],
+        "summary": summary.strip().rstrip("."),
+        "description": f"{description.strip()}\n\nNeeds a key with the scope `{endpoint.scope}`.".strip(),
+    }
 
 
 def _path_parameters(endpoint: Endpoint) -> list[Document]:
@@ -86,10 +102,10 @@ def _path_parameters(endpoint: Endpoint) -> list[Document]:
     ]
 
 
-def _query_parameters(endpoint: Endpoint, references: References, schemas: Document) -> list[Document]:
-    if endpoint.query is NoQuery:
+def _query_parameters(query: type[BaseModel], references: References, schemas: Document) -> list[Document]:
+    if query is NoQuery:
         return []
-    name = references[endpoint.query, "validation"]["$ref"].rsplit("/", 1)[1]
+    name = references[query, "validation"]["$ref"].rsplit("/", 1)[1]
     model = schemas[name]
     required = model.get("required", [])
     parameters = []
@@ -129,9 +145,11 @@ def _responses(endpoint: Endpoint, references: References) -> Document:
         str(endpoint.status): {
             "description": "success",
             "headers": _SUCCESS_HEADERS,
-            "content": {"application/json": {"schema": envelope}},
+            "content": {JSON: {"schema": envelope}},
         }
     }
+    if endpoint.media_type != JSON:
+        responses[str(endpoint.status)]["content"] = {endpoint.media_type: {"schema": {"type": "string"}}}
     codes = [
         "unauthorized",
         "forbidden",
@@ -147,16 +165,38 @@ def _responses(endpoint: Endpoint, references: References) -> Document:
         codes += ["idempotency_conflict"]
     if "{" in endpoint.path:
         codes += ["not_found"]
+    return responses | _refusals(codes)
+
+
+def _refusals(codes: Sequence[str]) -> Document:
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(STATUS_OF.get(code, 409), []).append(code)
-    for status in sorted(by_status):
-        responses[str(status)] = {
+    return {
+        str(status): {
             "description": " or ".join(f"`{code}`" for code in by_status[status]),
             "headers": {"X-Request-ID": _REQUEST_ID_HEADER},
-            "content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}},
+            "content": {JSON: {"schema": {"$ref": _REF.format(model="Error")}}},
         }
-    return responses
+        for status in sorted(by_status)
+    }
+
+
+def _security(*, key_in_query: bool) -> list[Document]:
+    return [{"key": []}, {"bearer": []}, *([{"query": []}] if key_in_query else [])]
+
+
+def _websocket_operation(
+    owner: str, endpoint: WebSocketEndpoint, references: References, schemas: Document
+) -> Document:
+    """The handshake; what follows it has no place in OpenAPI but the description."""
+    codes = ["unauthorized", "forbidden", "validation_error", "upgrade_required", "rate_limited", "internal_error"]
+    return {
+        **_named(owner, endpoint),
+        "security": _security(key_in_query=True),
+        "parameters": _query_parameters(endpoint.query, references, schemas),
+        "responses": {"101": {"description": "the WebSocket is open"}} | _refusals([*codes, "unavailable"]),
+    }
 
 
 def _plain_operation(owner: str, page: PlainEndpoint) -> Document:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_core.errors import DeploymentError, MethodNotAllowed, NotFound
-from precipiq_core.http.endpoint import Edge, Endpoint, EndpointApp, PlainEndpoint
+from precipiq_core.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
+from precipiq_core.http.endpoint import JSON, Endpoint, PlainEndpoint
+from precipiq_core.http.endpoint_app import Edge, EndpointApp
 from precipiq_core.http.envelope import error_answer, send_answer
+from precipiq_core.http.websocket import Socket, WebSocketApp, WebSocketEndpoint
 
 API_PREFIX = "/api/v1"
 
@@ -20,9 +22,12 @@ def full_path(endpoint: Endpoint) -> str:
 
 
 def build_router(
-    endpoints: Sequence[tuple[str, Endpoint]], plain: Iterable[tuple[str, PlainEndpoint]], edge: Edge
+    endpoints: Sequence[tuple[str, Endpoint]],
+    plain: Iterable[tuple[str, PlainEndpoint]],
+    websockets: Iterable[tuple[str, WebSocketEndpoint]],
+    edge: Edge,
 ) -> ASGIApp:
-    """The application for endpoints and plain endpoints, each with its owner. Raises ``DeploymentError`` on a clash."""
+    """The application for all endpoints, each with its owner. Raises ``DeploymentError`` on a clash."""
     problems: list[str] = []
     owners: dict[tuple[str, str], str] = {}
     by_path: dict[str, dict[str, ASGIApp]] = {}
@@ -33,9 +38,16 @@ def build_router(
     for owner, page in plain:
         _claim(owners, "GET", page.path, owner, problems)
         by_path.setdefault(page.path, {})["GET"] = _Named(page.app, page.path)
+    sockets: dict[str, ASGIApp] = {}
+    for owner, websocket in websockets:
+        _claim(owners, "GET", websocket.path, owner, problems)
+        by_path.setdefault(websocket.path, {})["GET"] = _Named(_upgrade_required, websocket.path)
+        sockets[websocket.path] = WebSocketApp(websocket, edge)
     if problems:
         raise DeploymentError(problems)
-    return _Paths({path: _Methods(apps) for path, apps in by_path.items()})
+    streams = {full_path(endpoint) for _, endpoint in endpoints if endpoint.media_type != JSON}
+    methods = {path: _Methods(apps, has_head=path not in streams) for path, apps in by_path.items()}
+    return _Paths(methods, sockets)
 
 
 def _claim(owners: dict[tuple[str, str], str], method: str, path: str, owner: str, problems: list[str]) -> None:
@@ -47,24 +59,29 @@ def _claim(owners: dict[tuple[str, str], str], method: str, path: str, owner: st
 class _Paths:
     """Fixed paths by a look-up, before those with parameters, so that ``/decisions/batch`` is not taken for an id."""
 
-    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, apps: Mapping[str, ASGIApp], sockets: Mapping[str, ASGIApp]) -> None:
+        self._sockets = dict(sockets)
         self._fixed = {path: app for path, app in apps.items() if "{" not in path}
         routes = [Route(path, endpoint=app) for path, app in apps.items() if "{" in path]
         self._router = Router(routes, redirect_slashes=False, default=not_found)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._fixed.get(scope["path"], self._router) if scope["type"] == "http" else self._router
+        if scope["type"] == "websocket":
+            app = self._sockets.get(scope["path"], _no_websocket)
+        else:
+            app = self._fixed.get(scope["path"], self._router)
         await app(scope, receive, send)
 
 
 class _Methods:
-    """One path: its methods to their applications; the rest is 405 with ``Allow``."""
+    """One path: its methods to their applications; the rest is 405 with ``Allow``. A stream has no HEAD."""
 
-    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, apps: Mapping[str, ASGIApp], *, has_head: bool) -> None:
         self._apps = dict(apps)
-        allowed = sorted({*apps, "HEAD"} if "GET" in apps else apps)
+        has_head = has_head and "GET" in apps
+        allowed = sorted({*apps, "HEAD"} if has_head else apps)
         self._allow = (b"allow", ", ".join(allowed).encode())
-        if "GET" in apps:
+        if has_head:
             self._apps["HEAD"] = apps["GET"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,8 +105,14 @@ class _Named:
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer for a path that nothing claims; a WebSocket is refused before its upgrade."""
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1000})
-        return
+    """The answer for a path that nothing claims."""
     await send_answer(send, error_answer(NotFound()))
+
+
+async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    await Socket(scope, receive, send, None).refuse(NotFound())
+
+
+async def _upgrade_required(scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+    await send_answer(send, error_answer(UpgradeRequired()), headers if scope["http_version"] == "1.1" else ())

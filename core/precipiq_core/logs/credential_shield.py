@@ -22,7 +22,9 @@ _AMBIGUOUS = Credential("")
 class CredentialShield:
     """Puts ``precipiq.credential`` (or None) into a copy of the scope whose headers and query hold no key.
 
-    Several different keys in one request are ambiguous, so they count as a wrong one.
+    Several different keys in one request are ambiguous, so they count as a wrong one. URLs are copied and logged by
+    others: the key in a query counts for WebSockets, which have no choice; an HTTP request's goes into
+    ``precipiq.query_credential``, for the few endpoints whose clients have none either.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -36,6 +38,7 @@ class CredentialShield:
 
 def _shielded(scope: Scope) -> Scope:
     found: set[bytes] = set()
+    in_query: set[bytes] = set()
     headers = [field for field in scope["headers"] if field[0] not in _HELD_BACK]
     if len(headers) != len(scope["headers"]):
         for name, value in scope["headers"]:
@@ -48,8 +51,10 @@ def _shielded(scope: Scope) -> Scope:
         in_header = bool(found)
         query = _without_keys(query, found)
         if scope["type"] == "http" and not in_header:
-            found.clear()  # a URL is copied and logged by others: only a WebSocket, which has no choice, may do this
+            in_query, found = found, set()
     changed = {**scope, "headers": headers, "query_string": query, "precipiq.credential": _credential(found)}
+    if in_query:
+        changed["precipiq.query_credential"] = _credential(in_query)
     raw_path = scope.get("raw_path")
     if raw_path is not None and b"?" in raw_path:
         changed["raw_path"] = raw_path.partition(b"?")[0]

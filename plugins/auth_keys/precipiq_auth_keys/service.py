@@ -25,9 +25,14 @@ KEY_REVOKED = "key_revoked"
 SYSTEM = "system"
 
 EVENT_KINDS = (
-    EntryKind(KEY_CREATED, "an API key was made", ("key_id", "environment", "prefix", "scopes")),
-    EntryKind(KEY_ROTATED, "an API key was replaced by another", ("key_id", "new_key_id", "grace_seconds")),
-    EntryKind(KEY_REVOKED, "an API key was revoked", ("key_id",)),
+    EntryKind(KEY_CREATED, "an API key was made", ("key_id", "environment", "prefix", "scopes"), event="key.created"),
+    EntryKind(
+        KEY_ROTATED,
+        "an API key was replaced by another",
+        ("key_id", "new_key_id", "grace_seconds"),
+        event="key.rotated",
+    ),
+    EntryKind(KEY_REVOKED, "an API key was revoked", ("key_id",), event="key.revoked"),
 )
 
 _SECOND_US = 1_000_000

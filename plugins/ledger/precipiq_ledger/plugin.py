@@ -73,7 +73,13 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         return [
-            EntryKind(DECISION, "an agent decided something", BODY_FIELDS, PAYLOAD_FIELDS),
+            EntryKind(
+                DECISION,
+                "an agent decided something",
+                BODY_FIELDS,
+                PAYLOAD_FIELDS,
+                present=services.get(LedgerService).present_decisions,
+            ),
             EntryKind(
                 REDACTION,
                 "a payload was erased",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from precipiq_core.canonical import Json, canonical
+import orjson
+
+from precipiq_core.canonical import canonical
 from precipiq_core.chain_format import (
-    parse_json,
     parse_statement,
     split_payload,
     statement_id,
@@ -52,15 +53,24 @@ def raw_entry(entry: Entry) -> Record:
     }
 
 
-def decision_record(entry: Entry, redaction: Entry | None) -> Record:
-    """A decision with its proof. ``redaction``: the entry that erased its payload, if one did."""
+def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
+    """A decision with its proof, as JSON. ``redaction_id``: of the entry that erased its payload, if one did.
+
+    Body and payload are members of the record and stand in it byte for byte as they were hashed, so that no number
+    changes its form on the way.
+    """
     statement = parse_statement(entry.statement)
-    payload, salt = split_payload(entry.payload) if entry.payload is not None else (None, None)
-    fields = _payload_fields(payload)
-    record: Record = {"id": statement.id, "org_id": statement.org_id, "environment": statement.environment}
-    record |= {name: _exact(statement.body.get(name)) for name in BODY_FIELDS}
-    record |= {name: fields.get(name) for name in PAYLOAD_FIELDS}
-    record |= {
+    salt: str | None = None
+    members = _ERASED
+    if entry.payload is not None:
+        payload, salt = split_payload(entry.payload)
+        if _is_object_of(payload, PAYLOAD_FIELDS):
+            members = payload[1:-1]
+    body = canonical(statement.body)
+    rest: Record = {
+        "id": statement.id,
+        "org_id": statement.org_id,
+        "environment": statement.environment,
         "timestamp": statement.timestamp,
         "v": statement.v,
         "seq": statement.seq,
@@ -71,22 +81,18 @@ def decision_record(entry: Entry, redaction: Entry | None) -> Record:
         "hash": entry.hash,
     }
     if entry.payload is None and statement.payload_hash is not None:
-        record["redacted"] = True
-        record["redaction_id"] = None if redaction is None else parse_statement(redaction.statement).id
-    return record
+        rest["redacted"] = True
+        rest["redaction_id"] = redaction_id
+    return b"%b,%b,%b}" % (orjson.dumps(rest)[:-1], body[1:-1], members)
 
 
-def _payload_fields(payload: bytes | None) -> Mapping[str, Any]:
-    if payload is None:
-        return {}
-    fields = parse_json(payload)
-    if not isinstance(fields, dict):
-        return {}
-    return {name: _exact(value) for name, value in fields.items()}
+_ERASED = b",".join(b'"%b":null' % name.encode() for name in PAYLOAD_FIELDS)
 
 
-def _exact(value: Json) -> Any:
-    """The value so that it is encoded as it is stored, integers beyond 64 bits included."""
-    if isinstance(value, dict | list):
-        return raw_json(canonical(value, max_depth=1000))
-    return value
+def _is_object_of(text: bytes, names: Sequence[str]) -> bool:
+    """Whether the text is a JSON object with exactly these members; what an intruder made of it need not be."""
+    try:
+        fields = orjson.loads(text)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and fields.keys() == set(names)

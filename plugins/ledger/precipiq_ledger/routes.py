@@ -11,6 +11,7 @@ from precipiq_core.contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.errors import NotFound, ValidationFailed
 from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
+from precipiq_core.http.envelope import raw_json
 from precipiq_core.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
@@ -128,7 +129,7 @@ class LedgerRoutes:
         )
         before = None if query.cursor is None else decode_cursor(query.cursor)
         page = await self._service.find(call.principal.chain, wanted, before, self._limit(query.limit))
-        items = [await self._record(entry) for entry in page.entries]
+        items = await self._records(page.entries)
         next_cursor = None if page.next_before_seq is None else encode_cursor(page.next_before_seq)
         return {"items": items, "next_cursor": next_cursor}
 
@@ -140,7 +141,7 @@ class LedgerRoutes:
         entry = await self._service.get(call.principal.chain, call.path["id"])
         if entry is None or not records.is_decision(entry):
             raise NotFound
-        return await self._record(entry)
+        return (await self._records([entry]))[0]
 
     async def redact_decision(self, call: Call[models.RedactionIn, NoQuery]) -> object:
         """Erase a decision's payload for good.
@@ -186,11 +187,10 @@ class LedgerRoutes:
 
         return LateReply(work())
 
-    async def _record(self, entry: Entry) -> records.Record:
-        redaction = None
-        if entry.payload is None:
-            redaction = await self._service.redaction_of(entry.chain, entry)
-        return records.decision_record(entry, redaction)
+    async def _records(self, entries: Sequence[Entry]) -> list[object]:
+        if not entries:
+            return []
+        return [raw_json(text) for text in await self._service.present_decisions(entries[0].chain, entries)]
 
     def _limit(self, asked: int | None) -> int:
         if asked is None:

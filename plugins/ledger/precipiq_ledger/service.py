@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import cast
 
 from precipiq_core.canonical import Json, NotCanonical, canonical
 from precipiq_core.chain_format import (
@@ -22,6 +23,7 @@ from precipiq_core.contracts.chain import Chain, Draft, Entry, EntryKind, Head, 
 from precipiq_core.contracts.entry_store import Appended, EntryPage, EntryQuery, EntryStore
 from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
+from precipiq_ledger.records import decision_json
 
 REDACTION = "redaction"
 
@@ -133,11 +135,19 @@ class LedgerService:
         prepared = self._prepare([draft])
         return await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
 
-    async def redaction_of(self, chain: Chain, entry: Entry) -> Entry | None:
-        """The redaction entry that names this one."""
-        for statement in await asyncio.to_thread(self.store.auditor().redactions, chain, [entry.seq]):
-            return await self.store.get(chain, parse_statement(statement).id)
-        return None
+    async def present_decisions(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
+        """Decisions as the REST interface shows them. See ``precipiq_core.contracts.chain.Present``."""
+        erased = [entry.seq for entry in entries if entry.payload is None]
+        redaction_ids = await self.redaction_ids(chain, erased)
+        return [decision_json(entry, redaction_ids.get(entry.seq)) for entry in entries]
+
+    async def redaction_ids(self, chain: Chain, seqs: Sequence[int]) -> Mapping[int, str]:
+        """Seq of an entry -> id of the redaction entry that names it."""
+        if not seqs:
+            return {}
+        statements = await asyncio.to_thread(self.store.auditor().redactions, chain, seqs)
+        parsed = map(parse_statement, statements)
+        return {cast("int", statement.body["target_seq"]): statement.id for statement in parsed}
 
     def _prepare(self, drafts: Sequence[Draft]) -> list[PreparedDraft]:
         salts = self._randomness.bytes(SALT_BYTES * len(drafts))
