@@ -43,11 +43,12 @@ async def hang(request: Request) -> Response:
 async def socket(websocket: WebSocket) -> None:
     await websocket.accept()
     if websocket.url.path == "/own-goodbye":
-
-        async def goodbye() -> None:
-            await websocket.close(4503, "resume later")
-
-        websocket.scope["precipiq.close_websocket"] = goodbye
+        draining = asyncio.Event()
+        websocket.scope["precipiq.on_drain"](draining.set)
+        print("connected", flush=True)
+        await draining.wait()
+        await websocket.close(4503, "resume later")
+        return
     print("connected", flush=True)
     with suppress(WebSocketDisconnect):
         while True:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,8 +17,14 @@ log = structlog.get_logger("precipiq.serving")
 
 SERVICE_RESTART = 1012  # RFC 6455 registry: the service restarts; reconnect
 
-WEBSOCKET_CLOSER = "precipiq.close_websocket"
-"""Scope key under which a WebSocket's application may put an ``async () -> None`` of its own that closes it."""
+ON_DRAIN = "precipiq.on_drain"
+"""Scope key of a function that takes a ``() -> None``, to be called when the drain begins, or at once if it has begun.
+
+For what would not end by itself: a WebSocket whose application wants to say goodbye in its own way (without one it is
+closed with 1012), or an HTTP answer without end. Whoever registers has the drain's time to end, as any request.
+"""
+
+_RESPONSE_EXTENSION = "websocket.http.response"
 
 
 class DrainGate:
@@ -27,7 +34,8 @@ class DrainGate:
         self._app = app
         self._draining = False
         self._requests: set[asyncio.Task[object]] = set()
-        self._websockets: dict[asyncio.Task[object], Callable[[], Awaitable[None]]] = {}
+        self._websockets: dict[asyncio.Task[object], Send] = {}
+        self._callbacks: dict[asyncio.Task[object], list[Callable[[], None]]] = {}
         self._empty = asyncio.Event()
 
     @property
@@ -50,6 +58,7 @@ class DrainGate:
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
+        scope[ON_DRAIN] = partial(self._register, task)
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
@@ -59,31 +68,50 @@ class DrainGate:
                 await _refuse(send)
         finally:
             self._requests.discard(task)
-            self._note_empty()
+            self._forget(task)
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._draining:
-            await send({"type": "websocket.close", "code": SERVICE_RESTART})
+            if _RESPONSE_EXTENSION in scope.get("extensions", {}):
+                await _refuse(send, prefix="websocket.")
+            else:
+                await _close(send)
             return
         task = asyncio.current_task()
         assert task is not None
-
-        async def close() -> None:
-            await send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "restarting"})
-
-        self._websockets[task] = lambda: scope.get(WEBSOCKET_CLOSER, close)()
+        self._websockets[task] = send
+        scope[ON_DRAIN] = partial(self._register, task)
         try:
             await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._draining:
+                raise
+            with suppress(Exception):  # as above
+                await _close(send)
         finally:
             self._websockets.pop(task, None)
-            self._note_empty()
+            self._forget(task)
+
+    def _register(self, task: asyncio.Task[object], callback: Callable[[], None]) -> None:
+        if self._draining:
+            callback()
+        elif task in self._requests or task in self._websockets:
+            self._callbacks.setdefault(task, []).append(callback)
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        self._callbacks.pop(task, None)
+        self._note_empty()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse what is new, close WebSockets, wait for running requests, cancel what is left at the deadline."""
+        """Refuse what is new, tell who asked to be told, close the other WebSockets, wait for what runs, cancel the
+        rest at the deadline.
+        """
         self._draining = True
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
-        closing = [asyncio.ensure_future(close()) for close in self._websockets.values()]
+        told = self._tell_registered()
+        silent = [send for task, send in self._websockets.items() if task not in told]
+        closing = [asyncio.ensure_future(_close(send)) for send in silent]
         if closing:
             await asyncio.wait(closing, timeout=timeout_s / 2)
         self._note_empty()
@@ -96,17 +124,35 @@ class DrainGate:
         for task in [*closing, *left]:
             task.cancel()
 
+    def _tell_registered(self) -> set[asyncio.Task[object]]:
+        """Those whose callbacks have all been called."""
+        told = set()
+        for task, callbacks in list(self._callbacks.items()):
+            try:
+                for callback in list(callbacks):
+                    callback()
+            except Exception:
+                log.exception("a callback of the drain failed")
+            else:
+                told.add(task)
+        self._callbacks.clear()
+        return told
+
     def _note_empty(self) -> None:
         if self._draining and not self._requests and not self._websockets:
             self._empty.set()
 
 
-async def _refuse(send: Send) -> None:
+async def _refuse(send: Send, *, prefix: str = "") -> None:
     answer = error_answer(Unavailable("the server is stopping; try again", retry_after_s=2))
     headers = [*answer.headers, (b"connection", b"close")]
-    await send(_start(answer.status, headers))
-    await send({"type": "http.response.body", "body": answer.body})
+    await send(_start(prefix, answer.status, headers))
+    await send({"type": f"{prefix}http.response.body", "body": answer.body})
 
 
-def _start(status: int, headers: list[tuple[bytes, bytes]]) -> Message:
-    return {"type": "http.response.start", "status": status, "headers": headers}
+def _start(prefix: str, status: int, headers: list[tuple[bytes, bytes]]) -> Message:
+    return {"type": f"{prefix}http.response.start", "status": status, "headers": headers}
+
+
+async def _close(send: Send) -> None:
+    await send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "restarting"})

@@ -23,6 +23,7 @@ from precipiq_core.errors import DeploymentError, PrecipiqError
 from precipiq_core.logs.setup import loop_exception_handler
 from precipiq_core.serving.config import ServerConfig, tls_context
 from precipiq_core.serving.drain import DrainGate
+from precipiq_core.serving.open_files import raise_open_files_limit
 from precipiq_core.serving.protocols import install
 from precipiq_core.serving.settings import ServerSettings
 from precipiq_core.serving.worker import Worker
@@ -78,6 +79,7 @@ async def serve(
     """
     if settings.tls is not None:
         tls_context(settings.tls)
+    raise_open_files_limit()
     listening = listening or listen(settings)
     try:
         async with lifespan:

@@ -30,7 +30,7 @@ class ServerSettings(Settings):
     workers: int = Field(1, ge=1, le=64, description="processes that serve; more than one needs PostgreSQL")
     tls: TlsSettings | None = Field(None, description="serve https; without it, http")
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description="networks whose X-Forwarded-For and X-Forwarded-Proto are believed"
+        (), description="networks whose Forwarded, or X-Forwarded-For and X-Forwarded-Proto, are believed"
     )
     drain_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="time for running requests to end at SIGTERM, seconds"
@@ -49,6 +49,9 @@ class ServerSettings(Settings):
         64 * 1024, ge=4096, description="kernel memory for a client that does not read"
     )
     tcp_user_timeout_s: float = Field(10.0, gt=0, description="time until the kernel gives such a client up, seconds")
+    close_timeout_s: float = Field(
+        5.0, gt=0, description="time for a client to take what is left when its connection is closed, seconds"
+    )
 
     @field_validator("bind")
     @classmethod

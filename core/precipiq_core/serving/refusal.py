@@ -1,0 +1,24 @@
+"""What is refused before any layer sees it, or after the last one left: the documented error, with a request id."""
+
+from __future__ import annotations
+
+from precipiq_core.clock import Randomness, SystemRandomness
+from precipiq_core.errors import PrecipiqError
+from precipiq_core.http.envelope import error_answer
+
+_REQUEST_ID_BYTES = 12
+
+_randomness: Randomness = SystemRandomness()  # one for all: each stays known to ``os.fork`` for ever
+
+
+def refusal(error: PrecipiqError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of an answer after which the connection ends."""
+    answer = error_answer(error)
+    request_id = f"req_{_randomness.bytes(_REQUEST_ID_BYTES).hex()}"
+    headers = [
+        *answer.headers,
+        (b"content-length", b"%d" % len(answer.body)),
+        (b"x-request-id", request_id.encode()),
+        (b"connection", b"close"),
+    ]
+    return answer.status, headers, answer.body
