@@ -112,7 +112,7 @@ async def test_an_unknown_key_is_asked_for_once_and_a_malformed_one_never() -> N
     assert bench.store.reads == 1
 
 
-async def test_the_principal_is_the_keys_chain_scopes_and_end() -> None:
+async def test_the_principal_is_the_keys_chain_scopes_and_ends() -> None:
     bench = Bench(record(expires_us=START_US + 9, revoked_us=START_US + 5))
     await bench.watcher.look()
 
@@ -120,7 +120,33 @@ async def test_the_principal_is_the_keys_chain_scopes_and_end() -> None:
 
     assert principal is not None
     assert (principal.chain, principal.key_id, principal.scopes) == (CHAIN, "key_0", {"read"})
-    assert principal.expires_at_us == START_US + 5
+    assert (principal.expires_at_us, principal.revoked_at_us) == (START_US + 9, START_US + 5)
+
+
+async def test_the_principal_of_a_key_without_an_end_has_none() -> None:
+    bench = Bench(record())
+    await bench.watcher.look()
+
+    principal = await bench.authenticator.authenticate(Credential(secret()))
+
+    assert principal is not None
+    assert (principal.expires_at_us, principal.revoked_at_us) == (None, None)
+
+
+async def test_a_rotation_with_a_grace_tells_the_principal_when_its_key_will_end() -> None:
+    bench = Bench(record())
+    await bench.watcher.look()
+    before = await bench.authenticator.authenticate(Credential(secret()))
+    bench.store.by_hash[key_hash(secret())] = record(revoked_us=START_US + 60_000_000)
+    bench.store.changes += 1
+    await bench.watcher.look()
+
+    after = await bench.authenticator.authenticate(Credential(secret()))
+
+    assert before is not None
+    assert after is not None
+    assert (before.revoked_at_us, after.revoked_at_us) == (None, START_US + 60_000_000)
+    assert after.expires_at_us is None
 
 
 @pytest.mark.parametrize("end", ["expires_us", "revoked_us"])

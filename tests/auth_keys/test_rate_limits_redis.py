@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.rate_limiter import KEY_PREFIX, LocalCounter, SecondWindows
 from precipiq_auth_keys.redis_counter import RedisCounter
+from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer, parse_redis_url
 from precipiq_core.clock import SystemClock
 from precipiq_core.contracts.auth import RateGroup, RateState
@@ -43,7 +44,7 @@ def new_chain() -> Chain:
 def counter(url: str, *, timeout_s: float = PATIENT_S, connections_max: int = 10) -> RedisCounter:
     server = parse_redis_url(url)
     server = RedisServer(server.host, server.port, server.database, False, None, None, timeout_s, connections_max)
-    return RedisCounter(server, LocalCounter(SystemClock()))
+    return RedisCounter(RedisLink(server), LocalCounter(SystemClock()))
 
 
 async def process(stack: AsyncExitStack, url: str) -> SecondWindows:
@@ -168,7 +169,7 @@ async def test_connections_are_bounded_and_hits_wait_for_one(redis_server: Redis
         counts = await asyncio.gather(*(shared.hit("many") for _ in range(200)))
         statistics = redis_server.command("INFO", "stats").decode()
 
-        assert len(shared._pool._in_use_connections) == 0
+        assert len(shared._link._pool._in_use_connections) == 0
     received = next(line for line in statistics.split() if line.startswith("total_connections_received:"))
     assert int(received.partition(":")[2]) <= 3 + 1, "one of them asks for this number"
     assert sorted(count.hits for count in counts) == list(range(1, 201))

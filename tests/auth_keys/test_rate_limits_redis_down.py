@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
@@ -21,9 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from precipiq_auth_keys import redis_counter
-from precipiq_auth_keys.rate_limiter import KEY_PREFIX, Count, LocalCounter
+from precipiq_auth_keys import redis_link
+from precipiq_auth_keys.rate_limiter import Count, LocalCounter
 from precipiq_auth_keys.redis_counter import RedisCounter
+from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer
 from precipiq_core.clock import SystemClock
 from precipiq_testkit import redis as testkit_redis
@@ -45,12 +45,12 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 def counter_at(port: int, **options: Any) -> RedisCounter:
     server = RedisServer("127.0.0.1", port, **{"timeout_s": TIMEOUT_S, **options})
-    return RedisCounter(server, LocalCounter(SystemClock()))
+    return RedisCounter(RedisLink(server), LocalCounter(SystemClock()))
 
 
 def connections_in_use(counter: RedisCounter) -> int:
     """Taken from the pool and not given back."""
-    return len(counter._pool._in_use_connections)
+    return len(counter._link._pool._in_use_connections)
 
 
 async def timed_hit(counter: RedisCounter, key: str = "k") -> tuple[float, Count]:
@@ -186,7 +186,7 @@ async def test_a_frozen_redis_delays_a_hit_by_its_timeout_and_the_next_not_at_al
 async def test_a_hit_waits_for_a_free_connection_within_its_timeout(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port, connections_max=1)
     with capture_logs() as lines:
-        async with counter.running(), counter._slots:
+        async with counter.running(), counter._link._slots:
             waited_s, count = await timed_hit(counter)
 
     assert TIMEOUT_S * 0.9 < waited_s < TIMEOUT_S + SLACK_S
@@ -195,7 +195,7 @@ async def test_a_hit_waits_for_a_free_connection_within_its_timeout(redis_server
 
 
 async def test_a_socket_that_takes_connections_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_counter, "PAUSE_S", 0.1)
+    monkeypatch.setattr(redis_link, "PAUSE_S", 0.1)
     with socket.create_server(("127.0.0.1", 0), backlog=1) as mute, capture_logs() as lines:
         counter = counter_at(mute.getsockname()[1], password=SECRET)
         loop = asyncio.get_running_loop()
@@ -297,7 +297,7 @@ async def test_a_hit_can_be_cancelled_at_each_of_its_steps(redis_server: RedisPr
     async with counter.running():
         for steps in range(60):
             if not connected:
-                await counter._pool.disconnect()
+                await counter._link._pool.disconnect()
             hit = asyncio.create_task(counter.hit("k"))
             for _ in range(steps):
                 await asyncio.sleep(0)
@@ -332,21 +332,6 @@ async def test_a_password_opens_it(tmp_path: Path) -> None:
 
     assert [count.hits for count in counts] == [1, 2, 3]
     assert SECRET not in repr(lines)
-
-
-async def test_a_user_with_the_permissions_that_the_guide_names(redis_server: RedisProcess) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
-    permissions = re.search(r"`(~precipiq:rate:\* [^`]+)`", guide)
-    assert permissions is not None
-    redis_server.command("ACL", "SETUSER", "limits", "on", f">{SECRET}", *permissions[1].split())
-
-    with capture_logs() as lines:
-        one, two = (counter_at(redis_server.port, username="limits", password=SECRET) for _ in range(2))
-        async with one.running(), two.running():
-            counts = [await each.hit(f"{KEY_PREFIX}k") for each in (one, two, one)]
-
-    assert [count.hits for count in counts] == [1, 2, 3]
-    assert levels(lines) == ["info", "info"]
 
 
 @pytest.mark.parametrize("wrong", [f"{SECRET}-wrong", None])

@@ -18,12 +18,17 @@ RateGroup: TypeAlias = Literal["write", "batch", "read"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: a verified key. ``expires_at_us``: microseconds since the epoch, None: never."""
+    """Who is asking: a verified key. Times in microseconds since the epoch; None: never.
+
+    ``expires_at_us``: the end that the key was made with. ``revoked_at_us``: when somebody ended it, by revoking or
+    rotating it; a rotation with a grace lays it ahead. The key is good until the first of the two.
+    """
 
     chain: Chain
     key_id: str
     scopes: frozenset[Scope]
     expires_at_us: int | None = None
+    revoked_at_us: int | None = None
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
@@ -57,4 +62,18 @@ class RateLimiter(Protocol):
 
     async def hit(self, chain: Chain, group: RateGroup) -> RateState:
         """Count one request and say whether it is within the limit."""
+        ...
+
+
+class AddressLimiter(Protocol):
+    """Counts requests per client address, whatever their key. A capability, for what is asked without one."""
+
+    async def hit(self, name: str, address: str | None, quota: int, window_s: int) -> RateState:
+        """Count one request and say whether it is within ``quota`` (at least 1) of any ``window_s`` seconds.
+
+        ``name`` tells counters apart and is the state's ``policy``; it is the caller's own word, never a client's, and
+        a counter has one ``window_s``. What is refused does not count. IPv6 counts by /64, IPv4 in IPv6 as IPv4; None
+        and what is no address count as one. ``reset_s``: whole seconds until the oldest counted request leaves the
+        window. MUST NOT raise, whatever became of the place where it counts.
+        """
         ...

@@ -83,5 +83,5 @@ class KeyAuthenticator:
 
 
 def _principal(record: KeyRecord) -> Principal:
-    ends = [moment for moment in (record.expires_us, record.revoked_us) if moment is not None]
-    return Principal(record.chain, record.key_id, frozenset(record.scopes), min(ends, default=None))
+    scopes = frozenset(record.scopes)
+    return Principal(record.chain, record.key_id, scopes, record.expires_us, record.revoked_us)

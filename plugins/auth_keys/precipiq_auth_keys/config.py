@@ -27,6 +27,12 @@ class AuthKeysConfig(PluginConfig):
         0.25, gt=0, le=1, description="longest wait of a request for it, then the process counts for itself, seconds"
     )
     rate_limit_redis_connections_max: int = Field(10, ge=1, le=1000, description="connections of a process to it")
+    addresses_max: int = Field(
+        65_536,
+        ge=1,
+        description="client addresses that a process remembers for each limit by address, some 300 bytes each "
+        "and 8 more for each request within the window",
+    )
     cached_keys_max: int = Field(10_000, ge=1, description="verified keys kept in memory")
     revocation_poll_s: float = Field(
         1.0, gt=0, le=4, description="time between looks for another process's changes, seconds"

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, WindowCounter
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.commands import keys_group, orgs_group
 from precipiq_auth_keys.config import AuthKeysConfig
@@ -18,7 +19,7 @@ from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
 from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.auth import Authenticator, RateLimiter
+from precipiq_core.contracts.auth import AddressLimiter, Authenticator, RateLimiter
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
@@ -47,7 +48,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     name = "auth_keys"
     Config = AuthKeysConfig
-    provides: ClassVar[tuple[type, ...]] = (RateLimiter, KeyService)
+    provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter, KeyService)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
 
     @hookimpl
@@ -70,17 +71,23 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             "read": config.reads_per_second_max,
         }
         services.provide(KeyService, service)
-        self._limiter = SecondWindows(quotas, clock, self._counter(clock))  # type: ignore[arg-type]
+        counter, windows = self._counters(clock)
+        self._limiter = SecondWindows(quotas, clock, counter)  # type: ignore[arg-type]
         services.provide(RateLimiter, self._limiter)  # type: ignore[type-abstract]
+        services.provide(AddressLimiter, AddressWindows(windows))  # type: ignore[type-abstract]
 
-    def _counter(self, clock: Clock) -> Counter:
-        local = LocalCounter(clock)
+    def _counters(self, clock: Clock) -> tuple[Counter, WindowCounter]:
+        """Of organisations and of addresses; what the first one runs carries both."""
+        counter, windows = LocalCounter(clock), LocalWindows(clock, addresses_max=self.config.addresses_max)
         server = self.config.redis_server()
         if server is None:
-            return local
-        from precipiq_auth_keys.redis_counter import RedisCounter  # a tenth of a second for those who use it
+            return counter, windows
+        # A tenth of a second for those who use it.
+        from precipiq_auth_keys.redis_counter import RedisCounter, RedisWindows
+        from precipiq_auth_keys.redis_link import RedisLink
 
-        return RedisCounter(server, local)
+        link = RedisLink(server)
+        return RedisCounter(link, counter), RedisWindows(link, windows)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:

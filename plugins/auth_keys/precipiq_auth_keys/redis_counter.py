@@ -1,31 +1,24 @@
-"""Counts rate limits in Redis, for all server processes together; in this process while Redis is out of reach.
+"""What counts in Redis, for all server processes together; in this process while Redis is out of reach.
 
-One script, one round trip a hit. ``limits`` has such a storage, but it tells the end of a window in whole seconds: that
-says nothing of windows of one second. Imported only where a deployment names a Redis server.
+One script, one round trip a hit. ``limits`` has such storages, but they tell the end of a window in whole seconds (that
+says nothing of windows of one second), and take the time of each process for its moving window.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from contextvars import Context
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
-import structlog
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
+from precipiq_auth_keys.address_limiter import SECOND_US, Usage, WindowCounter
 from precipiq_auth_keys.rate_limiter import KEY_PREFIX, WINDOW_S, Count, Counter
-from precipiq_auth_keys.redis_server import RedisServer
+from precipiq_auth_keys.redis_link import RedisLink
 
-PAUSE_S = 1.0
-"""Between attempts to reach Redis again. Not less than the longest timeout: then no failure outlives its outage."""
+ADDRESS_KEY_PREFIX = f"{KEY_PREFIX}address:"
 
-_PROBE_KEY = f"{KEY_PREFIX}probe"
+_NO_ANSWER = "that is no answer of the script: it is no Redis server that answers"
 
 # A key without an end of life (restored, or made by hand) gets one: a counter that never ends would refuse for ever.
-_SCRIPT = """
+_SECOND_SCRIPT = """
 local hits = redis.call('INCR', KEYS[1])
 local left_ms = redis.call('PTTL', KEYS[1])
 if left_ms < 0 then
@@ -35,114 +28,67 @@ end
 return {hits, left_ms}
 """
 
-log = structlog.get_logger("precipiq.auth_keys")
+# A list of the moments of counted hits, oldest first, at most a quota of them. Those that lie ahead were counted before
+# the server's clock was set back: they would refuse for as long as it was set back. The key outlives its last hit by a
+# millisecond, as Redis ends it by the millisecond.
+_WINDOW_SCRIPT = """
+local key, quota, window_us = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local oldest = tonumber(redis.call('LINDEX', key, 0))
+while oldest and (oldest <= now_us - window_us or oldest > now_us) do
+  redis.call('LPOP', key)
+  oldest = tonumber(redis.call('LINDEX', key, 0))
+end
+local counted = redis.call('LLEN', key)
+if counted >= quota then
+  return {0, counted, redis.call('LINDEX', key, -quota) + window_us - now_us}
+end
+redis.call('RPUSH', key, now_us)
+redis.call('PEXPIRE', key, window_us / 1000 + 1)
+return {1, counted + 1, (oldest or now_us) + window_us - now_us}
+"""
 
 
 class RedisCounter:
-    """``local`` counts what Redis cannot: outside ``running``, and from a failure until Redis answers again."""
+    """Windows of a second. ``local`` counts while the link is down."""
 
-    def __init__(self, server: RedisServer, local: Counter) -> None:
-        self._server = server
+    def __init__(self, link: RedisLink, local: Counter) -> None:
+        self._link = link
         self._local = local
-        self._pool = _pool(server)
-        self._script = Redis(connection_pool=self._pool).register_script(_SCRIPT)
-        # The pool refuses rather than waits when all its connections are taken, so hits wait here: within their own
-        # timeout, and free to give up when Redis is lost meanwhile.
-        self._slots = asyncio.Semaphore(server.connections_max)
-        self._reachable = False
-        self._recovery: asyncio.Task[None] | None = None
+        self._script = link.script(_SECOND_SCRIPT)
+        link.probe_with(partial(self._ask, f"{KEY_PREFIX}probe"))
 
     async def hit(self, key: str) -> Count:
-        asked = False
-        if self._reachable:
-            try:
-                async with asyncio.timeout(self._server.timeout_s), self._slots:
-                    if self._reachable:  # others may have lost it while this one waited
-                        asked = True
-                        return await self._ask(key)
-            except Exception as error:  # noqa: BLE001  (no request may fail because of its counter)
-                self._lose(_reason(error, self._server) if asked else _none_free(self._server))
-        return await self._local.hit(key)
+        return await self._link.ask(partial(self._ask, key)) or await self._local.hit(key)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        server = self._server
-        log.info("rate limits are shared by all processes that use this Redis", storage="redis", server=server.address)
-        self._reachable = True
-        try:
-            await self.hit(_PROBE_KEY)  # what is wrong with it is said at the start, not at the first request
-            yield
-        finally:
-            self._reachable = False
-            await self._close()
+    def running(self) -> AbstractAsyncContextManager[None]:
+        return self._link.running()
 
     async def _ask(self, key: str) -> Count:
         match await self._script(keys=[key], args=[WINDOW_S * 1000]):
             case [int(hits), int(left_ms)]:
                 # A key is gone when its last millisecond is over.
                 return Count(hits, min((left_ms + 1) / 1000, WINDOW_S))
-        raise ValueError("that is no answer of the script: it is no Redis server that answers")
-
-    def _lose(self, reason: str) -> None:
-        """Once for an outage, however many requests meet it."""
-        if not self._reachable:
-            return
-        self._reachable = False
-        log.warning(
-            "Redis does not answer: rate limits count per process until it does",
-            server=self._server.address,
-            reason=reason,
-        )
-        # In a context of its own: what it logs later does not belong to this request.
-        self._recovery = asyncio.create_task(self._recover(), context=Context())
-
-    async def _recover(self) -> None:
-        while not self._reachable:
-            await asyncio.sleep(PAUSE_S)
-            with suppress(Exception):
-                async with asyncio.timeout(self._server.timeout_s), self._slots:
-                    await self._ask(_PROBE_KEY)
-                self._reachable = True
-        log.info("Redis answers again: rate limits are shared by all processes", server=self._server.address)
-
-    async def _close(self) -> None:
-        if self._recovery is not None:
-            self._recovery.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._recovery
-        with suppress(Exception):
-            await self._pool.aclose()
+        raise ValueError(_NO_ANSWER)
 
 
-def _pool(server: RedisServer) -> ConnectionPool:
-    """Connects when first used. No retries: a hit that fails is counted locally at once."""
-    return ConnectionPool(
-        connection_class=SSLConnection if server.tls else Connection,
-        max_connections=server.connections_max,
-        host=server.host,
-        port=server.port,
-        db=server.database,
-        username=server.username,
-        password=server.password,
-        socket_timeout=None,  # one timeout is around it all
-        socket_connect_timeout=server.timeout_s,  # bounds closing, too
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,  # nothing to negotiate: one round trip less to connect, and every server speaks it
-        driver_info=None,
-    )
+class RedisWindows:
+    """Sliding windows of addresses, by the time of Redis. ``local`` counts while the link is down."""
 
+    def __init__(self, link: RedisLink, local: WindowCounter) -> None:
+        self._link = link
+        self._local = local
+        self._script = link.script(_WINDOW_SCRIPT)
+        link.probe_with(partial(self._ask, "probe", "", 1, 1))
 
-def _none_free(server: RedisServer) -> str:
-    return f"none of {server.connections_max} connections was free within {server.timeout_s} s"
+    async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:
+        shared = await self._link.ask(partial(self._ask, name, address, quota, window_s))
+        return shared or await self._local.hit(name, address, quota, window_s)
 
-
-def _reason(error: Exception, server: RedisServer) -> str:
-    """What failed. Never a server's own words: some repeat the command they refuse, and so a password."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, TimeoutError):
-            return f"no answer within {server.timeout_s} s"
-        if isinstance(link, OSError):
-            return f"{type(link).__name__}: {link.strerror or link}"
-        link = link.__cause__ or link.__context__
-    return type(error).__name__
+    async def _ask(self, name: str, address: str, quota: int, window_s: int) -> Usage:
+        key = f"{ADDRESS_KEY_PREFIX}{name}:{address}"
+        match await self._script(keys=[key], args=[quota, window_s * SECOND_US]):
+            case [int(is_admitted), int(counted), int(left_us)]:
+                return Usage(bool(is_admitted), counted, left_us)
+        raise ValueError(_NO_ANSWER)

@@ -1,0 +1,96 @@
+"""Requests per client address in sliding windows: the capability, and the counter of one process. Knows no Redis."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from precipiq_core.addresses import counted_address
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.auth import RateState
+
+SECOND_US = 1_000_000
+
+_FORGOTTEN_PER_HIT_MAX = 64
+"""More than enters, so that what is over goes; few enough that no hit pays for all that went before it."""
+
+_Stamps: TypeAlias = "array[int]"
+"""When each request was counted, in microseconds, oldest first: 8 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a window holds after a hit; ``left_us`` is the time until the next place in it becomes free."""
+
+    is_admitted: bool
+    counted: int
+    left_us: int
+
+
+class WindowCounter(Protocol):
+    """Counts in sliding windows: of any ``window_s`` seconds at most ``quota`` hits are admitted and counted."""
+
+    async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:
+        """Count one hit, unless the window is full. ``address`` as ``counted_address`` makes it. MUST NOT raise."""
+        ...
+
+
+class LocalWindows:
+    """Counts in this process. ``addresses_max`` bounds each counter: who was counted longest ago leaves first.
+
+    Not with ``limits``: its moving window takes two objects for a hit and several for an address, in a number that
+    nothing bounds; it starts a task for each hit that looks at all addresses, in threads; and it does not tell to the
+    end when a place becomes free. What is over is forgotten here by the hits that follow: no timer, no task.
+    """
+
+    def __init__(self, clock: Clock, *, addresses_max: int) -> None:
+        self._clock = clock
+        self._addresses_max = addresses_max
+        # By name and window, which are the callers' own and so few; within, by the newest hit: the first ends first.
+        self._tables: dict[tuple[str, int], OrderedDict[str, _Stamps]] = {}
+
+    async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:
+        now_us = round(self._clock.monotonic_s() * SECOND_US)
+        ended_us = now_us - window_s * SECOND_US
+        table = self._tables.setdefault((name, window_s), OrderedDict())
+        _forget(table, ended_us)
+        stamps = table.get(address)
+        if stamps is None:
+            stamps = table[address] = array("q")
+        else:
+            del stamps[: bisect_right(stamps, ended_us)]
+        is_admitted = len(stamps) < quota
+        if is_admitted:
+            stamps.append(now_us)
+            table.move_to_end(address)
+            if len(table) > self._addresses_max:
+                table.popitem(last=False)
+        return Usage(is_admitted, len(stamps), stamps[0 if is_admitted else -quota] - ended_us)
+
+
+def _forget(table: OrderedDict[str, _Stamps], ended_us: int) -> None:
+    for _ in range(_FORGOTTEN_PER_HIT_MAX):
+        if not table:
+            return
+        address, stamps = next(iter(table.items()))
+        if stamps[-1] > ended_us:
+            return
+        del table[address]
+
+
+class AddressWindows:
+    """The capability ``AddressLimiter``, over a counter of this process or of all."""
+
+    def __init__(self, counter: WindowCounter) -> None:
+        self._counter = counter
+
+    async def hit(self, name: str, address: str | None, quota: int, window_s: int) -> RateState:
+        """See ``precipiq_core.contracts.auth.AddressLimiter``."""
+        usage = await self._counter.hit(name, counted_address(address), quota, window_s)
+        left_s = usage.left_us / SECOND_US
+        remaining = max(0, quota - usage.counted)
+        return RateState(name, quota, window_s, remaining, math.ceil(left_s), 0.0 if usage.is_admitted else left_s)
