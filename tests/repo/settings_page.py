@@ -14,6 +14,7 @@ from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings, TlsSettings
 from precipiq_core.settings import HttpSettings
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ws_stream.config import WsStreamConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "secrets": SecretSettings,
     "plugins.ledger": LedgerConfig,
     "plugins.auth_keys": AuthKeysConfig,
+    "plugins.ws_stream": WsStreamConfig,
 }
 
 

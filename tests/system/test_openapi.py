@@ -32,6 +32,8 @@ def schemathesis(
         "--seed": "7",
         "--phases": "examples,coverage,fuzzing",
         "--request-timeout": "20",
+        # An answer that never ends; tests/ws_stream asks for it in every way.
+        "--exclude-path": "/api/v1/stream",
     }
     arguments = [text for pair in options.items() for text in pair]
     return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)

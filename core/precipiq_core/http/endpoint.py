@@ -54,7 +54,7 @@ class Admission(Protocol):
         """Asked with the client's address before its key is looked at. Raises ``RateLimited``."""
         ...
 
-    def refused(self, code: str) -> None:
+    def refused(self, code: str, address: str | None) -> None:
         """An opening was answered with this error code, by :meth:`admit`, core or the handler."""
         ...
 

@@ -75,7 +75,7 @@ class EndpointApp:
             if isinstance(error, _Limited):
                 headers = error.headers
             if self._endpoint.admission is not None:
-                self._endpoint.admission.refused(error.code)
+                self._endpoint.admission.refused(error.code, address_of(scope))
             answer = error_answer(error)
         except TimeoutError:
             answer = error_answer(Unavailable("the request took too long; its outcome is unknown"))

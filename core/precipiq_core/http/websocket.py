@@ -39,6 +39,16 @@ _CLOSE_CODE_OF_STATUS = {422: 4400}
 QueryT = TypeVar("QueryT", bound=BaseModel)
 
 
+def text_frame(text: bytes) -> bytes:
+    """One unmasked text message in one frame (RFC 6455 section 5.2), as servers send it."""
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), text)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), text)
+
+
 class Socket:
     """A WebSocket that may still be refused. Text goes out as UTF-8 bytes."""
 
@@ -49,6 +59,7 @@ class Socket:
         extensions = scope.get("extensions") or {}
         self._can_deny = "websocket.http.response" in extensions
         self.takes_frames = FRAMES in extensions
+        self._unsent: Callable[[], int] | None = extensions.get(FRAMES, {}).get("unsent")
         self.accepted = False
 
     async def accept(self) -> None:
@@ -67,6 +78,10 @@ class Socket:
     async def send_text(self, text: bytes) -> None:
         """Send one text message. Waits while the client does not read."""
         await self._send({"type": "websocket.send", "text": text.decode()})
+
+    def unsent(self) -> int | None:
+        """Bytes that the client has not taken yet; None when the server cannot tell."""
+        return None if self._unsent is None else self._unsent()
 
     async def close(self, code: int, reason: str) -> None:
         """Close with that code. Does not wait long for a client that does not read."""
@@ -135,10 +150,10 @@ class WebSocketApp:
         except PrecipiqError as error:
             if isinstance(error, InternalError):
                 log.exception("websocket failed", error=type(error).__name__)
-            await self._refuse(socket, error)
+            await self._refuse(socket, error, address_of(scope))
         except Exception as error:
             log.exception("websocket failed", error=type(error).__name__)
-            await self._refuse(socket, InternalError())
+            await self._refuse(socket, InternalError(), address_of(scope))
 
     async def _call(self, scope: AsgiScope, socket: Socket) -> WebSocketCall[Any]:
         endpoint, edge = self._endpoint, self._edge
@@ -150,9 +165,9 @@ class WebSocketApp:
         peer = peer_of(edge.authenticators, scope, credential)
         return WebSocketCall(principal, query, peer, socket, scope["precipiq.request_id"])
 
-    async def _refuse(self, socket: Socket, error: PrecipiqError) -> None:
+    async def _refuse(self, socket: Socket, error: PrecipiqError, address: str | None) -> None:
         if self._endpoint.admission is not None and not socket.accepted:
-            self._endpoint.admission.refused(error.code)
+            self._endpoint.admission.refused(error.code, address)
         await socket.refuse(error)
 
 

@@ -40,6 +40,9 @@ first_start_organisation = "test organisation"
 writes_per_second_max = 1000000
 batches_per_second_max = 1000000
 reads_per_second_max = 1000000
+
+[plugins.ws_stream]
+handshakes_per_minute_max = 1000000
 """
 
 _SQLITE = """[database]

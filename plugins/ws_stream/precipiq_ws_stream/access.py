@@ -1,0 +1,109 @@
+"""Whether a key's streams may go on: asked again all the time, once for all streams of the key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.auth import Principal
+from precipiq_core.errors import Unavailable
+from precipiq_ws_stream.endings import FORBIDDEN, KEY_EXPIRED, KEY_REVOKED, Ending
+
+TRUSTED_S = 4.0
+"""How long an answer counts. A revocation takes effect within 5 s, also while nobody can tell."""
+
+_RETRY_PAUSE_S = 0.25
+_CHECKS_AT_ONCE_MAX = 50
+
+log = structlog.get_logger("precipiq.ws_stream")
+
+Recheck = Callable[[], Awaitable[Principal | None]]
+
+
+class KeyAccess:
+    """One key, and why its streams must end, once that is so."""
+
+    def __init__(self, principal: Principal, recheck: Recheck, clock: Clock) -> None:
+        self.users = 0
+        self.ending: Ending | None = None
+        self._principal = principal
+        self._recheck = recheck
+        self._clock = clock
+        self._checked_s = clock.monotonic_s()
+        self._checking = asyncio.Lock()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether entries may go out without asking again."""
+        return self.ending is None and self._clock.monotonic_s() - self._checked_s <= TRUSTED_S
+
+    async def check(self) -> Ending | None:
+        """Ask once. Raises ``Unavailable``."""
+        if self.ending is None:
+            asked_s = self._clock.monotonic_s()
+            principal = await self._recheck()
+            if principal is None:
+                self.ending = KEY_EXPIRED if self._has_expired() else KEY_REVOKED
+            elif not principal.may("read"):
+                self.ending = FORBIDDEN
+            else:
+                self._principal = principal
+                self._checked_s = asked_s
+        return self.ending
+
+    async def wait_until_fresh(self) -> None:
+        """Hold entries back until the key was found good. Never returns once it is not: its streams are ended."""
+        async with self._checking:
+            while not self.is_fresh:
+                try:
+                    if await self.check() is not None:
+                        await asyncio.Event().wait()
+                except Unavailable:
+                    await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def _has_expired(self) -> bool:
+        expires_at_us = self._principal.expires_at_us
+        return expires_at_us is not None and expires_at_us <= self._clock.now_us()
+
+
+class Keys:
+    """The keys that have open streams. ``on_ending``: told each key whose streams must end."""
+
+    def __init__(self, clock: Clock, on_ending: Callable[[KeyAccess], None]) -> None:
+        self._clock = clock
+        self._on_ending = on_ending
+        self._by_id: dict[tuple[str, str], KeyAccess] = {}
+
+    @contextmanager
+    def using(self, principal: Principal, recheck: Recheck) -> Iterator[KeyAccess]:
+        """The access of that key, as long as this is entered."""
+        key = (principal.chain.org_id, principal.key_id)
+        access = self._by_id.get(key)
+        if access is None or access.ending is not None:
+            access = self._by_id[key] = KeyAccess(principal, recheck, self._clock)
+        access.users += 1
+        try:
+            yield access
+        finally:
+            access.users -= 1
+            if not access.users and self._by_id.get(key) is access:
+                del self._by_id[key]
+
+    async def check(self) -> None:
+        """Ask for all keys once."""
+        keys = list(self._by_id.values())
+        for start in range(0, len(keys), _CHECKS_AT_ONCE_MAX):
+            await asyncio.gather(*map(self._check, keys[start : start + _CHECKS_AT_ONCE_MAX]))
+
+    async def _check(self, access: KeyAccess) -> None:
+        try:
+            if await access.check() is not None:
+                self._on_ending(access)
+        except Unavailable:
+            pass  # entries are held back until somebody can tell
+        except Exception as error:
+            log.exception("a key cannot be checked", error=type(error).__name__)

@@ -1,0 +1,165 @@
+"""Frames: entries in the form in which subscribers get them, encoded once, however many there are."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from precipiq_core.chain_format import parse_statement, split_payload
+from precipiq_core.contracts.chain import Chain, Entry, EntryKind
+from precipiq_core.http.envelope import raw_json
+from precipiq_core.http.websocket import text_frame
+from precipiq_ws_stream.position import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One entry as JSON text."""
+
+    seq: int
+    hash: str
+    kind: str
+    agent_id: object
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a subscriber wants; None: everything. ``agent_id``: entries whose body names that agent."""
+
+    kinds: frozenset[str] | None = None
+    agent_id: str | None = None
+
+    def accepts(self, kind: str, agent_id: object) -> bool:
+        return (self.kinds is None or kind in self.kinds) and (self.agent_id is None or agent_id == self.agent_id)
+
+
+EVERYTHING = Wanted()
+
+_VARIANTS_MAX = 100
+
+
+class Batch:
+    """Frames of consecutive entries, some of which may be left out, and the positions before and after them.
+
+    Made once for all subscribers; each form of it is built once, when the first needs it.
+    """
+
+    def __init__(self, start: Position, frames: Sequence[Frame], end: Position) -> None:
+        self.start = start
+        self.frames = frames
+        self.end = end
+        self._variants: dict[Wanted, Batch] = {}
+
+    @cached_property
+    def websocket(self) -> bytes:
+        """All frames as WebSocket text messages."""
+        return b"".join([text_frame(frame.text) for frame in self.frames])
+
+    @cached_property
+    def events(self) -> bytes:
+        """All frames as server-sent events."""
+        return b"".join([b"id: %d\ndata: %b\n\n" % (frame.seq, frame.text) for frame in self.frames])
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the frames' text."""
+        return sum([len(frame.text) for frame in self.frames])
+
+    def only(self, wanted: Wanted) -> Batch:
+        """The same with only what is wanted."""
+        if wanted == EVERYTHING:
+            return self
+        batch = self._variants.get(wanted)
+        if batch is None:
+            frames = [frame for frame in self.frames if wanted.accepts(frame.kind, frame.agent_id)]
+            batch = Batch(self.start, frames, self.end)
+            if len(self._variants) < _VARIANTS_MAX:
+                self._variants[wanted] = batch
+        return batch
+
+    def after(self, seq: int) -> Batch:
+        """The same without the frames up to ``seq``."""
+        if seq <= self.start.seq:
+            return self
+        first = bisect_right(self.frames, seq, key=lambda frame: frame.seq)
+        return Batch(Position(seq, None), self.frames[first:], self.end)
+
+
+def batches(start: Position, frames: Sequence[Frame], end: Position, bytes_max: int) -> list[Batch]:
+    """Batches of about ``bytes_max`` at most, together from ``start`` to ``end``; a frame is never divided."""
+    made: list[Batch] = []
+    size, first = 0, 0
+    for index, frame in enumerate(frames):
+        if index > first and size + len(frame.text) > bytes_max:
+            last = frames[index - 1]
+            made.append(Batch(start, frames[first:index], Position(last.seq, last.hash)))
+            start, size, first = made[-1].end, 0, index
+        size += len(frame.text)
+    return [*made, Batch(start, frames[first:], end)]
+
+
+class Encoder:
+    """Entries to frames. ``data`` is the REST shape that the entry's kind brings, or the raw entry."""
+
+    def __init__(self, kinds: Mapping[str, EntryKind]) -> None:
+        self.kinds = kinds
+
+    async def frames(self, chain: Chain, entries: Sequence[Entry], wanted: Wanted = EVERYTHING) -> list[Frame]:
+        """Frames of the entries that are wanted. Raises what the kinds' ``present`` raises."""
+        statements = [parse_statement(entry.statement) for entry in entries]
+        by_kind: dict[str, list[int]] = {}
+        for index, statement in enumerate(statements):
+            if wanted.accepts(statement.kind, statement.body.get("agent_id")):
+                by_kind.setdefault(statement.kind, []).append(index)
+        frames: dict[int, Frame] = {}
+        for name, indices in by_kind.items():
+            kind = self.kinds.get(name)
+            present = None if kind is None else kind.present
+            chosen = [entries[index] for index in indices]
+            shown = list(map(_raw, chosen)) if present is None else await present(chain, chosen)
+            event = f"{name}.created" if kind is None else kind.event_name
+            for index, data in zip(indices, shown, strict=True):
+                statement, entry = statements[index], entries[index]
+                text = (b'{"type":"%b","seq":%d,"id":"%b","timestamp":"%b","prev_hash":"%b","hash":"%b","data":%b}') % (
+                    event.encode(),
+                    entry.seq,
+                    statement.id.encode(),
+                    statement.timestamp.encode(),
+                    statement.prev_hash.encode(),
+                    entry.hash.encode(),
+                    data,
+                )
+                frames[index] = Frame(entry.seq, entry.hash, name, statement.body.get("agent_id"), text)
+        return [frames[index] for index in sorted(frames)]
+
+
+def control_frame(kind: str, position: Position, timestamp: str, data: Mapping[str, Any]) -> Frame:
+    """A frame about the stream itself, in the same shape; ``seq`` and ``hash`` are those of the position."""
+    fields = {
+        "type": kind,
+        "seq": position.seq,
+        "id": None,
+        "timestamp": timestamp,
+        "prev_hash": None,
+        "hash": position.hash,
+        "data": data,
+    }
+    return Frame(position.seq, position.hash or "", kind, None, orjson.dumps(fields))
+
+
+def _raw(entry: Entry) -> bytes:
+    payload, salt = split_payload(entry.payload) if entry.payload is not None else (None, None)
+    return orjson.dumps(
+        {
+            "statement": raw_json(entry.statement),
+            "hash": entry.hash,
+            "payload": None if payload is None else raw_json(payload),
+            "salt": salt,
+        }
+    )

@@ -1,0 +1,239 @@
+"""One subscriber: a cursor in a chain and a connection. Replays from the ledger, then goes on from the feed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from precipiq_core.clock import Clock, format_timestamp
+from precipiq_core.errors import Unavailable
+from precipiq_ws_stream.access import KeyAccess
+from precipiq_ws_stream.endings import INTERNAL, Ending, cannot_resume, too_slow
+from precipiq_ws_stream.errors import CannotResume
+from precipiq_ws_stream.feed import Feed, FellBehind
+from precipiq_ws_stream.frames import EVERYTHING, Batch, Frame, Wanted, control_frame
+from precipiq_ws_stream.position import Position
+from precipiq_ws_stream.replays import PageSize, Replays
+from precipiq_ws_stream.transport import WEBSOCKET, Transport
+
+log = structlog.get_logger("precipiq.ws_stream")
+
+_RETRY_PAUSE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much a client may lag, and how replays are read. See ``WsStreamConfig``."""
+
+    queue_frames_max: int
+    queue_bytes_max: int
+    overflow_grace_s: float
+    stall_timeout_s: float
+    page_entries_max: int
+    page_bytes: int
+    heartbeat_interval_s: float
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one stream handed over."""
+
+    frames: int = 0
+    bytes: int = 0
+    frames_told: int = 0
+    bytes_told: int = 0
+
+    def take(self) -> tuple[int, int]:
+        """Frames and bytes since this was last asked."""
+        taken = self.frames - self.frames_told, self.bytes - self.bytes_told
+        self.frames_told, self.bytes_told = self.frames, self.bytes
+        return taken
+
+
+class Subscription:
+    """One open stream. ``position``: everything up to it was handed over to the connection. ``names``: for the log."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        transport: Transport,
+        access: KeyAccess,
+        replays: Replays,
+        pace: Pace,
+        clock: Clock,
+        *,
+        position: Position,
+        head: Position,
+        resumed: bool,
+        wanted: Wanted,
+        names: Mapping[str, str | None],
+    ) -> None:
+        self.names = names
+        self.feed = feed
+        self.transport = transport
+        self.access = access
+        self.position = position
+        self.sent = Sent()
+        self._replays = replays
+        self._pace = pace
+        self._clock = clock
+        self._head = head
+        self._resumed_from = position.seq if resumed else None
+        self._wanted = wanted
+        self._caught_up = not resumed
+        self._position_told = position.seq
+        self._progress_s: float | None = None  # while something is being sent: when the client last took some of it
+        self._unsent: int | None = None
+        self._bytes_before = feed.bytes_total
+        self._page_size = PageSize(pace.page_entries_max, pace.page_bytes)
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> Ending:
+        """Stream until it ends; why it did. The client was told."""
+        if self.feed.broken is not None:
+            self.end(cannot_resume(self.feed.broken.message))
+        tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._watch_client())]
+        try:
+            ending = await self._ended
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if ending.code:
+            frame = self._control("connection.closing", {"code": ending.code, "reason": ending.reason})
+            await self.transport.close(ending, frame)
+        return ending
+
+    def end(self, ending: Ending) -> None:
+        """End it, for that reason unless it ends already."""
+        if not self._ended.done():
+            self._ended.set_result(ending)
+
+    @property
+    def lag_frames(self) -> int:
+        """Entries of the chain that were not handed over yet."""
+        return max(0, self.feed.position.seq - self.position.seq)
+
+    def eviction(self, now_s: float) -> str | None:
+        """Why this client must go, if it must: it takes nothing, and too much waits for it or too long."""
+        if self._progress_s is None:
+            return None
+        unsent = self.transport.unsent()
+        if unsent is not None and (self._unsent is None or unsent < self._unsent):
+            if self._unsent is not None:
+                self._progress_s = now_s
+            self._unsent = unsent
+        stuck_s = now_s - self._progress_s
+        if stuck_s >= self._pace.stall_timeout_s:
+            return "stalled"
+        pace = self._pace
+        lag_bytes = self.feed.bytes_total - self._bytes_before
+        is_over = self.lag_frames > pace.queue_frames_max or lag_bytes > pace.queue_bytes_max
+        if unsent is None:
+            is_over = False  # it may be taking what was sent, only slowly
+        return "overflow" if is_over and stuck_s >= pace.overflow_grace_s else None
+
+    def evict(self) -> None:
+        """Close it so that the client goes on where it was."""
+        self.end(too_slow(self.position.seq))
+
+    async def _write(self) -> None:
+        try:
+            await self._send_control("connection.ready", self._ready())
+            while True:
+                if not self._caught_up and self.position.seq >= self._head.seq:
+                    self._caught_up = True
+                    await self._send_control("caught_up", {"seq": self.position.seq})
+                await self._send(await self._next())
+        except CannotResume as error:
+            self.end(cannot_resume(error.message))
+        except Exception as error:
+            log.exception("stream failed", error=type(error).__name__)
+            self.end(INTERNAL)
+
+    async def _watch_client(self) -> None:
+        try:
+            self.end(await self.transport.until_left())
+        except Exception as error:
+            log.exception("stream failed", error=type(error).__name__)
+            self.end(INTERNAL)
+
+    async def _next(self) -> Sequence[Batch]:
+        while True:
+            try:
+                batches = self.feed.after(self.position.seq)
+            except FellBehind:
+                batch = await self._page()
+                if batch is not None:
+                    return [batch]
+                continue
+            if batches:
+                return [batch.only(self._wanted) for batch in batches]
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._wanted == EVERYTHING and self.transport.name == WEBSOCKET:
+            await self.feed.wait()  # pings keep it alive, and its client knows how far it is
+            return
+        try:
+            async with asyncio.timeout(self._pace.heartbeat_interval_s):
+                await self.feed.wait()
+        except TimeoutError:
+            if self.transport.name != WEBSOCKET or self._position_told != self.position.seq:
+                with self._sending():
+                    await self.transport.tell_position(self._control("position", {"seq": self.position.seq}))
+                self._position_told = self.position.seq
+
+    async def _page(self) -> Batch | None:
+        try:
+            batch = await self._replays.page(self.feed.chain, self.position, self._wanted, self._page_size)
+        except Unavailable:
+            await asyncio.sleep(_RETRY_PAUSE_S)
+            return None
+        if batch is None:
+            raise CannotResume(f"the chain has no entry {self.position.seq + 1} any more; reload")
+        return batch
+
+    async def _send(self, batches: Sequence[Batch]) -> None:
+        count = sum([len(batch.frames) for batch in batches])
+        if count:
+            if not self.access.is_fresh:
+                await self.access.wait_until_fresh()
+            self._position_told = batches[-1].end.seq
+        # Handed over as soon as `send` is called, even if it then waits and is cancelled: so the position moves first.
+        self.position = batches[-1].end
+        self._bytes_before = self.feed.bytes_total
+        if count:
+            self.sent.frames += count
+            self.sent.bytes += sum([batch.size for batch in batches])
+            with self._sending():
+                await self.transport.send(batches)
+
+    async def _send_control(self, kind: str, data: dict[str, object]) -> None:
+        with self._sending():
+            await self.transport.send_control(self._control(kind, data))
+
+    def _control(self, kind: str, data: dict[str, object]) -> Frame:
+        return control_frame(kind, self.position, format_timestamp(self._clock.now_us()), data)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """The client is expected to take something as long as this is entered."""
+        self._progress_s, self._unsent = self._clock.monotonic_s(), None
+        yield
+        self._progress_s = None
+
+    def _ready(self) -> dict[str, object]:
+        wanted = self._wanted
+        return {
+            "head": {"seq": self._head.seq, "hash": self._head.hash},
+            "resumed_from": self._resumed_from,
+            "org_id": self.feed.chain.org_id,
+            "environment": self.feed.chain.environment,
+            "kinds": None if wanted.kinds is None else sorted(wanted.kinds),
+            "agent_id": wanted.agent_id,
+        }

@@ -1,0 +1,132 @@
+"""How frames reach a client: over a WebSocket or as server-sent events. Knows no chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from precipiq_core.http.endpoint import SendBytes
+from precipiq_core.http.websocket import Socket, text_frame
+from precipiq_ws_stream.endings import BINARY, TOO_MANY_MESSAGES, Ending, left
+from precipiq_ws_stream.frames import Batch, Frame
+
+_MESSAGES_WINDOW_S = 60.0
+_CLOSE_TIMEOUT_S = 1.0
+
+
+WEBSOCKET = "websocket"
+EVENTS = "events"
+
+
+class Transport(Protocol):
+    """One client's connection."""
+
+    name: str
+
+    async def send(self, batches: Sequence[Batch]) -> None:
+        """Hand over all frames, before the first wait.
+
+        Waits while the client does not read; may be cancelled then.
+        """
+        ...
+
+    def unsent(self) -> int | None:
+        """Bytes that the client has not taken yet; None when nobody can tell."""
+        ...
+
+    async def send_control(self, frame: Frame) -> None:
+        """Hand over one frame about the stream itself."""
+        ...
+
+    async def tell_position(self, frame: Frame) -> None:
+        """The stream is idle: keep the connection alive, and tell the client how far it is."""
+        ...
+
+    async def until_left(self) -> Ending:
+        """Until the client leaves, or breaks the rules."""
+        ...
+
+    async def close(self, ending: Ending, frame: Frame) -> None:
+        """Tell the client why, by a close code or by the frame. Does not wait long."""
+        ...
+
+
+class WebSocketTransport:
+    """Text frames. The server below sends pings and drops who does not answer."""
+
+    name = WEBSOCKET
+
+    def __init__(self, socket: Socket, messages_per_minute_max: int) -> None:
+        self._socket = socket
+        self._messages_max = messages_per_minute_max
+
+    async def send(self, batches: Sequence[Batch]) -> None:
+        if self._socket.takes_frames:
+            frames = batches[0].websocket if len(batches) == 1 else b"".join([batch.websocket for batch in batches])
+            await self._socket.send_frames(frames)
+            return
+        for batch in batches:
+            for frame in batch.frames:
+                await self._socket.send_text(frame.text)
+
+    def unsent(self) -> int | None:
+        return self._socket.unsent()
+
+    async def send_control(self, frame: Frame) -> None:
+        if self._socket.takes_frames:
+            await self._socket.send_frames(text_frame(frame.text))
+        else:
+            await self._socket.send_text(frame.text)
+
+    async def tell_position(self, frame: Frame) -> None:
+        await self.send_control(frame)
+
+    async def until_left(self) -> Ending:
+        loop = asyncio.get_running_loop()
+        count, window_end_s = 0, 0.0
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return left(message.get("code") or 1005)
+            if message.get("bytes") is not None:
+                return BINARY
+            if loop.time() >= window_end_s:
+                count, window_end_s = 0, loop.time() + _MESSAGES_WINDOW_S
+            count += 1
+            if count > self._messages_max:
+                return TOO_MANY_MESSAGES
+
+    async def close(self, ending: Ending, frame: Frame) -> None:
+        await self._socket.close(ending.code, ending.reason)
+
+
+class EventTransport:
+    """Server-sent events. A last event says why the stream ends, since HTTP has no close code."""
+
+    name = EVENTS
+
+    def __init__(self, send: SendBytes) -> None:
+        self._send = send
+
+    async def send(self, batches: Sequence[Batch]) -> None:
+        await self._send(b"".join([batch.events for batch in batches]))
+
+    def unsent(self) -> int | None:
+        return None
+
+    async def send_control(self, frame: Frame) -> None:
+        await self._send(b"id: %d\ndata: %b\n\n" % (frame.seq, frame.text))
+
+    async def tell_position(self, frame: Frame) -> None:
+        await self._send(b"id: %d\n\n" % frame.seq)  # no event, but a reconnect begins here
+
+    async def until_left(self) -> Ending:
+        await asyncio.Event().wait()  # whoever runs this stream is cancelled when the client leaves
+        raise AssertionError
+
+    async def close(self, ending: Ending, frame: Frame) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.send_control(frame)

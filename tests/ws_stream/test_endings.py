@@ -1,0 +1,122 @@
+"""How streams end: keys that end, a server that stops, clients that leave; each with its code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from precipiq_testkit.postgres import PostgresDatabase
+from precipiq_testkit.server import ServerProcess, running_server
+from tests.system.client import Client
+from tests.ws_stream.streams import Stream, events, logged, stream, stream_url
+
+pytestmark = pytest.mark.anyio
+
+WITHIN_S = 5.0
+
+
+async def test_a_revoked_key_closes_its_streams_and_no_other(server: ServerProcess) -> None:
+    client = Client(server)
+    made = client.data("POST", "/api-keys", json={"scopes": ["read"]})
+    async with stream(server, made["key"]) as revoked, stream(server) as other, events(server, made["key"]) as received:
+        await revoked.ready()
+        await other.ready()
+        await anext(received)
+        start_s = time.monotonic()
+        await asyncio.to_thread(client.data, "DELETE", f"/api-keys/{made['id']}")
+        assert await revoked.closed(WITHIN_S) == (4510, "the api key was revoked")
+        last = [frame async for frame in received][-1]
+        assert last["type"] == "connection.closing"
+        assert last["data"] == {"code": 4510, "reason": "the api key was revoked"}
+        assert time.monotonic() - start_s < WITHIN_S
+        assert (await other.next())["type"] == "key.revoked"
+
+
+async def test_a_rotated_key_closes_its_streams_when_its_grace_ends(server: ServerProcess) -> None:
+    client = Client(server)
+    made = client.data("POST", "/api-keys", json={"scopes": ["read"]})
+    async with stream(server, made["key"]) as opened:
+        await opened.ready()
+        await asyncio.to_thread(client.data, "POST", f"/api-keys/{made['id']}/rotate", json={"grace_seconds": 3})
+        start_s = time.monotonic()
+        while True:
+            try:
+                assert (await opened.next(1.5))["type"].startswith("key.")
+            except TimeoutError:
+                break
+        assert (await opened.closed(3 + WITHIN_S))[0] == 4510
+        assert time.monotonic() - start_s > 2.5
+
+
+async def test_an_expired_key_closes_its_streams(server: ServerProcess) -> None:
+    client = Client(server)
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+    made = client.data("POST", "/api-keys", json={"scopes": ["read"], "expires_at": expires})
+    async with stream(server, made["key"]) as opened:
+        await opened.ready()
+        assert await opened.closed(3 + WITHIN_S) == (4511, "the api key expired")
+
+
+async def test_a_revocation_on_one_node_closes_streams_on_the_other(postgres: PostgresDatabase, tmp_path: Path) -> None:
+    with running_server(tmp_path / "a", postgres=postgres) as first:
+        client = Client(first)
+        made = client.data("POST", "/api-keys", json={"scopes": ["read"]})
+        with running_server(tmp_path / "b", postgres=postgres) as second:
+            async with stream(second, made["key"]) as opened:
+                await opened.ready()
+                await asyncio.to_thread(client.data, "DELETE", f"/api-keys/{made['id']}")
+                assert (await opened.closed(WITHIN_S))[0] == 4510
+
+
+async def test_a_stopping_server_tells_every_client_4503_within_two_seconds(server: ServerProcess) -> None:
+    count = 200
+    connections = [await connect(stream_url(server, after_seq=0), max_size=None, proxy=None) for _ in range(count)]
+    for connection in connections:
+        await Stream(connection).ready()
+    async with events(server) as received:
+        await anext(received)
+        start_s = time.monotonic()
+        stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+        endings = await asyncio.gather(*(Stream(connection).closed() for connection in connections))
+        took_s = time.monotonic() - start_s
+        last = [frame async for frame in received][-1]
+    assert {code for code, _ in endings} == {4503}
+    assert took_s < 2.0
+    assert last["data"]["code"] == 4503
+    assert await stopping == 0
+
+
+async def test_a_client_that_leaves_is_logged_with_its_own_code(server: ServerProcess) -> None:
+    async with stream(server) as opened:
+        await opened.ready()
+        await opened.connection.close(4123, "bye")
+    closed = await logged(server, "stream closed")
+    assert closed["reason"] == "client: 4123"
+    assert closed["code"] == 0
+    assert closed["transport"] == "websocket"
+    assert closed["org_id"] == server.org_id
+
+
+async def test_connections_and_refusals_are_logged_without_a_key(server: ServerProcess) -> None:
+    async with stream(server, after_seq=0) as opened:
+        await opened.ready()
+        await asyncio.to_thread(Client(server).decide, 1)
+    for bad in ("pq_test_wrongwrongwrong", server.key[:-1] + "x"):
+        async with connect(stream_url(server, bad), subprotocols=["precipiq.v1"], proxy=None) as connection:  # type: ignore[list-item]
+            await Stream(connection).closed()
+    assert (await logged(server, "stream opened"))["after_seq"] == 0
+    assert (await logged(server, "stream refused"))["code"] == "unauthorized"
+    text = server.log_text()
+    printed_once = json.dumps(server.key)[1:-1]
+    assert text.count(printed_once) <= 3  # the first start's own lines: key, curl, SDK
+    assert "wrongwrong" not in text
+    client = Client(server)
+    metrics = client.http.get(f"{server.url}/metrics").text
+    assert 'precipiq_stream_handshakes_total{result="unauthorized"} 2.0' in metrics
+    assert 'precipiq_stream_handshakes_total{result="accepted"} 1.0' in metrics
+    assert 'precipiq_stream_connections{transport="websocket"} 0.0' in metrics
