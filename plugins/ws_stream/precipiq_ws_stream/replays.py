@@ -6,12 +6,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_ws_stream.frames import EVERYTHING, Batch, Encoder, Frame, Wanted
 from precipiq_ws_stream.position import Position, read_after
 
 _SLICE_ENTRIES = 16
+_BUSY_S = 0.5
 _FORMS = 2  # a batch is kept as text and as one of the forms in which it is sent
 
 _Key = tuple[Chain, int]
@@ -50,8 +52,12 @@ class PageSize:
 class Replays:
     """Reads pages, so many at a time that live streams and appends keep their pace, and keeps some of them."""
 
-    def __init__(self, ledger: Ledger, encoder: Encoder, *, at_once_max: int, kept_bytes_max: int) -> None:
+    def __init__(
+        self, ledger: Ledger, encoder: Encoder, clock: Clock, *, at_once_max: int, kept_bytes_max: int
+    ) -> None:
         self._ledger = ledger
+        self._clock = clock
+        self._last_news_s = -_BUSY_S
         self._encoder = encoder
         self._slots = asyncio.Semaphore(at_once_max)
         self._kept_bytes_max = kept_bytes_max
@@ -79,6 +85,10 @@ class Replays:
             return await self._read(chain, position, wanted, size)
         return batch
 
+    def note_news(self) -> None:
+        """Something was appended: replays take their time for a moment."""
+        self._last_news_s = self._clock.monotonic_s()
+
     def forget(self, chain: Chain) -> None:
         """Keep no page of that chain: something in it was erased, or it is not what it was."""
         self._generation += 1
@@ -105,6 +115,7 @@ class Replays:
 
     async def _read(self, chain: Chain, position: Position, wanted: Wanted, size: PageSize) -> Batch | None:
         limit = size.limit_after(position.seq)
+        began_s = self._clock.monotonic_s()
         start, entries = await read_after(self._ledger, chain, position, limit)
         if not entries:
             return None
@@ -114,6 +125,8 @@ class Replays:
         for first in range(0, len(entries), _SLICE_ENTRIES):
             frames += await self._encoder.frames(chain, entries[first : first + _SLICE_ENTRIES], wanted)
             await asyncio.sleep(0)  # appends and live streams go first
+        if began_s - self._last_news_s < _BUSY_S:
+            await asyncio.sleep(self._clock.monotonic_s() - began_s)  # and have the interpreter half of the time
         return Batch(start, frames, Position(entries[-1].seq, entries[-1].hash))
 
 

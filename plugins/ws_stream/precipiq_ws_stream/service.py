@@ -83,6 +83,7 @@ class Streams:
         self._replays = Replays(
             ledger,
             self._encoder,
+            clock,
             at_once_max=config.replays_at_once_max,
             kept_bytes_max=config.replay_cache_bytes_max,
         )
@@ -94,7 +95,7 @@ class Streams:
             self._replays,
             clock,
             config,
-            on_entries=self._note_delay,
+            on_entries=self._note_news,
             on_broken=self._on_broken,
         )
         self._open: set[Subscription] = set()
@@ -212,7 +213,8 @@ class Streams:
             if subscription.access is access:
                 subscription.end(access.ending)
 
-    def _note_delay(self, timestamp: str) -> None:
+    def _note_news(self, timestamp: str) -> None:
+        self._replays.note_news()
         self._metrics.delay.observe(max(0, self._clock.now_us() - parse_timestamp(timestamp)) / 1_000_000)
 
     async def _sweep(self) -> None:
