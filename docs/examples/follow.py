@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-STOP = {4400, 4401, 4403, 4404, 4409, 4510, 4511}
+STOP = {4400, 4401, 4403, 4409, 4510, 4511}
 RESUME_AT_ONCE = {4508}
 PAUSE_S_MAX = 60.0
 

@@ -113,7 +113,7 @@ ERRORS = {
     "too large, binary": (frame(BINARY, b"x" * (MESSAGE_BYTES_MAX + 1)), 1009),
     "too large, announced": (frame(BINARY, b"x" * 100_000)[:50_000], 1009),
     "too large, in fragments": (
-        frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", fin=False) * MESSAGE_BYTES_MAX,
+        frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x" * 16, fin=False) * (MESSAGE_BYTES_MAX // 16),
         1009,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 from starlette.types import Scope as AsgiScope
 
@@ -56,7 +57,8 @@ def peer_of(authenticators: Sequence[Authenticator], asgi_scope: AsgiScope, cred
     async def recheck() -> Principal | None:
         return await identify(authenticators, credential)
 
-    return Peer(address_of(asgi_scope), recheck, asgi_scope.get("precipiq.on_drain", _ignored))
+    credential_id = sha256(credential.reveal().encode("utf-8", "replace")).digest() if credential else b""
+    return Peer(address_of(asgi_scope), credential_id, recheck, asgi_scope.get("precipiq.on_drain", _ignored))
 
 
 def _ignored(callback: Callable[[], None]) -> None:

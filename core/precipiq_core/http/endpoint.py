@@ -37,12 +37,14 @@ QueryT = TypeVar("QueryT", bound=BaseModel)
 class Peer:
     """The other end of the connection, for handlers that keep it open.
 
-    ``address``: the client's, seen through trusted proxies; None when there is none. ``recheck``: ask again whether
+    ``address``: the client's, seen through trusted proxies; None when there is none. ``credential_id``: the SHA-256 of
+    what the client presented: the same for the same key, and nothing to log. ``recheck``: ask again whether
     the key is still good; None when it is not, raises ``Unavailable`` when nobody can tell. ``on_drain``: give it what
     to call when the server stops; whoever does so must then end by itself.
     """
 
     address: str | None
+    credential_id: bytes
     recheck: Callable[[], Awaitable[Principal | None]]
     on_drain: Callable[[Callable[[], None]], None]
 

@@ -41,6 +41,8 @@ def build_router(
     sockets: dict[str, ASGIApp] = {}
     for owner, websocket in websockets:
         _claim(owners, "GET", websocket.path, owner, problems)
+        if "{" in websocket.path:
+            problems.append(f"{owner}: the path of a WebSocket takes no parameters: {websocket.path}")
         by_path.setdefault(websocket.path, {})["GET"] = _Named(_upgrade_required, websocket.path)
         sockets[websocket.path] = WebSocketApp(websocket, edge)
     if problems:

@@ -131,7 +131,6 @@ class WebSocketEndpoint:
     query: type[BaseModel]
     subprotocol: str | None = None
     admission: Admission | None = None
-    errors: tuple[str, ...] = ()
 
 
 class WebSocketApp:

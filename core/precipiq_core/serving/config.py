@@ -44,6 +44,7 @@ class ServerConfig(Config):
         self.h2_max_header_list_size = settings.header_bytes_max
         self.websocket_max_message_size = settings.websocket_message_bytes_max
         self.websocket_ping_interval = settings.websocket_ping_interval_s
+        self.websocket_frames_per_second_max = settings.websocket_frames_per_second_max
         self.close_timeout_s = settings.close_timeout_s
         self.include_server_header = False
         self.graceful_timeout = 1.0  # requests were drained before; this is for idle connections to close

@@ -28,6 +28,7 @@ from precipiq_core.serving.config import ServerConfig
 from precipiq_core.serving.settings import ServerSettings
 
 _CLOSE_TIMEOUT_S: float = ServerSettings.model_fields["close_timeout_s"].default
+_FRAMES_PER_SECOND_MAX: int = ServerSettings.model_fields["websocket_frames_per_second_max"].default
 
 
 class CuredConnection(TCPServer):
@@ -114,6 +115,11 @@ class CuredConnection(TCPServer):
 def close_timeout_s(config: Config) -> float:
     """The deployment's; of a configuration that is not ours, the default."""
     return config.close_timeout_s if isinstance(config, ServerConfig) else _CLOSE_TIMEOUT_S
+
+
+def frames_per_second_max(config: Config) -> int:
+    """The deployment's; of a configuration that is not ours, the default."""
+    return config.websocket_frames_per_second_max if isinstance(config, ServerConfig) else _FRAMES_PER_SECOND_MAX
 
 
 def connection_of(protocol_send: Callable[[Event], Awaitable[None]]) -> CuredConnection:

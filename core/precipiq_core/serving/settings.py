@@ -44,6 +44,9 @@ class ServerSettings(Settings):
     header_bytes_max: int = Field(16 * 1024, ge=1024, description="request line and headers, bytes")
     header_fields_max: int = Field(100, ge=10, description="header fields of a request")
     websocket_message_bytes_max: int = Field(64 * 1024, ge=1024, description="largest message from a client, bytes")
+    websocket_frames_per_second_max: int = Field(
+        1000, ge=10, description="frames from a client in a second, of any kind; more end its WebSocket"
+    )
     websocket_ping_interval_s: float = Field(30.0, gt=0, description="time between pings, seconds")
     socket_send_buffer_bytes: int = Field(
         64 * 1024, ge=4096, description="kernel memory for a client that does not read"

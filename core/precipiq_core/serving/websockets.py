@@ -14,16 +14,15 @@
     a message after a close of another's raises                   ignored
     a close frame waits behind a client that does not read        it is queued at once
     pings are sent but nobody looks for pongs; a task for each    a timer; dropped after two without a pong
+    tiny frames are parsed without a limit, holding all up        1008 beyond ``websocket_frames_per_second_max``
     an HTTP/2 client that ends its stream without a close frame   disconnect 1006
       is not noticed
 
-Codes in ``websocket.disconnect``: the client's own, 1005 when its close frame had none, the code of the protocol error
-that we answered, 1006 when the connection was lost or the client did not answer our close in time.
+Codes in ``websocket.disconnect``: the client's own, 1005 when its close frame had none, the code of the error that we
+answered, 1006 when the connection was lost or the client did not answer our close in time.
 
-The extension ``FRAMES``: ``{"type": FRAMES, "bytes": ...}`` sends complete, unmasked frames as they are, so that
-an application can encode once for all its clients. Who sends such frames answers for their being well-formed. They are
-handed to the connection before the first wait. ``scope["extensions"][FRAMES]["unsent"]()``: bytes that the client has
-not taken yet, as far as this machine knows.
+The extension ``FRAMES``: ``{"type": FRAMES, "bytes": ...}`` hands over complete, unmasked frames as they are, before
+the first wait. ``scope["extensions"][FRAMES]["unsent"]()``: bytes that the client has not taken yet.
 """
 
 from __future__ import annotations
@@ -46,6 +45,8 @@ from wsproto.utilities import LocalProtocolError
 from precipiq_core.clock import Clock, SystemClock
 from precipiq_core.errors import BadRequest, Forbidden, InternalError, NotFound, PrecipiqError, Unavailable
 from precipiq_core.http.websocket import FRAMES
+from precipiq_core.serving.connections import frames_per_second_max
+from precipiq_core.serving.frame_rate import FrameRate
 from precipiq_core.serving.refusal import refusal
 
 CLOSE_WAIT_S = 1.0
@@ -91,6 +92,7 @@ class CuredWebSocket(WSStream):
         self._timer: asyncio.TimerHandle | None = None  # the next ping, later the end of the wait for the client
         self._pings_unanswered = 0
         self._message_bytes = 0
+        self._rate = FrameRate(frames_per_second_max(self.config))
         self._told = False  # the application knows that it is over
         self._deaf = False  # what still comes is dropped
 
@@ -121,7 +123,7 @@ class CuredWebSocket(WSStream):
             await self._end_of_application()
             return
         kind: str = message["type"]
-        if self._told or self.state is ASGIWebsocketState.CLOSED:
+        if self._told or self.state in (ASGIWebsocketState.CLOSED, ASGIWebsocketState.HTTPCLOSED):
             return
         if kind == FRAMES:
             if self.state is ASGIWebsocketState.CONNECTED:
@@ -154,15 +156,28 @@ class CuredWebSocket(WSStream):
     async def _receive(self, data: bytes) -> None:
         with suppress(LocalProtocolError):  # the closing handshake is complete
             self.connection.receive_data(data)
+        ping: Ping | None = None  # only the newest is answered (RFC 6455 section 5.5.3)
         for event in self.connection.events():
+            if not self._rate.admits():
+                await self._end_flood()
+                return
             if isinstance(event, Message):
                 await self._take(event)
             elif isinstance(event, Ping):
-                await self._send_wsproto_event(event.response())
+                ping = event
             elif isinstance(event, Pong):
                 self._pings_unanswered = 0
             elif isinstance(event, CloseConnection):
                 await self._take_close(event)
+        if ping is not None:
+            await self._send_wsproto_event(ping.response())
+
+    async def _end_flood(self) -> None:
+        if self.state is ASGIWebsocketState.CONNECTED:
+            await self._fail(CloseReason.POLICY_VIOLATION, "too many frames")
+            return
+        self._deaf = True
+        self._outlet.abort(self.stream_id)
 
     async def _take(self, event: Message[Any]) -> None:
         if self.state is not ASGIWebsocketState.CONNECTED:
@@ -234,6 +249,7 @@ class CuredWebSocket(WSStream):
         elif self.state is ASGIWebsocketState.HANDSHAKE:
             self.state = ASGIWebsocketState.HTTPCLOSED
             await self._send_error_response(503 if code in _COMES_BACK else 403)
+            await self._tell(code)
 
     def _close(self, code: int, reason: str | None) -> None:
         """Send the close frame, and give the client a moment to answer it."""

@@ -10,11 +10,13 @@ import structlog
 
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import Principal
+from precipiq_core.contracts.chain import Chain
 from precipiq_core.errors import Unavailable
 from precipiq_ws_stream.endings import FORBIDDEN, KEY_EXPIRED, KEY_REVOKED, Ending
 
-TRUSTED_S = 4.0
-"""How long an answer counts. A revocation takes effect within 5 s, also while nobody can tell."""
+TRUSTED_S = 0.9
+"""How long an answer counts. Authenticators may themselves answer from what they knew up to 4 s ago, while nobody can
+tell; a revocation takes effect within 5 s all the same."""
 
 _RETRY_PAUSE_S = 0.25
 _CHECKS_AT_ONCE_MAX = 50
@@ -25,9 +27,12 @@ Recheck = Callable[[], Awaitable[Principal | None]]
 
 
 class KeyAccess:
-    """One key, and why its streams must end, once that is so."""
+    """One key, and why its streams must end, once that is so; ``on_ending`` is told at once."""
 
-    def __init__(self, principal: Principal, recheck: Recheck, clock: Clock) -> None:
+    def __init__(
+        self, principal: Principal, recheck: Recheck, clock: Clock, on_ending: Callable[[KeyAccess], None] | None = None
+    ) -> None:
+        self._on_ending = on_ending
         self.users = 0
         self.ending: Ending | None = None
         self._principal = principal
@@ -48,11 +53,15 @@ class KeyAccess:
             principal = await self._recheck()
             if principal is None:
                 self.ending = KEY_EXPIRED if self._has_expired() else KEY_REVOKED
+            elif principal.chain != self._principal.chain:
+                self.ending = KEY_REVOKED
             elif not principal.may("read"):
                 self.ending = FORBIDDEN
             else:
                 self._principal = principal
                 self._checked_s = asked_s
+            if self.ending is not None and self._on_ending is not None:
+                self._on_ending(self)
         return self.ending
 
     async def wait_until_fresh(self) -> None:
@@ -76,15 +85,15 @@ class Keys:
     def __init__(self, clock: Clock, on_ending: Callable[[KeyAccess], None]) -> None:
         self._clock = clock
         self._on_ending = on_ending
-        self._by_id: dict[tuple[str, str], KeyAccess] = {}
+        self._by_id: dict[tuple[Chain, str, bytes], KeyAccess] = {}
 
     @contextmanager
-    def using(self, principal: Principal, recheck: Recheck) -> Iterator[KeyAccess]:
-        """The access of that key, as long as this is entered."""
-        key = (principal.chain.org_id, principal.key_id)
+    def using(self, principal: Principal, credential_id: bytes, recheck: Recheck) -> Iterator[KeyAccess]:
+        """The access of that key, as long as this is entered. ``credential_id``: what tells its credentials apart."""
+        key = (principal.chain, principal.key_id, credential_id)
         access = self._by_id.get(key)
         if access is None or access.ending is not None:
-            access = self._by_id[key] = KeyAccess(principal, recheck, self._clock)
+            access = self._by_id[key] = KeyAccess(principal, recheck, self._clock, self._on_ending)
         access.users += 1
         try:
             yield access
@@ -101,8 +110,7 @@ class Keys:
 
     async def _check(self, access: KeyAccess) -> None:
         try:
-            if await access.check() is not None:
-                self._on_ending(access)
+            await access.check()
         except Unavailable:
             pass  # entries are held back until somebody can tell
         except Exception as error:

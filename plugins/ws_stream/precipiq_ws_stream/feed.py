@@ -18,12 +18,14 @@ from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.errors import Unavailable
 from precipiq_ws_stream.errors import CannotResume
 from precipiq_ws_stream.frames import Batch, Encoder, batches
+from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import START, Position, position_of, read_after
 
 log = structlog.get_logger("precipiq.ws_stream")
 
 _RETRY_PAUSES_S = (0.05, 0.1, 0.2, 0.5)
 _REDACTION = "redaction"
+_PAGE_BYTES = 1024 * 1024
 
 SEND_BYTES = 64 * 1024
 """What is handed over at once, unless a single frame is larger."""
@@ -60,7 +62,7 @@ class Feed:
         self.idle_since_s: float | None = None
         self._ledger = ledger
         self._encoder = encoder
-        self._page_entries_max = page_entries_max
+        self._page_size = PageSize(page_entries_max, _PAGE_BYTES)
         self._recent_bytes_max = recent_bytes_max
         self._on_entries = on_entries
         self._on_erased = on_erased
@@ -84,17 +86,20 @@ class Feed:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    def after(self, seq: int) -> list[Batch]:
-        """Batches that begin after ``seq``, of ``SEND_BYTES`` together; none when there is nothing new.
+    def after(self, position: Position) -> list[Batch]:
+        """Batches that follow that position, of ``SEND_BYTES`` together; none when there is nothing new.
 
         Raises ``FellBehind``.
         """
+        seq = position.seq
         if seq >= self.position.seq:
             return []
         recent = self._recent
         if not recent or seq < recent[0].start.seq:
             raise FellBehind
         index = bisect_right(recent, seq, key=lambda batch: batch.end.seq)
+        if recent[index].hash_at(seq) != position.hash:
+            raise FellBehind  # the chain is not what it was: the ledger decides
         found = [recent[index].after(seq)]
         size = found[0].size
         for batch in recent[index + 1 :]:
@@ -152,15 +157,17 @@ class Feed:
         """Hand out what is new, until there is nothing."""
         while True:
             before = self.position
-            _, entries = await read_after(self._ledger, self.chain, before, self._page_entries_max)
+            limit = self._page_size.entries
+            _, entries = await read_after(self._ledger, self.chain, before, limit)
             if not entries:
                 return
+            self._page_size.learn(entries)
             frames = await self._encoder.frames(self.chain, entries)
             end = Position(entries[-1].seq, entries[-1].hash)
             self._publish(batches(before, frames, end, SEND_BYTES))
             self._on_entries(statement_timestamp(entries[-1].statement))
             await asyncio.sleep(0)  # whoever waited writes now
-            if len(entries) < self._page_entries_max:
+            if len(entries) < limit:
                 return
 
     def _publish(self, new: Sequence[Batch]) -> None:

@@ -110,3 +110,4 @@ class Feeds:
     def _forget(self, feed: Feed) -> None:
         if self._by_chain.get(feed.chain) is feed:
             del self._by_chain[feed.chain]
+            self._replays.forget(feed.chain)  # nobody hears any more of what is erased

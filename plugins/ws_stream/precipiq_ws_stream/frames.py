@@ -27,6 +27,12 @@ class Frame:
     agent_id: object
     text: bytes
 
+    @property
+    def event(self) -> bytes:
+        """As a server-sent event. A line break in JSON is white space, but here it would end the data."""
+        text = self.text.replace(b"\n", b" ").replace(b"\r", b" ")
+        return b"id: %d\ndata: %b\n\n" % (self.seq, text)
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -55,6 +61,7 @@ class Batch:
         self.frames = frames
         self.end = end
         self._variants: dict[Wanted, Batch] = {}
+        self._variants_size = 0  # never more than the batch itself
 
     @cached_property
     def websocket(self) -> bytes:
@@ -64,7 +71,7 @@ class Batch:
     @cached_property
     def events(self) -> bytes:
         """All frames as server-sent events."""
-        return b"".join([b"id: %d\ndata: %b\n\n" % (frame.seq, frame.text) for frame in self.frames])
+        return b"".join([frame.event for frame in self.frames])
 
     @cached_property
     def size(self) -> int:
@@ -78,10 +85,17 @@ class Batch:
         batch = self._variants.get(wanted)
         if batch is None:
             frames = [frame for frame in self.frames if wanted.accepts(frame.kind, frame.agent_id)]
+            if len(frames) == len(self.frames):
+                return self
             batch = Batch(self.start, frames, self.end)
-            if len(self._variants) < _VARIANTS_MAX:
+            if self._variants_size + batch.size <= self.size and len(self._variants) < _VARIANTS_MAX:
+                self._variants_size += batch.size
                 self._variants[wanted] = batch
         return batch
+
+    def hash_at(self, seq: int) -> str | None:
+        """Hash of that entry: the one before the batch, or one of it. Only where no frame is left out."""
+        return self.start.hash if seq == self.start.seq else self.frames[seq - self.start.seq - 1].hash
 
     def after(self, seq: int) -> Batch:
         """The same without the frames up to ``seq``."""

@@ -4,49 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_ws_stream.frames import EVERYTHING, Batch, Encoder, Frame, Wanted
+from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import Position, read_after
 
 _SLICE_ENTRIES = 16
 _BUSY_S = 0.5
-_FORMS = 2  # a batch is kept as text and as one of the forms in which it is sent
+_FORMS = 3  # a batch is kept as text and in the forms in which it is sent
 
-_Key = tuple[Chain, int]
-
-
-class PageSize:
-    """How many entries a subscriber reads at once, by how large those were that it read last.
-
-    Pages end at multiples of a power of two, so that subscribers who are behind at different places soon ask for the
-    same pages.
-    """
-
-    def __init__(self, entries_max: int, bytes_aim: int) -> None:
-        self._entries_max = entries_max
-        self._bytes_aim = bytes_aim
-        self._entries = _power_of_two(min(32, entries_max))
-
-    def limit_after(self, seq: int) -> int:
-        """How many entries to read after that one."""
-        return self._entries - seq % self._entries
-
-    def learn(self, average_bytes: int) -> None:
-        """Entries were of about that size."""
-        self._entries = _power_of_two(max(1, min(self._entries_max, self._bytes_aim // max(1, average_bytes))))
-
-    def cut(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """The first ones, of about the size that a page should have; at least one."""
-        total = 0
-        for index, entry in enumerate(entries):
-            total += _size(entry)
-            if total > self._bytes_aim and index:
-                return entries[:index]
-        return entries
+_Key = tuple[Chain, Position]
 
 
 class Replays:
@@ -66,24 +36,26 @@ class Replays:
         self._generation = 0
         self._reading: dict[_Key, asyncio.Task[Batch | None]] = {}
 
-    async def page(self, chain: Chain, position: Position, wanted: Wanted, size: PageSize) -> Batch | None:
-        """What comes after the position; None at the chain's end. Raises ``CannotResume`` and ``Unavailable``."""
-        if wanted != EVERYTHING:
+    async def page(
+        self, chain: Chain, position: Position, wanted: Wanted, size: PageSize, *, is_shared: bool = True
+    ) -> Batch | None:
+        """What comes after the position; None at the chain's end. Raises ``CannotResume`` and ``Unavailable``.
+
+        ``is_shared``: whether a page that was read before may serve.
+        """
+        if wanted != EVERYTHING or not is_shared:
             async with self._slots:
                 return await self._read(chain, position, wanted, size)
-        key = chain, position.seq
+        key = chain, position
         batch = self._kept.get(key)
-        if batch is not None and batch.start.hash == position.hash:
+        if batch is not None:
             self._kept.move_to_end(key)
             return batch
         reading = self._reading.get(key)
         if reading is None:
             reading = self._reading[key] = asyncio.create_task(self._read_for_all(key, position, size))
             reading.add_done_callback(_look_at)
-        batch = await asyncio.shield(reading)
-        if batch is not None and batch.start.hash != position.hash:
-            return await self._read(chain, position, wanted, size)
-        return batch
+        return await asyncio.shield(reading)
 
     def note_news(self) -> None:
         """Something was appended: replays take their time for a moment."""
@@ -92,6 +64,8 @@ class Replays:
     def forget(self, chain: Chain) -> None:
         """Keep no page of that chain: something in it was erased, or it is not what it was."""
         self._generation += 1
+        for key in [key for key in self._reading if key[0] == chain]:
+            del self._reading[key]
         for key in [key for key in self._kept if key[0] == chain]:
             self._kept_bytes -= self._kept.pop(key).size * _FORMS
 
@@ -101,12 +75,16 @@ class Replays:
             async with self._slots:
                 batch = await self._read(key[0], position, EVERYTHING, size)
         finally:
-            del self._reading[key]
+            if self._reading.get(key) is asyncio.current_task():
+                del self._reading[key]
         if batch is not None and generation == self._generation:
             self._keep(key, batch)
         return batch
 
     def _keep(self, key: _Key, batch: Batch) -> None:
+        before = self._kept.pop(key, None)
+        if before is not None:
+            self._kept_bytes -= before.size * _FORMS
         self._kept[key] = batch
         self._kept_bytes += batch.size * _FORMS
         while self._kept_bytes > self._kept_bytes_max:
@@ -119,7 +97,7 @@ class Replays:
         start, entries = await read_after(self._ledger, chain, position, limit)
         if not entries:
             return None
-        size.learn(sum(map(_size, entries)) // len(entries))
+        size.learn(entries)
         entries = size.cut(entries)
         frames: list[Frame] = []
         for first in range(0, len(entries), _SLICE_ENTRIES):
@@ -134,12 +112,3 @@ def _look_at(reading: asyncio.Task[Batch | None]) -> None:
     """Whoever waited has its exception, and perhaps nobody waits any more."""
     if not reading.cancelled():
         reading.exception()
-
-
-def _size(entry: Entry) -> int:
-    return len(entry.statement) + len(entry.payload or b"")
-
-
-def _power_of_two(number: int) -> int:
-    """The largest one that is not larger."""
-    return 1 << (number.bit_length() - 1)

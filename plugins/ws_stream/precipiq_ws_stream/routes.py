@@ -141,7 +141,7 @@ def _ends_at_drain(peer: Peer) -> Callable[[Subscription], None]:
 
 def _request(principal: Principal, peer: Peer, query: StreamQuery, after: Position | None) -> Request:
     kinds = None if query.kinds is None else frozenset(query.kinds.split(","))
-    return Request(principal, peer.recheck, peer.address, Wanted(kinds, query.agent_id), after)
+    return Request(principal, peer.credential_id, peer.recheck, peer.address, Wanted(kinds, query.agent_id), after)
 
 
 def _after(query: StreamQuery, last_event_id: str | None) -> Position | None:

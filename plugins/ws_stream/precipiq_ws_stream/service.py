@@ -38,6 +38,7 @@ class Request:
     """What a client asks for. ``after``: where it resumes; None: from now on. ``address``: for limits and the log."""
 
     principal: Principal
+    credential_id: bytes
     recheck: Recheck
     address: str | None
     wanted: Wanted
@@ -118,7 +119,7 @@ class Streams:
         chain = request.principal.chain
         with (
             self._places.taken(request.address, chain.org_id),
-            self._keys.using(request.principal, request.recheck) as access,
+            self._keys.using(request.principal, request.credential_id, request.recheck) as access,
         ):
             async with self._feeds.using(chain) as feed:
                 position, head = await self._find(chain, request.after)
@@ -222,13 +223,16 @@ class Streams:
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
             now_s = self._clock.monotonic_s()
-            self._evict_stuck(now_s)
-            if now_s - upkeep_s >= _UPKEEP_INTERVAL_S:
-                upkeep_s = now_s
-                self._metrics.lag.set(max((item.lag_frames for item in self._open), default=0))
-                for subscription in self._open:
-                    self._count(subscription)
-                await self._feeds.close_idle()
+            try:
+                self._evict_stuck(now_s)
+                if now_s - upkeep_s >= _UPKEEP_INTERVAL_S:
+                    upkeep_s = now_s
+                    self._metrics.lag.set(max((item.lag_frames for item in self._open), default=0))
+                    for subscription in self._open:
+                        self._count(subscription)
+                    await self._feeds.close_idle()
+            except Exception as error:
+                log.exception("upkeep of streams failed", error=type(error).__name__)
 
     def _evict_stuck(self, now_s: float) -> None:
         evictions_left = max(_EVICTIONS_PER_SWEEP_MIN, len(self._open) // 50)

@@ -16,8 +16,9 @@ from precipiq_ws_stream.endings import INTERNAL, Ending, cannot_resume, too_slow
 from precipiq_ws_stream.errors import CannotResume
 from precipiq_ws_stream.feed import Feed, FellBehind
 from precipiq_ws_stream.frames import EVERYTHING, Batch, Frame, Wanted, control_frame
+from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import Position
-from precipiq_ws_stream.replays import PageSize, Replays
+from precipiq_ws_stream.replays import Replays
 from precipiq_ws_stream.transport import WEBSOCKET, Transport
 
 log = structlog.get_logger("precipiq.ws_stream")
@@ -85,7 +86,7 @@ class Subscription:
         self._resumed_from = position.seq if resumed else None
         self._wanted = wanted
         self._caught_up = not resumed
-        self._position_told = position.seq
+        self._told_s = clock.monotonic_s()  # when the client was last sent something
         self._progress_s: float | None = None  # while something is being sent: when the client last took some of it
         self._unsent: int | None = None
         self._bytes_before = feed.bytes_total
@@ -96,6 +97,8 @@ class Subscription:
         """Stream until it ends; why it did. The client was told."""
         if self.feed.broken is not None:
             self.end(cannot_resume(self.feed.broken.message))
+        if self.access.ending is not None:
+            self.end(self.access.ending)
         tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._watch_client())]
         try:
             ending = await self._ended
@@ -165,7 +168,9 @@ class Subscription:
     async def _next(self) -> Sequence[Batch]:
         while True:
             try:
-                batches = self.feed.after(self.position.seq)
+                if self.position.seq < self._head.seq and not self._is_feed_current:
+                    raise FellBehind
+                batches = self.feed.after(self.position)
             except FellBehind:
                 batch = await self._page()
                 if batch is not None:
@@ -176,22 +181,41 @@ class Subscription:
             await self._wait()
 
     async def _wait(self) -> None:
-        if self._wanted == EVERYTHING and self.transport.name == WEBSOCKET:
-            await self.feed.wait()  # pings keep it alive, and its client knows how far it is
+        if not self._tells_position:
+            await self.feed.wait()
             return
+        left_s = self._told_s + self._pace.heartbeat_interval_s - self._clock.monotonic_s()
         try:
-            async with asyncio.timeout(self._pace.heartbeat_interval_s):
+            async with asyncio.timeout(max(0.0, left_s)):
                 await self.feed.wait()
         except TimeoutError:
-            if self.transport.name != WEBSOCKET or self._position_told != self.position.seq:
-                with self._sending():
-                    await self.transport.tell_position(self._control("position", {"seq": self.position.seq}))
-                self._position_told = self.position.seq
+            await self._tell_position()
+
+    @property
+    def _tells_position(self) -> bool:
+        """Pings keep a WebSocket alive, and without a filter its client knows how far it is."""
+        return self.transport.name != WEBSOCKET or self._wanted != EVERYTHING
+
+    async def _tell_position_if_due(self) -> None:
+        if self._tells_position and self._clock.monotonic_s() - self._told_s >= self._pace.heartbeat_interval_s:
+            await self._tell_position()
+
+    async def _tell_position(self) -> None:
+        with self._sending():
+            await self.transport.tell_position(self._control("position", {"seq": self.position.seq}))
+
+    @property
+    def _is_feed_current(self) -> bool:
+        """Whether all that was erased before this stream began is erased from what is kept as well."""
+        return self.feed.position.seq >= self._head.seq
 
     async def _page(self) -> Batch | None:
         try:
-            batch = await self._replays.page(self.feed.chain, self.position, self._wanted, self._page_size)
+            batch = await self._replays.page(
+                self.feed.chain, self.position, self._wanted, self._page_size, is_shared=self._is_feed_current
+            )
         except Unavailable:
+            await self._tell_position_if_due()
             await asyncio.sleep(_RETRY_PAUSE_S)
             return None
         if batch is None:
@@ -200,22 +224,34 @@ class Subscription:
 
     async def _send(self, batches: Sequence[Batch]) -> None:
         count = sum([len(batch.frames) for batch in batches])
-        if count:
-            if not self.access.is_fresh:
-                await self.access.wait_until_fresh()
-            self._position_told = batches[-1].end.seq
+        if count and not self.access.is_fresh:
+            await self.access.wait_until_fresh()
+            return  # that may have taken long: what is to be sent is looked up once more
+        if count and not self.transport.hands_over_at_once:
+            await self._send_one_by_one(batches)
         # Handed over as soon as `send` is called, even if it then waits and is cancelled: so the position moves first.
         self.position = batches[-1].end
         self._bytes_before = self.feed.bytes_total
-        if count:
+        if count and self.transport.hands_over_at_once:
             self.sent.frames += count
             self.sent.bytes += sum([batch.size for batch in batches])
             with self._sending():
                 await self.transport.send(batches)
+        elif not count:
+            await self._tell_position_if_due()
+
+    async def _send_one_by_one(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            for frame in batch.frames:
+                self.position = Position(frame.seq, frame.hash)
+                self.sent.frames += 1
+                self.sent.bytes += len(frame.text)
+                with self._sending():
+                    await self.transport.send_frame(frame)
 
     async def _send_control(self, kind: str, data: dict[str, object]) -> None:
         with self._sending():
-            await self.transport.send_control(self._control(kind, data))
+            await self.transport.send_frame(self._control(kind, data))
 
     def _control(self, kind: str, data: dict[str, object]) -> Frame:
         return control_frame(kind, self.position, format_timestamp(self._clock.now_us()), data)
@@ -226,6 +262,7 @@ class Subscription:
         self._progress_s, self._unsent = self._clock.monotonic_s(), None
         yield
         self._progress_s = None
+        self._told_s = self._clock.monotonic_s()
 
     def _ready(self) -> dict[str, object]:
         wanted = self._wanted

@@ -24,6 +24,8 @@ class Transport(Protocol):
     """One client's connection."""
 
     name: str
+    hands_over_at_once: bool
+    """Whether :meth:`send` may be used; else frames are to be sent one by one."""
 
     async def send(self, batches: Sequence[Batch]) -> None:
         """Hand over all frames, before the first wait.
@@ -36,8 +38,8 @@ class Transport(Protocol):
         """Bytes that the client has not taken yet; None when nobody can tell."""
         ...
 
-    async def send_control(self, frame: Frame) -> None:
-        """Hand over one frame about the stream itself."""
+    async def send_frame(self, frame: Frame) -> None:
+        """Hand over one frame, before the first wait."""
         ...
 
     async def tell_position(self, frame: Frame) -> None:
@@ -60,28 +62,24 @@ class WebSocketTransport:
 
     def __init__(self, socket: Socket, messages_per_minute_max: int) -> None:
         self._socket = socket
+        self.hands_over_at_once = socket.takes_frames
         self._messages_max = messages_per_minute_max
 
     async def send(self, batches: Sequence[Batch]) -> None:
-        if self._socket.takes_frames:
-            frames = batches[0].websocket if len(batches) == 1 else b"".join([batch.websocket for batch in batches])
-            await self._socket.send_frames(frames)
-            return
-        for batch in batches:
-            for frame in batch.frames:
-                await self._socket.send_text(frame.text)
+        frames = batches[0].websocket if len(batches) == 1 else b"".join([batch.websocket for batch in batches])
+        await self._socket.send_frames(frames)
 
     def unsent(self) -> int | None:
         return self._socket.unsent()
 
-    async def send_control(self, frame: Frame) -> None:
+    async def send_frame(self, frame: Frame) -> None:
         if self._socket.takes_frames:
             await self._socket.send_frames(text_frame(frame.text))
         else:
             await self._socket.send_text(frame.text)
 
     async def tell_position(self, frame: Frame) -> None:
-        await self.send_control(frame)
+        await self.send_frame(frame)
 
     async def until_left(self) -> Ending:
         loop = asyncio.get_running_loop()
@@ -109,6 +107,7 @@ class EventTransport:
 
     def __init__(self, send: SendBytes) -> None:
         self._send = send
+        self.hands_over_at_once = True
 
     async def send(self, batches: Sequence[Batch]) -> None:
         await self._send(b"".join([batch.events for batch in batches]))
@@ -116,8 +115,8 @@ class EventTransport:
     def unsent(self) -> int | None:
         return None
 
-    async def send_control(self, frame: Frame) -> None:
-        await self._send(b"id: %d\ndata: %b\n\n" % (frame.seq, frame.text))
+    async def send_frame(self, frame: Frame) -> None:
+        await self._send(frame.event)
 
     async def tell_position(self, frame: Frame) -> None:
         await self._send(b"id: %d\n\n" % frame.seq)  # no event, but a reconnect begins here
@@ -129,4 +128,4 @@ class EventTransport:
     async def close(self, ending: Ending, frame: Frame) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self.send_control(frame)
+                await self.send_frame(frame)
