@@ -19,6 +19,7 @@ Method: TypeAlias = Literal["GET", "POST", "DELETE"]
 
 
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
 
 
 class NoBody(RequestModel):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from precipiq_core.http.endpoint import JSON, Endpoint, NoBody, NoQuery, PlainEndpoint
+from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Endpoint, NoBody, NoQuery, PlainEndpoint
 from precipiq_core.http.envelope import STATUS_OF
 from precipiq_core.http.router import full_path
 from precipiq_core.http.websocket import WebSocketEndpoint
@@ -72,6 +72,8 @@ def _operation(owner: str, endpoint: Endpoint, references: References, schemas: 
     }
     if endpoint.method == "POST":
         operation["parameters"].append(_IDEMPOTENCY_KEY)
+    if endpoint.media_type == EVENT_STREAM:
+        operation["parameters"].append(_LAST_EVENT_ID)
     if endpoint.body is not NoBody:
         reference = references[endpoint.body, "validation"]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
@@ -227,6 +229,13 @@ _IDEMPOTENCY_KEY: Document = {
     "required": False,
     "description": "the same key and body returns the first answer; the same key with another body is refused",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_LAST_EVENT_ID: Document = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "id of the last event received: the stream goes on after it; counts for more than the query",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
 }
 _COMMON_SCHEMAS: Document = {
     "Meta": {

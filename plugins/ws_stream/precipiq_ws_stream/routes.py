@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from precipiq_core.contracts.auth import Principal
 from precipiq_core.errors import ValidationFailed
-from precipiq_core.http.endpoint import Call, Endpoint, NoBody, Peer, SendBytes, StreamReply
+from precipiq_core.http.endpoint import EVENT_STREAM, Call, Endpoint, NoBody, Peer, SendBytes, StreamReply
 from precipiq_core.http.validation import RequestModel
 from precipiq_core.http.websocket import WebSocketCall, WebSocketEndpoint
 from precipiq_ws_stream.config import WsStreamConfig
@@ -90,7 +90,7 @@ class StreamRoutes:
                 FrameOut,
                 query=StreamQuery,
                 errors=("cannot_resume",),
-                media_type="text/event-stream",
+                media_type=EVENT_STREAM,
                 key_in_query=True,
                 admission=self._streams,
             ),
