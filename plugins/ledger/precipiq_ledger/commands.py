@@ -13,8 +13,8 @@ import orjson
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.errors import PrecipiqError
+from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.services import Services
-from precipiq_ledger.records import raw_entry
 from precipiq_ledger.routes import verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verdict, Verifier

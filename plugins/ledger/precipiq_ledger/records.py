@@ -16,7 +16,6 @@ from precipiq_core.chain_format import (
     statement_timestamp,
 )
 from precipiq_core.contracts.chain import Entry
-from precipiq_core.http.envelope import raw_json
 
 DECISION = "decision"
 
@@ -39,17 +38,6 @@ def receipt(entry: Entry) -> Record:
         "timestamp": statement_timestamp(entry.statement),
         "seq": entry.seq,
         "prev_hash": statement_prev_hash(entry.statement),
-    }
-
-
-def raw_entry(entry: Entry) -> Record:
-    """The entry as it was hashed, enough to verify without our help."""
-    payload, salt = split_payload(entry.payload) if entry.payload is not None else (None, None)
-    return {
-        "statement": raw_json(entry.statement),
-        "hash": entry.hash,
-        "payload": None if payload is None else raw_json(payload),
-        "salt": salt,
     }
 
 

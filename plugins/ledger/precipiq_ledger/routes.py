@@ -12,6 +12,7 @@ from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.errors import NotFound, ValidationFailed
 from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json
+from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
@@ -167,7 +168,7 @@ class LedgerRoutes:
         limit = self._limit(call.query.limit)
         entries = await self._service.read(call.principal.chain, call.query.after_seq, limit, call.query.kind)
         next_after = entries[-1].seq if len(entries) == limit else None
-        return {"items": [records.raw_entry(entry) for entry in entries], "next_after_seq": next_after}
+        return {"items": [raw_entry(entry) for entry in entries], "next_after_seq": next_after}
 
     async def get_head(self, call: Call[NoBody, NoQuery]) -> object:
         """Get the last entry's seq and hash; keep them, and nobody can cut the chain's tail without your noticing."""

@@ -104,7 +104,6 @@ class Feeds:
             environment=feed.chain.environment,
         )
         self._forget(feed)
-        self._replays.forget(feed.chain)
         self._tell_broken(feed)
 
     def _forget(self, feed: Feed) -> None:

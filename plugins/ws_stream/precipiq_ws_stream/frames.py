@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.chain_format import parse_statement, split_payload
+from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain, Entry, EntryKind
-from precipiq_core.http.envelope import raw_json
+from precipiq_core.http.envelope import encode
+from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.http.websocket import text_frame
 from precipiq_ws_stream.position import Position
 
@@ -136,7 +137,7 @@ class Encoder:
             kind = self.kinds.get(name)
             present = None if kind is None else kind.present
             chosen = [entries[index] for index in indices]
-            shown = list(map(_raw, chosen)) if present is None else await present(chain, chosen)
+            shown = [encode(raw_entry(entry)) for entry in chosen] if present is None else await present(chain, chosen)
             event = f"{name}.created" if kind is None else kind.event_name
             for index, data in zip(indices, shown, strict=True):
                 statement, entry = statements[index], entries[index]
@@ -165,15 +166,3 @@ def control_frame(kind: str, position: Position, timestamp: str, data: Mapping[s
         "data": data,
     }
     return Frame(position.seq, position.hash or "", kind, None, orjson.dumps(fields))
-
-
-def _raw(entry: Entry) -> bytes:
-    payload, salt = split_payload(entry.payload) if entry.payload is not None else (None, None)
-    return orjson.dumps(
-        {
-            "statement": raw_json(entry.statement),
-            "hash": entry.hash,
-            "payload": None if payload is None else raw_json(payload),
-            "salt": salt,
-        }
-    )
