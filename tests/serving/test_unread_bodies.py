@@ -227,3 +227,44 @@ async def test_a_websocket_handler_that_leaves_messages_unread_leaves_nothing(se
             writer.close()
         del reader, writer
         assert await left_behind(tasks_before, descriptors_before) == (0, 0)
+
+
+@pytest.mark.parametrize("ahead", [b"G", b"GET / HTTP/1.1\r\nhost: test\r\n\r\n", b"G" * 60_000], ids=len)
+@pytest.mark.parametrize("is_cut_short", [False, True], ids=["the client leaves", "the answer is cut short"])
+async def test_what_was_sent_ahead_of_an_answer_that_never_completes_leaves_nothing(
+    served, ahead, is_cut_short
+) -> None:
+    async def begin(scope: Scope, receive: Receive, send: Send) -> None:
+        left = asyncio.create_task(_left(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not left.done():
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            if is_cut_short:
+                break
+            await asyncio.sleep(0.01)
+        left.cancel()
+
+    async with served(begin) as server, asyncio.timeout(WAIT_S):
+        tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n" + ahead)
+            await (reader.read() if is_cut_short else reader.read(1))
+            writer.close()
+        del reader, writer
+        assert await left_behind(tasks_before, descriptors_before) == (0, 0)
+
+
+async def test_what_was_sent_ahead_is_answered_once_the_answer_before_is_complete(served) -> None:
+    async with served(APP) as server, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST /later/422 HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n" * 20)
+        for _ in range(20):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 422")
+            assert await reader.readexactly(2) == b"no"
+        writer.close()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

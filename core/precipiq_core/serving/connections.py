@@ -49,10 +49,9 @@ class CuredConnection(TCPServer):
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
             try:
-                data = await self.reader.read(MAX_RECV)
+                await self.protocol.handle(RawData(await self.reader.read(MAX_RECV)))
             except OSError:
                 break
-            await self.protocol.handle(RawData(data))
         self._reading_ended = True
         self._bound_close()  # nothing more will be sent: Hypercorn drops what applications still say
         await self.protocol.handle(Closed())

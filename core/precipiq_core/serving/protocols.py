@@ -3,12 +3,15 @@
     fault                                                         cure
     HTTP/2 data after an early answer: KeyError, connection lost  those data are acknowledged and dropped
     HTTP/2 answers to a closed connection wait for ever           dropped
+    HTTP/2 answers that are not taken pile up without bound       sending waits, as over HTTP/1.1
     HTTP/2 answers that were cut short never end for the client   the stream is reset
     HTTP/2 streams whose end the client does not take stay open   reset after ``close_timeout_s``
     a head that is too large or malformed gets an empty answer    the documented error, with a request id
     HTTP/2 path outside ASCII: traceback, connection lost         that one stream is reset
     HTTP/2 CONNECT without a path: traceback, connection lost     that one stream is reset
     permessage-deflate cannot be switched off: 190 KB a client    not offered
+    a request sent ahead of an answer that is cut short is        given up with the connection
+      waited with for ever: a leak
 
 Those of connections are in ``connections.py``, those of WebSockets in ``websockets.py``. Hypercorn looks these names up
 when a connection opens, so :func:`install` puts ours in their place.
@@ -30,10 +33,11 @@ import hypercorn.protocol.h11
 import hypercorn.protocol.ws_stream
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
+from hypercorn.asyncio.worker_context import EventWrapper
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Body, Data, EndBody, EndData, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H11Protocol
 from priority.priority import MissingStreamError
 
@@ -54,12 +58,47 @@ def install() -> None:
     module.H2Protocol = CuredH2
     streams: Any = hypercorn.protocol.ws_stream
     streams.server_extensions_handshake = lambda *_: None
+    buffers: Any = hypercorn.protocol.h2
+    buffers.StreamBuffer = CuredBuffer
     for protocol in (cast("Any", hypercorn.protocol.h11), cast("Any", hypercorn.protocol.h2)):
         protocol.WSStream = CuredWebSocket
 
 
+class CanRead(EventWrapper):
+    """Whether the next request of a connection may be read: once the answer before is complete."""
+
+    _ended = False
+
+    async def wait(self) -> None:
+        """Raises ``ConnectionError`` when there will be no next request."""
+        if not self._ended:
+            await super().wait()
+        if self._ended:
+            raise ConnectionAbortedError
+
+    def end(self) -> None:
+        """There will be none."""
+        self._ended = True
+        self._event.set()
+
+
 class CuredH11(H11Protocol):
     """One HTTP/1.1 connection; what is refused before any layer sees it is refused in the same shape."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.can_read = self._can_read = CanRead()
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self._can_read.end()
+
+    async def _maybe_recycle(self) -> None:
+        states = {self.connection.our_state, self.connection.their_state}
+        if states != {h11.DONE} or self.context.terminated.is_set():
+            self._can_read.end()
+        await super()._maybe_recycle()
 
     async def write(self, stream_id: int, data: bytes) -> None:
         """A WebSocket's bytes, as they are."""
@@ -87,6 +126,20 @@ class CuredH11(H11Protocol):
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+class CuredBuffer(StreamBuffer):
+    """What one HTTP/2 stream has to send. Hypercorn lets a waiting ``push`` go on when nothing could be sent."""
+
+    async def push(self, data: bytes) -> None:
+        """Add bytes, then wait while the client does not take them."""
+        if self._complete:
+            raise BufferCompleteError
+        self.buffer.extend(data)
+        await self._is_empty.clear()
+        while len(self.buffer) >= BUFFER_HIGH_WATER and not self._complete:
+            await self._paused.clear()
+            await self._paused.wait()
 
 
 class CuredH2(H2Protocol):

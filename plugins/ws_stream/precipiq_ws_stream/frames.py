@@ -9,13 +9,17 @@ from functools import cached_property
 from typing import Any
 
 import orjson
+import structlog
 
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain, Entry, EntryKind
+from precipiq_core.errors import Unavailable
 from precipiq_core.http.envelope import encode
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.http.websocket import text_frame
 from precipiq_ws_stream.position import Position
+
+log = structlog.get_logger("precipiq.ws_stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,10 @@ class Encoder:
 
     def __init__(self, kinds: Mapping[str, EntryKind]) -> None:
         self.kinds = kinds
+        self._faulty_kinds: set[str] = set()
 
     async def frames(self, chain: Chain, entries: Sequence[Entry], wanted: Wanted = EVERYTHING) -> list[Frame]:
-        """Frames of the entries that are wanted. Raises what the kinds' ``present`` raises."""
+        """Frames of the entries that are wanted. Raises ``Unavailable`` where a kind's ``present`` does."""
         statements = [parse_statement(entry.statement) for entry in entries]
         by_kind: dict[str, list[int]] = {}
         for index, statement in enumerate(statements):
@@ -135,9 +140,7 @@ class Encoder:
         frames: dict[int, Frame] = {}
         for name, indices in by_kind.items():
             kind = self.kinds.get(name)
-            present = None if kind is None else kind.present
-            chosen = [entries[index] for index in indices]
-            shown = [encode(raw_entry(entry)) for entry in chosen] if present is None else await present(chain, chosen)
+            shown = await self._shown(chain, [entries[index] for index in indices], kind)
             event = f"{name}.created" if kind is None else kind.event_name
             for index, data in zip(indices, shown, strict=True):
                 statement, entry = statements[index], entries[index]
@@ -152,6 +155,36 @@ class Encoder:
                 )
                 frames[index] = Frame(entry.seq, entry.hash, name, statement.body.get("agent_id"), text)
         return [frames[index] for index in sorted(frames)]
+
+    async def _shown(self, chain: Chain, entries: Sequence[Entry], kind: EntryKind | None) -> Sequence[bytes]:
+        """Each entry's ``data``; raw where the kind's ``present`` fails."""
+        if kind is None or kind.present is None:
+            return list(map(_raw, entries))
+        try:
+            shown = await kind.present(chain, entries)
+            if len(shown) != len(entries):
+                raise ValueError(f"{len(entries)} entries were shown as {len(shown)}")
+            return shown
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  (one plugin's fault must not end all streams of the chain)
+            if len(entries) > 1:
+                shown = [data for entry in entries for data in await self._shown(chain, [entry], kind)]
+            else:
+                shown = [_raw(entries[0])]
+            self._note_fault(kind.name, entries[0].seq, error)
+            return shown
+
+    def _note_fault(self, kind: str, seq: int, error: Exception) -> None:
+        if kind not in self._faulty_kinds:
+            self._faulty_kinds.add(kind)
+            log.warning(
+                "entries of a kind cannot be shown", kind=kind, seq=seq, error=type(error).__name__, exc_info=True
+            )
+
+
+def _raw(entry: Entry) -> bytes:
+    return encode(raw_entry(entry))
 
 
 def control_frame(kind: str, position: Position, timestamp: str, data: Mapping[str, Any]) -> Frame:

@@ -11,6 +11,7 @@ from precipiq_core.contracts.ledger import Ledger
 from precipiq_ws_stream.frames import EVERYTHING, Batch, Encoder, Frame, Wanted
 from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import Position, read_after
+from precipiq_ws_stream.turns import Turns
 
 _SLICE_ENTRIES = 16
 _BUSY_S = 0.5
@@ -20,7 +21,10 @@ _Key = tuple[Chain, Position]
 
 
 class Replays:
-    """Reads pages, so many at a time that live streams and appends keep their pace, and keeps some of them."""
+    """Reads pages, so many at a time that live streams and appends keep their pace, and keeps some of them.
+
+    Chains take turns: a crowd that replays one holds up no other.
+    """
 
     def __init__(
         self, ledger: Ledger, encoder: Encoder, clock: Clock, *, at_once_max: int, kept_bytes_max: int
@@ -29,7 +33,7 @@ class Replays:
         self._clock = clock
         self._last_news_s = -_BUSY_S
         self._encoder = encoder
-        self._slots = asyncio.Semaphore(at_once_max)
+        self._turns = Turns(at_once_max)
         self._kept_bytes_max = kept_bytes_max
         self._kept: OrderedDict[_Key, Batch] = OrderedDict()
         self._kept_bytes = 0
@@ -44,7 +48,7 @@ class Replays:
         ``is_shared``: whether a page that was read before may serve.
         """
         if wanted != EVERYTHING or not is_shared:
-            async with self._slots:
+            async with self._turns.of(chain):
                 return await self._read(chain, position, wanted, size)
         key = chain, position
         batch = self._kept.get(key)
@@ -70,10 +74,10 @@ class Replays:
             self._kept_bytes -= self._kept.pop(key).size * _FORMS
 
     async def _read_for_all(self, key: _Key, position: Position, size: PageSize) -> Batch | None:
-        generation = self._generation
+        chain, generation = key[0], self._generation
         try:
-            async with self._slots:
-                batch = await self._read(key[0], position, EVERYTHING, size)
+            async with self._turns.of(chain):
+                batch = await self._read(chain, position, EVERYTHING, size)
         finally:
             if self._reading.get(key) is asyncio.current_task():
                 del self._reading[key]
@@ -104,7 +108,8 @@ class Replays:
             frames += await self._encoder.frames(chain, entries[first : first + _SLICE_ENTRIES], wanted)
             await asyncio.sleep(0)  # appends and live streams go first
         if began_s - self._last_news_s < _BUSY_S:
-            await asyncio.sleep(self._clock.monotonic_s() - began_s)  # and have the interpreter half of the time
+            took_s = self._clock.monotonic_s() - began_s
+            await asyncio.sleep(min(took_s, _BUSY_S))  # and have the interpreter half of the time
         return Batch(start, frames, Position(entries[-1].seq, entries[-1].hash))
 
 

@@ -91,6 +91,7 @@ class Subscription:
         self._unsent: int | None = None
         self._bytes_before = feed.bytes_total
         self._page_size = PageSize(pace.page_entries_max, pace.page_bytes)
+        self._writer: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Ending:
@@ -99,7 +100,8 @@ class Subscription:
             self.end(cannot_resume(self.feed.broken.message))
         if self.access.ending is not None:
             self.end(self.access.ending)
-        tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._watch_client())]
+        self._writer = asyncio.create_task(self._write())
+        tasks = [self._writer, asyncio.create_task(self._watch_client())]
         try:
             ending = await self._ended
         finally:
@@ -115,6 +117,8 @@ class Subscription:
         """End it, for that reason unless it ends already."""
         if not self._ended.done():
             self._ended.set_result(ending)
+            if self._writer is not None:
+                self._writer.cancel()  # at once: no frame after the seq that the client is told
 
     @property
     def lag_frames(self) -> int:
@@ -123,7 +127,7 @@ class Subscription:
 
     def eviction(self, now_s: float) -> str | None:
         """Why this client must go, if it must: it takes nothing, and too much waits for it or too long."""
-        if self._progress_s is None:
+        if self._progress_s is None or self._ended.done():
             return None
         unsent = self.transport.unsent()
         if unsent is not None and (self._unsent is None or unsent < self._unsent):
