@@ -83,6 +83,7 @@ def _router(assembly: Assembly) -> ASGIApp:
         rate_limiter=assembly.services.find(RateLimiter),  # type: ignore[type-abstract]
         limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
         handler_timeout_s=http.handler_timeout_s,
+        download_stall_timeout_s=http.download_stall_timeout_s,
         clock=assembly.clock,
     )
     endpoints = [(item.owner, item.value) for item in assembly.endpoints]

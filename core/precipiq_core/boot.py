@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 
+from precipiq_core.cli.groups import merge_commands
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.collect import Collector, Contribution
 from precipiq_core.contracts.auth import Authenticator
@@ -20,8 +21,9 @@ from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.entry_store import EntryStoreDriver
-from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
+from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, WrappedSecretsRegistry
 from precipiq_core.contracts.secrets import MasterKey
+from precipiq_core.contracts.vault import WrappedSecrets
 from precipiq_core.database import ManagedDatabase, new_database
 from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import installed_plugins, load_plugins
@@ -71,7 +73,7 @@ class Registry(Generic[NamedT]):
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Everything that boot found, in boot order, with its owner's name."""
+    """Everything that boot found, in boot order, with its owner's name. ``command_by_name``: groups put together."""
 
     deployment: Deployment
     clock: Clock
@@ -88,7 +90,9 @@ class Assembly:
     authenticators: Sequence[Contribution[Authenticator]]
     migrations: Sequence[Contribution[Migration]]
     commands: Sequence[Contribution[click.Command]]
+    command_by_name: Mapping[str, click.Command]
     secret_names: Sequence[Contribution[str]]
+    wrapped_secrets: Sequence[Contribution[WrappedSecrets]]
     lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]] = field(default=())
 
 
@@ -165,6 +169,7 @@ def _core_services(
     services.provide(HttpSettings, deployment.http)
     services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
     services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
+    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
     if deployment.database is not None:
         database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
         services.provide(Database, database)  # type: ignore[type-abstract]
@@ -210,9 +215,13 @@ def _collect(
     cast("Registry[EntryStoreDriver]", services.get(EntryStoreDrivers)).fill(  # type: ignore[type-abstract]
         "entry store driver", drivers, problems
     )
+    wrapped: list[Contribution[WrappedSecrets]] = collector.collect("wrapped_secrets", services)
+    cast("Registry[WrappedSecrets]", services.get(WrappedSecretsRegistry)).fill(  # type: ignore[type-abstract]
+        "store of wrapped secrets", wrapped, problems
+    )
     routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
     commands: list[Contribution[click.Command]] = collector.collect("commands", services)
-    _find_double_commands(commands, problems)
+    command_by_name = merge_commands(commands, problems)
     assembly = Assembly(
         deployment,
         clock,
@@ -229,18 +238,11 @@ def _collect(
         collector.collect("authenticators", services),
         collector.collect("migrations", services),
         commands,
+        command_by_name,
         collector.collect("secret_names", services),
+        wrapped,
         collector.lifespans(services),
     )
     if problems:
         raise DeploymentError(problems)
     return assembly
-
-
-def _find_double_commands(commands: Iterable[Contribution[click.Command]], problems: list[str]) -> None:
-    owners: dict[str, str] = dict.fromkeys(("serve", "check", "migrate", "plugins"), "core")
-    for item in commands:
-        name = item.value.name or ""
-        if name in owners:
-            problems.append(f"command {name!r} is contributed by both {owners[name]} and {item.owner}")
-        owners[name] = item.owner

@@ -6,10 +6,11 @@ Pure functions. Knows no store, no clock and no policy: what may be appended is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import cast
+from typing import NamedTuple, cast
 
 import orjson
 
@@ -30,6 +31,13 @@ _LONG_POSITIVE = b"0" * 20  # orjson makes integers beyond 64 bits floats
 _LONG_NEGATIVE = b"-" + b"0" * 19
 _SALT_TAIL = len(',"salt":""}') + 2 * SALT_BYTES
 _PAYLOAD_HEAD = len('{"payload":')
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_PARTS = re.compile(
+    rb'\{"actor":(' + _STRING + rb'),"body":(\{.*\}),"environment":"(live|test)","id":"([0-9a-f-]{36})",'
+    rb'"kind":"([a-z][a-z0-9_]*)","org_id":(' + _STRING + rb'),"payload_hash":(null|"[0-9a-f]{64}"),'
+    rb'"prev_hash":"([0-9a-f]{64})","seq":([0-9]{1,19}),"timestamp":"([0-9T:.-]{26}Z)","v":1\}',
+    re.DOTALL,
+)
 _TIMESTAMP = slice(-35, -8)  # a canonical statement ends with "timestamp":"<27 characters>","v":1}
 
 
@@ -108,6 +116,30 @@ def parse_statement(statement: bytes) -> Statement:
     if not isinstance(fields, dict) or fields.keys() != STATEMENT_KEYS or fields["v"] != VERSION:
         raise ValueError("not a statement of chain version 1")
     return Statement(**fields)  # type: ignore[arg-type]
+
+
+class StatementParts(NamedTuple):
+    """A canonical statement cut into its values, each as it stands there; ``actor`` and ``org_id`` with their quotes.
+
+    ``payload_hash``: with its quotes, or ``null``. ``body``: looks like an object; whether it is JSON is not checked.
+    """
+
+    actor: bytes
+    body: bytes
+    environment: bytes
+    id: bytes
+    kind: bytes
+    org_id: bytes
+    payload_hash: bytes
+    prev_hash: bytes
+    seq: bytes
+    timestamp: bytes
+
+
+def statement_parts(statement: bytes) -> StatementParts | None:
+    """The parts, without parsing the body; None when the bytes are not a canonical statement of version 1."""
+    match = _PARTS.fullmatch(statement)
+    return None if match is None else StatementParts(*match.groups())
 
 
 def statement_timestamp(statement: bytes) -> str:

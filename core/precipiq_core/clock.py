@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_BARE_DATE = re.compile(r"\d{4}-?\d{2}-?\d{2}")
+_DAY_US = 86_400_000_000
 
 
 class Clock(Protocol):
@@ -65,6 +68,10 @@ class SystemRandomness:
             self._used = start + count
             return self._pool[start : self._used]
 
+    def __reduce__(self) -> tuple[type[SystemRandomness], tuple[()]]:
+        """Another process asks the operating system itself."""
+        return SystemRandomness, ()
+
     def _forget(self) -> None:
         """A forked child must not give out what its parent gives out."""
         self._lock = threading.Lock()
@@ -91,6 +98,11 @@ def parse_timestamp(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def parse_end(text: str) -> int:
+    """As :func:`parse_timestamp`, for the end of a half-open range: a bare date includes that UTC day."""
+    return parse_timestamp(text) + (_DAY_US if _BARE_DATE.fullmatch(text) else 0)
 
 
 def uuid7(us: int, randomness: bytes) -> str:

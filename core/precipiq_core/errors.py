@@ -11,6 +11,8 @@
     |   |-- RequestTimeout              request_timeout
     |   |-- Conflict                    conflict
     |   |   `-- IdempotencyConflict     idempotency_conflict
+    |   |-- Gone                        gone
+    |   |-- RangeNotSatisfiable         range_not_satisfiable
     |   |-- PayloadTooLarge             payload_too_large
     |   |-- HeadersTooLarge             headers_too_large
     |   |-- UpgradeRequired             upgrade_required
@@ -18,6 +20,7 @@
     |   |-- ValidationFailed            validation_error
     |   `-- RateLimited                 rate_limited
     |-- Unavailable                     unavailable
+    |   `-- VaultRefused                vault_refused
     `-- InternalError                   internal_error
 
 A plugin adds leaves by subclassing one of these and, where the outcome differs, setting ``code``.
@@ -54,6 +57,10 @@ class DeploymentError(PrecipiqError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[DeploymentError], tuple[tuple[str, ...]]]:
+        """Pickled as it was made, not as its text."""
+        return type(self), (self.problems,)
 
 
 class RequestError(PrecipiqError):
@@ -104,6 +111,24 @@ class IdempotencyConflict(Conflict):
     default_message = "this idempotency key was used with another body"
 
 
+class Gone(RequestError):
+    """What was asked for existed, and was deleted for good."""
+
+    code = "gone"
+    default_message = "this was deleted"
+
+
+class RangeNotSatisfiable(RequestError):
+    """The part of a download that was asked for begins behind its end. ``size_bytes``: of the whole."""
+
+    code = "range_not_satisfiable"
+    default_message = "the range begins behind the last byte"
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        super().__init__()
+
+
 class PayloadTooLarge(RequestError):
     code = "payload_too_large"
     default_message = "the request body is too large"
@@ -151,6 +176,16 @@ class Unavailable(PrecipiqError):
     def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class VaultRefused(Unavailable):
+    """A stored secret cannot be unwrapped: altered, for something else, or under a master key that is not held.
+
+    Trying again does not help; the operator can do something about it.
+    """
+
+    code = "vault_refused"
+    default_message = "a stored secret cannot be unwrapped with the master keys of this deployment"
 
 
 class InternalError(PrecipiqError):

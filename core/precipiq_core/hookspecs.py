@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from precipiq_core.contracts.chain import EntryKind
     from precipiq_core.contracts.database import Migration
     from precipiq_core.contracts.entry_store import EntryStoreDriver
+    from precipiq_core.contracts.vault import WrappedSecrets
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
     from precipiq_core.services import Services
@@ -107,6 +108,7 @@ class HookSpecs(Protocol):
     def commands(self, services: Services) -> Sequence[click.Command]:
         """Subcommands of ``precipiq``. A name that is taken fails the boot.
 
+        Groups of the same name become one: each plugin adds its subcommands, the first in boot order gives the help.
         Example: ``return [click.Group("notes", commands=[...])]``. ``precipiq_core.cli`` runs them inside the lifespan.
         """
 
@@ -115,4 +117,11 @@ class HookSpecs(Protocol):
         """Names of fields, headers and parameters whose values no log line may show.
 
         Example: ``return ["acme-signature"]``. Matched without regard to case, ``-`` and ``_`` alike.
+        """
+
+    @hookspec
+    def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
+        """Where the plugin stores what it had wrapped by the `KeyVault`, so that `precipiq vault rewrap` reaches it.
+
+        Example: ``return [WebhookSecrets(self.store)]``, with a unique ``name``, ``all`` and ``replace``.
         """

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from precipiq_core.contracts.chain import EntryKind
     from precipiq_core.contracts.database import Migration
     from precipiq_core.contracts.entry_store import EntryStoreDriver
+    from precipiq_core.contracts.vault import WrappedSecrets
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
@@ -85,6 +86,9 @@ class PluginBase(Generic[ConfigT]):
         return ()
 
     def secret_names(self, services: Services) -> Sequence[str]:
+        return ()
+
+    def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
         return ()
 
 

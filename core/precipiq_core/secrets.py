@@ -1,61 +1,61 @@
-"""The deployment's master key: read from its reference, made at the first start when the deployment allows it."""
+"""The deployment's master key as its plugins see it: what gives them derived keys, and never shows itself.
+
+A key in a file is read by a process of its own, never by this one: no dump of this process's memory holds it.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import Any
 
 from precipiq_core.clock import Randomness
+from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.errors import DeploymentError
-
-MASTER_KEY_CHARACTERS_MIN = 32
+from precipiq_core.errors import DeploymentError, Unavailable
+from precipiq_core.master_key import SETTING, MasterKeyFile, derived
+from precipiq_core.secret_process import call_once
 
 
 class HkdfMasterKey:
-    """Derives keys from the master key by HKDF-SHA256 (RFC 5869). Never shows it."""
+    """A master key that is known here: that of a variable lies in this process's environment anyway."""
 
     def __init__(self, secret: str) -> None:
-        if len(secret) < MASTER_KEY_CHARACTERS_MIN:
-            raise DeploymentError([f"secrets.master_key: needs at least {MASTER_KEY_CHARACTERS_MIN} characters"])
-        self._secret = secret.encode()
+        derived(secret, "")  # refuses one that is too short
+        self._secret = secret
 
     def derive(self, purpose: str) -> bytes:
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"precipiq:{purpose}".encode()).derive(self._secret)
+        """See ``MasterKey.derive``."""
+        return derived(self._secret, purpose)
 
     def __repr__(self) -> str:
         return "HkdfMasterKey(***)"
 
 
-def open_master_key(settings: SecretSettings, randomness: Randomness) -> HkdfMasterKey:
+class HiddenMasterKey:
+    """A master key that only child processes read: one at the start, and one for each purpose, once."""
+
+    def __init__(self, file: MasterKeyFile) -> None:
+        self._file = file
+        self._derived: dict[str, bytes] = {}
+        self._ask("check")
+
+    def derive(self, purpose: str) -> bytes:
+        """See ``MasterKey.derive``. Blocks some fifty milliseconds for a purpose that is new."""
+        if purpose not in self._derived:
+            self._derived[purpose] = self._ask("derive", purpose)
+        return self._derived[purpose]
+
+    def _ask(self, method: str, *arguments: str) -> Any:
+        try:
+            return call_once(self._file, method, *arguments)
+        except Unavailable as error:
+            raise DeploymentError([f"{SETTING}: {error.message}"]) from error
+
+
+def open_master_key(settings: SecretSettings, randomness: Randomness) -> MasterKey:
     """Raises ``DeploymentError`` when the deployment names none or it cannot be read."""
     reference = settings.master_key
     if reference is None:
-        raise DeploymentError(["secrets.master_key: is required by an enabled plugin"])
-    if reference.file is not None and settings.create_master_key and not reference.file.exists():
-        _create(reference.file, randomness)
-    if reference.file is not None and not reference.file.exists():
-        raise DeploymentError(
-            [
-                f"secrets.master_key: there is no file {reference.file}: copy it from another machine of this "
-                f"deployment, or make it once, with at least {MASTER_KEY_CHARACTERS_MIN} random characters"
-            ]
-        )
-    return HkdfMasterKey(reference.reveal())
-
-
-def _create(path: Path, randomness: Randomness) -> None:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise DeploymentError([f"secrets.master_key: {path} cannot be made: {error.strerror}"]) from error
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(randomness.bytes(32).hex() + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+        raise DeploymentError([f"{SETTING}: is required by an enabled plugin"])
+    if reference.file is None:
+        return HkdfMasterKey(reference.reveal())
+    return HiddenMasterKey(MasterKeyFile(reference.file, settings.create_master_key, randomness))

@@ -11,11 +11,10 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from precipiq_core.errors import DeploymentError
+from precipiq_core.key_files import read_key_file
 
 BASE_DIR = "base_dir"
 """Key of the validation context that holds the folder where relative paths start: the data directory."""
-
-_FILE_BYTES_MAX = 64 * 1024
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -55,22 +54,13 @@ class SecretReference(BaseModel):
 
     def reveal(self) -> str:
         """The secret, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
-        if self.env is not None:
-            value = os.environ.get(self.env, "")
-            where = f"environment variable {self.env}"
-        else:
-            assert self.file is not None
-            where = f"file {self.file}"
-            try:
-                with self.file.open("rb") as stream:
-                    value = stream.read(_FILE_BYTES_MAX).decode()
-            except FileNotFoundError as error:
-                raise DeploymentError([f"the secret in {where} is missing: there is no such file"]) from error
-            except (OSError, UnicodeDecodeError) as error:
-                raise DeploymentError([f"the secret in {where} cannot be read: {type(error).__name__}"]) from error
-        if not value.strip():
-            raise DeploymentError([f"the secret in {where} is missing or empty"])
-        return value.strip()
+        if self.file is not None:
+            return read_key_file(self.file)
+        assert self.env is not None
+        secret = os.environ.get(self.env, "").strip()
+        if not secret:
+            raise DeploymentError([f"the secret in environment variable {self.env} is missing or empty"])
+        return secret
 
 
 def parse_settings(
@@ -115,6 +105,12 @@ class HttpSettings(Settings):
     body_bytes_max: int = Field(10 * 1024 * 1024, ge=1024, description="largest request body, bytes")
     body_timeout_s: float = Field(30.0, gt=0, description="time for a request body to arrive, seconds")
     handler_timeout_s: float = Field(60.0, gt=0, description="time for an answer to begin, seconds")
+    download_stall_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="time for a client to take the next 64 KiB of a download, seconds; on Linux one that takes nothing "
+        "at all ends with `server.tcp_user_timeout_s`",
+    )
     depth_max: int = Field(64, ge=4, le=200, description="nesting of a request body, levels")
     list_limit_default: int = Field(50, ge=1, description="items of a page when the caller names no limit")
     list_limit_max: int = Field(500, ge=1, description="items of a page at most")

@@ -112,7 +112,8 @@ def test_a_hook_with_another_signature_fails_the_boot(boot_problems: Problems) -
 
 
 @pytest.mark.parametrize(
-    "hook", ["provide", "entry_kinds", "routes", "middleware", "migrations", "lifespan", "commands"]
+    "hook",
+    ["provide", "entry_kinds", "routes", "middleware", "migrations", "lifespan", "commands", "wrapped_secrets"],
 )
 def test_a_hook_that_raises_names_the_plugin_the_hook_and_the_reason(boot_problems: Problems, hook: str) -> None:
     @hookimpl

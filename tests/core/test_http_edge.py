@@ -14,13 +14,15 @@ from pydantic import BaseModel, Field, StrictFloat, StrictInt
 from precipiq_core.contracts.auth import Principal, RateGroup, RateState
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.credential import Credential
-from precipiq_core.errors import Conflict, DeploymentError, NotFound, Unavailable
+from precipiq_core.errors import Conflict, DeploymentError, Gone, NotFound, Unavailable
 from precipiq_core.http.body import BodyLimits
-from precipiq_core.http.endpoint import Call, Endpoint, LateReply, PlainEndpoint, Reply
-from precipiq_core.http.endpoint_app import Edge, LateFailure
+from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Call, Endpoint, LateReply, PlainEndpoint, Reply
+from precipiq_core.http.endpoint_app import Edge
+from precipiq_core.http.envelope import Answer, send_answer
 from precipiq_core.http.error_boundary import ErrorBoundary
 from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
+from precipiq_core.http.streaming import LateFailure
 from precipiq_core.http.validation import RequestModel
 from precipiq_testkit.clock import ManualClock
 
@@ -84,14 +86,14 @@ class Site:
         self.limiter = Limiter()
         self.calls: list[Call[Any, Any]] = []
         self._handler = handler
-        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.5, ManualClock())
+        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.5, 0.5, ManualClock())
         endpoints = [
             Endpoint("POST", "/notes", self.write, "write", NoteOut, body=NoteIn, status=201, errors=("conflict",)),
             Endpoint("GET", "/notes", self.read, "read", NoteOut, query=NoteQuery),
             Endpoint("GET", "/notes/{id}", self.read, "read", NoteOut, path_parameters={"id": "a note's id"}),
         ]
         self.endpoints = [("notes", endpoint) for endpoint in endpoints]
-        self.app = ErrorBoundary(build_router(self.endpoints, [("core", PAGE)], [], edge))
+        self.app = ErrorBoundary(build_router(self.endpoints, [("core", PAGE), ("core", KEYS_PAGE)], [], edge))
 
     async def write(self, call: Call[NoteIn, Any]) -> object:
         """Write a note.
@@ -156,7 +158,16 @@ async def _page(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": scope["precipiq.route"].encode()})
 
 
+async def _keys_page(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path_params"]["org_id"] == "nobody":
+        raise NotFound
+    await send_answer(send, Answer(200, json.dumps([scope["precipiq.route"], scope["path_params"]]).encode()))
+
+
 PAGE = PlainEndpoint("/page", _page, "a page", "text/plain")
+KEYS_PAGE = PlainEndpoint(
+    "/.well-known/{org_id}/keys", _keys_page, "keys", JSON, {"org_id": "an organisation's id"}, ("rate_limited",)
+)
 
 
 async def test_success_has_the_envelope_the_status_and_the_rate_fields() -> None:
@@ -303,6 +314,21 @@ async def test_unknown_paths_methods_and_slashes_have_the_envelope_and_never_red
     assert (await site.ask("GET", "/page")).body == b"/page"
 
 
+async def test_a_page_without_a_key_may_have_path_parameters() -> None:
+    site = Site()
+    found = await site.ask("GET", "/.well-known/org_1/keys", key=None)
+    head = await site.ask("HEAD", "/.well-known/org_1/keys", key=None)
+    missing = await site.ask("GET", "/.well-known/nobody/keys", key=None)
+    refused = await site.ask("POST", "/.well-known/org_1/keys", key=None)
+
+    assert (found.status, json.loads(found.body)) == (200, [KEYS_PAGE.path, {"org_id": "org_1"}])
+    assert (head.status, head.headers) == (200, found.headers)
+    assert (missing.status, missing.error["code"]) == (404, "not_found")
+    assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+    for path in ("/.well-known//keys", "/.well-known/a/b/keys"):
+        assert (await site.ask("GET", path, key=None)).status == 404
+
+
 async def test_path_parameters_reach_the_handler() -> None:
     site = Site()
     await site.ask("GET", "/api/v1/notes/n1")
@@ -390,8 +416,22 @@ async def test_a_failure_after_the_start_breaks_the_answer_off() -> None:
     assert site.answered.body.strip() == b""
 
 
+@pytest.mark.parametrize(
+    ("media_type", "is_download", "allowed"),
+    [(EVENT_STREAM, False, "GET"), ("application/zip", True, "GET, HEAD"), (JSON, False, "GET, HEAD")],
+)
+async def test_a_stream_has_no_head_and_a_download_has(media_type: str, is_download: bool, allowed: str) -> None:
+    edge = Edge([Keys()], None, BodyLimits(1, 1, 1), 1, 1, ManualClock())
+    endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, media_type=media_type, is_download=is_download)
+    site = Site()
+    site.app = build_router([("notes", endpoint)], [], [], edge)
+
+    assert (await site.ask("DELETE", "/api/v1/x")).headers["allow"] == allowed
+    assert ((await site.ask("HEAD", "/api/v1/x")).status == 405) == (allowed == "GET")
+
+
 def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
-    edge = Edge([], None, BodyLimits(1, 1, 1), 1, ManualClock())
+    edge = Edge([], None, BodyLimits(1, 1, 1), 1, 1, ManualClock())
     endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):
@@ -413,3 +453,38 @@ def test_openapi_follows_from_the_endpoints() -> None:
     assert document["paths"]["/api/v1/notes/{id}"]["get"]["parameters"][0]["description"] == "a note's id"
     assert document["paths"]["/page"]["get"]["security"] == []
     json.dumps(document)
+
+
+class OwnGone(Gone):
+    code = "own_gone"
+
+
+def test_openapi_tells_of_downloads_and_of_a_plugins_own_errors() -> None:
+    endpoint = Endpoint(
+        "GET", "/x", Site().read, "read", NoteOut, media_type="a/zip", is_download=True, errors=("own_gone",)
+    )
+    document = openapi_document([("notes", endpoint)], [], [], title="t", version="1")
+    get = document["paths"]["/api/v1/x"]["get"]
+
+    content = {"a/zip": {"schema": {"type": "string", "format": "binary"}}}
+    assert [get["responses"][status].get("content") for status in ("200", "206", "304")] == [content, content, None]
+    assert {"416", "410", "429"} <= set(get["responses"])
+    assert "`own_gone`" in get["responses"]["410"]["description"]
+    assert "Content-Range" in get["responses"]["206"]["headers"]
+    assert [item["name"] for item in get["parameters"]] == ["Range", "If-Range", "If-None-Match"]
+
+
+def test_openapi_refuses_a_code_that_no_error_has() -> None:
+    endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, errors=("own_gnoe",))
+
+    with pytest.raises(DeploymentError, match="'own_gnoe', which no error has"):
+        openapi_document([("notes", endpoint)], [], [], title="t", version="1")
+
+
+def test_openapi_tells_of_pages_with_path_parameters() -> None:
+    document = openapi_document([], [("core", PAGE), ("core", KEYS_PAGE)], [], title="t", version="1")
+    get = document["paths"]["/.well-known/{org_id}/keys"]["get"]
+
+    assert [(item["name"], item["description"]) for item in get["parameters"]] == [("org_id", "an organisation's id")]
+    assert set(get["responses"]) == {"200", "404", "429"}
+    assert set(document["paths"]["/page"]["get"]["responses"]) == {"200"}

@@ -20,6 +20,7 @@ import precipiq_ledger
 from precipiq_core.contracts.chain import Chain, Head
 from precipiq_core.contracts.database import Migration
 from precipiq_core.contracts.entry_store import EntryAuditor, EntryStore
+from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_core.database import postgres
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
@@ -28,8 +29,7 @@ from precipiq_ledger.drivers.postgres import PostgresDriver
 from precipiq_ledger.drivers.postgres_audit import PostgresAuditor
 from precipiq_ledger.drivers.sqlite import SqliteDriver
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
-from precipiq_ledger.verifier import Verdict, Verifier, VerifierLimits
-from precipiq_ledger.verify import Break
+from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
 
@@ -142,7 +142,7 @@ class Intruder(ABC):
         [stored] = self.get(seq, "hash")
         self.files.append(SIGNER.sign(self.chain, Head(seq, stored, 0), 1_700_000_000_000_000))
 
-    def verify(self, limits: VerifierLimits = INLINE, from_seq: int = 1) -> Verdict:
+    def verify(self, limits: VerifierLimits = INLINE, from_seq: int = 1) -> ChainVerdict:
         """What the server's verification says."""
         return asyncio.run(Verifier(Signing(), self.files, limits).verify(self.auditor(), self.chain, from_seq))
 
@@ -151,7 +151,7 @@ class Intruder(ABC):
         broken = self.verify(limits).broken
         return None if broken is None else (broken.seq, broken.code)
 
-    def broken(self) -> Break | None:
+    def broken(self) -> ChainBreak | None:
         return self.verify().broken
 
 

@@ -18,11 +18,12 @@ import pytest
 from precipiq_core.canonical import canonical
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry, Head
 from precipiq_core.contracts.entry_store import AuditBatch, EntryStore
+from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_core.errors import Unavailable
 from precipiq_ledger import verifier as verifier_module
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner, compare
-from precipiq_ledger.verifier import Verdict, Verifier, VerifierLimits, join_stretches
-from precipiq_ledger.verify import GENESIS, Anchor, Break, Stretch, anchor_at, verify_stretch
+from precipiq_ledger.verifier import Verifier, VerifierLimits, join_stretches
+from precipiq_ledger.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_testkit.memory import MemoryAuditor, MemoryDriver
 from precipiq_testkit.sealing import Writer
 
@@ -99,9 +100,14 @@ def found(rows: Rows) -> tuple[int, str] | None:
 
 
 async def verdict_of(
-    rows: Rows, files: CheckpointFiles, limits: VerifierLimits = INLINE, from_seq: int = 1, key: str = "one"
-) -> Verdict:
-    return await Verifier(Key(key), files, limits).verify(rows.auditor, CHAIN, from_seq)
+    rows: Rows,
+    files: CheckpointFiles,
+    limits: VerifierLimits = INLINE,
+    from_seq: int = 1,
+    key: str = "one",
+    through_seq: int | None = None,
+) -> ChainVerdict:
+    return await Verifier(Key(key), files, limits).verify(rows.auditor, CHAIN, from_seq, through_seq)
 
 
 def sign(rows: Rows, seq: int, key: str = "one") -> Checkpoint:
@@ -110,6 +116,21 @@ def sign(rows: Rows, seq: int, key: str = "one") -> Checkpoint:
 
 async def test_a_whole_chain_holds(rows: Rows) -> None:
     assert stretch_of(rows) == Stretch(ENTRIES, Anchor(ENTRIES, rows.rows[-1].hash, rows.timestamp(ENTRIES)), None)
+
+
+@pytest.mark.parametrize("limits", [INLINE, IN_PROCESSES])
+async def test_a_range_is_checked_to_its_end_and_no_further(
+    rows: Rows, files: CheckpointFiles, limits: VerifierLimits
+) -> None:
+    files.append(sign(rows, ENTRIES))
+    rows.rows[7] = replace(rows.rows[7], statement=b"altered")
+    verdict = await verdict_of(rows, files, limits, from_seq=3, through_seq=7)
+    assert (verdict.is_valid, verdict.checked_count, verdict.head_seq) == (True, 5, 7)
+    beyond = await verdict_of(rows, files, limits, from_seq=3, through_seq=8)
+    assert (beyond.broken and beyond.broken.seq, beyond.checked_count) == (8, 5)
+    after_the_end = (await verdict_of(rows, files, limits, from_seq=9, through_seq=ENTRIES + 2)).broken
+    assert after_the_end is not None
+    assert (after_the_end.seq, after_the_end.code) == (ENTRIES + 1, "SEQ_GAP")
 
 
 async def test_an_empty_chain_holds(files: CheckpointFiles) -> None:
@@ -171,7 +192,7 @@ async def test_a_reported_id_is_bounded_and_can_be_encoded(rows: Rows) -> None:
         statement = b"{%b}" % text.encode()
         rows.rows[4] = replace(rows.rows[4], statement=statement)
         broken = stretch_of(rows).broken
-        assert broken == Break(5, "CONTENT_MISMATCH", "the statement is not the one that was hashed", None)
+        assert broken == ChainBreak(5, "CONTENT_MISMATCH", "the statement is not the one that was hashed", None)
 
 
 async def test_progress_adds_up_to_the_entries_checked(rows: Rows, files: CheckpointFiles) -> None:
@@ -180,7 +201,7 @@ async def test_progress_adds_up_to_the_entries_checked(rows: Rows, files: Checkp
     assert told == [3, 3, 3, 1]
     for limits in (INLINE, IN_PROCESSES):
         told.clear()
-        verdict = await Verifier(Key(), files, limits).verify(rows.auditor, CHAIN, 1, told.append)
+        verdict = await Verifier(Key(), files, limits).verify(rows.auditor, CHAIN, 1, progress=told.append)
         assert sum(told) == verdict.checked_count == ENTRIES
         assert len(told) > 1
 
@@ -303,13 +324,13 @@ async def test_an_anchor_is_the_stored_entry(rows: Rows) -> None:
 
 def test_joined_stretches_end_at_the_first_break() -> None:
     one, two, three = Anchor(0, "0"), Anchor(3, "c", "t3"), Anchor(6, "f", "t6")
-    broken = Break(5, "LINK_BROKEN", "x")
+    broken = ChainBreak(5, "LINK_BROKEN", "x")
     good = Stretch(3, two, None)
     assert join_stretches([one, two, three], [good, Stretch(3, three, None), Stretch(0, three, None)]) == Stretch(
         6, three, None
     )
     after_break = join_stretches(
-        [one, two, three], [good, Stretch(1, Anchor(4, "d"), broken), Stretch(0, three, Break(7, "x", "y"))]
+        [one, two, three], [good, Stretch(1, Anchor(4, "d"), broken), Stretch(0, three, ChainBreak(7, "x", "y"))]
     )
     assert after_break == Stretch(4, Anchor(4, "d"), broken)
     at_start = join_stretches([one, two], [good, Stretch(0, two, broken)])

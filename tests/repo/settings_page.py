@@ -8,12 +8,16 @@ from typing import get_args
 from pydantic import BaseModel
 
 from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings, TlsSettings
 from precipiq_core.settings import HttpSettings
+from precipiq_exports.config import ExportsConfig
 from precipiq_ledger.config import LedgerConfig
+from precipiq_vault_aws.config import VaultAwsConfig
+from precipiq_vault_local.config import VaultLocalConfig
 from precipiq_ws_stream.config import WsStreamConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -29,6 +33,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "plugins.ledger": LedgerConfig,
     "plugins.auth_keys": AuthKeysConfig,
     "plugins.ws_stream": WsStreamConfig,
+    "plugins.exports": ExportsConfig,
+    "plugins.vault_local": VaultLocalConfig,
+    "plugins.vault_aws": VaultAwsConfig,
+    "plugins.bundles_s3": BundlesS3Config,
 }
 
 

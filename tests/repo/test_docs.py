@@ -7,8 +7,14 @@ import os
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from precipiq_core.boot import assemble
+from precipiq_core.cli.context import TerminalConsole
+from precipiq_core.cli.main import cli
+from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.deployment import load_deployment
 from precipiq_core.hookspecs import HookSpecs
 
 ROOT = Path(__file__).parents[2]
@@ -65,14 +71,18 @@ def test_scripts_that_the_readme_runs_can_be_run() -> None:
 
 
 def test_commands_of_the_operators_guide_exist() -> None:
-    from precipiq_auth_keys.commands import keys_group, orgs_group
-    from precipiq_core.cli.main import cli
-    from precipiq_ledger.commands import ledger_group
-
-    groups = {group.name: group for group in (orgs_group, keys_group, ledger_group)}
+    assembly = assemble(
+        load_deployment(ROOT / "deployments" / "embedded" / "precipiq.toml", {}),
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=TerminalConsole(),
+        serving=False,
+    )
+    commands = {**cli.commands, **assembly.command_by_name}
     text = (ROOT / "docs" / "operators.md").read_text() + (ROOT / "README.md").read_text()
-    for first, second in re.findall(r"precipiq (\w+)(?: (\w+))?", text):
-        if first in groups and second:
-            assert second in groups[first].commands, (first, second)
-        elif first not in groups:
-            assert first in {*cli.commands, "serve"} or first in ("Python", "server", "SDK"), first
+    for first, second in re.findall(r"precipiq ([\w-]+)(?: (\w+))?", text):
+        command = commands.get(first)
+        if isinstance(command, click.Group) and second:
+            assert second in command.commands, (first, second)
+        elif command is None:
+            assert first in ("Python", "server", "SDK"), first

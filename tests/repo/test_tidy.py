@@ -28,8 +28,11 @@ MEMBERS = [
     "tests/testkit",
 ]
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir() and path.name != "__pycache__")
-ROOMS = ["plugin.py", "config.py", "service.py", "routes.py", "errors.py"]
+ROOMS = ["plugin.py", "config.py", "service.py"]
+# What a plugin does, and the room that it then has.
+MORE_ROOMS = {"def routes(": "routes.py", "def migrations(": "sql"}
 CLOCK = "core/precipiq_core/clock.py"
+STANDALONE = "plugins/exports/precipiq_exports/bundle/verify.py"  # one file by its nature: it is handed to strangers
 
 # What is banned (a name, or everything under a name that ends in a dot) and what to use in its place.
 BANNED = {
@@ -129,11 +132,13 @@ def _prints(tree: ast.Module) -> Iterator[int]:
 
 
 def _is_command_line(path: Path) -> bool:
-    return path.stem == "cli" or "cli" in path.relative_to(ROOT).parts
+    return path.stem == "cli" or "cli" in path.relative_to(ROOT).parts or _name(path) == STANDALONE
 
 
 def test_no_file_outgrows_its_reader() -> None:
-    limits = [(path, 300) for path in _product_files()] + [(path, 500) for path in _python_files("tests/", "scripts/")]
+    limits = [(path, 300) for path in _product_files() if _name(path) != STANDALONE] + [
+        (path, 500) for path in _python_files("tests/", "scripts/")
+    ]
     assert _product_files()
     counts = [(path, len(path.read_text(encoding="utf-8").splitlines()), limit) for path, limit in limits]
     assert [f"{_name(path)}: {lines} > {limit}" for path, lines, limit in counts if lines > limit] == []
@@ -201,7 +206,9 @@ def test_every_script_can_be_executed_as_it_is() -> None:
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_a_reader_who_knows_one_plugin_knows_all(plugin: str) -> None:
     package = ROOT / "plugins" / plugin / f"precipiq_{plugin}"
-    assert [room for room in [*ROOMS, "py.typed"] if not (package / room).is_file()] == []
+    wiring = (package / "plugin.py").read_text(encoding="utf-8")
+    rooms = [*ROOMS, "py.typed", *(room for word, room in MORE_ROOMS.items() if word in wiring)]
+    assert [room for room in rooms if not (package / room).exists()] == []
     assert set(_project(f"plugins/{plugin}")["entry-points"]) == {"precipiq"}
 
 

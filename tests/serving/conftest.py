@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.types import ASGIApp
 
+from precipiq_core.app import Application
 from precipiq_core.serving.drain import DrainGate
 from precipiq_core.serving.server import serve
 from precipiq_core.serving.settings import ServerSettings
@@ -54,11 +55,12 @@ ProcessFactory = Callable[..., "tuple[subprocess.Popen[str], int]"]
 @asynccontextmanager
 async def _served(app: ASGIApp, *, cure: bool = True, **settings: object) -> AsyncIterator[Served]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    gate, stop = DrainGate(app), asyncio.Event()
+    stop = asyncio.Event()
+    gate = app.gate if isinstance(app, Application) else DrainGate(app)
     config = ServerSettings.model_validate({"bind": "127.0.0.1:0", "drain_timeout_s": 0.5, **settings})
     task = asyncio.create_task(
         serve(
-            UnreadBody(gate) if cure else gate,
+            app if isinstance(app, Application) else UnreadBody(gate) if cure else gate,
             config,
             lifespan=nullcontext(),
             gate=gate,
@@ -81,7 +83,10 @@ async def _served(app: ASGIApp, *, cure: bool = True, **settings: object) -> Asy
 
 @pytest.fixture
 def served() -> ServedFactory:
-    """``async with served(app, trusted_proxies=[...]) as server``: cured, on a free port, drained at the end."""
+    """``async with served(app, trusted_proxies=[...]) as server``: cured, on a free port, drained at the end.
+
+    An ``Application`` is served as it is, with its own gate.
+    """
     return _served
 
 

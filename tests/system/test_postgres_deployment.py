@@ -204,12 +204,13 @@ def test_the_compose_file_starts_a_durable_database_on_loopback_and_nothing_else
 def test_the_first_step_overwrites_nothing_and_keeps_its_secrets_to_the_owner(terminal: Terminal) -> None:
     folder = terminal.root / "deployments" / "postgres"
     terminal.run(step_with("scripts/bootstrap"))
-    secrets = [folder / ".env", folder / "data" / "master.key"]
+    secrets = [folder / ".env", *(folder / "data" / name for name in ("master.key", "vault.key"))]
     before = [path.read_text() for path in secrets]
     assert terminal.run(step_with("scripts/bootstrap"), check=False).returncode != 0
     assert [path.read_text() for path in secrets] == before
-    assert len({line.partition("=")[2] for line in before[0].splitlines()} | {before[1].strip()}) == 3
-    assert [path.stat().st_mode & 0o077 for path in secrets] == [0, 0]
+    values = [*(line.partition("=")[2] for line in before[0].splitlines()), *(text.strip() for text in before[1:])]
+    assert len(set(values)) == 4
+    assert [path.stat().st_mode & 0o077 for path in secrets] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("has_role", [False, True], ids=["before anything", "before the tables"])

@@ -48,17 +48,16 @@ class PrecipiqGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
-            contributed = [item.value.name or "" for item in self._assembly(ctx).commands]
+            contributed = set(self._assembly(ctx).command_by_name)
         except PrecipiqError:
-            contributed = []
+            contributed = set()
         return sorted({*super().list_commands(ctx), *contributed})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             return command
-        by_name = {item.value.name: item.value for item in self._assembly(ctx).commands}
-        return by_name.get(cmd_name)
+        return self._assembly(ctx).command_by_name.get(cmd_name)
 
     def _assembly(self, ctx: click.Context) -> Assembly:
         context = ctx.ensure_object(CliContext)
@@ -170,6 +169,8 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
         add(command.owner, "commands", command.value.name or "")
     for secret in assembly.secret_names:
         add(secret.owner, "secret names", secret.value)
+    for wrapped in assembly.wrapped_secrets:
+        add(wrapped.owner, "wrapped secrets", wrapped.value.name)
     return report
 
 

@@ -92,6 +92,8 @@ class EntryKind:
 
     ``event``: what streams and webhooks call its appearance, such as ``decision.created``; by itself the kind's name
     and ``.created``. ``present``: its REST shape; by itself the raw entry, as ``GET /ledger/entries`` shows it.
+    ``table``: what exports call the file that lists the entries of this kind beside the raw ones, such as
+    ``decisions``; several kinds may share one. By itself they are in the raw entries only.
     """
 
     name: str
@@ -100,6 +102,7 @@ class EntryKind:
     payload_fields: tuple[str, ...] = ()
     event: str | None = None
     present: Present | None = None
+    table: str | None = None
 
     @property
     def event_name(self) -> str:

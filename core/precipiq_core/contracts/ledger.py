@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from precipiq_core.contracts.chain import Chain, Draft, Entry, Head
-from precipiq_core.contracts.entry_store import Appended, EntryPage, EntryQuery
+from precipiq_core.contracts.entry_store import Appended, EntryAuditor, EntryPage, EntryQuery
 
 
 class Ledger(Protocol):
@@ -46,4 +47,68 @@ class Ledger(Protocol):
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """Wake-ups after appends; may be spurious."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBreak:
+    """The first thing that does not hold: where, a stable code, a sentence. ``id``: the entry's, if it has one."""
+
+    seq: int
+    code: str
+    reason: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointComparison:
+    """What comparing a chain with its checkpoints gave. ``newest_seq``: of the newest checkpoint, None without any."""
+
+    compared_count: int
+    signatures_checked_count: int
+    newest_seq: int | None
+    broken: ChainBreak | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChainVerdict:
+    """What is known of a stretch of a chain. ``head_seq`` and ``head_hash``: its last entry as far as it held.
+
+    ``verdict``: ``checkpointed`` (every check and at least one checkpoint held), ``unanchored`` (the chain holds, but
+    nothing outside the database speaks for it) or ``failed``. ``unchecked``: sentences about what was not checked.
+    """
+
+    verdict: str
+    checked_count: int
+    broken: ChainBreak | None
+    head_seq: int
+    head_hash: str
+    from_seq: int
+    checkpoints: CheckpointComparison
+    unchecked: tuple[str, ...]
+
+    @property
+    def is_valid(self) -> bool:
+        return self.broken is None
+
+
+class ChainAudit(Protocol):
+    """Capability: the chains as they are stored, for proofs. Provided by the plugin ``ledger``."""
+
+    def auditor(self) -> EntryAuditor:
+        """Raw reading, usable in another process."""
+        ...
+
+    async def verify(
+        self,
+        chain: Chain,
+        from_seq: int = 1,
+        through_seq: int | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> ChainVerdict:
+        """Check the entries ``from_seq`` to ``through_seq`` (None: to the end) off the event loop.
+
+        ``progress``: told how many more entries were checked. Raises ``Unavailable`` when too many verifications run,
+        or one could not be carried out.
+        """
         ...

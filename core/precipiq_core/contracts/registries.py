@@ -7,6 +7,7 @@ from typing import Protocol
 
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_core.contracts.vault import WrappedSecrets
 
 
 class EntryKinds(Protocol):
@@ -21,3 +22,10 @@ class EntryStoreDrivers(Protocol):
 
     @property
     def by_name(self) -> Mapping[str, EntryStoreDriver]: ...
+
+
+class WrappedSecretsRegistry(Protocol):
+    """Capability: where all plugins store wrapped secrets, by name."""
+
+    @property
+    def by_name(self) -> Mapping[str, WrappedSecrets]: ...

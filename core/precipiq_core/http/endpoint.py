@@ -5,7 +5,7 @@ OpenAPI is generated from the same declarations.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -115,6 +115,22 @@ class StreamReply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file as an answer, whole or the part that the client asks for; of an endpoint with ``is_download``.
+
+    ``read(start, end)``: the bytes ``start`` <= index < ``end`` in pieces; closed in any case, and not called for HEAD.
+    ``etag``: names exactly these bytes: printable ASCII without quotes. ``on_begin``: told the index of the first byte
+    once it was read and before the status is sent, so that what it raises is the answer; not for HEAD and 304.
+    """
+
+    size_bytes: int
+    read: Callable[[int, int], AsyncGenerator[bytes, None]]
+    file_name: str
+    etag: str
+    on_begin: Callable[[int], Awaitable[None]] | None = None
+
+
 Handler: TypeAlias = Callable[[Call[Any, Any]], Awaitable[object]]
 
 
@@ -126,8 +142,9 @@ class Endpoint:
     ``rate``: which counter the request counts against (default: ``read`` for GET, else ``write``).
     ``output``: model of ``data``; documents the answer and is checked by the tests, not at run time.
     ``errors``: codes beyond those that every endpoint of its form can give.
-    ``media_type``: of the answer; other than JSON for a handler that returns ``StreamReply``. ``key_in_query``: accept
-    ``?api_key=`` too, for clients that cannot set headers. ``admission``: what stands before the key.
+    ``media_type``: of the answer; other than JSON for a handler that returns ``StreamReply`` or ``Download``.
+    ``is_download``: it returns ``Download``. ``key_in_query``: accept ``?api_key=`` too, for clients that cannot set
+    headers. ``admission``: what stands before the key.
     """
 
     method: Method
@@ -143,6 +160,7 @@ class Endpoint:
     absolute: bool = False
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     media_type: str = JSON
+    is_download: bool = False
     key_in_query: bool = False
     admission: Admission | None = None
 
@@ -150,12 +168,23 @@ class Endpoint:
     def rate_group(self) -> RateGroup:
         return self.rate or ("read" if self.method == "GET" else "write")
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the path of this GET answers HEAD: a stream does not, since it would have to begin."""
+        return self.media_type == JSON or self.is_download
+
 
 @dataclass(frozen=True, slots=True)
 class PlainEndpoint:
-    """A path without key, envelope or model, such as ``/metrics``: an ASGI application that answers GET."""
+    """A path without key, envelope or model, such as ``/metrics``: an ASGI application that answers GET.
+
+    ``path``: absolute; its ``{names}`` stand in the scope's ``path_params``. ``errors``: codes it can answer with
+    beside ``not_found``, which goes without saying where there are names.
+    """
 
     path: str
     app: ASGIApp
     summary: str
     media_type: str
+    path_parameters: Mapping[str, str] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()

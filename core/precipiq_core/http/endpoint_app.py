@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +18,15 @@ from precipiq_core.contracts.credential import Credential
 from precipiq_core.errors import InternalError, PrecipiqError, RateLimited, Unavailable, ValidationFailed
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import BodyLimits, read_json
-from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply, StreamReply
+from precipiq_core.http.download import DownloadAnswer
+from precipiq_core.http.endpoint import Call, Download, Endpoint, LateReply, NoBody, NoQuery, Reply, StreamReply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.rate_headers import rate_headers
+from precipiq_core.http.streaming import LateFailure, send_stream
 from precipiq_core.http.validation import parse_body, parse_query
 
 _IDEMPOTENCY_KEY_BYTES_MAX = 255
 _LAST_EVENT_ID_BYTES_MAX = 200
-_STREAM_END_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Edge:
     rate_limiter: RateLimiter | None
     limits: BodyLimits
     handler_timeout_s: float
+    download_stall_timeout_s: float
     clock: Clock
 
 
@@ -66,7 +67,10 @@ class EndpointApp:
                 await self._send_late(result, call.request_id, headers, send)
                 return
             if isinstance(result, StreamReply):
-                await _send_stream(result, (self._media_type, *headers, *result.headers), receive, send)
+                await send_stream(result, (self._media_type, *headers, *result.headers), receive, send)
+                return
+            if isinstance(result, Download):
+                await DownloadAnswer(result, self._media_type, headers, self._edge)(scope, receive, send)
                 return
             answer = self._answer(result, call.request_id)
         except InternalError:
@@ -150,10 +154,6 @@ _NO_BODY = NoBody()
 _NO_QUERY = NoQuery()
 
 
-class LateFailure(Exception):
-    """An answer failed after its status was sent; the connection is broken off so that nobody takes it for whole."""
-
-
 class _Limited(RateLimited):
     """Carries the rate limit fields to the answer."""
 
@@ -177,49 +177,6 @@ def _last_event_id(headers: list[tuple[bytes, bytes]]) -> str | None:
         if name == b"last-event-id":
             return value[:_LAST_EVENT_ID_BYTES_MAX].decode("latin-1")
     return None
-
-
-async def _send_stream(
-    reply: StreamReply, headers: Sequence[tuple[bytes, bytes]], receive: Receive, send: Send
-) -> None:
-    """Run the reply in this task, so that whatever it holds is let go, and cut it off when the client leaves."""
-    started = False
-
-    async def send_piece(piece: bytes) -> None:
-        nonlocal started
-        if not started:
-            started = True
-            await send({"type": "http.response.start", "status": 200, "headers": [*headers]})
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-
-    left = asyncio.timeout(None)
-    try:
-        async with left:
-            watching = asyncio.create_task(_wait_for_disconnect(receive, lambda: left.reschedule(0)))
-            try:
-                await reply.run(send_piece)
-                if not started:
-                    await send_piece(b"")
-            finally:
-                watching.cancel()
-    except TimeoutError:
-        if not left.expired():
-            raise
-    except PrecipiqError as error:
-        if started:
-            raise LateFailure from error
-        raise
-    if not left.expired():
-        # A client that does not read would hold this up as well; what follows is the connection's end either way.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STREAM_END_TIMEOUT_S):
-                await send({"type": "http.response.body", "body": b""})
-
-
-async def _wait_for_disconnect(receive: Receive, on_disconnect: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    on_disconnect()
 
 
 def _printable(value: bytes) -> bool:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import orjson
 from pydantic import BaseModel
 from starlette.types import Send
 
-from precipiq_core.errors import PrecipiqError, RateLimited, Unauthorized, Unavailable
+from precipiq_core.errors import (
+    DeploymentError,
+    PrecipiqError,
+    RangeNotSatisfiable,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 
 STATUS_OF = {
     "bad_request": 400,
@@ -21,8 +28,10 @@ STATUS_OF = {
     "request_timeout": 408,
     "conflict": 409,
     "idempotency_conflict": 409,
+    "gone": 410,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
+    "range_not_satisfiable": 416,
     "validation_error": 422,
     "upgrade_required": 426,
     "rate_limited": 429,
@@ -90,13 +99,29 @@ def error_answer(error: PrecipiqError) -> Answer:
         headers += ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))),)
     if isinstance(error, Unauthorized):
         headers += ((b"www-authenticate", b'Bearer realm="precipiq"'),)
-    return Answer(STATUS_OF.get(error.code, _status_by_family(error)), orjson.dumps({"error": content}), headers)
+    if isinstance(error, RangeNotSatisfiable):
+        headers += ((b"content-range", b"bytes */%d" % error.size_bytes),)
+    return Answer(status_of(type(error)), orjson.dumps({"error": content}), headers)
 
 
-def _status_by_family(error: PrecipiqError) -> int:
+def status_of(error: type[PrecipiqError]) -> int:
     """A plugin's own leaf answers like the nearest ancestor whose code has a status."""
-    for ancestor in type(error).__mro__:
+    for ancestor in error.__mro__:
         status = STATUS_OF.get(getattr(ancestor, "code", ""))
         if status is not None:
             return status
     return 500
+
+
+def status_of_code(code: str) -> int:
+    """The status of errors of that code, a plugin's own too. Raises ``DeploymentError`` when no error has it."""
+    for error in _with_leaves(PrecipiqError):
+        if error.code == code:
+            return status_of(error)
+    raise DeploymentError([f"an endpoint names the code {code!r}, which no error has"])
+
+
+def _with_leaves(error: type[PrecipiqError]) -> Iterator[type[PrecipiqError]]:
+    yield error
+    for leaf in error.__subclasses__():
+        yield from _with_leaves(leaf)

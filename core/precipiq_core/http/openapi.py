@@ -10,15 +10,16 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from precipiq_core.http import openapi_parts as parts
 from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Endpoint, NoBody, NoQuery, PlainEndpoint
-from precipiq_core.http.envelope import STATUS_OF
+from precipiq_core.http.envelope import status_of_code
+from precipiq_core.http.openapi_parts import Document
 from precipiq_core.http.router import full_path
 from precipiq_core.http.websocket import WebSocketEndpoint
 
 _REF = "#/components/schemas/{model}"
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 
-Document: TypeAlias = dict[str, Any]
 References: TypeAlias = dict[Any, Document]
 
 
@@ -38,7 +39,7 @@ def openapi_document(
     wanted |= {(websocket.query, "validation") for _, websocket in websockets}
     ordered = sorted(wanted, key=lambda pair: (pair[0].__name__, pair[1]))
     references, definitions = models_json_schema(ordered, ref_template=_REF)
-    schemas = {**definitions.get("$defs", {}), **_COMMON_SCHEMAS}
+    schemas = {**definitions.get("$defs", {}), **parts.COMMON_SCHEMAS}
     paths: Document = {}
     for owner, endpoint in endpoints:
         operation = _operation(owner, endpoint, references, schemas)
@@ -71,9 +72,11 @@ def _operation(owner: str, endpoint: Endpoint, references: References, schemas: 
         "responses": _responses(endpoint, references),
     }
     if endpoint.method == "POST":
-        operation["parameters"].append(_IDEMPOTENCY_KEY)
+        operation["parameters"].append(parts.IDEMPOTENCY_KEY)
     if endpoint.media_type == EVENT_STREAM:
-        operation["parameters"].append(_LAST_EVENT_ID)
+        operation["parameters"].append(parts.LAST_EVENT_ID)
+    if endpoint.is_download:
+        operation["parameters"] += parts.DOWNLOAD_PARAMETERS
     if endpoint.body is not NoBody:
         reference = references[endpoint.body, "validation"]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
@@ -91,7 +94,7 @@ def _named(owner: str, endpoint: Endpoint | WebSocketEndpoint) -> Document:
     }
 
 
-def _path_parameters(endpoint: Endpoint) -> list[Document]:
+def _path_parameters(endpoint: Endpoint | PlainEndpoint) -> list[Document]:
     return [
         {
             "name": name,
@@ -143,15 +146,13 @@ def _responses(endpoint: Endpoint, references: References) -> Document:
             "meta": {"$ref": _REF.format(model="Meta")},
         },
     }
+    schema = envelope if endpoint.media_type == JSON else parts.FILE if endpoint.is_download else parts.TEXT
+    content: Document = {endpoint.media_type: {"schema": schema}}
     responses: Document = {
-        str(endpoint.status): {
-            "description": "success",
-            "headers": _SUCCESS_HEADERS,
-            "content": {JSON: {"schema": envelope}},
-        }
+        str(endpoint.status): {"description": "success", "headers": parts.SUCCESS_HEADERS, "content": content}
     }
-    if endpoint.media_type != JSON:
-        responses[str(endpoint.status)]["content"] = {endpoint.media_type: {"schema": {"type": "string"}}}
+    if endpoint.is_download:
+        responses |= _download_responses(content)
     codes = [
         "unauthorized",
         "forbidden",
@@ -167,17 +168,32 @@ def _responses(endpoint: Endpoint, references: References) -> Document:
         codes += ["idempotency_conflict"]
     if "{" in endpoint.path:
         codes += ["not_found"]
+    if endpoint.is_download:
+        codes += ["range_not_satisfiable"]
     return responses | _refusals(codes)
+
+
+def _download_responses(content: Document) -> Document:
+    whole = {**parts.SUCCESS_HEADERS, **parts.DOWNLOAD_HEADERS}
+    return {
+        "200": {"description": "all of it", "headers": whole, "content": content},
+        "206": {
+            "description": "the range that was asked for",
+            "headers": {**whole, **parts.CONTENT_RANGE_HEADER},
+            "content": content,
+        },
+        "304": {"description": "`If-None-Match` names what would be sent", "headers": parts.SUCCESS_HEADERS},
+    }
 
 
 def _refusals(codes: Sequence[str]) -> Document:
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
-        by_status.setdefault(STATUS_OF.get(code, 409), []).append(code)
+        by_status.setdefault(status_of_code(code), []).append(code)
     return {
         str(status): {
             "description": " or ".join(f"`{code}`" for code in by_status[status]),
-            "headers": {"X-Request-ID": _REQUEST_ID_HEADER},
+            "headers": {"X-Request-ID": parts.REQUEST_ID_HEADER},
             "content": {JSON: {"schema": {"$ref": _REF.format(model="Error")}}},
         }
         for status in sorted(by_status)
@@ -202,64 +218,18 @@ def _websocket_operation(
 
 
 def _plain_operation(owner: str, page: PlainEndpoint) -> Document:
-    schema: Document = {"type": "object"} if page.media_type == "application/json" else {"type": "string"}
+    schema: Document = {"type": "object"} if page.media_type == JSON else parts.TEXT
     success: Document = {"description": "success", "content": {page.media_type: {"schema": schema}}}
     responses: Document = {"200": success}
     if page.path == "/readyz":
         responses["503"] = {**success, "description": "a part is not ready"}
+    responses |= _refusals([*page.errors, *(["not_found"] if "{" in page.path else [])])
     name = re.sub(r"\W+", "_", page.path).strip("_")
     return {
         "operationId": f"{owner}_{name}",
         "tags": [owner],
         "summary": page.summary,
         "security": [],
+        "parameters": _path_parameters(page),
         "responses": responses,
     }
-
-
-_REQUEST_ID_HEADER: Document = {"schema": {"type": "string"}, "description": "names this request in the logs"}
-_SUCCESS_HEADERS: Document = {
-    "X-Request-ID": _REQUEST_ID_HEADER,
-    "RateLimit": {"schema": {"type": "string"}, "description": "what is left, IETF draft 11"},
-    "RateLimit-Policy": {"schema": {"type": "string"}, "description": "the limit, IETF draft 11"},
-}
-_IDEMPOTENCY_KEY: Document = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "the same key and body returns the first answer; the same key with another body is refused",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-}
-_LAST_EVENT_ID: Document = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "required": False,
-    "description": "id of the last event received: the stream goes on after it; counts for more than the query",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
-}
-_COMMON_SCHEMAS: Document = {
-    "Meta": {
-        "type": "object",
-        "required": ["request_id", "timestamp"],
-        "properties": {"request_id": {"type": "string"}, "timestamp": {"type": "string", "format": "date-time"}},
-    },
-    "Error": {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {
-                    "code": {"type": "string"},
-                    "message": {"type": "string"},
-                    "details": {
-                        "type": "object",
-                        "description": "dotted path of the field -> what is wrong with it",
-                        "additionalProperties": {"type": "array", "items": {"type": "string"}},
-                    },
-                },
-            }
-        },
-    },
-}

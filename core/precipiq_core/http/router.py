@@ -8,7 +8,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_core.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
-from precipiq_core.http.endpoint import JSON, Endpoint, PlainEndpoint
+from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
 from precipiq_core.http.envelope import error_answer, send_answer
 from precipiq_core.http.websocket import Socket, WebSocketApp, WebSocketEndpoint
@@ -47,8 +47,8 @@ def build_router(
         sockets[websocket.path] = WebSocketApp(websocket, edge)
     if problems:
         raise DeploymentError(problems)
-    streams = {full_path(endpoint) for _, endpoint in endpoints if endpoint.media_type != JSON}
-    methods = {path: _Methods(apps, has_head=path not in streams) for path, apps in by_path.items()}
+    headless = {full_path(endpoint) for _, endpoint in endpoints if endpoint.method == "GET" and not endpoint.has_head}
+    methods = {path: _Methods(apps, has_head=path not in headless) for path, apps in by_path.items()}
     return _Paths(methods, sockets)
 
 

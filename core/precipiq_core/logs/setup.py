@@ -33,6 +33,10 @@ _CHATTY = {
     "asyncio": logging.INFO,
     "httpx": logging.INFO,
     "httpcore": logging.INFO,
+    "boto3": logging.INFO,
+    "botocore": logging.INFO,
+    "s3transfer": logging.INFO,
+    "urllib3": logging.INFO,
 }
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from html import escape
 from typing import Any
 
-from precipiq_core.http.openapi import Document
+from precipiq_core.http.openapi_parts import Document
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --accent: #0b6e4f }

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
+from precipiq_core.contracts.vault import KeyVault
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.http.envelope import Answer, encode, send_answer
-from precipiq_core.http.openapi import Document
+from precipiq_core.http.openapi_parts import Document
 from precipiq_core.operations.docs import CONTENT_SECURITY_POLICY, docs_page
 from precipiq_core.operations.health import healthz, readyz
 from precipiq_core.operations.metrics import metrics_page
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
+
+if TYPE_CHECKING:
+    import click
 
 
 class Operations(PluginBase[PluginConfig]):
@@ -45,6 +50,14 @@ class Operations(PluginBase[PluginConfig]):
             PlainEndpoint("/openapi.json", self._openapi, "This interface as OpenAPI 3.1", "application/json"),
             PlainEndpoint("/docs", self._docs, "This interface as a page to read", "text/html"),
         ]
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        if services.find(KeyVault) is None:  # type: ignore[type-abstract]
+            return []
+        from precipiq_core.operations.vault_commands import vault_group  # it runs whole deployments, this plugin too
+
+        return [vault_group]
 
     async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_answer(send, Answer(200, self._document))

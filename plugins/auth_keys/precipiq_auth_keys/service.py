@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from precipiq_auth_keys.errors import KeyNotActive
 from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
-from precipiq_auth_keys.store import KeyEvent, KeyRecord, KeyStore, Organisation
+from precipiq_auth_keys.store import KeyRecord, KeyStore, Organisation
 from precipiq_core.clock import Clock, Randomness, uuid7
 from precipiq_core.contracts.auth import SCOPES, Scope
-from precipiq_core.contracts.chain import Chain, Draft, EntryKind, Environment
+from precipiq_core.contracts.chain import Chain, EntryKind, Environment
 from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import NotFound, PrecipiqError, ValidationFailed
-
-log = structlog.get_logger("precipiq.auth_keys")
+from precipiq_core.errors import NotFound, ValidationFailed
+from precipiq_core.outbox import OutboxEvent
 
 KEY_CREATED = "key_created"
 KEY_ROTATED = "key_rotated"
@@ -36,7 +32,6 @@ EVENT_KINDS = (
 )
 
 _SECOND_US = 1_000_000
-_EVENTS_AT_ONCE_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,6 @@ class KeyService:
         self._ledger = ledger
         self._clock = clock
         self._randomness = randomness
-        self._delivering = asyncio.Lock()
         self.on_change: Callable[[], None] = lambda: None
 
     async def create_organisation(self, name: str) -> Organisation:
@@ -132,19 +126,11 @@ class KeyService:
 
     async def deliver_events(self) -> None:
         """Seal the events that wait. What cannot be sealed now stays, durable, and is tried again."""
-        async with self._delivering:
-            while events := await self._store.waiting_events(_EVENTS_AT_ONCE_MAX):
-                for event in events:
-                    draft = Draft(event.kind, event.actor, event.body, None, f"key_event:{event.event_id}")
-                    await self._ledger.append(event.chain, [draft])
-                await self._store.forget_events([event.event_id for event in events])
+        await self._store.events.deliver(self._ledger)
 
     async def _changed(self) -> None:
         self.on_change()
-        try:
-            await self.deliver_events()
-        except PrecipiqError as error:
-            log.warning("key event not sealed yet; it is stored and will be", reason=error.message)
+        await self.deliver_events()
 
     def _make(self, chain: Chain, scopes: Sequence[Scope], expires_us: int | None) -> NewKey:
         secret = make_key(chain.environment, self._randomness.bytes(RANDOM_BYTES))
@@ -154,9 +140,9 @@ class KeyService:
         record = KeyRecord(self._id("key"), chain, prefix, secret[-4:], ordered, now_us, expires_us, None, None, None)
         return NewKey(record, secret)
 
-    def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> KeyEvent:
+    def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> OutboxEvent:
         event_id = uuid7(self._clock.now_us(), self._randomness.bytes(10))
-        return KeyEvent(event_id, chain, kind, actor, body)
+        return OutboxEvent(event_id, chain, kind, actor, body)
 
     def _id(self, prefix: str) -> str:
         return f"{prefix}_{base62(int.from_bytes(self._randomness.bytes(14), 'big'), 19)}"

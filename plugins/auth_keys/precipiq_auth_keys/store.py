@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from precipiq_core.contracts.auth import Scope
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.outbox import Outbox, OutboxEvent
 
 _KEY_COLUMNS = (
     "key_id, org_id, environment, prefix, last_four, scopes, "
@@ -47,22 +47,12 @@ class KeyRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class KeyEvent:
-    """Something that happened to a key and is to become an entry of the chain."""
-
-    event_id: str
-    chain: Chain
-    kind: str
-    actor: str
-    body: Mapping[str, object]
-
-
 class KeyStore:
-    """Organisations, keys, and the events that wait to be sealed."""
+    """Organisations and keys; ``events``: what happened to keys and waits to be sealed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.events = Outbox(database, "key_events", key_prefix="key_event")
 
     async def add_organisation(self, organisation: Organisation) -> None:
         sql = "INSERT INTO organisations (org_id, name, created_us) VALUES (:org_id, :name, :created_us)"
@@ -108,11 +98,11 @@ class KeyStore:
         rows = await self._database.fetch(Statement(sql, {"secret_hash": secret_hash}))
         return _key(rows[0]) if rows else None
 
-    async def add_key(self, key: KeyRecord, secret_hash: str, event: KeyEvent) -> None:
-        await self._database.transaction([_COUNT_CHANGE, _insert_key(key, secret_hash), _insert_event(event)])
+    async def add_key(self, key: KeyRecord, secret_hash: str, event: OutboxEvent) -> None:
+        await self._database.transaction([_COUNT_CHANGE, _insert_key(key, secret_hash), self.events.insert(event)])
 
     async def replace_key(
-        self, old: KeyRecord, revoked_us: int, new: KeyRecord, secret_hash: str, event: KeyEvent
+        self, old: KeyRecord, revoked_us: int, new: KeyRecord, secret_hash: str, event: OutboxEvent
     ) -> bool:
         """Store the new key and end the old one at ``revoked_us``; False when the old one was changed meanwhile."""
         claim = Statement(
@@ -125,12 +115,14 @@ class KeyStore:
             _COUNT_CHANGE,
             claim,
             _insert_key(new, secret_hash, condition=if_claimed, extra={"old_id": old.key_id}),
-            _insert_event(event, new.key_id),
+            self.events.insert(
+                event, "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :new_id)", {"new_id": new.key_id}
+            ),
         ]
         rows = await self._database.transaction(statements)
         return bool(rows[1])
 
-    async def revoke_key(self, key: KeyRecord, revoked_us: int, event: KeyEvent) -> bool:
+    async def revoke_key(self, key: KeyRecord, revoked_us: int, event: OutboxEvent) -> bool:
         """End the key at ``revoked_us``; False when it had ended by then already."""
         revoke = Statement(
             "UPDATE api_keys SET revoked_us = :revoked_us "
@@ -141,7 +133,7 @@ class KeyStore:
             "WHERE EXISTS (SELECT 1 FROM api_keys "
             "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us))"
         )
-        record = _insert_event(event, condition=if_active, extra={"key_id": key.key_id, "revoked_us": revoked_us})
+        record = self.events.insert(event, if_active, {"key_id": key.key_id, "revoked_us": revoked_us})
         rows = await self._database.transaction([_COUNT_CHANGE, record, revoke])
         return bool(rows[2])
 
@@ -156,20 +148,6 @@ class KeyStore:
         """Grows with every change of a key, whichever process made it."""
         rows = await self._database.fetch(Statement("SELECT changes FROM api_key_changes WHERE id = 1"))
         return cast("int", rows[0]["changes"])
-
-    async def waiting_events(self, limit: int) -> list[KeyEvent]:
-        sql = "SELECT event_id, org_id, environment, kind, actor, body FROM key_events ORDER BY event_id LIMIT :limit"
-        rows = await self._database.fetch(Statement(sql, {"limit": limit}))
-        return [
-            KeyEvent(
-                str(row["event_id"]), _chain(row), str(row["kind"]), str(row["actor"]), json.loads(str(row["body"]))
-            )
-            for row in rows
-        ]
-
-    async def forget_events(self, event_ids: Sequence[str]) -> None:
-        sql = "DELETE FROM key_events WHERE event_id = :event_id"
-        await self._database.transaction([Statement(sql, {"event_id": event_id}) for event_id in event_ids])
 
 
 _COUNT_CHANGE = Statement("UPDATE api_key_changes SET changes = changes + 1 WHERE id = 1")
@@ -197,31 +175,6 @@ def _insert_key(
             "scopes": " ".join(key.scopes),
             "created_us": key.created_us,
             "expires_us": key.expires_us,
-            **(extra or {}),
-        },
-    )
-
-
-def _insert_event(
-    event: KeyEvent,
-    new_key_id: str | None = None,
-    *,
-    condition: str = "",
-    extra: Mapping[str, Scalar] | None = None,
-) -> Statement:
-    if new_key_id is not None:
-        condition, extra = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :new_id)", {"new_id": new_key_id}
-    columns = "event_id, org_id, environment, kind, actor, body"
-    values = ", ".join(f":{name.strip()}" for name in columns.split(","))
-    return Statement(
-        f"INSERT INTO key_events ({columns}) SELECT {values} {condition}",
-        {
-            "event_id": event.event_id,
-            "org_id": event.chain.org_id,
-            "environment": event.chain.environment,
-            "kind": event.kind,
-            "actor": event.actor,
-            "body": json.dumps(event.body, separators=(",", ":")),
             **(extra or {}),
         },
     )

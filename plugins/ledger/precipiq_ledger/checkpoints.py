@@ -24,8 +24,9 @@ from precipiq_core.canonical import canonical
 from precipiq_core.clock import format_timestamp
 from precipiq_core.contracts.chain import Chain, Head
 from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_core.contracts.ledger import ChainBreak, CheckpointComparison
 from precipiq_core.contracts.secrets import MasterKey
-from precipiq_ledger.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED, Break
+from precipiq_ledger.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED
 
 KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
 
@@ -58,16 +59,6 @@ class Checkpoint:
                 "time": self.time,
             }
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What comparing a chain with its checkpoints gave. ``newest_seq``: of the newest checkpoint, None without any."""
-
-    compared_count: int
-    signatures_checked_count: int
-    newest_seq: int | None
-    broken: Break | None
 
 
 class CheckpointSigner:
@@ -168,7 +159,7 @@ def compare(
     last_seq: int,
     *,
     signatures_max: int,
-) -> Comparison:
+) -> CheckpointComparison:
     """Compare the stored chain (verified up to ``last_seq``) with every checkpoint held for it."""
     newest: deque[Checkpoint] = deque(maxlen=signatures_max)
     compared, newest_seq, broken = 0, None, None
@@ -180,15 +171,15 @@ def compare(
             if broken is None:
                 broken = _compare_some(auditor, chain, last_seq, some)
     except ValueError as error:
-        broken = broken or Break(max(last_seq, 1), CHECKPOINT_FORGED, str(error))
+        broken = broken or ChainBreak(max(last_seq, 1), CHECKPOINT_FORGED, str(error))
     checked = 0
     for checkpoint in newest:
         verdict = signer.holds(checkpoint)
         checked += verdict is not None
         if verdict is False:
             reason = f"the checkpoint of {checkpoint.time} at entry {checkpoint.seq} has a wrong signature"
-            broken = broken or Break(checkpoint.seq, CHECKPOINT_FORGED, reason)
-    return Comparison(compared, checked, newest_seq, broken)
+            broken = broken or ChainBreak(checkpoint.seq, CHECKPOINT_FORGED, reason)
+    return CheckpointComparison(compared, checked, newest_seq, broken)
 
 
 def _batches(checkpoints: Iterator[Checkpoint]) -> Iterator[list[Checkpoint]]:
@@ -209,7 +200,7 @@ def _batches(checkpoints: Iterator[Checkpoint]) -> Iterator[list[Checkpoint]]:
 
 def _compare_some(
     auditor: EntryAuditor, chain: Chain, last_seq: int, checkpoints: Sequence[Checkpoint]
-) -> Break | None:
+) -> ChainBreak | None:
     hashes = auditor.hashes_at(chain, [checkpoint.seq for checkpoint in checkpoints])
     breaks = (
         _compare_one(last_seq, checkpoint, stored) for checkpoint, stored in zip(checkpoints, hashes, strict=True)
@@ -217,15 +208,15 @@ def _compare_some(
     return next((broken for broken in breaks if broken is not None), None)
 
 
-def _compare_one(last_seq: int, checkpoint: Checkpoint, stored: str | None) -> Break | None:
+def _compare_one(last_seq: int, checkpoint: Checkpoint, stored: str | None) -> ChainBreak | None:
     seen = f"the checkpoint of {checkpoint.time}"
     if stored is None and checkpoint.seq > last_seq:
         reason = (
             f"{seen} saw entry {checkpoint.seq}, but the chain ends at {last_seq}: "
             "its tail was cut or an old copy restored"
         )
-        return Break(last_seq + 1, TRUNCATED, reason)
+        return ChainBreak(last_seq + 1, TRUNCATED, reason)
     if stored != checkpoint.hash:
         reason = f"{seen} saw another entry {checkpoint.seq}: the chain was rewritten at or before it"
-        return Break(checkpoint.seq, INCONSISTENT_WITH_CHECKPOINT, reason)
+        return ChainBreak(checkpoint.seq, INCONSISTENT_WITH_CHECKPOINT, reason)
     return None

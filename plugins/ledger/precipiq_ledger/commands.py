@@ -1,9 +1,11 @@
-"""``precipiq ledger``: verify a chain and export its raw entries from the command line."""
+"""``precipiq ledger``: verify a chain and write its raw entries from the command line."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -12,17 +14,18 @@ import orjson
 
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import PrecipiqError
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.services import Services
 from precipiq_ledger.routes import verdict_record
 from precipiq_ledger.service import LedgerService
-from precipiq_ledger.verifier import Progress, Verdict, Verifier
+from precipiq_ledger.verifier import Progress, Verifier
 
 EXIT_BROKEN = 1
 EXIT_COULD_NOT_CHECK = 2
 
-_EXPORT_PAGE_ENTRIES = 500
+_PAGE_ENTRIES = 500
 
 chain_options = (
     click.option("--org", "org_id", required=True, help="the organisation's id"),
@@ -32,7 +35,7 @@ chain_options = (
 
 @click.group("ledger")
 def ledger_group() -> None:
-    """Verify and export chains."""
+    """Whole chains: verify them, write them out."""
 
 
 def _with_chain(function: Any) -> Any:  # click's decorators are untyped in this direction
@@ -63,24 +66,30 @@ def verify(ctx: click.Context, org_id: str, environment: str, from_seq: int, as_
     ctx.exit(0 if verdict.is_valid else EXIT_BROKEN)
 
 
-async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> Verdict:
+async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> ChainVerdict:
     auditor = services.get(LedgerService).store.auditor()
     verifier = services.get(Verifier)
     if not with_bar:
         return await verifier.verify(auditor, chain, from_seq)
+    total = await asyncio.to_thread(auditor.last_seq, chain) - from_seq + 1
+    with _bar("verifying", total) as progress:
+        return await verifier.verify(auditor, chain, from_seq, progress=progress)
+
+
+@contextmanager
+def _bar(what: str, total: int, *, shown: bool = True) -> Iterator[Progress]:
+    """A progress bar where standard error is a terminal; gives what is told how many more are done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    total = await asyncio.to_thread(auditor.last_seq, chain)
-    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verifying", total=max(total - from_seq + 1, 0))
-        progress: Progress = partial(bar.advance, task)
-        return await verifier.verify(auditor, chain, from_seq, progress)
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        yield partial(bar.advance, bar.add_task(what, total=max(total, 0)))
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: ChainVerdict) -> None:
     if verdict.broken is None:
         click.echo(f"intact: {verdict.checked_count} entries, head {verdict.head_seq} {verdict.head_hash}")
         click.echo(f"verdict: {verdict.verdict}, {verdict.checkpoints.compared_count} checkpoints compared")
@@ -91,24 +100,27 @@ def _show(verdict: Verdict) -> None:
         click.echo(f"not checked: {sentence}")
 
 
-@ledger_group.command("export")
+@ledger_group.command()
 @_with_chain
 @click.option("--after-seq", default=0, show_default=True, help="entries after this one")
 @click.option("--output", type=click.File("wb"), default="-", help="file to write [default: standard output]")
 @click.pass_context
-def export_entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, output: Any) -> None:
+def entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, output: Any) -> None:
     """Write the raw entries of a chain as JSON lines, oldest first."""
     chain = Chain(org_id, cast("Environment", environment))
-    count = run_in_deployment(ctx, partial(_export, chain, after_seq, output))
+    count = run_in_deployment(ctx, partial(_write_entries, chain, after_seq, output))
     click.echo(f"{count} entries", err=True)
 
 
-async def _export(chain: Chain, after_seq: int, output: Any, services: Services) -> int:
+async def _write_entries(chain: Chain, after_seq: int, output: Any, services: Services) -> int:
     service = services.get(LedgerService)
+    head = await service.head(chain)
     count = 0
-    while entries := await service.read(chain, after_seq, _EXPORT_PAGE_ENTRIES):
-        for entry in entries:
-            output.write(orjson.dumps(raw_entry(entry)) + b"\n")
-        count += len(entries)
-        after_seq = entries[-1].seq
+    with _bar("reading", head.seq - after_seq if head else 0, shown=not output.isatty()) as progress:
+        while page := await service.read(chain, after_seq, _PAGE_ENTRIES):
+            for entry in page:
+                output.write(orjson.dumps(raw_entry(entry)) + b"\n")
+            count += len(page)
+            progress(len(page))
+            after_seq = page[-1].seq
     return count

@@ -13,7 +13,7 @@ from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.entry_store import MULTI_WRITER, EntryStoreDriver
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.database.postgres import PostgresDatabase
@@ -33,7 +33,7 @@ from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.routes import LedgerRoutes
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
-from precipiq_ledger.verifier import Verifier, VerifierLimits
+from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
 if TYPE_CHECKING:
     import click
@@ -47,7 +47,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     name = "ledger"
     Config = LedgerConfig
-    provides: ClassVar[tuple[type, ...]] = (Ledger, LedgerService, Verifier)
+    provides: ClassVar[tuple[type, ...]] = (Ledger, LedgerService, Verifier, ChainAudit)
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
 
@@ -68,7 +68,9 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         self._files = files
         services.provide(Ledger, service)  # type: ignore[type-abstract]
         services.provide(LedgerService, service)
-        services.provide(Verifier, Verifier(services.get(MasterKey), files, limits))  # type: ignore[type-abstract]
+        verifier = Verifier(services.get(MasterKey), files, limits)  # type: ignore[type-abstract]
+        services.provide(Verifier, verifier)
+        services.provide(ChainAudit, StoredChains(service, verifier))  # type: ignore[type-abstract]
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -79,6 +81,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
                 BODY_FIELDS,
                 PAYLOAD_FIELDS,
                 present=services.get(LedgerService).present_decisions,
+                table="decisions",
             ),
             EntryKind(
                 REDACTION,

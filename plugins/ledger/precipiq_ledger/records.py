@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
-from precipiq_core.canonical import canonical
-from precipiq_core.chain_format import (
-    parse_statement,
-    split_payload,
-    statement_id,
-    statement_prev_hash,
-    statement_timestamp,
-)
+from precipiq_core.chain_format import parse_statement, statement_id, statement_prev_hash, statement_timestamp
 from precipiq_core.contracts.chain import Entry
+from precipiq_core.entry_record import entry_record_json
 
 DECISION = "decision"
 
@@ -47,40 +38,4 @@ def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     Body and payload are members of the record and stand in it byte for byte as they were hashed, so that no number
     changes its form on the way.
     """
-    statement = parse_statement(entry.statement)
-    salt: str | None = None
-    members = _ERASED
-    if entry.payload is not None:
-        payload, salt = split_payload(entry.payload)
-        if _is_object_of(payload, PAYLOAD_FIELDS):
-            members = payload[1:-1]
-    body = canonical(statement.body)
-    rest: Record = {
-        "id": statement.id,
-        "org_id": statement.org_id,
-        "environment": statement.environment,
-        "timestamp": statement.timestamp,
-        "v": statement.v,
-        "seq": statement.seq,
-        "actor": statement.actor,
-        "salt": salt,
-        "payload_hash": statement.payload_hash,
-        "prev_hash": statement.prev_hash,
-        "hash": entry.hash,
-    }
-    if entry.payload is None and statement.payload_hash is not None:
-        rest["redacted"] = True
-        rest["redaction_id"] = redaction_id
-    return b"%b,%b,%b}" % (orjson.dumps(rest)[:-1], body[1:-1], members)
-
-
-_ERASED = b",".join(b'"%b":null' % name.encode() for name in PAYLOAD_FIELDS)
-
-
-def _is_object_of(text: bytes, names: Sequence[str]) -> bool:
-    """Whether the text is a JSON object with exactly these members; what an intruder made of it need not be."""
-    try:
-        fields = orjson.loads(text)
-    except ValueError:
-        return False
-    return isinstance(fields, dict) and fields.keys() == set(names)
+    return entry_record_json(entry, PAYLOAD_FIELDS, redaction_id)

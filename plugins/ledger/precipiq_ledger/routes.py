@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from precipiq_core.clock import parse_timestamp
+from precipiq_core.clock import parse_end, parse_timestamp
 from precipiq_core.contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
+from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import NotFound, ValidationFailed
+from precipiq_core.http.cursors import decode_cursor, encode_cursor
 from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
-from precipiq_ledger.cursors import decode_cursor, encode_cursor
 from precipiq_ledger.service import LedgerService
-from precipiq_ledger.verifier import Verdict, Verifier
+from precipiq_ledger.verifier import Verifier
 
-_BARE_DATE = re.compile(r"\d{4}-?\d{2}-?\d{2}")
-_DAY_US = 86_400_000_000
+_CURSOR = "seq"
 _REPLAYED = (b"idempotent-replayed", b"true")
 
 
@@ -126,12 +125,12 @@ class LedgerRoutes:
             body={name: value for name, value in fields.items() if value is not None},
             metadata=query.metadata,
             start_us=None if query.start is None else parse_timestamp(query.start),
-            end_us=None if query.end is None else _end_us(query.end),
+            end_us=None if query.end is None else parse_end(query.end),
         )
-        before = None if query.cursor is None else decode_cursor(query.cursor)
+        before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
         page = await self._service.find(call.principal.chain, wanted, before, self._limit(query.limit))
         items = await self._records(page.entries)
-        next_cursor = None if page.next_before_seq is None else encode_cursor(page.next_before_seq)
+        next_cursor = None if page.next_before_seq is None else encode_cursor(_CURSOR, page.next_before_seq)
         return {"items": items, "next_cursor": next_cursor}
 
     async def get_decision(self, call: Call[NoBody, NoQuery]) -> object:
@@ -201,7 +200,7 @@ class LedgerRoutes:
         return asked
 
 
-def verdict_record(verdict: Verdict) -> records.Record:
+def verdict_record(verdict: ChainVerdict) -> records.Record:
     """A verdict in the contract's shape."""
     broken = verdict.broken
     return {
@@ -219,8 +218,3 @@ def verdict_record(verdict: Verdict) -> records.Record:
         },
         "unchecked": list(verdict.unchecked),
     }
-
-
-def _end_us(text: str) -> int:
-    """A bare end date includes that UTC day."""
-    return parse_timestamp(text) + (_DAY_US if _BARE_DATE.fullmatch(text) else 0)

@@ -14,37 +14,17 @@ import orjson
 
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain
 from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.errors import Unavailable
-from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, Comparison, compare
-from precipiq_ledger.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Break, Stretch, anchor_at, verify_stretch
+from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, compare
+from precipiq_ledger.service import LedgerService
+from precipiq_ledger.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_ledger.verify_worker import Task, decode_result
 
 Progress = Callable[[int], None]
 
 _WAIT_FOR_A_PLACE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is known of a chain. ``head_seq`` and ``head_hash``: its last entry as far as it held.
-
-    ``verdict``: ``checkpointed`` (every check and at least one checkpoint held), ``unanchored`` (the chain holds, but
-    nothing outside the database speaks for it) or ``failed``. ``unchecked``: sentences about what was not checked.
-    """
-
-    verdict: str
-    checked_count: int
-    broken: Break | None
-    head_seq: int
-    head_hash: str
-    from_seq: int
-    checkpoints: Comparison
-    unchecked: tuple[str, ...]
-
-    @property
-    def is_valid(self) -> bool:
-        return self.broken is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +38,20 @@ class VerifierLimits:
     checkpoint_signatures_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """What was asked for. ``through_seq``: None for the chain's end."""
+
+    auditor: EntryAuditor
+    chain: Chain
+    from_seq: int
+    through_seq: int | None
+
+    def last_of(self, last_seq: int) -> int:
+        """The last entry to check in a chain that ends with ``last_seq``."""
+        return last_seq if self.through_seq is None else min(self.through_seq, last_seq)
+
+
 class Verifier:
     """Verifies chains; at most ``concurrency_max`` at a time."""
 
@@ -68,10 +62,16 @@ class Verifier:
         self._places = asyncio.Semaphore(limits.concurrency_max)
 
     async def verify(
-        self, auditor: EntryAuditor, chain: Chain, from_seq: int = 1, progress: Progress = lambda _: None
-    ) -> Verdict:
-        """Check the chain from ``from_seq`` to its end. ``progress``: told how many more entries were checked.
+        self,
+        auditor: EntryAuditor,
+        chain: Chain,
+        from_seq: int = 1,
+        through_seq: int | None = None,
+        progress: Progress = lambda _: None,
+    ) -> ChainVerdict:
+        """Check the chain from ``from_seq`` to ``through_seq`` (None: its end).
 
+        ``progress``: told how many more entries were checked.
         Raises ``Unavailable`` when too many verifications run, or one could not be carried out.
         """
         try:
@@ -80,36 +80,37 @@ class Verifier:
         except TimeoutError:
             raise Unavailable("too many verifications are running; try again", retry_after_s=10) from None
         try:
-            return await self._verify(auditor, chain, from_seq, progress)
+            return await self._verify(_Range(auditor, chain, from_seq, through_seq), progress)
         finally:
             self._places.release()
 
-    async def _verify(self, auditor: EntryAuditor, chain: Chain, from_seq: int, progress: Progress) -> Verdict:
+    async def _verify(self, asked: _Range, progress: Progress) -> ChainVerdict:
+        auditor, chain, from_seq = asked.auditor, asked.chain, asked.from_seq
         last_seq = await asyncio.to_thread(auditor.last_seq, chain)
         after = GENESIS
         if from_seq > 1:
             anchor = await asyncio.to_thread(anchor_at, auditor, chain, from_seq - 1)
             if anchor is None:
                 missing = min(from_seq - 1, last_seq + 1)
-                broken = Break(missing, SEQ_GAP, f"entry {missing} is missing")
-                return await self._judge(auditor, chain, Stretch(0, GENESIS, broken), from_seq, last_seq)
+                broken = ChainBreak(missing, SEQ_GAP, f"entry {missing} is missing")
+                return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq)
             after = anchor
-        if last_seq - after.seq <= self._limits.inline_entries_max:
-            work = partial(verify_stretch, auditor, chain, after, None, batch_entries=self._limits.batch_entries)
+        if asked.last_of(last_seq) - after.seq <= self._limits.inline_entries_max:
+            batch_entries = self._limits.batch_entries
+            work = partial(verify_stretch, auditor, chain, after, asked.through_seq, batch_entries=batch_entries)
             stretch = await asyncio.to_thread(work, progress=progress)
         else:
-            stretch = await self._verify_in_processes(auditor, chain, after, last_seq, progress)
-        return await self._judge(auditor, chain, stretch, from_seq, last_seq)
+            stretch = await self._verify_in_processes(asked, after, last_seq, progress)
+        return await self._judge(asked, stretch, last_seq)
 
-    async def _verify_in_processes(
-        self, auditor: EntryAuditor, chain: Chain, after: Anchor, last_seq: int, progress: Progress
-    ) -> Stretch:
-        """Split the chain; each part takes the stored hash before it as given, which the part before it proves."""
-        starts = await self._starts(auditor, chain, after, last_seq)
-        ends = [start.seq for start in starts[1:]]
+    async def _verify_in_processes(self, asked: _Range, after: Anchor, last_seq: int, progress: Progress) -> Stretch:
+        """Split the range; each part takes the stored hash before it as given, which the part before it proves."""
+        auditor, chain = asked.auditor, asked.chain
+        starts = await self._starts(asked, after, last_seq)
+        ends = [*(start.seq for start in starts[1:]), asked.through_seq]
         tasks = [
             asyncio.ensure_future(_run_worker(Task(auditor, chain, start, end, self._limits.batch_entries), progress))
-            for start, end in zip(starts, [*ends, None], strict=True)
+            for start, end in zip(starts, ends, strict=True)
         ]
         try:
             stretches = [await task for task in tasks]
@@ -119,39 +120,70 @@ class Verifier:
             await asyncio.gather(*tasks, return_exceptions=True)
         return join_stretches(starts, stretches)
 
-    async def _starts(self, auditor: EntryAuditor, chain: Chain, after: Anchor, last_seq: int) -> list[Anchor]:
+    async def _starts(self, asked: _Range, after: Anchor, last_seq: int) -> list[Anchor]:
         starts = [after]
         parts = self._limits.processes
         for part in range(1, parts):
-            seq = after.seq + (last_seq - after.seq) * part // parts
-            start = await asyncio.to_thread(anchor_at, auditor, chain, seq)
+            seq = after.seq + (asked.last_of(last_seq) - after.seq) * part // parts
+            start = await asyncio.to_thread(anchor_at, asked.auditor, asked.chain, seq)
             if start is not None and start.seq > starts[-1].seq:
                 starts.append(start)
         return starts
 
-    async def _judge(
-        self, auditor: EntryAuditor, chain: Chain, stretch: Stretch, from_seq: int, last_seq: int
-    ) -> Verdict:
+    async def _judge(self, asked: _Range, stretch: Stretch, last_seq: int) -> ChainVerdict:
+        auditor, chain = asked.auditor, asked.chain
         broken = stretch.broken
-        if broken is None and stretch.last.seq < last_seq:
+        if broken is None and stretch.last.seq < asked.last_of(last_seq):
             missing = stretch.last.seq + 1
-            broken = Break(missing, SEQ_GAP, f"entry {missing} cannot be read, though the store counts to {last_seq}")
+            reason = f"entry {missing} cannot be read, though the store counts to {last_seq}"
+            broken = ChainBreak(missing, SEQ_GAP, reason)
         if broken is None:
             stray = await asyncio.to_thread(auditor.stray, chain)
             if stray is not None:
-                broken = Break(stray[0], FILED_ELSEWHERE, stray[1])
+                broken = ChainBreak(stray[0], FILED_ELSEWHERE, stray[1])
         checked_to = stretch.last.seq
         if broken is None:
-            work = partial(compare, self._files, CheckpointSigner(self._master_key), auditor, chain, checked_to)
+            ends_at = checked_to if asked.through_seq is None else max(checked_to, last_seq)
+            work = partial(compare, self._files, CheckpointSigner(self._master_key), auditor, chain, ends_at)
             comparison = await asyncio.to_thread(work, signatures_max=self._limits.checkpoint_signatures_max)
             broken = comparison.broken
         else:
-            comparison = Comparison(0, 0, None, None)
+            comparison = CheckpointComparison(0, 0, None, None)
         anchored = comparison.newest_seq is not None
         verdict = "failed" if broken is not None else "checkpointed" if anchored else "unanchored"
         head_hash = stretch.last.hash if checked_to else GENESIS_HASH
-        unchecked = tuple(_unchecked(from_seq, checked_to, comparison, broken))
-        return Verdict(verdict, stretch.checked_count, broken, checked_to, head_hash, from_seq, comparison, unchecked)
+        return ChainVerdict(
+            verdict,
+            stretch.checked_count,
+            broken,
+            checked_to,
+            head_hash,
+            asked.from_seq,
+            comparison,
+            tuple(_unchecked(asked, checked_to, last_seq, comparison, broken)),
+        )
+
+
+class StoredChains:
+    """The capability ``ChainAudit``: the ledger's chains as its store holds them."""
+
+    def __init__(self, service: LedgerService, verifier: Verifier) -> None:
+        self._service = service
+        self._verifier = verifier
+
+    def auditor(self) -> EntryAuditor:
+        """See ``ChainAudit.auditor``."""
+        return self._service.store.auditor()
+
+    async def verify(
+        self,
+        chain: Chain,
+        from_seq: int = 1,
+        through_seq: int | None = None,
+        progress: Progress = lambda _: None,
+    ) -> ChainVerdict:
+        """See ``ChainAudit.verify``."""
+        return await self._verifier.verify(self.auditor(), chain, from_seq, through_seq, progress)
 
 
 def join_stretches(starts: Sequence[Anchor], stretches: Sequence[Stretch]) -> Stretch:
@@ -167,12 +199,16 @@ def join_stretches(starts: Sequence[Anchor], stretches: Sequence[Stretch]) -> St
     return Stretch(count, last, None)
 
 
-def _unchecked(from_seq: int, checked_to: int, comparison: Comparison, broken: Break | None) -> list[str]:
+def _unchecked(
+    asked: _Range, checked_to: int, last_seq: int, comparison: CheckpointComparison, broken: ChainBreak | None
+) -> list[str]:
     if broken is not None:
         return [f"whatever comes after entry {broken.seq}"]
     sentences = []
-    if from_seq > 1:
-        sentences.append(f"the entries before {from_seq}, whose last hash was taken as given")
+    if asked.from_seq > 1:
+        sentences.append(f"the entries before {asked.from_seq}, whose last hash was taken as given")
+    if asked.last_of(last_seq) < last_seq:
+        sentences.append(f"the entries after {asked.through_seq}")
     if comparison.newest_seq is None:
         sentences.append("whether the whole chain was replaced: no checkpoint of it is held outside the database")
     elif comparison.newest_seq < checked_to:

@@ -16,6 +16,7 @@ import orjson
 from precipiq_core.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
 from precipiq_core.contracts.chain import GENESIS_HASH, Chain
 from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
+from precipiq_core.contracts.ledger import ChainBreak
 
 SEQ_GAP = "SEQ_GAP"
 SEQ_REPEATED = "SEQ_REPEATED"
@@ -38,16 +39,6 @@ _ID_CHARACTERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
-    """The first thing that does not hold: where, a stable code, a sentence. ``id``: the entry's, if it has one."""
-
-    seq: int
-    code: str
-    reason: str
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Anchor:
     """The entry before the stretch: its seq and hash are taken as given. ``timestamp``: "" when not known."""
 
@@ -65,7 +56,7 @@ class Stretch:
 
     checked_count: int
     last: Anchor
-    broken: Break | None
+    broken: ChainBreak | None
 
 
 def anchor_at(auditor: EntryAuditor, chain: Chain, seq: int) -> Anchor | None:
@@ -99,7 +90,7 @@ def verify_stretch(
         count += len(batch.seqs)
         progress(len(batch.seqs))
     if through_seq is not None and last.seq < through_seq:
-        return Stretch(count, last, Break(last.seq + 1, SEQ_GAP, f"entry {last.seq + 1} is missing"))
+        return Stretch(count, last, ChainBreak(last.seq + 1, SEQ_GAP, f"entry {last.seq + 1} is missing"))
     return Stretch(count, last, None)
 
 
@@ -171,16 +162,18 @@ def _erased(auditor: EntryAuditor, chain: Chain, seqs: Sequence[int]) -> dict[in
     return stated
 
 
-def _first_break(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> tuple[Anchor, Break]:
+def _first_break(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> tuple[Anchor, ChainBreak]:
     rows = zip(batch.seqs, batch.hashes, batch.statements, batch.payloads, strict=True)
     for index, (seq, stored_hash, statement, payload) in enumerate(rows):
         problem = batch.problem[1] if batch.problem is not None and batch.problem[0] == index else None
         found = _check_row(auditor, chain, last, seq, stored_hash, statement, payload, problem)
-        if isinstance(found, Break):
+        if isinstance(found, ChainBreak):
             return last, found
         last = found
     seq = batch.seqs[batch.problem[0]] if batch.problem else last.seq
-    return last, Break(seq, COLUMN_MISMATCH, batch.problem[1] if batch.problem else "the batch does not hold together")
+    return last, ChainBreak(
+        seq, COLUMN_MISMATCH, batch.problem[1] if batch.problem else "the batch does not hold together"
+    )
 
 
 def _check_row(
@@ -192,35 +185,37 @@ def _check_row(
     statement: bytes,
     payload: bytes | None,
     problem: str | None,
-) -> Anchor | Break:
+) -> Anchor | ChainBreak:
     expected = last.seq + 1
     fields = _fields(statement)
     entry_id = _entry_id(fields)
     if seq < 1:
-        return Break(seq, POSITION_MISMATCH, "a chain begins with entry 1; no entry can stand before it", entry_id)
+        return ChainBreak(seq, POSITION_MISMATCH, "a chain begins with entry 1; no entry can stand before it", entry_id)
     if seq <= last.seq:
-        return Break(seq, SEQ_REPEATED, f"entry {seq} stands more than once", entry_id)
+        return ChainBreak(seq, SEQ_REPEATED, f"entry {seq} stands more than once", entry_id)
     if seq != expected:
-        return Break(expected, SEQ_GAP, f"entry {expected} is missing; {problem or f'the next one stored is {seq}'}")
+        return ChainBreak(
+            expected, SEQ_GAP, f"entry {expected} is missing; {problem or f'the next one stored is {seq}'}"
+        )
     if sha256(statement).hexdigest() != stored_hash:
-        return Break(seq, CONTENT_MISMATCH, "the statement is not the one that was hashed", entry_id)
+        return ChainBreak(seq, CONTENT_MISMATCH, "the statement is not the one that was hashed", entry_id)
     try:
         parsed = _parsed(statement)
     except (ValueError, TypeError, RecursionError):
-        return Break(seq, MALFORMED, "the statement is not one of chain version 1", entry_id)
+        return ChainBreak(seq, MALFORMED, "the statement is not one of chain version 1", entry_id)
     if (parsed.org_id, parsed.environment) != (chain.org_id, chain.environment):
-        return Break(seq, WRONG_CHAIN, "the statement belongs to another chain", entry_id)
+        return ChainBreak(seq, WRONG_CHAIN, "the statement belongs to another chain", entry_id)
     if parsed.seq != seq:
-        return Break(seq, POSITION_MISMATCH, f"the statement says that it is entry {parsed.seq}", entry_id)
+        return ChainBreak(seq, POSITION_MISMATCH, f"the statement says that it is entry {parsed.seq}", entry_id)
     if parsed.prev_hash != last.hash:
-        return Break(seq, LINK_BROKEN, f"prev_hash is not the hash of entry {last.seq}", entry_id)
+        return ChainBreak(seq, LINK_BROKEN, f"prev_hash is not the hash of entry {last.seq}", entry_id)
     if parsed.timestamp <= last.timestamp:
-        return Break(seq, TIME_NOT_INCREASING, f"the timestamp is not after that of entry {last.seq}", entry_id)
+        return ChainBreak(seq, TIME_NOT_INCREASING, f"the timestamp is not after that of entry {last.seq}", entry_id)
     broken = _check_payload(auditor, chain, seq, stored_hash, payload, parsed.payload_hash, entry_id)
     if broken is not None:
         return broken
     if problem is not None:
-        return Break(seq, COLUMN_MISMATCH, problem, entry_id)
+        return ChainBreak(seq, COLUMN_MISMATCH, problem, entry_id)
     return Anchor(seq, stored_hash, parsed.timestamp)
 
 
@@ -232,14 +227,16 @@ def _check_payload(
     payload: bytes | None,
     payload_hash: str | None,
     entry_id: str | None,
-) -> Break | None:
+) -> ChainBreak | None:
     if payload is not None:
         if payload_hash is None:
-            return Break(seq, PAYLOAD_UNEXPECTED, "there is a payload where the statement says there is none", entry_id)
+            return ChainBreak(
+                seq, PAYLOAD_UNEXPECTED, "there is a payload where the statement says there is none", entry_id
+            )
         if sha256(payload).hexdigest() != payload_hash:
-            return Break(seq, PAYLOAD_MISMATCH, "the payload is not the one that was hashed", entry_id)
+            return ChainBreak(seq, PAYLOAD_MISMATCH, "the payload is not the one that was hashed", entry_id)
     elif payload_hash is not None and _erased(auditor, chain, [seq]).get(seq) != stored_hash:
-        return Break(seq, PAYLOAD_ABSENT, "the payload is gone and no redaction entry says so", entry_id)
+        return ChainBreak(seq, PAYLOAD_ABSENT, "the payload is gone and no redaction entry says so", entry_id)
     return None
 
 

@@ -15,7 +15,8 @@ import orjson
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.entry_store import EntryAuditor
-from precipiq_ledger.verify import Anchor, Break, Stretch, verify_stretch
+from precipiq_core.contracts.ledger import ChainBreak
+from precipiq_ledger.verify import Anchor, Stretch, verify_stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def decode_result(line: dict[str, object]) -> Stretch:
     last, broken = line["last"], line["broken"]
     assert isinstance(last, dict)
     assert isinstance(line["checked_count"], int)
-    return Stretch(line["checked_count"], Anchor(**last), Break(**broken) if isinstance(broken, dict) else None)
+    return Stretch(line["checked_count"], Anchor(**last), ChainBreak(**broken) if isinstance(broken, dict) else None)
 
 
 def _exit_when_orphaned() -> None:

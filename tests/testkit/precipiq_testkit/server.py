@@ -43,6 +43,12 @@ reads_per_second_max = 1000000
 
 [plugins.ws_stream]
 handshakes_per_minute_max = 1000000
+
+[plugins.vault_local]
+master_key = { file = "vault.key" }
+create_master_key = true
+
+[plugins.exports]
 """
 
 _SQLITE = """[database]

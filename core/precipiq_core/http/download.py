@@ -1,0 +1,180 @@
+"""Sending a ``Download``: whole or in part, in bounded memory, and never a short body that passes for whole.
+
+RFC 9110: preconditions in the order of section 13.2.2, one range of bytes (section 14). What is asked for in several
+ranges or in a way that is not understood is sent whole, as section 14.2 allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.types import Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from precipiq_core.errors import RangeNotSatisfiable
+from precipiq_core.http.endpoint import Download
+from precipiq_core.http.streaming import LateFailure, while_client_stays
+
+if TYPE_CHECKING:
+    from precipiq_core.http.endpoint_app import Edge
+
+log = structlog.get_logger("precipiq.http")
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+SLICE_BYTES = 64 * 1024
+"""What the client must take within the stall timeout, so that the size of what ``read`` gives does not matter."""
+
+# More digits than any file has bytes are not understood.
+_ONE_RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
+_NOT_SAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The bytes ``start`` <= index < ``end``, and the status with which they are sent."""
+
+    status: int
+    start: int
+    end: int
+
+
+class DownloadAnswer:
+    """A download as an ASGI application. ``headers``: what the answer carries beside its own, 304 too.
+
+    Before the status is sent it raises ``RangeNotSatisfiable``, what ``read`` and ``on_begin`` raise, and
+    ``TimeoutError`` when these take longer than the handler may; after it, ``LateFailure``.
+    """
+
+    def __init__(self, download: Download, media_type: tuple[bytes, bytes], headers: RawHeaders, edge: Edge) -> None:
+        self._download = download
+        self._media_type = media_type
+        self._tag = b'"%b"' % download.etag.encode("ascii")
+        self._headers = ((b"etag", self._tag), *headers)
+        self._edge = edge
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if _names(_field(scope, b"if-none-match"), self._tag):
+            await _send_head(send, 304, self._headers)
+            return
+        part = self._part(scope)
+        if scope["method"] == "HEAD":
+            await _send_head(send, part.status, self._headers_of(part))
+            return
+        async with aclosing(self._download.read(part.start, part.end)) as pieces:
+            async with asyncio.timeout(self._edge.handler_timeout_s):
+                first = await anext(pieces, b"")
+                if self._download.on_begin is not None:
+                    await self._download.on_begin(part.start)
+            await self._send_part(part, first, pieces, receive, send)
+
+    async def _send_part(
+        self, part: _Part, first: bytes, rest: AsyncIterator[bytes], receive: Receive, send: Send
+    ) -> None:
+        body = _Body(part.end - part.start, send, self._edge.download_stall_timeout_s)
+        try:
+            await body.start(part.status, self._headers_of(part))
+            async with while_client_stays(receive) as left:
+                await body.take(first, rest)
+            if not left.expired():
+                await body.end()
+        except _Stalled:
+            log.info("download cut off: its client takes nothing", missing_bytes=body.missing_bytes)
+        except Exception as error:
+            raise LateFailure from error  # whatever it was, the client has the status already
+
+    def _part(self, scope: AsgiScope) -> _Part:
+        asked = _field(scope, b"range")
+        condition = _field(scope, b"if-range")
+        if asked is None or scope["method"] != "GET" or condition not in (None, self._tag):
+            return _Part(200, 0, self._download.size_bytes)
+        return _part_of_range(asked, self._download.size_bytes)
+
+    def _headers_of(self, part: _Part) -> RawHeaders:
+        name = _NOT_SAFE.sub("_", self._download.file_name).encode()
+        headers = (
+            self._media_type,
+            (b"content-length", b"%d" % (part.end - part.start)),
+            (b"content-disposition", b'attachment; filename="%b"' % name),
+            (b"accept-ranges", b"bytes"),
+            *self._headers,
+        )
+        if part.status == 206:
+            place = b"bytes %d-%d/%d" % (part.start, part.end - 1, self._download.size_bytes)
+            headers += ((b"content-range", place),)
+        return headers
+
+
+class _Stalled(Exception):
+    """The client did not take what was sent in time."""
+
+
+class _Body:
+    """The body while it is sent. ``missing_bytes``: what was promised and not sent yet."""
+
+    def __init__(self, size_bytes: int, send: Send, stall_timeout_s: float) -> None:
+        self.missing_bytes = size_bytes
+        self._send = send
+        self._stall_timeout_s = stall_timeout_s
+
+    async def start(self, status: int, headers: RawHeaders) -> None:
+        await self._send_in_time({"type": "http.response.start", "status": status, "headers": [*headers]})
+
+    async def take(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        await self._take_piece(first)
+        async for piece in rest:
+            await self._take_piece(piece)
+
+    async def end(self) -> None:
+        """Raises ``ValueError`` when it was not as long as was said: ending the answer would make it pass for whole."""
+        if self.missing_bytes:
+            raise ValueError(f"the body lacks {self.missing_bytes} bytes of the download's size")
+        await self._send_in_time({"type": "http.response.body", "body": b""})
+
+    async def _take_piece(self, piece: bytes) -> None:
+        for start in range(0, len(piece), SLICE_BYTES):
+            part = piece[start : start + SLICE_BYTES]
+            await self._send_in_time({"type": "http.response.body", "body": part, "more_body": True})
+            self.missing_bytes -= len(part)
+
+    async def _send_in_time(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _Stalled from None
+
+
+def _part_of_range(asked: bytes, size_bytes: int) -> _Part:
+    match = _ONE_RANGE.fullmatch(asked)
+    first, last = match.groups() if match else (b"", b"")
+    if not (first or last) or (first and last and int(last) < int(first)):
+        return _Part(200, 0, size_bytes)
+    start = int(first) if first else max(size_bytes - int(last), 0)
+    end = min(int(last) + 1, size_bytes) if first and last else size_bytes
+    if start >= end:
+        raise RangeNotSatisfiable(size_bytes)
+    return _Part(206, start, end)
+
+
+def _names(tags: bytes | None, tag: bytes) -> bool:
+    """Whether a list of entity tags holds that one, by weak comparison (RFC 9110 section 13.1.2)."""
+    held = [each.strip().removeprefix(b"W/") for each in (tags or b"").split(b",")]
+    return tag in held or held == [b"*"]
+
+
+def _field(scope: AsgiScope, name: bytes) -> bytes | None:
+    """The fields of that name as one (RFC 9110 section 5.3)."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(values) if values else None
+
+
+async def _send_head(send: Send, status: int, headers: RawHeaders) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers]})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,106 @@
+"""Events that must become entries: stored with the change that they tell of, in one transaction, and sealed after it.
+
+The entry store may be a third party's, so that one transaction over a plugin's table and the chain cannot be had. An
+event waits in a table of the plugin until its entry is durable; its id makes a second delivery the same entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import structlog
+
+from precipiq_core.contracts.chain import Chain, Draft, Environment
+from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.errors import PrecipiqError
+
+log = structlog.get_logger("precipiq.outbox")
+
+COLUMNS = "event_id, org_id, environment, kind, actor, body"
+"""Of the plugin's table, all TEXT; ``event_id`` is its primary key, and the order in which events are sealed."""
+
+_AT_ONCE_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """Something that happened and is to become an entry of the chain. ``body``: of that entry."""
+
+    event_id: str
+    chain: Chain
+    kind: str
+    actor: str
+    body: Mapping[str, object]
+
+
+class Outbox:
+    """The events that wait in ``table``. ``key_prefix``: begins their entries' idempotency keys, unique per plugin."""
+
+    def __init__(self, database: Database, table: str, *, key_prefix: str) -> None:
+        self._database = database
+        self._table = table
+        self._key_prefix = key_prefix
+        self._delivering = asyncio.Lock()
+        self._is_failing = False
+
+    def insert(
+        self, event: OutboxEvent, condition: str = "", parameters: Mapping[str, Scalar] | None = None
+    ) -> Statement:
+        """What stores the event, for the transaction that it tells of; ``condition``: ``WHERE ...`` with parameters.
+
+        An event that waits already is left as it is.
+        """
+        values = ", ".join(f":{name.strip()}" for name in COLUMNS.split(","))
+        unless_there = f"NOT EXISTS (SELECT 1 FROM {self._table} WHERE event_id = :event_id)"  # noqa: S608
+        where = f"{condition} AND {unless_there}" if condition else f"WHERE {unless_there}"
+        return Statement(
+            f"INSERT INTO {self._table} ({COLUMNS}) SELECT {values} {where}",
+            {
+                "event_id": event.event_id,
+                "org_id": event.chain.org_id,
+                "environment": event.chain.environment,
+                "kind": event.kind,
+                "actor": event.actor,
+                "body": json.dumps(event.body, separators=(",", ":")),
+                **(parameters or {}),
+            },
+        )
+
+    async def deliver(self, ledger: Ledger) -> None:
+        """Seal the events that wait. What cannot be sealed now stays; that is logged once, until it can be again."""
+        try:
+            async with self._delivering:
+                while events := await self.waiting(_AT_ONCE_MAX):
+                    for event in events:
+                        key = f"{self._key_prefix}:{event.event_id}"
+                        await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
+                    await self._forget(events)
+            self._is_failing = False
+        except PrecipiqError as error:
+            if not self._is_failing:
+                log.warning("event not sealed yet; it is stored and will be", outbox=self._table, reason=error.message)
+            self._is_failing = True
+
+    async def waiting(self, limit: int) -> list[OutboxEvent]:
+        """The oldest events that wait."""
+        sql = f"SELECT {COLUMNS} FROM {self._table} ORDER BY event_id LIMIT :limit"  # noqa: S608
+        return [_event(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]
+
+    async def _forget(self, events: list[OutboxEvent]) -> None:
+        sql = f"DELETE FROM {self._table} WHERE event_id = :event_id"  # noqa: S608
+        await self._database.transaction([Statement(sql, {"event_id": event.event_id}) for event in events])
+
+
+def _event(row: Row) -> OutboxEvent:
+    return OutboxEvent(
+        str(row["event_id"]),
+        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        str(row["kind"]),
+        str(row["actor"]),
+        json.loads(str(row["body"])),
+    )

@@ -1,0 +1,1 @@
+"""Keeps export bundles in an S3-compatible store."""

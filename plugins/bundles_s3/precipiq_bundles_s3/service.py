@@ -1,0 +1,78 @@
+"""The capability ``BundleStore`` over a bucket: its calls in threads, so many at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from precipiq_bundles_s3.bucket import Bucket, BucketSettings, Download, Upload
+from precipiq_core.contracts.bundle_store import BUNDLE_NAME
+from precipiq_core.errors import InternalError, Unavailable
+
+PIECE_BYTES = 256 * 1024
+
+_NAME = re.compile(BUNDLE_NAME)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class S3Bundles:
+    """See ``precipiq_core.contracts.bundle_store.BundleStore``. No ``ping``: without S3, entries must flow in."""
+
+    is_shared = True
+
+    def __init__(self, settings: BucketSettings) -> None:
+        self._bucket = Bucket(settings)
+        # Threads of its own: while the store does not answer, nobody else may be short of them.
+        self._threads = ThreadPoolExecutor(settings.calls_max, thread_name_prefix="bundles-s3")
+
+    async def put(self, name: str, source: Path) -> None:
+        """See ``BundleStore.put``; ``source`` stays. A killed process leaves parts that a lifecycle rule removes."""
+        upload = Upload(self._bucket, _checked(name), source)
+        storing = asyncio.ensure_future(self._in_thread(upload.run))
+        try:
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            upload.stop()
+            await asyncio.gather(storing, return_exceptions=True)  # nothing of it may come later
+            raise
+
+    async def size(self, name: str) -> int | None:
+        """See ``BundleStore.size``."""
+        return await self._in_thread(self._bucket.size, _checked(name))
+
+    async def read(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """See ``BundleStore.read``. One request; its bytes wait in the connection until somebody takes them."""
+        download = Download(self._bucket, _checked(name), start, end)
+        try:
+            while start < end:
+                piece = await self._in_thread(download.read, min(end - start, PIECE_BYTES))
+                if not piece:
+                    raise Unavailable("a bundle ends before the bytes that were asked for")
+                start += len(piece)
+                yield piece
+        finally:
+            await asyncio.shield(self._in_thread(download.close))
+
+    async def delete(self, name: str) -> None:
+        """See ``BundleStore.delete``."""
+        await self._in_thread(self._bucket.delete, _checked(name))
+
+    async def close(self) -> None:
+        """End the threads, once what runs has ended."""
+        await asyncio.to_thread(self._bucket.close)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return await asyncio.wrap_future(self._threads.submit(call, *arguments, **named))
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InternalError("that cannot be the name of a bundle")
+    return name

@@ -1,0 +1,1 @@
+"""Signed evidence bundles that a stranger checks with OpenSSL."""

@@ -1,0 +1,81 @@
+"""What a bundle is made from, and what came of it. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from precipiq_core.contracts.chain import Chain
+
+Format: TypeAlias = Literal["jsonl", "csv"]
+Filters: TypeAlias = Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A list beside the raw entries, named ``<name>.jsonl`` and ``<name>.csv``: the entries of these kinds.
+
+    ``body_fields``, ``payload_fields``: columns that stay, and columns that may be erased.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    body_fields: tuple[str, ...]
+    payload_fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyInfo:
+    """The key that signs. ``public_key_pem``: as OpenSSL reads it; ``announced_seq``: the entry that names it."""
+
+    key_id: str
+    public_key_pem: str
+    fingerprint: str
+    announced_seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSpec:
+    """Everything that decides a bundle's bytes but the entries. Picklable.
+
+    ``created_us``: microseconds since the epoch. ``filters``: as they were asked for; ``agent_id`` and ``action_type``
+    choose decisions. The range: ``after_seq`` < seq <= ``through_seq``. ``verification``: what verifying that range
+    gave, as JSON; ``is_valid`` is taken from it.
+    """
+
+    export_id: str
+    chain: Chain
+    created_us: int
+    actor: str
+    filters: Filters
+    after_seq: int
+    through_seq: int
+    formats: tuple[Format, ...]
+    tables: tuple[Table, ...]
+    verification: Mapping[str, Any]
+    signing_key: SigningKeyInfo
+    software_version: str
+    batch_entries: int = 1000
+    compression_level: int = 6
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """Body fields that a decision must have to be in the bundle; empty: every entry is."""
+        names = ("agent_id", "action_type")
+        return {name: str(self.filters[name]) for name in names if self.filters.get(name) is not None}
+
+    @property
+    def table_files(self) -> tuple[tuple[Table, Format], ...]:
+        """The lists in the order in which they stand in the bundle."""
+        return tuple((table, format) for table in self.tables for format in self.formats)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSummary:
+    """A finished bundle. ``counts``: raw entries by kind; ``size_bytes`` and ``sha256`` are of the whole ZIP."""
+
+    entries_count: int
+    counts: Mapping[str, int]
+    size_bytes: int
+    sha256: str

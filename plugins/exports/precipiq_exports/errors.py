@@ -1,0 +1,26 @@
+"""The exports' own leaves of the error tree."""
+
+from __future__ import annotations
+
+from precipiq_core.errors import Conflict, Gone, RateLimited
+
+
+class ExportNotReady(Conflict):
+    """There is no bundle to download: the export waits, runs, failed or was cancelled."""
+
+    code = "export_not_ready"
+    default_message = "the export has no bundle to download"
+
+
+class ExportExpired(Gone):
+    """The bundle was deleted, by its expiry or by somebody."""
+
+    code = "export_expired"
+    default_message = "the bundle of this export was deleted"
+
+
+class TooManyExports(RateLimited):
+    """As many exports of the organisation wait as the deployment allows."""
+
+    code = "too_many_exports"
+    default_message = "too many exports of this organisation wait or run; try again when one has ended"

@@ -1,0 +1,273 @@
+"""The table of exports, as typed functions over the core's database. Each change is one transaction with its event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.outbox import Outbox, OutboxEvent
+from precipiq_exports.jobs import Failure, Job, Range, Request, Status
+
+_COLUMNS = (
+    "export_id, org_id, environment, status, request, actor, created_us, started_us, finished_us, expires_us, attempt, "
+    "failures, after_seq, through_seq, steps_done, steps_total, size_bytes, sha256, result, error_code, error_message"
+)
+
+_LOCK = Statement("UPDATE export_claims SET claims = claims + 1 WHERE id = 1")
+"""First where what was counted must still hold when it is used: one at a time, on all nodes."""
+
+_MINE = "export_id = :export_id AND status = 'running' AND lease_owner = :owner AND attempt = :attempt"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who works on which attempt, and until when nobody else may."""
+
+    export_id: str
+    attempt: int
+    owner: str
+
+    def values(self, **more: Scalar) -> dict[str, Scalar]:
+        return {"export_id": self.export_id, "attempt": self.attempt, "owner": self.owner, **more}
+
+
+class JobStore:
+    """Exports of all chains; ``events``: what happened to them and waits to be sealed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.events = Outbox(database, "export_events", key_prefix="exports")
+
+    async def add(self, job: Job, idempotency_key: str | None, event: OutboxEvent, *, open_max: int) -> bool:
+        """Store a new export; False when as many of the organisation are open, or its idempotency key is known."""
+        return bool((await self._database.transaction(self._adding(job, idempotency_key, event, open_max)))[1])
+
+    async def add_leased(self, job: Job, event: OutboxEvent, owner: str, lease_until_us: int, *, open_max: int) -> bool:
+        """As :meth:`add`, for who begins to work on it at once."""
+        begin = Statement(
+            f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id",  # noqa: S608
+            {"export_id": job.export_id, "owner": owner, "now": job.created_us, "until": lease_until_us},
+        )
+        return bool((await self._database.transaction([*self._adding(job, None, event, open_max), begin]))[1])
+
+    def _adding(self, job: Job, idempotency_key: str | None, event: OutboxEvent, open_max: int) -> list[Statement]:
+        insert = Statement(
+            "INSERT INTO exports (export_id, org_id, environment, status, request, actor, idempotency_key, created_us) "
+            "SELECT :export_id, :org_id, :environment, 'pending', :request, :actor, :idempotency_key, :created_us "
+            "WHERE (SELECT COUNT(*) FROM exports WHERE org_id = :org_id AND status IN ('pending', 'running')) < :max "
+            "AND NOT EXISTS (SELECT 1 FROM exports WHERE org_id = :org_id AND environment = :environment "
+            "AND idempotency_key = :idempotency_key) RETURNING export_id",
+            {
+                "export_id": job.export_id,
+                "org_id": job.chain.org_id,
+                "environment": job.chain.environment,
+                "request": json.dumps(asdict(job.request), separators=(",", ":")),
+                "actor": job.actor,
+                "idempotency_key": idempotency_key,
+                "created_us": job.created_us,
+                "max": open_max,
+            },
+        )
+        stored = "WHERE EXISTS (SELECT 1 FROM exports WHERE export_id = :export_id)"
+        return [_LOCK, insert, self.events.insert(event, stored, {"export_id": job.export_id})]
+
+    async def by_idempotency_key(self, chain: Chain, key: str) -> Job | None:
+        found = await self._select_as(chain, "WHERE idempotency_key = :key", {"key": key})
+        return found[0] if found else None
+
+    async def get(self, chain: Chain, export_id: str) -> Job | None:
+        found = await self._select_as(chain, "WHERE export_id = :export_id", {"export_id": export_id})
+        return found[0] if found else None
+
+    async def page(self, chain: Chain, before_id: str | None, limit: int) -> list[Job]:
+        """Newest first: ids grow with time. ``before_id``: the last one seen."""
+        where, values = "", dict[str, Scalar](limit=limit)
+        if before_id is not None:
+            where, values["before"] = "WHERE export_id < :before", before_id
+        return await self._select_as(chain, f"{where} ORDER BY export_id DESC LIMIT :limit", values)
+
+    async def has_open(self, now_us: int) -> bool:
+        """Whether anything waits to be worked on, without locking anything."""
+        sql = f"SELECT 1 AS found FROM exports WHERE {_CLAIMABLE} LIMIT 1"  # noqa: S608
+        return bool(await self._database.fetch(Statement(sql, {"now": now_us})))
+
+    async def claim(self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int) -> Job | None:
+        """Begin to work on the oldest export that waits or was left behind; None when there is none."""
+        sql = (
+            f"UPDATE exports SET {_BEGIN} WHERE export_id = (SELECT e.export_id FROM exports e WHERE {_CLAIMABLE} "  # noqa: S608
+            "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running' "
+            "AND r.lease_until_us > :now) < :max ORDER BY e.created_us, e.export_id LIMIT 1) "
+            f"RETURNING {_COLUMNS}"
+        )
+        values: dict[str, Scalar] = {
+            "owner": owner,
+            "now": now_us,
+            "until": lease_until_us,
+            "max": per_organisation_max,
+        }
+        rows = (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]
+        return _job(rows[0]) if rows else None
+
+    async def renew(self, lease: Lease, lease_until_us: int, steps_done: int, steps_total: int) -> bool:
+        """Go on, and note how far it is; False when the export was cancelled or taken over."""
+        return await self._change(
+            lease,
+            "lease_until_us = :until, steps_done = :done, steps_total = :total",
+            {"until": lease_until_us, "done": steps_done, "total": steps_total},
+        )
+
+    async def fix_range(self, lease: Lease, range: Range) -> bool:
+        """Note which entries the export looks at; it keeps them over all attempts."""
+        values = {"after": range.after_seq, "through": range.through_seq}
+        return await self._change(lease, "after_seq = :after, through_seq = :through", values)
+
+    async def complete(self, lease: Lease, job: Job, event: OutboxEvent) -> bool:
+        """Note the finished bundle; False when the export was cancelled or taken over: then it does not count."""
+        changes = (
+            "status = 'completed', finished_us = :finished, expires_us = :expires, size_bytes = :size, "
+            "sha256 = :sha256, result = :result"
+        )
+        values: dict[str, Scalar] = {
+            "finished": job.finished_us,
+            "expires": job.expires_us,
+            "size": job.size_bytes,
+            "sha256": job.sha256,
+            "result": json.dumps(job.result, separators=(",", ":")),
+        }
+        return await self._change(lease, changes, values, event, "completed")
+
+    async def give_up(self, lease: Lease, failure: Failure, now_us: int, event: OutboxEvent) -> bool:
+        """End the export as failed."""
+        changes = "status = 'failed', finished_us = :now, error_code = :code, error_message = :message"
+        values: dict[str, Scalar] = {"now": now_us, "code": failure.code, "message": failure.message}
+        return await self._change(lease, changes, values, event, "failed")
+
+    async def put_back(self, lease: Lease, not_before_us: int, *, failed: bool) -> bool:
+        """Leave the export to whoever comes next, not before that time."""
+        changes = (
+            "status = 'pending', lease_owner = NULL, lease_until_us = NULL, not_before_us = :not_before, "
+            "failures = failures + :failed"
+        )
+        return await self._change(lease, changes, {"not_before": not_before_us, "failed": int(failed)})
+
+    async def cancel(self, chain: Chain, export_id: str, now_us: int, event: OutboxEvent) -> bool:
+        """End an export that waits or runs; False when it had ended."""
+        changes = "status = 'cancelled', finished_us = :now"
+        return await self._end(chain, export_id, "('pending', 'running')", changes, now_us, event)
+
+    async def delete(self, chain: Chain, export_id: str, now_us: int, event: OutboxEvent) -> bool:
+        """Have a finished bundle expire now; False when there is none."""
+        changes = "status = 'expired', expires_us = :now, has_files = 1"
+        return await self._end(chain, export_id, "('completed')", changes, now_us, event)
+
+    async def expire(self, now_us: int) -> None:
+        """Have all bundles expire whose time has come."""
+        sql = "UPDATE exports SET status = 'expired', has_files = 1 WHERE status = 'completed' AND expires_us <= :now"
+        await self._database.transaction([Statement(sql, {"now": now_us})])
+
+    async def with_leftovers(self, limit: int) -> Sequence[Job]:
+        """Exports that ended and may have files that nobody needs any more."""
+        sql = (
+            f"SELECT {_COLUMNS} FROM exports WHERE has_files = 1 "  # noqa: S608
+            "AND (status IN ('failed', 'cancelled', 'expired') OR (status = 'completed' AND attempt > 1)) LIMIT :limit"
+        )
+        return [_job(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]
+
+    async def note_tidied(self, job: Job) -> None:
+        """Nothing is left of the export but what its state says."""
+        sql = "UPDATE exports SET has_files = 0 WHERE export_id = :export_id AND status = :status"
+        await self._database.transaction([Statement(sql, {"export_id": job.export_id, "status": job.status})])
+
+    async def is_worked_on(self, export_id: str, attempt: int, now_us: int) -> bool:
+        """Whether somebody holds that attempt's lease."""
+        sql = (
+            "SELECT 1 AS found FROM exports WHERE export_id = :export_id AND attempt = :attempt "
+            "AND status = 'running' AND lease_until_us > :now"
+        )
+        values: dict[str, Scalar] = {"export_id": export_id, "attempt": attempt, "now": now_us}
+        return bool(await self._database.fetch(Statement(sql, values)))
+
+    async def count_by_status(self) -> dict[str, int]:
+        """How many exports of all chains wait and run."""
+        sql = "SELECT status, COUNT(*) AS n FROM exports WHERE status IN ('pending', 'running') GROUP BY status"
+        return {str(row["status"]): cast("int", row["n"]) for row in await self._database.fetch(Statement(sql))}
+
+    async def _change(
+        self,
+        lease: Lease,
+        changes: str,
+        values: Mapping[str, Scalar],
+        event: OutboxEvent | None = None,
+        status: Status = "running",
+    ) -> bool:
+        sql = f"UPDATE exports SET {changes} WHERE {_MINE} RETURNING export_id"  # noqa: S608
+        statements = [Statement(sql, lease.values(**values))]
+        if event is not None:
+            happened = "WHERE EXISTS (SELECT 1 FROM exports WHERE export_id = :export_id AND status = :status "
+            happened += "AND lease_owner = :owner AND attempt = :attempt)"
+            statements.append(self.events.insert(event, happened, lease.values(status=status)))
+        return bool((await self._database.transaction(statements))[0])
+
+    async def _end(
+        self, chain: Chain, export_id: str, from_statuses: str, changes: str, now_us: int, event: OutboxEvent
+    ) -> bool:
+        which = (
+            f"export_id = :export_id AND org_id = :org_id AND environment = :environment AND status IN {from_statuses}"
+        )
+        values: dict[str, Scalar] = {
+            "export_id": export_id,
+            "org_id": chain.org_id,
+            "environment": chain.environment,
+        }
+        statements = [
+            # Its lock first: what the event is stored for must still be so when the export is changed.
+            Statement("UPDATE exports SET attempt = attempt WHERE export_id = :export_id", {"export_id": export_id}),
+            self.events.insert(event, f"WHERE EXISTS (SELECT 1 FROM exports WHERE {which})", values),  # noqa: S608
+            Statement(f"UPDATE exports SET {changes} WHERE {which} RETURNING export_id", {**values, "now": now_us}),  # noqa: S608
+        ]
+        return bool((await self._database.transaction(statements))[2])
+
+    async def _select_as(self, chain: Chain, rest: str, values: dict[str, Scalar]) -> list[Job]:
+        sql = f"SELECT {_COLUMNS} FROM exports {rest}"  # noqa: S608
+        return [_job(row) for row in await self._database.fetch_as(chain, Statement(sql, values))]
+
+
+_CLAIMABLE = "((status = 'pending' AND not_before_us <= :now) OR (status = 'running' AND lease_until_us <= :now)) "
+
+_BEGIN = (
+    "failures = failures + CASE WHEN status = 'running' THEN 1 ELSE 0 END, status = 'running', attempt = attempt + 1, "
+    "lease_owner = :owner, lease_until_us = :until, started_us = COALESCE(started_us, :now), has_files = 1, "
+    "steps_done = 0, not_before_us = 0"
+)
+
+
+def _job(row: Row) -> Job:
+    request: dict[str, Any] = json.loads(str(row["request"]))
+    total = cast("int", row["steps_total"])
+    done = cast("int", row["steps_done"])
+    is_ranged = row["through_seq"] is not None
+    failure = None if row["error_code"] is None else Failure(str(row["error_code"]), str(row["error_message"]))
+    status = cast("Status", row["status"])
+    return Job(
+        str(row["export_id"]),
+        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        status,
+        Request(**{**request, "formats": tuple(request["formats"])}),
+        str(row["actor"]),
+        cast("int", row["created_us"]),
+        cast("int | None", row["started_us"]),
+        cast("int | None", row["finished_us"]),
+        cast("int | None", row["expires_us"]),
+        cast("int", row["attempt"]),
+        cast("int", row["failures"]),
+        Range(cast("int", row["after_seq"]), cast("int", row["through_seq"])) if is_ranged else None,
+        1.0 if status in ("completed", "expired") else min(done / total, 0.99) if total else 0.0,
+        cast("int | None", row["size_bytes"]),
+        cast("str | None", row["sha256"]),
+        {} if row["result"] is None else json.loads(str(row["result"])),
+        failure,
+    )

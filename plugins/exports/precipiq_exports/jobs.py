@@ -1,0 +1,100 @@
+"""An export as it is stored: what was asked for, who works on it, how far it is, what came of it. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from precipiq_core.contracts.chain import Chain
+
+Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
+Format: TypeAlias = Literal["jsonl", "csv"]
+
+FORMATS: tuple[Format, ...] = ("jsonl", "csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to export; None where nothing was said.
+
+    ``start`` (inclusive) and ``end`` (exclusive): timestamps as in the chain. ``after_seq`` < seq <= ``through_seq``.
+    ``agent_id`` and ``action_type``: only decisions with these.
+    """
+
+    start: str | None = None
+    end: str | None = None
+    agent_id: str | None = None
+    action_type: str | None = None
+    after_seq: int | None = None
+    through_seq: int | None = None
+    formats: tuple[Format, ...] = FORMATS
+
+    @property
+    def filters(self) -> dict[str, str | int | None]:
+        """The request without its formats, in the contract's words."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "agent_id": self.agent_id,
+            "action_type": self.action_type,
+            "after_seq": self.after_seq,
+            "through_seq": self.through_seq,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The entries that an export looks at, fixed when it first runs: ``after_seq`` < seq <= ``through_seq``."""
+
+    after_seq: int
+    through_seq: int
+
+    @property
+    def entries_count(self) -> int:
+        return self.through_seq - self.after_seq
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an export was given up: a stable code and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One export. Times in microseconds since the epoch.
+
+    ``attempt`` counts how often somebody began to work on it, and fences: whoever began before has no say any more.
+    ``failures``: the attempts that ended badly. ``result``: what the finished bundle holds, for the contract's shape.
+    """
+
+    export_id: str
+    chain: Chain
+    status: Status
+    request: Request
+    actor: str
+    created_us: int
+    started_us: int | None
+    finished_us: int | None
+    expires_us: int | None
+    attempt: int
+    failures: int
+    range: Range | None
+    progress: float
+    size_bytes: int | None
+    sha256: str | None
+    result: Mapping[str, Any]
+    failure: Failure | None
+
+    @property
+    def bundle(self) -> str:
+        """The name under which this attempt's bundle is stored."""
+        return bundle_name(self.export_id, self.attempt)
+
+
+def bundle_name(export_id: str, attempt: int) -> str:
+    """Each attempt has a file of its own, so that one that was given up cannot touch another's."""
+    return f"{export_id}.{attempt}.zip"

@@ -1,0 +1,62 @@
+"""Working on an export while its lease holds, renewed in time; whoever loses it has no say any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from precipiq_core.clock import Clock
+from precipiq_core.errors import Unavailable
+from precipiq_exports.job_store import JobStore, Lease
+
+T = TypeVar("T")
+
+_RENEWALS_PER_LEASE = 5
+
+
+class LeaseLost(Exception):
+    """The export was cancelled, or another process took it over."""
+
+
+@dataclass
+class Progress:
+    """How far an export is. One step: one entry read once."""
+
+    steps_done: int = 0
+    steps_total: int = 0
+
+    def advance(self, steps: int) -> None:
+        self.steps_done = min(self.steps_done + steps, self.steps_total)
+
+
+class LeaseKeeper:
+    """Renews leases of one process."""
+
+    def __init__(self, store: JobStore, clock: Clock, lease_s: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._lease_s = lease_s
+
+    def until_us(self) -> int:
+        """The end of a lease that begins now."""
+        return self._clock.now_us() + int(self._lease_s * 1_000_000)
+
+    async def hold(self, lease: Lease, progress: Progress, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``, which is cancelled when the lease is lost. Raises ``LeaseLost``."""
+        task = asyncio.ensure_future(work)
+        renewed_s = self._clock.monotonic_s()
+        try:
+            while not (await asyncio.wait([task], timeout=self._lease_s / _RENEWALS_PER_LEASE))[0]:
+                try:
+                    if not await self._store.renew(lease, self.until_us(), progress.steps_done, progress.steps_total):
+                        raise LeaseLost
+                    renewed_s = self._clock.monotonic_s()
+                except Unavailable:
+                    if self._clock.monotonic_s() - renewed_s > self._lease_s:
+                        raise LeaseLost from None
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,36 @@
+"""What operators see of exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class ExportMetrics:
+    """Counters and gauges; ``result``: completed, failed, retried or lost."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._results = Counter(
+            "precipiq_exports", "Attempts at exports by how they ended", ["result"], registry=registry
+        )
+        self._running = Gauge(
+            "precipiq_exports_running", "exports that run now", registry=registry, multiprocess_mode="livesum"
+        )
+        self._downloaded = Counter("precipiq_export_downloads", "bundles handed out", registry=registry)
+
+    def count(self, result: str) -> None:
+        self._results.labels(result).inc()
+
+    def downloaded(self) -> None:
+        self._downloaded.inc()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While one runs."""
+        self._running.inc()
+        try:
+            yield
+        finally:
+            self._running.dec()

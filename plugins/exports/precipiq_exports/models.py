@@ -1,0 +1,159 @@
+"""The requests and answers of the export endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
+
+from precipiq_core.clock import format_timestamp, parse_end, parse_timestamp
+from precipiq_core.http.validation import RequestModel
+from precipiq_exports.jobs import FORMATS, Format, Request
+
+_SEQ_MAX = 2**53
+
+
+def _moment(parse: Callable[[str], int], value: str) -> str:
+    try:
+        return format_timestamp(parse(value))
+    except (ValueError, OverflowError):
+        raise ValueError("must be an ISO 8601 date or time") from None
+
+
+Start = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(partial(_moment, parse_timestamp))]
+End = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(partial(_moment, parse_end))]
+Seq = Annotated[StrictInt, Field(ge=0, le=_SEQ_MAX)]
+
+
+class ExportIn(RequestModel):
+    """What to export; everything by itself.
+
+    ``start`` (inclusive), ``end`` (exclusive): times; a bare ``end`` date includes that UTC day.
+    ``after_seq`` < seq <= ``through_seq``. ``agent_id``, ``action_type``: only decisions with these. ``formats``: of
+    the lists beside the raw entries.
+    """
+
+    start: Start | None = None
+    end: End | None = None
+    agent_id: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = None
+    action_type: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = None
+    after_seq: Seq | None = None
+    through_seq: Seq | None = None
+    formats: list[Format] = Field(default=list(FORMATS), min_length=1, max_length=2)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> ExportIn:
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError("end must be after start")
+        if self.after_seq is not None and self.through_seq is not None and self.after_seq > self.through_seq:
+            raise ValueError("through_seq must not be below after_seq")
+        return self
+
+    def as_request(self) -> Request:
+        """The same for the service."""
+        return Request(
+            self.start,
+            self.end,
+            self.agent_id,
+            self.action_type,
+            self.after_seq,
+            self.through_seq,
+            tuple(name for name in FORMATS if name in self.formats),
+        )
+
+
+class ExportQuery(RequestModel):
+    """Which page of the list."""
+
+    limit: int | None = Field(None, ge=1)
+    cursor: str | None = Field(None, max_length=200)
+
+
+class Filters(BaseModel):
+    """What was asked for; null where nothing was said."""
+
+    start: str | None
+    end: str | None
+    agent_id: str | None
+    action_type: str | None
+    after_seq: int | None
+    through_seq: int | None
+
+
+class RangeOut(BaseModel):
+    """The entries that the export looks at: ``after_seq`` < seq <= ``through_seq``."""
+
+    after_seq: int
+    through_seq: int
+
+
+class SigningKeyReference(BaseModel):
+    """The key that signed the bundle."""
+
+    key_id: str
+    fingerprint: str
+
+
+class ErrorOut(BaseModel):
+    """Why the export was given up."""
+
+    code: str
+    message: str
+
+
+class ExportOut(BaseModel):
+    """An export. ``counts``: entries in the bundle by kind; ``size``: bytes of the bundle, ``sha256`` its hash.
+
+    ``is_valid``: whether the range held when it was verified for the bundle.
+    """
+
+    id: str
+    status: Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    expires_at: str | None
+    requested_by: str
+    filters: Filters
+    formats: list[Format]
+    range: RangeOut | None
+    progress: float
+    entries: int | None
+    counts: dict[str, int] | None
+    is_valid: bool | None
+    size: int | None
+    sha256: str | None
+    signing_key: SigningKeyReference | None
+    error: ErrorOut | None
+
+
+class ExportList(BaseModel):
+    """A page of exports, newest first."""
+
+    items: list[ExportOut]
+    next_cursor: str | None
+
+
+class SigningKeyOut(BaseModel):
+    """A signing key's public half. ``fingerprint``: SHA-256 of the key's DER form.
+
+    ``announced_seq``: the entry of the chain that names it. ``retired_at``: when another key took its place.
+    """
+
+    key_id: str
+    environment: Literal["live", "test"]
+    algorithm: str
+    fingerprint: str
+    public_key_pem: str
+    created_at: str
+    retired_at: str | None
+    announced_seq: int | None
+
+
+class SigningKeyList(BaseModel):
+    """Signing keys, newest first."""
+
+    items: list[SigningKeyOut]
+    next_cursor: str | None

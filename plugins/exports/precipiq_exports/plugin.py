@@ -1,0 +1,159 @@
+"""Wiring of ``exports``: what it contributes and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from prometheus_client import CollectorRegistry
+
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.auth import AddressLimiter
+from precipiq_core.contracts.bundle_store import BundleStore
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.contracts.ledger import ChainAudit, Ledger
+from precipiq_core.contracts.registries import EntryKinds
+from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
+from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from precipiq_core.settings import HttpSettings
+from precipiq_exports.bundle_commands import bundle_group
+from precipiq_exports.commands import ledger_group, signing_keys_group
+from precipiq_exports.config import ExportsConfig
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.kinds import KINDS
+from precipiq_exports.leases import LeaseKeeper
+from precipiq_exports.local_bundles import LocalBundles
+from precipiq_exports.maker import BundleMaker, MakerOptions
+from precipiq_exports.metrics import ExportMetrics
+from precipiq_exports.routes import ExportRoutes, PublishedKeys
+from precipiq_exports.runner import ExportRunner, RunnerLimits
+from precipiq_exports.service import ExportService, ServiceLimits
+from precipiq_exports.signer import Signer
+from precipiq_exports.signing_key_store import SigningKeyStore
+from precipiq_exports.signing_keys import SigningKeys
+from precipiq_exports.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    import click
+
+_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+_TENANT_TABLES = {
+    "exports": ("org_id", "environment"),
+    "signing_keys": ("org_id", "environment"),
+    "export_events": ("org_id", "environment"),
+}
+_OWNER_BYTES = 16
+
+
+class ExportsPlugin(PluginBase[ExportsConfig]):
+    """Evidence bundles, and the keys that sign them."""
+
+    name = "exports"
+    Config = ExportsConfig
+    provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
+    optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        config = self.config
+        clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
+        ledger = services.get(Ledger)  # type: ignore[type-abstract]
+        folder = services.get(DeploymentInfo).data_dir / config.folder
+        work_folder = folder / "work"
+        bundles = services.find(BundleStore) or LocalBundles(  # type: ignore[type-abstract]
+            folder / "bundles", is_shared=config.folder_is_shared
+        )
+        store = JobStore(services.get(Database))  # type: ignore[type-abstract]
+        self._key_store = SigningKeyStore(services.get(Database))  # type: ignore[type-abstract]
+        self._signer = Signer(services.get(KeyVault).access())  # type: ignore[type-abstract]
+        self._metrics = ExportMetrics(services.get(CollectorRegistry))
+        keys = SigningKeys(self._key_store, self._signer, ledger, clock, randomness)
+        limits = ServiceLimits(config.open_per_organisation_max, config.downloads_max, config.lease_s)
+        service = ExportService(store, bundles, ledger, clock, randomness, limits)
+        maker = BundleMaker(
+            store,
+            keys,
+            ledger,
+            services.get(ChainAudit),  # type: ignore[type-abstract]
+            services.get(EntryKinds),  # type: ignore[type-abstract]
+            MakerOptions(work_folder, config.batch_entries, config.compression_level),
+        )
+        runner = ExportRunner(
+            randomness.bytes(_OWNER_BYTES).hex(),
+            store,
+            service,
+            maker,
+            bundles,
+            LeaseKeeper(store, clock, config.lease_s),
+            clock,
+            self._metrics,
+            RunnerLimits(
+                config.running_max,
+                config.running_per_organisation_max,
+                config.failures_max,
+                config.retry_s,
+                config.poll_s,
+                config.retention_s,
+            ),
+        )
+        service.on_change = runner.wake
+        self._upkeep = Upkeep(store, service, bundles, clock, work_folder, config.upkeep_interval_s)
+        services.provide(ExportService, service)
+        services.provide(SigningKeys, keys)
+        services.provide(ExportRunner, runner)
+
+    @hookimpl
+    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        return KINDS
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        keys = services.get(SigningKeys)
+        limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
+        published = PublishedKeys(keys, limiter, self.config, services.get(Clock))  # type: ignore[type-abstract]
+        routes = ExportRoutes(services.get(ExportService), keys, self._metrics, services.get(HttpSettings))
+        return [*routes.endpoints(), published.endpoint()]
+
+    @hookimpl
+    def migrations(self, services: Services) -> Sequence[Migration]:
+        return [Migration("exports", _MIGRATIONS, _TENANT_TABLES)]
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return [ledger_group, signing_keys_group, bundle_group]
+
+    @hookimpl
+    def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
+        return [self._key_store]
+
+    @hookimpl
+    def secret_names(self, services: Services) -> Sequence[str]:
+        return ["wrapped_key", "private_key"]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        tasks: list[asyncio.Task[None]] = []
+        if services.get(DeploymentInfo).serving:
+            tasks = [
+                asyncio.create_task(services.get(ExportRunner).run()),
+                asyncio.create_task(self._upkeep.run()),
+            ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._signer.close()

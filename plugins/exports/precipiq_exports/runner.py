@@ -1,0 +1,202 @@
+"""Runs exports: claims one that waits, makes its bundle under a lease, and ends it exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import structlog
+
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.bundle_store import BundleStore
+from precipiq_core.errors import PrecipiqError, Unavailable, VaultRefused
+from precipiq_core.outbox import OutboxEvent
+from precipiq_exports import kinds
+from precipiq_exports.job_store import JobStore, Lease
+from precipiq_exports.jobs import Failure, Job
+from precipiq_exports.leases import LeaseKeeper, LeaseLost, Progress
+from precipiq_exports.maker import BundleMaker, MadeBundle
+from precipiq_exports.metrics import ExportMetrics
+from precipiq_exports.records import export_record
+from precipiq_exports.service import ExportService, lease_of
+
+log = structlog.get_logger("precipiq.exports")
+
+SYSTEM = "system"
+_BACKOFF_MAX_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """See the settings of the same names."""
+
+    running_max: int
+    running_per_organisation_max: int
+    failures_max: int
+    retry_s: float
+    poll_s: float
+    retention_s: int
+
+
+class ExportRunner:
+    """Exports of one process. ``owner``: unique among all processes of the deployment."""
+
+    def __init__(
+        self,
+        owner: str,
+        store: JobStore,
+        service: ExportService,
+        maker: BundleMaker,
+        bundles: BundleStore,
+        keeper: LeaseKeeper,
+        clock: Clock,
+        metrics: ExportMetrics,
+        limits: RunnerLimits,
+    ) -> None:
+        self.owner = owner
+        self._store = store
+        self._service = service
+        self._maker = maker
+        self._bundles = bundles
+        self._keeper = keeper
+        self._clock = clock
+        self._metrics = metrics
+        self._limits = limits
+        self._news = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        """Look at once: something was asked for."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Until cancelled; what runs then is left to whoever comes next."""
+        is_failing = False
+        try:
+            while True:
+                self._news.clear()
+                try:
+                    await self._claim_all()
+                    is_failing = False
+                except PrecipiqError as error:
+                    if not is_failing:
+                        log.warning("exports cannot be looked at", reason=error.message)
+                    is_failing = True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.poll_s):
+                        await self._news.wait()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _claim_all(self) -> None:
+        while len(self._running) < self._limits.running_max:
+            now_us = self._clock.now_us()
+            if not await self._store.has_open(now_us):
+                return
+            job = await self._store.claim(
+                self.owner,
+                now_us,
+                self._keeper.until_us(),
+                per_organisation_max=self._limits.running_per_organisation_max,
+            )
+            if job is None:
+                return
+            task = asyncio.create_task(self._work_unattended(job))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self.wake()
+
+    async def _work_unattended(self, job: Job) -> None:
+        await self.work(job, Progress())
+
+    async def work(self, job: Job, progress: Progress) -> None:
+        """One attempt at an export that this process has claimed. What came of it stands in the store afterwards."""
+        lease = lease_of(job, self.owner)
+        names = {"export_id": job.export_id, "org_id": job.chain.org_id, "environment": job.chain.environment}
+        with structlog.contextvars.bound_contextvars(**names, attempt=job.attempt), self._metrics.running():
+            try:
+                if job.failures >= self._limits.failures_max:
+                    failure = Failure("gave_up", f"{job.failures} attempts at it failed or were interrupted")
+                    await self._give_up(job, lease, failure)
+                    return
+                log.info("export started")
+                await self._keeper.hold(lease, progress, self._make(job, lease, progress))
+            except asyncio.CancelledError:
+                await asyncio.shield(self._put_back(lease, 0.0, failed=False))
+                raise
+            except LeaseLost:
+                self._metrics.count("lost")
+                log.warning("export is not ours any more: cancelled, or taken over by another process")
+            except PrecipiqError as error:
+                is_final = isinstance(error, VaultRefused)
+                await self._failed(job, lease, Failure(error.code, error.message), is_final=is_final)
+            except Exception:  # whatever it was, the export must end with a reason, and the others go on
+                log.exception("export failed unexpectedly")
+                await self._failed(job, lease, Failure("internal_error", "an unexpected error; see the server's log"))
+
+    async def _make(self, job: Job, lease: Lease, progress: Progress) -> None:
+        await self._service.deliver_events()  # so that the request stands in the chain before what it asks for ends
+        made = await self._maker.make(job, lease, progress)
+        try:
+            await self._bundles.put(job.bundle, made.path)
+            await self._complete(job, lease, made)
+        finally:
+            await asyncio.to_thread(made.path.unlink, missing_ok=True)
+
+    async def _complete(self, job: Job, lease: Lease, made: MadeBundle) -> None:
+        now_us = self._clock.now_us()
+        finished = replace(
+            job,
+            status="completed",
+            range=made.range,
+            progress=1.0,
+            finished_us=now_us,
+            expires_us=now_us + self._limits.retention_s * 1_000_000,
+            size_bytes=made.size_bytes,
+            sha256=made.sha256,
+            result=made.result,
+        )
+        body: dict[str, object] = {"export": export_record(finished)}
+        event = OutboxEvent(f"{job.export_id}:1:{kinds.COMPLETED}", job.chain, kinds.COMPLETED, SYSTEM, body)
+        if not await self._store.complete(lease, finished, event) and not await self._is_complete(job):
+            await self._bundles.delete(job.bundle)
+            raise LeaseLost
+        self._metrics.count("completed")
+        log.info("export completed", entries=made.result["entries"], size_bytes=made.size_bytes, sha256=made.sha256)
+        await self._service.deliver_events()
+
+    async def _is_complete(self, job: Job) -> bool:
+        """Whether this very attempt was noted, by a transaction whose outcome nobody told us."""
+        stored = await self._store.get(job.chain, job.export_id)
+        return stored is not None and (stored.status, stored.attempt) == ("completed", job.attempt)
+
+    async def _failed(self, job: Job, lease: Lease, failure: Failure, *, is_final: bool = False) -> None:
+        failures = job.failures + 1
+        if is_final or failures >= self._limits.failures_max:
+            await self._give_up(job, lease, failure)
+            return
+        wait_s = min(self._limits.retry_s * 2 ** (failures - 1), _BACKOFF_MAX_S)
+        self._metrics.count("retried")
+        log.warning("export failed; it is tried again", code=failure.code, reason=failure.message, wait_s=wait_s)
+        await self._put_back(lease, wait_s, failed=True)
+
+    async def _give_up(self, job: Job, lease: Lease, failure: Failure) -> None:
+        now_us = self._clock.now_us()
+        ended = replace(job, status="failed", finished_us=now_us, failure=failure)
+        body: dict[str, object] = {"export": export_record(ended)}
+        event = OutboxEvent(f"{job.export_id}:1:{kinds.FAILED}", job.chain, kinds.FAILED, SYSTEM, body)
+        with suppress(Unavailable):  # the lease ends, and whoever takes the export over gives it up
+            if await self._store.give_up(lease, failure, now_us, event):
+                self._metrics.count("failed")
+                log.error("export given up", code=failure.code, reason=failure.message)
+                await self._service.deliver_events()
+
+    async def _put_back(self, lease: Lease, wait_s: float, *, failed: bool) -> None:
+        with suppress(Unavailable):  # the lease ends by itself
+            await self._store.put_back(lease, self._clock.now_us() + int(wait_s * 1_000_000), failed=failed)

@@ -1,0 +1,79 @@
+"""What must happen to exports that nobody works on: expire, delete what is left of them, seal their events."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import structlog
+
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.bundle_store import BundleStore
+from precipiq_core.errors import PrecipiqError
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Job, bundle_name
+from precipiq_exports.service import ExportService
+
+log = structlog.get_logger("precipiq.exports")
+
+_AT_ONCE_MAX = 100
+_WORK_FILE = re.compile(r"(exp_[0-9a-f]{32})\.(\d{1,9})\.zip")
+
+
+class Upkeep:
+    """Runs beside the exports of each process; what several of them do at once does no harm."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        service: ExportService,
+        bundles: BundleStore,
+        clock: Clock,
+        work_folder: Path,
+        interval_s: float,
+    ) -> None:
+        self._store = store
+        self._service = service
+        self._bundles = bundles
+        self._clock = clock
+        self._work_folder = work_folder
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        is_failing = False
+        while True:
+            try:
+                await self.look()
+                is_failing = False
+            except (PrecipiqError, OSError) as error:
+                if not is_failing:
+                    log.warning("exports cannot be looked after", reason=str(error))
+                is_failing = True
+            await asyncio.sleep(self._interval_s)
+
+    async def look(self) -> None:
+        """Once."""
+        await self._service.deliver_events()
+        await self._store.expire(self._clock.now_us())
+        for job in await self._store.with_leftovers(_AT_ONCE_MAX):
+            await self._tidy(job)
+        for path in await asyncio.to_thread(self._work_files):
+            await self._remove_if_left_behind(path)
+
+    async def _tidy(self, job: Job) -> None:
+        """Delete the bundles of all its attempts, but for the one that a completed export has."""
+        last = job.attempt - 1 if job.status == "completed" else job.attempt
+        for attempt in range(1, last + 1):
+            await self._bundles.delete(bundle_name(job.export_id, attempt))
+        await self._store.note_tidied(job)
+
+    def _work_files(self) -> list[Path]:
+        return sorted(self._work_folder.iterdir()) if self._work_folder.is_dir() else []
+
+    async def _remove_if_left_behind(self, path: Path) -> None:
+        """A file of an attempt that nobody works on any more: its process was killed."""
+        match = _WORK_FILE.fullmatch(path.name)
+        if match is None or not await self._store.is_worked_on(match[1], int(match[2]), self._clock.now_us()):
+            await asyncio.to_thread(path.unlink, missing_ok=True)

@@ -1,0 +1,1 @@
+"""Wraps secrets with a key of AWS KMS."""

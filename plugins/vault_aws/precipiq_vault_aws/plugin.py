@@ -1,0 +1,56 @@
+"""Wiring of ``vault_aws``: what it provides and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import ClassVar
+
+import structlog
+
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.contracts.vault import KeyVault
+from precipiq_core.errors import PrecipiqError
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from precipiq_vault_aws.config import VaultAwsConfig
+from precipiq_vault_aws.kms import KmsSettings
+from precipiq_vault_aws.service import AwsVault
+
+log = structlog.get_logger("precipiq.vault")
+
+
+class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
+    """Secrets wrapped with a key of AWS KMS."""
+
+    name = "vault_aws"
+    Config = VaultAwsConfig
+    provides: ClassVar[tuple[type, ...]] = (KeyVault,)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        self._vault = AwsVault(KmsSettings(**self.config.model_dump()))
+        services.provide(KeyVault, self._vault)  # type: ignore[type-abstract]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        """Opens whatever becomes of KMS, and does not wait for it: entries must flow in without it."""
+        checking = asyncio.create_task(self._check()) if services.get(DeploymentInfo).serving else None
+        try:
+            yield
+        finally:
+            if checking is not None:
+                checking.cancel()
+                await asyncio.gather(checking, return_exceptions=True)
+            await self._vault.close()
+
+    async def _check(self) -> None:
+        try:
+            log.info("the vault can serve", detail=await self._vault.check())
+        except PrecipiqError as error:
+            log.critical("the vault cannot serve: nothing can be wrapped or signed", reason=error.message)

@@ -1,0 +1,61 @@
+"""The capability ``KeyVault`` over AWS KMS: its calls in threads, so many at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from precipiq_core.contracts.vault import Context
+from precipiq_core.errors import Unavailable
+from precipiq_vault_aws.kms import KmsAccess, KmsSettings
+
+_CHECKED = b"checked"
+_CHECK_CONTEXT = {"purpose": "check"}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AwsVault:
+    """See ``precipiq_core.contracts.vault.KeyVault``. No ``ping``: without KMS, entries must flow in all the same."""
+
+    def __init__(self, settings: KmsSettings) -> None:
+        self._settings = settings
+        self._kms = KmsAccess(settings)
+        # Threads of its own: while KMS does not answer, nobody else may be short of them.
+        self._threads = ThreadPoolExecutor(settings.calls_max, thread_name_prefix="aws-kms")
+
+    def access(self) -> KmsAccess:
+        """See ``KeyVault.access``."""
+        return KmsAccess(self._settings)
+
+    async def wrap(self, secret: bytes, context: Context) -> bytes:
+        """See ``KeyVault.wrap``."""
+        return await self._in_thread(self._kms.wrap, secret, context)
+
+    async def unwrap(self, wrapped: bytes, context: Context) -> bytes:
+        """See ``KeyVault.unwrap``."""
+        return await self._in_thread(self._kms.unwrap, wrapped, context)
+
+    async def rewrap(self, wrapped: bytes, context: Context) -> bytes:
+        """See ``KeyVault.rewrap``."""
+        return await self._in_thread(self._kms.rewrap, wrapped, context)
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """See ``KeyVault.is_current``; False until something was wrapped, and for what is not this vault's."""
+        return self._kms.is_current(wrapped)
+
+    async def check(self) -> str:
+        """See ``KeyVault.check``."""
+        if await self.unwrap(await self.wrap(_CHECKED, _CHECK_CONTEXT), _CHECK_CONTEXT) != _CHECKED:
+            raise Unavailable("AWS KMS does not give back what it took")
+        return f"vault_aws wraps with AWS KMS under {self._kms.newest_arn}"
+
+    async def close(self) -> None:
+        """No further calls; those that run end by themselves, within their timeouts."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return await asyncio.wrap_future(self._threads.submit(call, *arguments, **named))

@@ -1,0 +1,1 @@
+"""Wraps secrets under a master key from a file or variable."""

@@ -1,0 +1,143 @@
+"""Master keys and what they wrap, to the byte. Runs in processes that may hold them, never in the one that serves.
+
+Wrapped: version (1 byte, 1), key id (8), nonce (12), AES-256-GCM ciphertext and tag. Associated data: version, key id
+and the canonical JSON of the context, so that a wrapped secret is good for nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from precipiq_core.canonical import canonical
+from precipiq_core.clock import Randomness
+from precipiq_core.contracts.vault import SECRET_BYTES_MAX, Context
+from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+from precipiq_core.key_files import create_key_file
+from precipiq_core.settings import SecretReference
+
+VERSION = 1
+KEY_BYTES = 32
+KEY_ID_BYTES = 8
+NONCE_BYTES = 12
+HEAD_BYTES = 1 + KEY_ID_BYTES
+
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_BASE64 = re.compile(r"[0-9a-zA-Z+/]{43}=")
+_CHECKED = b"checked"
+_CHECK_CONTEXT = {"purpose": "check"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """What there is, for the operator. ``problems``: of previous keys that cannot be used."""
+
+    newest_key_id: bytes
+    previous_key_ids: tuple[bytes, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalVaultAccess:
+    """The vault in the process that it is used in; a pickled one holds references only. See ``VaultAccess``.
+
+    Keys are read anew by each call: what changes on disk needs no restart.
+    """
+
+    master_key: SecretReference
+    previous_master_keys: tuple[SecretReference, ...]
+    randomness: Randomness
+
+    def wrap(self, secret: bytes, context: Context) -> bytes:
+        """See ``KeyVault.wrap``."""
+        if not 1 <= len(secret) <= SECRET_BYTES_MAX:
+            raise InternalError(f"a secret to wrap has 1 to {SECRET_BYTES_MAX} bytes")
+        key = read_master_key(self.master_key)
+        head = bytes((VERSION,)) + key_id_of(key)
+        nonce = self.randomness.bytes(NONCE_BYTES)
+        return head + nonce + AESGCM(key).encrypt(nonce, secret, _associated(head, context))
+
+    def unwrap(self, wrapped: bytes, context: Context) -> bytes:
+        """See ``KeyVault.unwrap``."""
+        wanted = key_id_in(wrapped)
+        for reference in (self.master_key, *self.previous_master_keys):
+            key = read_master_key(reference)
+            if key_id_of(key) == wanted:
+                return _decrypted(key, wrapped, context)
+        raise VaultRefused(
+            f"a secret is wrapped under the master key {wanted.hex()}, which this deployment does not have"
+        )
+
+    def rewrap(self, wrapped: bytes, context: Context) -> bytes:
+        """See ``KeyVault.rewrap``."""
+        return self.wrap(self.unwrap(wrapped, context), context)
+
+    def check(self) -> KeyReport:
+        """Wrap and unwrap something, and look at the previous keys. Raises as :meth:`wrap` and :meth:`unwrap` do."""
+        wrapped = self.wrap(_CHECKED, _CHECK_CONTEXT)
+        if self.unwrap(wrapped, _CHECK_CONTEXT) != _CHECKED:
+            raise InternalError("the vault does not give back what it took")
+        previous, problems = [], []
+        for reference in self.previous_master_keys:
+            try:
+                previous.append(key_id_of(read_master_key(reference)))
+            except Unavailable as error:
+                problems.append(error.message)
+        return KeyReport(key_id_in(wrapped), tuple(previous), tuple(problems))
+
+    def create(self, is_anything_wrapped: bool) -> bool:
+        """Make the key file when it is absent; whether this call made it.
+
+        Raises ``Unavailable`` when secrets are stored already: no new key could take the place of theirs.
+        """
+        path = self.master_key.file
+        if path is None or path.exists():
+            return False
+        if is_anything_wrapped:
+            raise Unavailable(
+                f"there is no file {path}, and secrets are stored: restore the master key from its backup"
+            )
+        return create_key_file(path, self.randomness, where="plugins.vault_local.master_key")
+
+
+def read_master_key(reference: SecretReference) -> bytes:
+    """The 32 bytes. Raises ``Unavailable`` when they are missing or something else."""
+    try:
+        text = reference.reveal()
+    except DeploymentError as error:
+        raise Unavailable(f"a master key of the vault is not there: {'; '.join(error.problems)}") from error
+    if _HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    if _BASE64.fullmatch(text):
+        return base64.b64decode(text)
+    where = f"variable {reference.env}" if reference.file is None else f"file {reference.file}"
+    raise Unavailable(f"the master key in {where} is neither 64 hex digits nor base64 of {KEY_BYTES} bytes")
+
+
+def key_id_of(key: bytes) -> bytes:
+    """Tells master keys apart, and nothing about them."""
+    return sha256(b"precipiq vault_local master key id\0" + key).digest()[:KEY_ID_BYTES]
+
+
+def key_id_in(wrapped: bytes) -> bytes:
+    """Under which master key it was wrapped. Raises ``VaultRefused`` when it is nothing that this vault wrapped."""
+    if len(wrapped) <= HEAD_BYTES + NONCE_BYTES or wrapped[0] != VERSION:
+        raise VaultRefused("a stored secret was not wrapped by this vault")
+    return wrapped[1:HEAD_BYTES]
+
+
+def _decrypted(key: bytes, wrapped: bytes, context: Context) -> bytes:
+    head, nonce = wrapped[:HEAD_BYTES], wrapped[HEAD_BYTES : HEAD_BYTES + NONCE_BYTES]
+    try:
+        return AESGCM(key).decrypt(nonce, wrapped[HEAD_BYTES + NONCE_BYTES :], _associated(head, context))
+    except InvalidTag:
+        raise VaultRefused("a stored secret was altered, or is bound to something else") from None
+
+
+def _associated(head: bytes, context: Context) -> bytes:
+    return head + canonical(dict(context))

@@ -1,0 +1,68 @@
+"""Wiring of ``vault_local``: what it provides and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import ClassVar
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from precipiq_core.clock import Randomness
+from precipiq_core.contracts.deployment import Console, DeploymentInfo
+from precipiq_core.contracts.registries import WrappedSecretsRegistry
+from precipiq_core.contracts.vault import KeyVault
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from precipiq_vault_local.config import VaultLocalConfig
+from precipiq_vault_local.first_start import first_start
+from precipiq_vault_local.keys import LocalVaultAccess
+from precipiq_vault_local.service import LocalVault, VaultWatch
+
+
+class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
+    """Secrets wrapped under a master key from a file or variable."""
+
+    name = "vault_local"
+    Config = VaultLocalConfig
+    provides: ClassVar[tuple[type, ...]] = (KeyVault,)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        config = self.config
+        randomness = services.get(Randomness)  # type: ignore[type-abstract]
+        self._vault = LocalVault(LocalVaultAccess(config.master_key, config.previous_master_keys, randomness))
+        ready = Gauge(
+            "precipiq_vault_ready",
+            "1: the vault has its master key",
+            registry=services.get(CollectorRegistry),
+            multiprocess_mode="livemin",
+        )
+        self._watch = VaultWatch(self._vault, ready, config.check_interval_s)
+        services.provide(KeyVault, self._vault)  # type: ignore[type-abstract]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        """Opens whatever becomes of the vault: entries must flow in without it."""
+        try:
+            if not services.get(DeploymentInfo).serving:
+                yield
+                return
+            path = self.config.master_key.file
+            if self.config.create_master_key and path is not None:
+                holders = services.get(WrappedSecretsRegistry).by_name.values()  # type: ignore[type-abstract]
+                await first_start(self._vault, path, holders, services.get(Console))  # type: ignore[type-abstract]
+            await self._watch.look()
+            watching = asyncio.create_task(self._watch.run())
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        finally:
+            await self._vault.close()

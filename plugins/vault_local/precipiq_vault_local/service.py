@@ -1,0 +1,100 @@
+"""The capability ``KeyVault`` over master keys in files. No master key ever reaches the process that this runs in."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from prometheus_client import Gauge
+
+from precipiq_core.contracts.vault import Context
+from precipiq_core.errors import PrecipiqError, VaultRefused
+from precipiq_core.secret_process import SecretProcess
+from precipiq_vault_local.keys import KeyReport, LocalVaultAccess, key_id_in
+
+log = structlog.get_logger("precipiq.vault")
+
+
+class LocalVault:
+    """See ``precipiq_core.contracts.vault.KeyVault``."""
+
+    def __init__(self, access: LocalVaultAccess) -> None:
+        self._access = access
+        self._process = SecretProcess(access)
+        self._newest_key_id: bytes | None = None
+
+    def access(self) -> LocalVaultAccess:
+        """See ``KeyVault.access``."""
+        return self._access
+
+    async def wrap(self, secret: bytes, context: Context) -> bytes:
+        """See ``KeyVault.wrap``."""
+        return self._newest(await self._process.call("wrap", secret, dict(context)))
+
+    async def unwrap(self, wrapped: bytes, context: Context) -> bytes:
+        """See ``KeyVault.unwrap``."""
+        return bytes(await self._process.call("unwrap", wrapped, dict(context)))
+
+    async def rewrap(self, wrapped: bytes, context: Context) -> bytes:
+        """See ``KeyVault.rewrap``."""
+        return self._newest(await self._process.call("rewrap", wrapped, dict(context)))
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """See ``KeyVault.is_current``; False until :meth:`check` has succeeded, and for what is not this vault's."""
+        try:
+            return key_id_in(wrapped) == self._newest_key_id
+        except VaultRefused:
+            return False
+
+    async def check(self) -> str:
+        """See ``KeyVault.check``."""
+        report: KeyReport = await self._process.call("check")
+        self._newest_key_id = report.newest_key_id
+        previous = [f"unwraps under {key_id.hex()} too" for key_id in report.previous_key_ids]
+        return "; ".join(
+            [f"vault_local wraps under the master key {report.newest_key_id.hex()}", *previous, *report.problems]
+        )
+
+    async def create_master_key(self, is_anything_wrapped: bool) -> bool:
+        """Make the key file when it is absent; whether this call made it. Raises ``Unavailable``."""
+        return bool(await self._process.call("create", is_anything_wrapped))
+
+    async def close(self) -> None:
+        """End the process that holds the keys."""
+        await self._process.close()
+
+    def _newest(self, wrapped: bytes) -> bytes:
+        self._newest_key_id = key_id_in(wrapped)
+        return wrapped
+
+
+class VaultWatch:
+    """Tells the operator when the vault cannot serve, and when it can again. ``ready``: 1 or 0."""
+
+    def __init__(self, vault: LocalVault, ready: Gauge, interval_s: float) -> None:
+        self._vault = vault
+        self._ready = ready
+        self._interval_s = interval_s
+        self._said: tuple[bool, str] | None = None
+
+    async def look(self) -> None:
+        """Check the vault once; one line when that says something new. Raises nothing of the vault's."""
+        try:
+            finding = True, await self._vault.check()
+        except PrecipiqError as error:
+            finding = False, error.message
+        is_ready, text = finding
+        self._ready.set(is_ready)
+        if finding == self._said:
+            return
+        self._said = finding
+        if is_ready:
+            log.info("the vault can serve", detail=text)
+        else:
+            log.critical("the vault cannot serve: nothing can be wrapped or signed", reason=text)
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self.look()

@@ -1,0 +1,92 @@
+"""What the tests of ``secret_process`` have it serve: imported by the child, so nothing here needs pytest."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+
+SECRET = "correct horse battery staple"
+PR_GET_DUMPABLE = 3
+
+
+class Servant:
+    """Remembers what it was told, and fails in every way that it is asked to."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def hear(self, word: object) -> Sequence[object]:
+        self.heard.append(word)
+        return tuple(self.heard)
+
+    def echo(self, word: object) -> object:
+        return word
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def dumpable(self) -> int:
+        return ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)  # type: ignore[no-any-return]
+
+    def wait(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return f"waited {seconds}"
+
+    def wait_for(self, path: str, then: str) -> str:
+        while not os.path.exists(path):
+            time.sleep(0.005)
+        return then
+
+    def chatter(self) -> str:
+        print("printed", flush=True)
+        os.write(1, b"written")
+        return "said"
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leave(self) -> None:
+        raise SystemExit(0)
+
+    def too_much(self) -> bytes:
+        return bytes(2 * 1024 * 1024)
+
+    def no_pickle(self) -> object:
+        return lambda: SECRET
+
+    def refuse(self) -> None:
+        raise VaultRefused("altered")
+
+    def be_away(self) -> None:
+        raise Unavailable("away", retry_after_s=7.0)
+
+    def misconfigured(self) -> None:
+        raise DeploymentError(["no file a", "no file b"])
+
+    def fault(self) -> None:
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            raise KeyError(SECRET) from error
+
+    def fault_on_purpose(self) -> None:
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            raise InternalError("cannot") from error
+
+
+class Unloadable:
+    """Pickles, and cannot be taken out again."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return _fail, (SECRET,)
+
+
+def _fail(text: str) -> None:
+    raise RuntimeError(text)

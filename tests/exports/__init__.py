@@ -1,0 +1,1 @@
+"""Exports: bundles, signing keys, jobs and stores."""

@@ -1,0 +1,115 @@
+"""Asking for bundles over the interface, as a client does."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from precipiq_testkit.server import ServerProcess
+from tests.system.client import Client
+
+TIMEOUT_S = 60.0
+
+
+MAKE_KEYS = """
+import asyncio, json, os, sys
+from pathlib import Path
+from precipiq_auth_keys.service import KeyService
+from precipiq_core.app import running
+from precipiq_core.cli.context import assemble_for_command
+from precipiq_core.contracts.auth import SCOPES
+from precipiq_core.deployment import load_deployment
+
+async def main():
+    assembly = assemble_for_command(load_deployment(Path(os.environ["PRECIPIQ_CONFIG"]), os.environ))
+    async with running(assembly):
+        keys = assembly.services.get(KeyService)
+        for number in range(int(sys.argv[1])):
+            organisation = await keys.create_organisation(f"organisation {number}")
+            new = await keys.create_key(organisation.org_id, "test", SCOPES, None, "system")
+            print(json.dumps([organisation.org_id, new.secret]))
+
+asyncio.run(main())
+"""
+
+
+def organisations(server: ServerProcess, count: int) -> list[tuple[str, str]]:
+    """So many new organisations, each with a key for its environment `test`: ids and keys."""
+    command = [sys.executable, "-c", MAKE_KEYS, str(count)]
+    made = subprocess.run(command, env=server._environment, capture_output=True, text=True, timeout=60, check=True)
+    return [(org_id, key) for org_id, key in map(json.loads, made.stdout.splitlines())]
+
+
+def ended(client: Client, export_id: str) -> dict[str, Any]:
+    """That export once it has ended, one way or another."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        record: dict[str, Any] = client.data("GET", f"/exports/{export_id}")
+        if record["status"] not in ("pending", "running"):
+            return record
+        time.sleep(0.05)
+    raise AssertionError(f"the export did not end: {record}")
+
+
+def exported(client: Client, **request: Any) -> dict[str, Any]:
+    """An export that was asked for and is completed."""
+    record = ended(client, client.data("POST", "/exports", json=request)["id"])
+    assert record["status"] == "completed", record
+    return record
+
+
+def bundle_of(client: Client, record: dict[str, Any]) -> bytes:
+    """Its bundle."""
+    answer = client.http.get(f"/exports/{record['id']}/download")
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def members(bundle: bytes) -> dict[str, bytes]:
+    """The files in it."""
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def lines(text: bytes) -> list[Any]:
+    """JSON lines."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def check(bundle: bytes, folder: Path, *arguments: str) -> tuple[int, str]:
+    """What the bundle's own verify.py says of it: exit code and text."""
+    path = folder / "bundle.zip"
+    path.write_bytes(bundle)
+    script = folder / "verify.py"
+    script.write_bytes(members(bundle)["verify.py"])
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(script), str(path), *arguments], capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def openssl_says(bundle: bytes, folder: Path) -> str:
+    """What OpenSSL says of its signature."""
+    for name in ("manifest.json", "manifest.json.sig", "public_key.pem"):
+        (folder / name).write_bytes(members(bundle)[name])
+    command = ["openssl", "dgst", "-sha256", "-verify", "public_key.pem", "-signature", "manifest.json.sig"]
+    done = subprocess.run([*command, "manifest.json"], cwd=folder, capture_output=True, text=True, timeout=30)
+    return done.stdout.strip()
+
+
+def kinds(client: Client) -> list[str]:
+    """The kinds of all entries of the chain, in order."""
+    return [entry["statement"]["kind"] for entry in client.entries(500)]
+
+
+def restarted(server: ServerProcess) -> ServerProcess:
+    """The same server, killed and started again on its port."""
+    port = server.url.rpartition(":")[2]
+    server.kill()
+    return server.start_on(port)

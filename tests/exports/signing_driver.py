@@ -1,0 +1,46 @@
+"""Does in a process of its own what a server does with keys, and then stands still to be looked at.
+
+Arguments: a folder for key files; a secret, in hex, that is to be found in this process's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from precipiq_core.clock import SystemRandomness
+from precipiq_core.deployment import SecretSettings
+from precipiq_core.secrets import open_master_key
+from precipiq_core.settings import SecretReference
+from precipiq_exports.signer import Signer
+from precipiq_vault_local.keys import LocalVaultAccess
+from precipiq_vault_local.service import LocalVault
+
+CONTEXT = {"purpose": "export signing key", "org_id": "org_1", "environment": "test", "key_id": "sk_1"}
+SIGNED = b"what is signed"
+
+
+async def main() -> None:
+    folder, planted = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
+    settings = SecretSettings(master_key=SecretReference(file=folder / "master.key"), create_master_key=True)
+    derived = open_master_key(settings, SystemRandomness()).derive("test")
+
+    vault = LocalVault(LocalVaultAccess(SecretReference(file=folder / "vault.key"), (), SystemRandomness()))
+    await vault.create_master_key(is_anything_wrapped=False)
+    await vault.check()
+    signer = Signer(vault.access())
+    public_key, wrapped = await signer.generate(CONTEXT)
+    signature = await signer.sign(await vault.rewrap(wrapped, CONTEXT), CONTEXT, sha256(SIGNED).digest())
+    answer = {"public_key": public_key.hex(), "wrapped": wrapped.hex(), "signature": signature.hex()}
+    print(json.dumps(answer), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    assert planted
+    assert derived
+    await signer.close()
+    await vault.close()
+
+
+asyncio.run(main())

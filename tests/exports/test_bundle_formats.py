@@ -1,0 +1,248 @@
+"""Bundles of all sorts: OpenSSL, sha256sum and verify.py under other Pythons agree that they are what was signed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from precipiq_exports.bundle.lines import cell
+from precipiq_exports.bundle.spec import Table
+from precipiq_exports.bundle.writer import INSTRUCTIONS
+
+from .chains import (
+    NO_FILTERS,
+    MadeChain,
+    bundle_of,
+    key,
+    lines,
+    longer,
+    made,
+    openssl_says,
+    problems,
+    public_der,
+    report_on,
+    run_verifier,
+    unpack_to,
+    unpacked,
+)
+
+REAL = Path(__file__).parents[1] / "data" / "real-decisions.jsonl"
+OTHER_PYTHONS = sorted(
+    str(path)
+    for path in [*Path.home().glob(".pyenv/versions/*/bin/python3"), Path("/usr/bin/python3")]
+    if path.is_file() and path.resolve() != Path(sys.executable).resolve()
+)
+
+
+def empty() -> tuple[MadeChain, dict[str, Any]]:
+    return MadeChain(), {}
+
+
+def one_entry() -> tuple[MadeChain, dict[str, Any]]:
+    return longer(MadeChain(), 1), {}
+
+
+def real_decisions() -> tuple[MadeChain, dict[str, Any]]:
+    chain = MadeChain()
+    chain.announce(key())
+    for line in REAL.read_text().splitlines():
+        chain.decide(**json.loads(line))
+    return chain, {}
+
+
+def filtered_slice() -> tuple[MadeChain, dict[str, Any]]:
+    chain = longer(MadeChain(), 30)
+    chain.announce(key())
+    return chain, {"filters": {**NO_FILTERS, "agent_id": "a"}}
+
+
+def part() -> tuple[MadeChain, dict[str, Any]]:
+    return longer(MadeChain(), 30), {"after_seq": 9, "through_seq": 21}
+
+
+def redacted() -> tuple[MadeChain, dict[str, Any]]:
+    chain = longer(MadeChain(), 20)
+    chain.announce(key())
+    for seq in (3, 20, 1):
+        chain.erase(seq)
+    return chain, {}
+
+
+def redacted_outside() -> tuple[MadeChain, dict[str, Any]]:
+    chain, _ = redacted()
+    return chain, {"through_seq": 21}
+
+
+def redacted_and_filtered() -> tuple[MadeChain, dict[str, Any]]:
+    chain, _ = redacted()
+    return chain, {"filters": {**NO_FILTERS, "agent_id": "a", "action_type": "discount_offer"}}
+
+
+ALL = [empty, one_entry, real_decisions, filtered_slice, part, redacted, redacted_outside, redacted_and_filtered]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_every_check_passes(make: Any, tmp_path: Path) -> None:
+    chain, changes = make()
+    bundle, summary = made(chain, **changes)
+    assert (summary.size_bytes, summary.sha256) == (len(bundle), sha256(bundle).hexdigest())
+    files = unpacked(bundle)
+    folder = unpack_to(files, tmp_path / "unpacked")
+    assert openssl_says(folder) == "Verified OK"
+    manifest = json.loads(files["manifest.json"])
+    sums = "".join(f"{item['sha256']}  {item['path']}\n" for item in manifest["files"])
+    assert subprocess.run(["sha256sum", "-c"], input=sums, text=True, cwd=folder, capture_output=True).returncode == 0
+    assert {item["path"] for item in manifest["files"]} == set(files) - {"manifest.json", "manifest.json.sig"}
+    assert problems(bundle, tmp_path) == []
+    code, said = run_verifier(bundle, tmp_path, "--fingerprint", sha256(public_der(key())).hexdigest())
+    assert (code, said.splitlines()[-1]) == (0, "VERIFIED"), said
+    alone = subprocess.run([sys.executable, "-I", "-S", "verify.py"], cwd=folder, capture_output=True, text=True)
+    assert (alone.returncode, alone.stdout.splitlines()[-1]) == (0, "VERIFIED"), alone.stdout + alone.stderr
+    assert summary.entries_count == manifest["counts"]["entries"] == len(lines(files["entries.jsonl"]))
+
+
+@pytest.mark.parametrize("python", OTHER_PYTHONS or [""])
+def test_the_verifier_runs_under_other_pythons(python: str, tmp_path: Path) -> None:
+    if not python:
+        pytest.skip("no other Python is installed here")
+    chain, changes = redacted_outside()
+    assert run_verifier(bundle_of(chain, **changes), tmp_path, python=python)[0] == 0
+    real, _ = real_decisions()
+    assert run_verifier(bundle_of(real), tmp_path, python=python)[0] == 0
+    assert run_verifier(b"PK no zip", tmp_path, python=python)[0] == 2
+
+
+def test_every_command_of_the_instructions_does_what_they_say(tmp_path: Path) -> None:
+    chain, _ = real_decisions()
+    (tmp_path / "evidence.zip").write_bytes(bundle_of(chain))
+    blocks = [block.partition("```")[0] for block in INSTRUCTIONS.read_text().split("```\n")[1::2]]
+    assert len(blocks) == 6
+    if shutil.which("unzip") is None:
+        blocks[0] = "python3 -m zipfile -e evidence.zip evidence\ncd evidence\n"
+    done = subprocess.run(["bash", "-e"], input="".join(blocks), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Verified OK" in done.stdout
+    assert sha256(public_der(key())).hexdigest() in done.stdout
+    assert done.stdout.count(": OK") == 8
+    assert "VERIFIED" in done.stdout
+    assert done.stdout.splitlines()[-1].split()[0] == chain.entries[0].hash
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    chain, changes = redacted_outside()
+    assert bundle_of(chain, **changes) == bundle_of(chain, **changes)
+    assert bundle_of(chain, **changes) != bundle_of(chain, **{**changes, "export_id": "exp_2"})
+    assert bundle_of(chain, **changes, batch_entries=3) == bundle_of(chain, **changes, batch_entries=1000)
+
+
+def test_the_manifest_says_what_is_left_out(tmp_path: Path) -> None:
+    chain, changes = filtered_slice()
+    manifest = json.loads(unpacked(bundle_of(chain, **changes))["manifest.json"])
+    stated = manifest["completeness"]
+    assert (stated["entries_in_range"], stated["entries_included"], stated["entries_left_out"]) == (31, 15, 16)
+    assert (stated["is_complete"], stated["covers_from_genesis"]) == (False, True)
+    assert '15 decisions with agent_id "a"; 16 other entries are left out' in stated["statement"]
+    report = report_on(bundle_of(chain, **changes), tmp_path)
+    assert any("15 links across entries" in text or "14 links across entries" in text for text in report.unchecked)
+    chain, changes = part()
+    stated = json.loads(unpacked(bundle_of(chain, **changes))["manifest.json"])["completeness"]
+    assert (stated["first_seq"], stated["last_seq"], stated["is_complete"]) == (10, 21, True)
+    assert "The 9 entries before that range are not in it." in stated["statement"]
+
+
+def test_what_was_damaged_in_the_store_is_shown_and_named(tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 9)
+    for seq, changes in ((3, {"statement": b"\xff{"}), (5, {"payload": b"[1"}), (7, {"hash": "no hash"})):
+        entry = chain.entries[seq - 1]
+        chain.entries[seq - 1] = type(entry)(**{**{name: getattr(entry, name) for name in entry.__slots__}, **changes})
+    bundle = bundle_of(chain, verification={"is_valid": False, "first_break": {"seq": 3}})
+    assert len(lines(unpacked(bundle)["entries.jsonl"])) == 9
+    found = problems(bundle, tmp_path)
+    for seq in (3, 5, 7):
+        assert any(f"entries.jsonl line {seq}: entry {seq} was already damaged" in text for text in found), found
+    assert any("the chain did not hold when the bundle was made" in text for text in found)
+
+
+def test_an_altered_entry_goes_out_as_it_is_and_fails(tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 5)
+    entry = chain.entries[2]
+    altered = entry.statement.replace(b"0.82", b"0.83")
+    chain.entries[2] = type(entry)(entry.chain, 3, entry.hash, altered, entry.payload)
+    assert problems(bundle_of(chain), tmp_path) == ["entries.jsonl line 3: its hash is not that of its statement"] + [
+        text for text in problems(bundle_of(chain), tmp_path) if "line 3:" not in text
+    ]
+    code, said = run_verifier(bundle_of(chain), tmp_path)
+    assert (code, "FAILED: entries.jsonl line 3: its hash is not that of its statement" in said) == (1, True)
+
+
+def test_lists_show_the_same_as_the_entries() -> None:
+    chain, _ = redacted()
+    files = unpacked(bundle_of(chain))
+    records = lines(files["decisions.jsonl"])
+    rows = list(csv.DictReader(io.StringIO(files["decisions.csv"].decode(), newline="")))
+    assert [record["hash"] for record in records] == [row["hash"] for row in rows]
+    assert (records[2]["redacted"], records[2]["inputs"], rows[2]["redacted"], rows[2]["inputs"]) == (
+        True,
+        None,
+        "true",
+        "",
+    )
+    assert records[2]["redaction_id"] == rows[2]["redaction_id"] != ""
+    assert json.loads(rows[3]["inputs"]) == records[3]["inputs"]
+    assert (rows[3]["confidence"], rows[3]["human_in_loop"], rows[3]["external_id"]) == ("0.82", "false", "")
+
+
+def test_kinds_of_one_table_lie_together_in_it(tmp_path: Path) -> None:
+    chain = MadeChain()
+    for number in range(6):
+        chain.add(("link_created", "link_deleted")[number % 2], {"link_id": number})
+    table = Table("links", ("link_created", "link_deleted"), ("link_id", "reason"), ())
+    bundle = bundle_of(chain, tables=(table,))
+    assert problems(bundle, tmp_path) == []
+    records = lines(unpacked(bundle)["links.jsonl"])
+    assert [(record["kind"], record["link_id"]) for record in records[:2]] == [("link_created", 0), ("link_deleted", 1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+SUM(A1)", "'+SUM(A1)"),
+        ("-2+3", "'-2+3"),
+        ("@cmd", "'@cmd"),
+        ("\t=1", "'\t=1"),
+        ("  =1", "'  =1"),
+        ("\r=1", "'\r=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("-12.50", "-12.50"),
+        ("-1e5", "-1e5"),
+        (-7, "-7"),
+        (1.0, "1"),
+        (2**70, str(2**70)),
+        (True, "true"),
+        (None, ""),
+        ("plain, \"quoted\"", "plain, \"quoted\""),
+        ({"b": 1, "a": "=x"}, '{"a":"=x","b":1}'),
+    ],
+)  # fmt: skip
+def test_no_cell_is_a_formula(value: Any, shown: str) -> None:
+    assert cell(value) == shown
+
+
+def test_cells_survive_commas_quotes_and_lines(tmp_path: Path) -> None:
+    chain = MadeChain()
+    text = 'a,"b"\r\nc\nd; =1'
+    chain.decide(agent_id=text, action_type="=HYPERLINK(1)")
+    bundle = bundle_of(chain)
+    assert problems(bundle, tmp_path) == []
+    [row] = csv.DictReader(io.StringIO(unpacked(bundle)["decisions.csv"].decode(), newline=""))
+    assert (row["agent_id"], row["action_type"]) == (text, "'=HYPERLINK(1)")

@@ -1,0 +1,231 @@
+"""Exports over the interface: asked for, made, downloaded, checked by OpenSSL; cancelled, deleted, recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from precipiq_testkit.server import ServerProcess
+from tests.system.client import Client
+
+from .evidence import bundle_of, check, ended, exported, kinds, lines, members, openssl_says, organisations
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def strangers(shared_server: ServerProcess) -> Iterator[tuple[str, str]]:
+    """Organisations that no test has used."""
+    return iter(organisations(shared_server, 24))
+
+
+@pytest.fixture
+def client(shared_server: ServerProcess, strangers: Iterator[tuple[str, str]]) -> Client:
+    """A client of an organisation of its own."""
+    return Client(shared_server, next(strangers)[1])
+
+
+def with_scope(server: ServerProcess, client: Client, *scopes: str, environment: str = "test") -> Client:
+    org_id = client.entries()[0]["statement"]["org_id"]
+    return Client(server, server.create_key(environment, *scopes, org_id=org_id))
+
+
+def test_a_bundle_holds_the_chain_and_passes_every_check(client: Client, tmp_path: Path) -> None:
+    for number in range(5):
+        client.decide(number)
+    asked = client.data("POST", "/exports", json={})
+    assert (asked["status"], asked["progress"], asked["size"], asked["error"]) == ("pending", 0.0, None, None)
+    record = ended(client, asked["id"])
+    assert (record["status"], record["progress"], record["is_valid"]) == ("completed", 1.0, True)
+
+    bundle = bundle_of(client, record)
+    assert len(bundle) == record["size"]
+    assert openssl_says(bundle, tmp_path) == "Verified OK"
+    assert check(bundle, tmp_path)[0] == 0
+    files = members(bundle)
+    entries = lines(files["entries.jsonl"])
+    assert entries == client.entries()[: len(entries)]
+    assert len(entries) == record["entries"] == record["range"]["through_seq"]
+    assert record["counts"]["decision"] == len(lines(files["decisions.jsonl"])) == 5
+    decisions = client.data("GET", "/decisions")["items"]
+    assert sorted(lines(files["decisions.jsonl"]), key=lambda item: -item["seq"]) == decisions
+
+
+def test_everything_about_an_export_stands_in_the_chain(client: Client) -> None:
+    client.decide()
+    record = exported(client)
+    bundle_of(client, record)
+    assert kinds(client)[-5:] == [
+        "decision",
+        "export_requested",
+        "signing_key_created",
+        "export_completed",
+        "export_downloaded",
+    ]
+    _, requested, created, completed, downloaded = client.entries()[-5:]
+    assert requested["statement"]["body"]["export_id"] == record["id"]
+    assert requested["statement"]["actor"] == downloaded["statement"]["actor"] == record["requested_by"]
+    assert created["statement"]["body"]["fingerprint"] == record["signing_key"]["fingerprint"]
+    assert completed["statement"]["body"]["export"] == record
+    assert downloaded["statement"]["body"] == {"export_id": record["id"], "sha256": record["sha256"]}
+    assert client.verify()["is_valid"]
+
+
+def test_the_key_that_signed_is_in_the_bundle_and_published_to_everybody(
+    shared_server: ServerProcess, client: Client, tmp_path: Path
+) -> None:
+    record = exported(client)
+    manifest = json.loads(members(bundle_of(client, record))["manifest.json"])
+    path = f"/.well-known/precipiq/{manifest['org_id']}/signing-keys"
+    published = httpx2.get(f"{shared_server.url}{path}")
+    assert published.status_code == 200
+    [key] = published.json()["data"]["items"]
+    assert key["fingerprint"] == manifest["signing_key"]["fingerprint"] == record["signing_key"]["fingerprint"]
+    assert key == client.data("GET", "/exports/signing-keys")["items"][0]
+    assert client.entries()[key["announced_seq"] - 1]["statement"]["body"]["fingerprint"] == key["fingerprint"]
+    assert httpx2.get(f"{shared_server.url}/.well-known/precipiq/org_nobody/signing-keys").status_code == 404
+
+
+def test_a_rotated_key_signs_no_more_and_stays_published(client: Client, tmp_path: Path) -> None:
+    before = exported(client)
+    old_bundle = bundle_of(client, before)
+    new = client.data("POST", "/exports/signing-keys/rotate")
+    after = exported(client)
+    assert after["signing_key"]["fingerprint"] == new["fingerprint"] != before["signing_key"]["fingerprint"]
+    newest, oldest = client.data("GET", "/exports/signing-keys")["items"]
+    assert (newest["key_id"], newest["retired_at"]) == (new["key_id"], None)
+    assert oldest["retired_at"] == newest["created_at"]
+    rotated = client.entries()[new["announced_seq"] - 1]["statement"]
+    assert rotated["kind"] == "signing_key_rotated"
+    assert rotated["body"]["replaced_fingerprint"] == oldest["fingerprint"]
+    assert openssl_says(old_bundle, tmp_path) == "Verified OK"
+    code, said = check(old_bundle, tmp_path, "--fingerprint", new["fingerprint"])
+    assert (code, "fingerprint" in said) == (1, True)
+
+
+def test_a_slice_says_what_it_leaves_out(client: Client, tmp_path: Path) -> None:
+    for number in range(14):
+        client.decide(number)
+    record = exported(client, agent_id="agent-3")
+    bundle = bundle_of(client, record)
+    assert check(bundle, tmp_path)[0] == 0
+    files = members(bundle)
+    assert {line["agent_id"] for line in lines(files["decisions.jsonl"])} == {"agent-3"}
+    completeness = json.loads(files["manifest.json"])["completeness"]
+    assert (completeness["entries_included"], completeness["is_complete"]) == (2, False)
+    assert completeness["entries_left_out"] == record["range"]["through_seq"] - 2
+
+
+def test_a_range_in_time_is_found(client: Client, tmp_path: Path) -> None:
+    receipts = [client.decide(number) for number in range(9)]
+    record = exported(client, start=receipts[2]["timestamp"], end=receipts[6]["timestamp"], formats=["jsonl"])
+    assert record["range"] == {"after_seq": receipts[2]["seq"] - 1, "through_seq": receipts[5]["seq"]}
+    bundle = bundle_of(client, record)
+    assert check(bundle, tmp_path)[0] == 0
+    assert [entry["hash"] for entry in lines(members(bundle)["entries.jsonl"])] == [
+        receipt["hash"] for receipt in receipts[2:6]
+    ]
+    assert "decisions.csv" not in members(bundle)
+    assert exported(client, start="2001-01-01", end="2001-12-31")["entries"] == 0
+    assert exported(client, after_seq=10**9)["entries"] == 0
+
+
+def test_an_erased_payload_stays_erased_and_explained(client: Client, tmp_path: Path) -> None:
+    receipts = [client.decide(number) for number in range(3)]
+    redaction = client.data("POST", f"/decisions/{receipts[1]['decision_id']}/redact", json={"reason": "asked to"})
+    whole, part = exported(client), exported(client, through_seq=receipts[2]["seq"])
+    for record in (whole, part):
+        bundle = bundle_of(client, record)
+        assert check(bundle, tmp_path)[0] == 0
+        erased = lines(members(bundle)["decisions.jsonl"])[1]
+        assert (erased["redacted"], erased["redaction_id"]) == (True, redaction["redaction_id"])
+        assert erased["inputs"] is None
+        assert b"Zo\xc3\xab" in bundle or b"Zo" in members(bundle)["entries.jsonl"]
+    assert redaction["seq"] in [line["statement"]["seq"] for line in lines(members(bundle)["context.jsonl"])]
+
+
+def test_the_same_idempotency_key_gives_the_same_export(client: Client) -> None:
+    headers = {"Idempotency-Key": "monthly"}
+    first = client.http.post("/exports", json={"after_seq": 1}, headers=headers)
+    again = client.http.post("/exports", json={"after_seq": 1}, headers=headers)
+    other = client.http.post("/exports", json={"after_seq": 2}, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json()["data"]["id"] == first.json()["data"]["id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+    ended(client, first.json()["data"]["id"])
+
+
+def test_exports_are_listed_newest_first_page_by_page(client: Client) -> None:
+    ids = [exported(client)["id"] for _ in range(3)]
+    first = client.data("GET", "/exports", params={"limit": 2})
+    rest = client.data("GET", "/exports", params={"limit": 2, "cursor": first["next_cursor"]})
+    assert [item["id"] for item in first["items"] + rest["items"]] == ids[::-1]
+    assert rest["next_cursor"] is None
+    refused = client.http.get("/exports", params={"cursor": "c2VxOjE"})
+    assert (refused.status_code, refused.json()["error"]["details"]) == (
+        422,
+        {"cursor": ["is not a cursor of this list"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"start": "yesterday"}, "start"),
+        ({"start": "2026-01-02", "end": "2026-01-01T00:00:00Z"}, ""),
+        ({"after_seq": 5, "through_seq": 4}, ""),
+        ({"after_seq": -1}, "after_seq"),
+        ({"formats": []}, "formats"),
+        ({"formats": ["pdf"]}, "formats.0"),
+        ({"everything": True}, "everything"),
+    ],
+)
+def test_what_is_no_export_is_refused_and_stores_nothing(client: Client, body: dict[str, object], path: str) -> None:
+    answer = client.http.post("/exports", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "validation_error")
+    assert list(answer.json()["error"]["details"]) == [path]
+    assert client.data("GET", "/exports")["items"] == []
+
+
+def test_exports_need_their_scope_and_are_seen_by_their_own_chain_alone(
+    shared_server: ServerProcess, client: Client
+) -> None:
+    record = exported(client)
+    reader = with_scope(shared_server, client, "read", "write", "admin")
+    for method, path in [("POST", "/exports"), ("GET", "/exports"), ("GET", f"/exports/{record['id']}/download")]:
+        assert reader.http.request(method, path).status_code == 403
+    exporter = with_scope(shared_server, client, "export")
+    assert exporter.http.post("/exports/signing-keys/rotate").status_code == 403
+    for stranger in (Client(shared_server), with_scope(shared_server, client, "export", environment="live")):
+        for method, path in [("GET", ""), ("GET", "/download"), ("DELETE", "")]:
+            answer = stranger.http.request(method, f"/exports/{record['id']}{path}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert bundle_of(exporter, record)
+
+
+def test_a_deleted_bundle_is_gone_and_the_chain_tells(client: Client) -> None:
+    record = exported(client)
+    deleted = client.data("DELETE", f"/exports/{record['id']}")
+    assert deleted["status"] == "expired"
+    gone = client.http.get(f"/exports/{record['id']}/download")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "export_expired")
+    assert client.data("DELETE", f"/exports/{record['id']}")["status"] == "expired"
+    assert kinds(client).count("export_deleted") == 1
+
+
+def test_a_download_goes_on_where_it_broke_off(client: Client) -> None:
+    record = exported(client)
+    whole = bundle_of(client, record)
+    path = f"/exports/{record['id']}/download"
+    rest = client.http.get(path, headers={"Range": "bytes=100-", "If-Range": f'"{record["sha256"]}"'})
+    assert (rest.status_code, rest.content) == (206, whole[100:])
+    head = client.http.head(path)
+    assert (head.headers["content-length"], head.headers["accept-ranges"]) == (str(len(whole)), "bytes")
+    assert "attachment" in head.headers["content-disposition"]
+    assert client.http.get(path, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    assert kinds(client).count("export_downloaded") == 1

@@ -1,0 +1,122 @@
+"""An application of one file that can be downloaded, through every layer; the file remembers what was asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from precipiq_core.app import Application
+from precipiq_core.boot import assemble
+from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.contracts.auth import Authenticator, Principal, RateLimiter, RateState
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.credential import Credential
+from precipiq_core.deployment import parse_deployment
+from precipiq_core.http.endpoint import Call, Download, Endpoint, NoBody
+from precipiq_core.logs.scrub import Scrubber
+from precipiq_core.logs.sink import Sink
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+
+SIZE = 300_000
+TAG = '"0123abcd"'
+BLOCK = random.Random(5).randbytes(1 << 20)
+
+
+def content(start: int, end: int) -> bytes:
+    """The bytes of every file of these tests."""
+    first = start % len(BLOCK)
+    return (BLOCK * (1 + (first + end - start) // len(BLOCK)))[first : first + end - start]
+
+
+class File:
+    """What is downloaded; remembers what was asked of it. ``failing_at``: the byte where reading fails or hangs."""
+
+    def __init__(self, size_bytes: int = SIZE, *, piece_bytes: int = 100_000, surplus_bytes: int = 0) -> None:
+        self.size_bytes = size_bytes
+        self.piece_bytes = piece_bytes
+        self.surplus_bytes = surplus_bytes
+        self.failing_at: int | None = None
+        self.failure: Exception | None = None
+        self.refusal: Exception | None = None
+        self.begun: list[int] = []
+        self.reads: list[tuple[int, int]] = []
+        self.read_bytes = 0
+        self.closed = 0
+
+    def download(self) -> Download:
+        return Download(self.size_bytes, self.read, 'a "b"\r\n€.zip', TAG.strip('"'), self.begin)
+
+    async def begin(self, start: int) -> None:
+        self.begun.append(start)
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        self.reads.append((start, end))
+        end += self.surplus_bytes
+        try:
+            while start < end:
+                if self.failing_at is not None and start >= self.failing_at:
+                    if self.failure is None:
+                        await asyncio.Event().wait()
+                    raise self.failure
+                piece = content(start, min(start + self.piece_bytes, end))
+                self.read_bytes += len(piece)
+                yield piece
+                start += len(piece)
+        finally:
+            self.closed += 1
+
+
+class Keys:
+    async def authenticate(self, credential: Credential) -> Principal | None:
+        return Principal(Chain("o", "test"), "key", frozenset({"read"}))
+
+
+class Limiter:
+    async def hit(self, chain: Chain, group: str) -> RateState:
+        return RateState(group, 5, 1, 4, 1, 0.0)
+
+
+class Files(PluginBase[Any]):
+    name = "files"
+    provides: ClassVar[tuple[type, ...]] = (RateLimiter,)
+    file: ClassVar[File]
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        services.provide(RateLimiter, Limiter())
+
+    @hookimpl
+    def authenticators(self, services: Services) -> Sequence[Authenticator]:
+        return [Keys()]
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint]:
+        return [Endpoint("GET", "/file", self.get, "read", NoBody, media_type="application/zip", is_download=True)]
+
+    async def get(self, call: Call[Any, Any]) -> Download:
+        """Download the file."""
+        return self.file.download()
+
+
+def site(folder: Path, file: File, access: io.BytesIO | None = None, **http: float) -> Application:
+    """An application with every layer, over that one file."""
+    plugin = type("Files", (Files,), {"file": file})
+    point = SimpleNamespace(name="files", value="files:Files", dist=None, load=lambda: plugin)
+    document = {"deployment": {"name": "t"}, "plugins": {"files": {}}, "http": http}
+    assembly = assemble(
+        parse_deployment(document, folder / "precipiq.toml", {}),
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=None,  # type: ignore[arg-type]
+        serving=True,
+        installed=[point],  # type: ignore[list-item]
+    )
+    return Application(assembly, access and Sink(access, Scrubber(), 4096))
