@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
-import svcs
-
 from precipiq_core.errors import DeploymentError
+
+# svcs imports its ties to every web framework that happens to be installed, and with them the framework: half a second
+# of each start, of which nothing is used here.
+_TIES = ("svcs.aiohttp", "svcs.fastapi", "svcs.flask", "svcs.starlette")
+_left_out = [name for name in _TIES if name not in sys.modules]
+sys.modules.update(dict.fromkeys(_left_out))  # type: ignore[arg-type]
+import svcs  # noqa: E402
+
+for _name in _left_out:
+    del sys.modules[_name]
 
 T = TypeVar("T")
 
