@@ -77,6 +77,7 @@ async def test_a_replay_gives_every_entry_once_then_says_that_it_caught_up(
 
 
 async def test_replay_and_live_join_without_gap_or_repeat_under_appends(target: ServerProcess, client: Client) -> None:
+    append(client, 60)
     done = asyncio.Event()
 
     async def write() -> None:

@@ -190,3 +190,19 @@ async def test_a_crowd_that_replays_one_chain_delays_another_chains_page_by_one_
         assert order.index(OTHER) <= world.config.replays_at_once_max + 1
         assert all(await asyncio.gather(*crowd))
         assert len(order) == CROWD + 1
+
+
+async def test_a_page_that_the_ledger_took_long_for_keeps_its_slot_only_a_moment_longer() -> None:
+    """Replays pause for appends as long as a page took; time in which the ledger did not answer is none of ours."""
+    async with a_world() as world:
+        await world.ledger.fill(10)
+        read = world.ledger.read
+
+        async def slow(chain: Chain, after_seq: int, limit: int) -> Sequence[Entry]:
+            world.clock.advance(3600)
+            return await read(chain, after_seq, limit)
+
+        world.ledger.read = slow  # type: ignore[method-assign]
+        world.replays.note_news()
+        async with asyncio.timeout(WAIT_S):
+            assert await world.replays.page(CHAIN, START, EVERYTHING, PageSize(1, 64 * 1024))

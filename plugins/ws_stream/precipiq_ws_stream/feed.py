@@ -79,6 +79,11 @@ class Feed:
             self._task = asyncio.create_task(self._follow())
         await asyncio.shield(self._opened)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not be opened."""
+        return self._opened.done() and self._opened.exception() is not None
+
     async def close(self) -> None:
         """Stop following."""
         if self._task is not None:

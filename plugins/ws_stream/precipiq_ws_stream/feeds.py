@@ -50,16 +50,12 @@ class Feeds:
     async def using(self, chain: Chain) -> AsyncIterator[Feed]:
         """The open feed of that chain. Raises what the ledger raises."""
         feed = self._by_chain.get(chain)
-        if feed is None:
+        if feed is None or feed.has_failed:
             feed = self._by_chain[chain] = self._new(chain)
         feed.users += 1
         feed.idle_since_s = None
         try:
-            try:
-                await feed.open()
-            except Exception:
-                self._forget(feed)
-                raise
+            await feed.open()
             yield feed
         finally:
             feed.users -= 1
