@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import uuid
 from datetime import UTC, datetime
 
@@ -71,6 +72,14 @@ def test_no_random_byte_is_given_out_twice() -> None:
     assert {len(item) for item in drawn} == {16}
     assert len(set(drawn)) == len(drawn)
     assert len(randomness.bytes(10_000)) == 10_000
+
+
+def test_what_another_process_is_given_draws_bytes_of_its_own() -> None:
+    randomness = SystemRandomness()
+    randomness.bytes(1)
+    carried = pickle.loads(pickle.dumps(randomness))
+
+    assert carried.bytes(32) != randomness.bytes(32)
 
 
 def test_a_forked_child_draws_other_bytes_than_its_parent() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from precipiq_core.deployment import SecretSettings
 from precipiq_core.errors import DeploymentError
@@ -68,3 +71,48 @@ def test_each_purpose_has_a_key_of_its_own_and_none_shows() -> None:
     assert {len(master.derive("a"))} == {32}
     assert master.derive("a") == HkdfMasterKey(secret).derive("a") != HkdfMasterKey(secret[::-1]).derive("a")
     assert secret not in repr(master)
+
+
+def test_keys_are_derived_by_hkdf_wherever_the_master_key_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = SeededRandomness().bytes(64).hex()
+    (tmp_path / "master.key").write_text(f" {secret}\n")
+    monkeypatch.setenv("MASTER_KEY_OF_THIS_TEST", secret)
+    in_file = open_master_key(settings(file=tmp_path / "master.key"), SeededRandomness())
+    in_variable = open_master_key(settings(env="MASTER_KEY_OF_THIS_TEST"), SeededRandomness())
+
+    for purpose in ("", "a", "ledger checkpoints", "é" * 100):
+        expected = HKDF(SHA256(), length=32, salt=None, info=f"precipiq:{purpose}".encode()).derive(secret.encode())
+        assert in_file.derive(purpose) == in_variable.derive(purpose) == expected
+
+
+def test_a_key_in_a_file_is_read_once_for_each_purpose_and_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    master = open_master_key(settings(True, file=path), SeededRandomness())
+    derived = master.derive("a")
+    secret = path.read_text().strip()
+    path.unlink()
+
+    assert master.derive("a") == derived
+    with pytest.raises(DeploymentError, match=r"master\.key is missing"):
+        master.derive("b")
+    assert secret.encode() not in pickle.dumps(vars(master))
+
+
+@pytest.mark.parametrize("value", ["", "   \n", "hunter2"])
+def test_an_empty_or_short_key_in_a_file_is_refused_without_showing_it(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    path.write_text(value)
+
+    with pytest.raises(DeploymentError, match=r"missing or empty|at least 32 characters") as caught:
+        open_master_key(settings(file=path), SeededRandomness())
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_process_that_cannot_read_the_key_is_a_deployment_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precipiq_core.secret_process._COMMAND", ("nowhere",))
+
+    with pytest.raises(DeploymentError, match="did not answer"):
+        open_master_key(settings(True, file=tmp_path / "master.key"), SeededRandomness())

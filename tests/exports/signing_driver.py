@@ -1,4 +1,4 @@
-"""Does in a process of its own what a server does with keys, and then stands still to be looked at.
+"""Does in a process of its own what a server does with keys, and stands still after each step to be looked at.
 
 Arguments: a folder for key files; a secret, in hex, that is to be found in this process's memory.
 """
@@ -23,22 +23,29 @@ CONTEXT = {"purpose": "export signing key", "org_id": "org_1", "environment": "t
 SIGNED = b"what is signed"
 
 
+async def shown(**values: bytes) -> None:
+    """Tell what came of a step, and go on when told to."""
+    print(json.dumps({name: value.hex() for name, value in values.items()}), flush=True)
+    assert await asyncio.to_thread(sys.stdin.readline)
+
+
 async def main() -> None:
     folder, planted = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
     settings = SecretSettings(master_key=SecretReference(file=folder / "master.key"), create_master_key=True)
     derived = open_master_key(settings, SystemRandomness()).derive("test")
+    await shown(derived=derived)
 
     vault = LocalVault(LocalVaultAccess(SecretReference(file=folder / "vault.key"), (), SystemRandomness()))
     await vault.create_master_key(is_anything_wrapped=False)
     await vault.check()
+    await shown()
+
     signer = Signer(vault.access())
     public_key, wrapped = await signer.generate(CONTEXT)
+    await shown(public_key=public_key, wrapped=wrapped)
+
     signature = await signer.sign(await vault.rewrap(wrapped, CONTEXT), CONTEXT, sha256(SIGNED).digest())
-    answer = {"public_key": public_key.hex(), "wrapped": wrapped.hex(), "signature": signature.hex()}
-    print(json.dumps(answer), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    assert planted
-    assert derived
+    await shown(signature=signature, planted=planted)
     await signer.close()
     await vault.close()
 

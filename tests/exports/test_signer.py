@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -130,38 +130,64 @@ def secrets_of(key: RSAPrivateKey) -> dict[str, bytes]:
     return {name: form for part, number in parts.items() for name, form in forms(part, number).items()}
 
 
+class Driver:
+    """The process that is looked at. ``answer``: what it told of its steps, ``memory``: what was found after each."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+        self.folder = folder
+        self.answer: dict[str, bytes] = {}
+        self.memory: list[set[str]] = []
+        self._process = process
+
+    def step(self) -> None:
+        assert self._process.stdout is not None
+        answer = json.loads(self._process.stdout.readline())
+        self.answer |= {name: bytes.fromhex(value) for name, value in answer.items()}
+
+    def look_for(self, needles: Mapping[str, bytes]) -> None:
+        self.memory.append(found_in_memory(self._process.pid, needles))
+        assert self._process.stdin is not None
+        self._process.stdin.write("go on\n")
+        self._process.stdin.flush()
+
+    def master_keys(self) -> dict[str, bytes]:
+        """Those that were made so far."""
+        texts = {path.stem: path.read_text().strip() for path in self.folder.glob("*.key")}
+        keys = {f"{name} key": bytes.fromhex(text) for name, text in texts.items()}
+        return keys | {f"{name} key, text": text.encode() for name, text in texts.items()}
+
+    def private_key(self) -> dict[str, bytes]:
+        access = LocalVaultAccess(SecretReference(file=self.folder / "vault.key"), (), SystemRandomness())
+        context = {"purpose": "export signing key", "org_id": "org_1", "environment": "test", "key_id": "sk_1"}
+        private = access.unwrap(self.answer["wrapped"], context)
+        key = load_der_private_key(private, None)
+        assert isinstance(key, RSAPrivateKey)
+        return {**secrets_of(key), "the end of PKCS#8": private[-64:]}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_key_is_ever_in_the_memory_of_the_process_that_has_it_made_and_used(tmp_path: Path) -> None:
     planted = os.urandom(32)
+    needles = {
+        "planted": planted,
+        "the head of PKCS#8": bytes.fromhex("300d06092a864886f70d01010105000482"),
+        "PEM": b"PRIVATE KEY-----\nMII",
+    }
     command = [sys.executable, str(DRIVER), str(tmp_path), planted.hex()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        answer = json.loads(driver.stdout.readline())
-        files = {name: (tmp_path / f"{name}.key").read_text().strip() for name in ("master", "vault")}
-        access = LocalVaultAccess(SecretReference(file=tmp_path / "vault.key"), (), SystemRandomness())
-        context = {"purpose": "export signing key", "org_id": "org_1", "environment": "test", "key_id": "sk_1"}
-        private = access.unwrap(bytes.fromhex(answer["wrapped"]), context)
-        key = load_der_private_key(private, None)
-        assert isinstance(key, RSAPrivateKey)
-        needles = {
-            "planted": planted,
-            "public modulus": key.private_numbers().public_numbers.n.to_bytes(256),
-            **secrets_of(key),
-            "the end of PKCS#8": private[-64:],
-            "the head of PKCS#8": bytes.fromhex("300d06092a864886f70d01010105000482"),
-            "PEM": b"PRIVATE KEY-----\nMII",
-        }
-        for name, text in files.items():
-            needles |= {f"{name} key": bytes.fromhex(text), f"{name} key, text": text.encode()}
-        found = found_in_memory(driver.pid, needles)
-        driver.communicate("")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        driver = Driver(tmp_path, process)
+        for _ in range(2):
+            driver.step()
+            needles |= driver.master_keys()
+            driver.look_for(needles)
+        driver.step()
+        needles |= driver.private_key()
+        driver.look_for({**needles, "public key": driver.answer["public_key"]})
+        driver.step()
+        driver.look_for({**needles, "public key": driver.answer["public_key"]})
 
-    assert driver.returncode == 0
-    assert openssl_says(tmp_path, bytes.fromhex(answer["public_key"]), bytes.fromhex(answer["signature"])) == (
-        "Verified OK"
-    )
-    assert found == {"planted", "public modulus"}
-    hidden = {name: needle for name, needle in needles.items() if name not in found}
+    assert process.returncode == 0
+    assert driver.memory == [{"planted"}] * 2 + [{"planted", "public key"}] * 2
+    assert openssl_says(tmp_path, driver.answer["public_key"], driver.answer["signature"]) == "Verified OK"
     for path in tmp_path.iterdir():
-        held = {name for name, needle in hidden.items() if needle in path.read_bytes()}
-        assert held <= {f"{path.stem} key, text"}, path
+        assert {name for name, needle in needles.items() if needle in path.read_bytes()} <= {f"{path.stem} key, text"}
