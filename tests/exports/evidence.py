@@ -14,7 +14,7 @@ from typing import Any
 from precipiq_testkit.server import ServerProcess
 from tests.system.client import Client
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
 
 
 MAKE_KEYS = """
