@@ -1,19 +1,25 @@
-"""An entry as a flat record: its proof, then the members of body and payload exactly as they were hashed. Pure."""
+"""An entry as a flat record: its proof, then the members of body and payload exactly as they were hashed. Pure.
+
+The REST interface shows decisions so, and exports list entries so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import cast
 
 import orjson
 
-from precipiq_core.canonical import canonical
-from precipiq_core.chain_format import StatementParts, parse_statement, split_payload, statement_parts
+from precipiq_core.canonical import Json, canonical
+from precipiq_core.chain_format import StatementParts, parse_json, parse_statement, split_payload, statement_parts
 from precipiq_core.contracts.chain import Entry
 
 PROOF_FIELDS = (
     "id",
     "org_id",
     "environment",
+    "kind",
     "timestamp",
     "v",
     "seq",
@@ -22,34 +28,50 @@ PROOF_FIELDS = (
     "payload_hash",
     "prev_hash",
     "hash",
+    "redacted",
+    "redaction_id",
+)
+"""What a record may say of the entry itself, in this order; the last two only of one whose payload was erased."""
+
+_TAKEN = frozenset(PROOF_FIELDS)
+_PROOF = (
+    b'"id":"%b","org_id":%b,"environment":"%b",%b"timestamp":"%b","v":1,"seq":%b,"actor":%b,'
+    b'"salt":%b,"payload_hash":%b,"prev_hash":"%b","hash":"%b"%b'
 )
 
-_PROOF = (
-    b'"id":"%b","org_id":%b,"environment":"%b","timestamp":"%b","v":1,"seq":%b,"actor":%b,'
-    b'"salt":%b,"payload_hash":%b,"prev_hash":"%b","hash":"%b"'
-)
+
+@dataclass(frozen=True, slots=True)
+class RecordFields:
+    """The members that every record has, null where an entry lacks them.
+
+    ``shows_kind``: the record says the entry's kind, for lists that hold several.
+    """
+
+    body_fields: tuple[str, ...]
+    payload_fields: tuple[str, ...]
+    shows_kind: bool = False
 
 
 def entry_record_json(
-    entry: Entry, payload_fields: Sequence[str], redaction_id: str | None = None, *, with_kind: bool = False
+    entry: Entry, fields: RecordFields, redaction_id: str | None = None, parts: StatementParts | None = None
 ) -> bytes:
     """The record as JSON. ``redaction_id``: of the entry that erased its payload, if one did.
 
-    An erased record has ``redacted`` and ``redaction_id``, its ``payload_fields`` are null. ``with_kind``: for lists
-    of several kinds. Raises ``ValueError`` when the statement is none.
+    ``parts``: of the entry's statement, where they are known. A member of body or payload whose name is taken already
+    is called ``body.<name>`` or ``payload.<name>``. Raises ``ValueError`` when the statement is none.
     """
-    parts = statement_parts(entry.statement) or _parsed(entry.statement)
-    salt, members = b"null", b""
+    parts = parts or statement_parts(entry.statement) or _parsed(entry.statement)
+    salt, payload, erasure = b"null", b"{}", b""
     if entry.payload is not None:
         payload, digits = split_payload(entry.payload)
         salt = b'"%b"' % digits.encode()
-        members = payload[1:-1] if _is_object_of(payload, payload_fields) else _nulls(payload_fields)
-    elif payload_fields:
-        members = _nulls(payload_fields)
+    elif parts.payload_hash != b"null":
+        erasure = b',"redacted":true,"redaction_id":%b' % orjson.dumps(redaction_id)
     proof = _PROOF % (
         parts.id,
         parts.org_id,
         parts.environment,
+        b'"kind":"%b",' % parts.kind if fields.shows_kind else b"",
         parts.timestamp,
         parts.seq,
         parts.actor,
@@ -57,12 +79,15 @@ def entry_record_json(
         parts.payload_hash,
         parts.prev_hash,
         entry.hash.encode(),
+        erasure,
     )
-    if with_kind:
-        proof += b',"kind":"%b"' % parts.kind
-    if entry.payload is None and parts.payload_hash != b"null":
-        proof += b',"redacted":true,"redaction_id":%b' % orjson.dumps(redaction_id)
-    return b"{%b}" % b",".join(part for part in (proof, parts.body[1:-1], members) if part)
+    body = _names(parts.body)
+    taken = (_TAKEN, frozenset(fields.body_fields), body)
+    members = [
+        *_members(parts.body, body, fields.body_fields, taken[:1], "body"),
+        *_members(payload, _names(payload), fields.payload_fields, taken, "payload"),
+    ]
+    return b"{%b}" % b",".join([proof, *members])
 
 
 def _parsed(statement: bytes) -> StatementParts:
@@ -82,14 +107,26 @@ def _parsed(statement: bytes) -> StatementParts:
     )
 
 
-def _nulls(names: Sequence[str]) -> bytes:
-    return b",".join([b'"%b":null' % name.encode() for name in names])
+def _members(
+    text: bytes, names: Set[str], fields: tuple[str, ...], taken: tuple[Set[str], ...], part: str
+) -> list[bytes]:
+    """Pieces of JSON that hold the members of that text, whose names these are; null for each field that it lacks."""
+    if all(each.isdisjoint(names) for each in taken):
+        pieces = [text[1:-1]] if names else []
+    else:
+        values = cast("dict[str, Json]", parse_json(text))
+        pieces = [b"%b:%b" % (_name(name, taken, part), canonical(value)) for name, value in values.items()]
+    return pieces + [b"%b:null" % _name(name, taken, part) for name in fields if name not in names]
 
 
-def _is_object_of(text: bytes, names: Sequence[str]) -> bool:
-    """Whether the text is a JSON object with exactly these members; what an intruder made of it need not be."""
+def _name(name: str, taken: tuple[Set[str], ...], part: str) -> bytes:
+    return canonical(f"{part}.{name}" if any(name in names for names in taken) else name)
+
+
+def _names(text: bytes) -> Set[str]:
+    """Names of the object's members; none of anything else, which an intruder may have made of it."""
     try:
-        fields = orjson.loads(text)
+        value = orjson.loads(text)
     except ValueError:
-        return False
-    return isinstance(fields, dict) and fields.keys() == set(names)
+        return frozenset()
+    return value.keys() if isinstance(value, dict) else frozenset()

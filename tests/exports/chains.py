@@ -117,12 +117,21 @@ def spec_of(chain: MadeChain, private: RSAPrivateKey, **changes: Any) -> BundleS
         len(chain.entries),
         ("jsonl", "csv"),
         (DECISIONS,),
-        {"is_valid": True, "first_break": None},
+        verification_of(1, len(chain.entries)),
         SigningKeyInfo("sk_1", public_key_pem(der), fingerprint, announced[0] if announced else None),
         "0.1.0",
         batch_entries=7,
     )
-    return replace(spec, **changes)
+    spec = replace(spec, **changes)
+    if "verification" not in changes:
+        spec = replace(spec, verification=verification_of(spec.after_seq + 1, spec.through_seq))
+    return spec
+
+
+def verification_of(first_seq: int, last_seq: int) -> dict[str, Any]:
+    """What the server finds in a range that holds."""
+    found = {"first_seq": first_seq, "last_seq": last_seq, "entries_checked": last_seq - first_seq + 1}
+    return {"is_valid": True, "first_break": None, **found}
 
 
 def bundle_of(chain: MadeChain, private: RSAPrivateKey | None = None, **changes: Any) -> bytes:
@@ -170,7 +179,7 @@ def report_on(bundle: bytes | Mapping[str, bytes], folder: Path, fingerprint: st
 
 
 def problems(bundle: bytes | Mapping[str, bytes], folder: Path, fingerprint: str | None = None) -> list[str]:
-    return list(report_on(bundle, folder, fingerprint).problems)
+    return [f"{where}: {what}" for where, what in report_on(bundle, folder, fingerprint).problems]
 
 
 def run_verifier(bundle: bytes, folder: Path, *arguments: str, python: str = sys.executable) -> tuple[int, str]:

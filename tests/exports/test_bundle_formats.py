@@ -8,15 +8,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from precipiq_exports.bundle.lines import cell
+from precipiq_core.canonical import canonical
+from precipiq_core.chain_format import parse_statement
 from precipiq_exports.bundle.spec import Table
-from precipiq_exports.bundle.writer import INSTRUCTIONS
+from precipiq_exports.bundle.verify import csv_cell
+from precipiq_exports.bundle.writer import write_bundle
+from precipiq_testkit.memory import MemoryAuditor
 
 from .chains import (
     NO_FILTERS,
@@ -31,15 +35,25 @@ from .chains import (
     public_der,
     report_on,
     run_verifier,
+    sign,
+    spec_of,
     unpack_to,
     unpacked,
+    verification_of,
 )
 
 REAL = Path(__file__).parents[1] / "data" / "real-decisions.jsonl"
+
+
+def _is_supported(python: Path) -> bool:
+    command = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 8))"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 OTHER_PYTHONS = sorted(
     str(path)
     for path in [*Path.home().glob(".pyenv/versions/*/bin/python3"), Path("/usr/bin/python3")]
-    if path.is_file() and path.resolve() != Path(sys.executable).resolve()
+    if path.is_file() and path.resolve() != Path(sys.executable).resolve() and _is_supported(path)
 )
 
 
@@ -104,9 +118,9 @@ def test_every_check_passes(make: Any, tmp_path: Path) -> None:
     assert {item["path"] for item in manifest["files"]} == set(files) - {"manifest.json", "manifest.json.sig"}
     assert problems(bundle, tmp_path) == []
     code, said = run_verifier(bundle, tmp_path, "--fingerprint", sha256(public_der(key())).hexdigest())
-    assert (code, said.splitlines()[-1]) == (0, "VERIFIED"), said
+    assert (code, "VERIFIED: manifest.json was signed by the key" in said, "FAILED" in said) == (0, True, False), said
     alone = subprocess.run([sys.executable, "-I", "-S", "verify.py"], cwd=folder, capture_output=True, text=True)
-    assert (alone.returncode, alone.stdout.splitlines()[-1]) == (0, "VERIFIED"), alone.stdout + alone.stderr
+    assert (alone.returncode, "VERIFIED: manifest.json" in alone.stdout) == (0, True), alone.stdout + alone.stderr
     assert summary.entries_count == manifest["counts"]["entries"] == len(lines(files["entries.jsonl"]))
 
 
@@ -122,19 +136,26 @@ def test_the_verifier_runs_under_other_pythons(python: str, tmp_path: Path) -> N
 
 
 def test_every_command_of_the_instructions_does_what_they_say(tmp_path: Path) -> None:
-    chain, _ = real_decisions()
-    (tmp_path / "evidence.zip").write_bytes(bundle_of(chain))
-    blocks = [block.partition("```")[0] for block in INSTRUCTIONS.read_text().split("```\n")[1::2]]
+    chain = longer(MadeChain(), 5)
+    bundle = bundle_of(chain)
+    (tmp_path / "evidence.zip").write_bytes(bundle)
+    text = unpacked(bundle)["VERIFY.md"].decode()
+    assert "{" not in text.partition("## The short way")[0]
+    blocks = [block.partition("```")[0] for block in text.split("```\n")[1::2]]
     assert len(blocks) == 6
     if shutil.which("unzip") is None:
-        blocks[0] = "python3 -m zipfile -e evidence.zip evidence\ncd evidence\n"
+        blocks[0] = blocks[0].replace(
+            "unzip -q evidence.zip -d evidence", "python3 -m zipfile -e evidence.zip evidence"
+        )
     done = subprocess.run(["bash", "-e"], input="".join(blocks), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "VERIFIED: 5 entries" in done.stdout
     assert "Verified OK" in done.stdout
     assert sha256(public_der(key())).hexdigest() in done.stdout
     assert done.stdout.count(": OK") == 8
-    assert "VERIFIED" in done.stdout
-    assert done.stdout.splitlines()[-1].split()[0] == chain.entries[0].hash
+    shown = [line.split()[0] for line in done.stdout.splitlines()[-3:]]
+    first = parse_statement(chain.entries[0].statement)
+    assert shown == [chain.entries[0].hash, chain.entries[0].hash, first.payload_hash]
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
@@ -150,13 +171,14 @@ def test_the_manifest_says_what_is_left_out(tmp_path: Path) -> None:
     stated = manifest["completeness"]
     assert (stated["entries_in_range"], stated["entries_included"], stated["entries_left_out"]) == (31, 15, 16)
     assert (stated["is_complete"], stated["covers_from_genesis"]) == (False, True)
-    assert '15 decisions with agent_id "a"; 16 other entries are left out' in stated["statement"]
+    assert 'the 15 decisions with agent_id "a" are included; the other 16 are left out' in stated["statement"]
     report = report_on(bundle_of(chain, **changes), tmp_path)
-    assert any("15 links across entries" in text or "14 links across entries" in text for text in report.unchecked)
+    assert "links across 14 gaps that the filter left" in report.not_checked
     chain, changes = part()
     stated = json.loads(unpacked(bundle_of(chain, **changes))["manifest.json"])["completeness"]
     assert (stated["first_seq"], stated["last_seq"], stated["is_complete"]) == (10, 21, True)
-    assert "The 9 entries before that range are not in it." in stated["statement"]
+    assert "The 9 entries before them are not." in stated["statement"]
+    assert stated["statement"].endswith("Whether there are entries after entry 21 is not said.")
 
 
 def test_what_was_damaged_in_the_store_is_shown_and_named(tmp_path: Path) -> None:
@@ -164,24 +186,125 @@ def test_what_was_damaged_in_the_store_is_shown_and_named(tmp_path: Path) -> Non
     for seq, changes in ((3, {"statement": b"\xff{"}), (5, {"payload": b"[1"}), (7, {"hash": "no hash"})):
         entry = chain.entries[seq - 1]
         chain.entries[seq - 1] = type(entry)(**{**{name: getattr(entry, name) for name in entry.__slots__}, **changes})
-    bundle = bundle_of(chain, verification={"is_valid": False, "first_break": {"seq": 3}})
+    bundle = bundle_of(chain, verification={**verification_of(1, 9), "is_valid": False, "first_break": {"seq": 3}})
     assert len(lines(unpacked(bundle)["entries.jsonl"])) == 9
     found = problems(bundle, tmp_path)
     for seq in (3, 5, 7):
-        assert any(f"entries.jsonl line {seq}: entry {seq} was already damaged" in text for text in found), found
-    assert any("the chain did not hold when the bundle was made" in text for text in found)
+        assert (
+            f"entries.jsonl line {seq}: entry {seq} was damaged in the store already when the bundle was made" in found
+        )
+    assert any("the chain did not hold when the server verified it" in text for text in found)
+    assert json.loads(unpacked(bundle)["manifest.json"])["counts"]["damaged"] == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"statement": b"[]"},
+        {"statement": b'{"kind":"decision","body":[1],"seq":2}'},
+        {"statement": b'{"kind":{"a":1}}'},
+        {"payload": b"{}"},
+        {"payload": b'{"payload":{},"salt":5}'},
+        {"payload": b'{"salt":"00000000000000000000000000000000","payload":{}}'},
+        {"payload": b'{"payload":{\n},"salt":"00000000000000000000000000000000"}'},
+        {"payload": b"\xff" * 80},
+        {"hash": "A" * 64},
+        {"hash": "\ud800"},
+    ],
+)
+def test_whatever_the_store_holds_every_line_is_json(changes: dict[str, Any], tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 4)
+    chain.entries[1] = replace(chain.entries[1], **changes)
+    files = unpacked(bundle_of(chain))
+    assert [line.get("damaged") for line in lines(files["entries.jsonl"])] == [None, True, None, None]
+    assert len(lines(files["decisions.jsonl"])) == 3
+    assert problems(bundle_of(chain), tmp_path)[0].startswith("entries.jsonl line 2: entry 2 was damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("body", [1]),
+        ("seq", "x"),
+        ("timestamp", 5),
+        ("kind", None),
+        ("actor", {}),
+        ("org_id", 1),
+        ("more", 1),
+        ("v", 2),
+    ],
+)
+def test_a_statement_that_is_not_one_of_version_1_is_shown_as_damaged(name: str, value: Any, tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 4)
+    statement = canonical({**json.loads(chain.entries[1].statement), name: value})
+    chain.entries[1] = replace(chain.entries[1], statement=statement)
+    assert problems(bundle_of(chain), tmp_path)[0].startswith("entries.jsonl line 2: entry 2 was damaged")
 
 
 def test_an_altered_entry_goes_out_as_it_is_and_fails(tmp_path: Path) -> None:
     chain = longer(MadeChain(), 5)
-    entry = chain.entries[2]
-    altered = entry.statement.replace(b"0.82", b"0.83")
-    chain.entries[2] = type(entry)(entry.chain, 3, entry.hash, altered, entry.payload)
-    assert problems(bundle_of(chain), tmp_path) == ["entries.jsonl line 3: its hash is not that of its statement"] + [
-        text for text in problems(bundle_of(chain), tmp_path) if "line 3:" not in text
-    ]
+    chain.entries[2] = replace(chain.entries[2], statement=chain.entries[2].statement.replace(b"0.82", b"0.83"))
+    expected = "entries.jsonl line 3 (entry 3): the statement is not the one that was hashed"
+    assert problems(bundle_of(chain), tmp_path) == [expected]
     code, said = run_verifier(bundle_of(chain), tmp_path)
-    assert (code, "FAILED: entries.jsonl line 3: its hash is not that of its statement" in said) == (1, True)
+    assert (code, said) == (1, f"FAILED: {expected}\n")
+
+
+def test_a_payload_that_is_erased_while_the_bundle_is_made_is_no_failure(tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 5)
+    chain.announce(key())
+
+    class Auditor(MemoryAuditor):
+        passes = 0
+
+        def batches(self, *arguments: Any) -> Any:
+            Auditor.passes += 1
+            if Auditor.passes == 2:  # the raw entries are written, the first list is not
+                chain.erase(2)
+            return chain.auditor.batches(*arguments)
+
+        def redactions(self, *arguments: Any) -> Any:
+            return chain.auditor.redactions(*arguments)
+
+    out = io.BytesIO()
+    write_bundle(Auditor({}), spec_of(chain, key()), out, lambda digest: sign(key(), digest))
+    files = unpacked(out.getvalue())
+    assert [record.get("redacted") for record in lines(files["decisions.jsonl"])] == [None, True, None, None, None]
+    report = report_on(out.getvalue(), tmp_path)
+    assert report.problems == []
+    assert any(text.startswith("why 2 rows of lists lack a payload") for text in report.not_checked)
+
+
+def test_members_whose_names_are_taken_are_called_after_their_part(tmp_path: Path) -> None:
+    chain = MadeChain()
+    chain.add("event", {"timestamp": "then", "amount": "1.00"}, {"amount": 2, "note": "=1", "hash": None})
+    chain.add("event", {"amount": "1.00"}, {"note": [1.5, {"a": "b"}]})
+    bundle = bundle_of(
+        chain, tables=(Table("events", ("event",), ("timestamp", "amount"), ("amount", "note", "hash")),)
+    )
+    assert problems(bundle, tmp_path) == []
+    files = unpacked(bundle)
+    first, second = lines(files["events.jsonl"])
+    assert (first["body.timestamp"], first["amount"], first["payload.amount"], first["payload.hash"]) == (
+        "then",
+        "1.00",
+        2,
+        None,
+    )
+    assert (second["body.timestamp"], second["payload.amount"], second["note"]) == (None, None, [1.5, {"a": "b"}])
+    rows = list(csv.DictReader(io.StringIO(files["events.csv"].decode(), newline="")))
+    assert [(row["body.timestamp"], row["payload.amount"], row["note"]) for row in rows] == [
+        ("then", "2", "'=1"),
+        ("", "", '[1.5,{"a":"b"}]'),
+    ]
+
+
+def test_a_payload_that_is_no_object_is_shown_in_the_entries_alone(tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 1)
+    chain.add("decision", {"agent_id": "a"}, [1, {"b": 2}])  # type: ignore[arg-type]
+    bundle = bundle_of(chain)
+    assert problems(bundle, tmp_path) == []
+    assert lines(unpacked(bundle)["decisions.jsonl"])[1]["inputs"] is None
 
 
 def test_lists_show_the_same_as_the_entries() -> None:
@@ -231,11 +354,19 @@ def test_kinds_of_one_table_lie_together_in_it(tmp_path: Path) -> None:
         (True, "true"),
         (None, ""),
         ("plain, \"quoted\"", "plain, \"quoted\""),
+        ("'=1", "''=1"),
+        ("'tis", "''tis"),
+        ("\u200b\ufeff=1", "'\u200b\ufeff=1"),
+        ("\x00@x", "'\x00@x"),
+        ("\u2212 1", "'\u2212 1"),
+        ("+1", "'+1"),
+        ("a=1", "a=1"),
         ({"b": 1, "a": "=x"}, '{"a":"=x","b":1}'),
     ],
 )  # fmt: skip
 def test_no_cell_is_a_formula(value: Any, shown: str) -> None:
-    assert cell(value) == shown
+    [[found, _]] = csv.reader(io.StringIO(csv_cell(value, canonical(value).decode()) + ",", newline=""))
+    assert found == shown
 
 
 def test_cells_survive_commas_quotes_and_lines(tmp_path: Path) -> None:

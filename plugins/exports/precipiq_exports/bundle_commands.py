@@ -1,9 +1,8 @@
-"""``precipiq bundle verify``: what the bundle's own verify.py does, and its signature once more with `cryptography`."""
+"""``precipiq bundle``: what the bundle's own verify.py does, and its signature once more with `cryptography`."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import click
@@ -26,37 +25,39 @@ def bundle_group() -> None:
 
 @bundle_group.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--fingerprint", metavar="HEX", help="of the key that must have signed, as it was published")
+@click.option("--fingerprint", metavar="HEX", help="of the key that must have signed, as you got it from elsewhere")
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
 @click.pass_context
 def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_json: bool) -> None:
-    """Check a bundle, a ZIP file. Exit code: 0 verified, 1 failed, 2 could not check."""
+    """Check a bundle: a ZIP file, or the folder where it was unpacked. Nothing is written.
+
+    Exit code: 0 verified, 1 failed, 2 could not check.
+    """
     try:
-        report = verify.check(str(file), fingerprint)
-        _check_signature(file, report)
+        expected = None if fingerprint is None else verify.plain_fingerprint(fingerprint)
+        report = verify.check(str(file), expected)
+        _check_signature(verify.Source(str(file)), report)
     except (verify.NotABundle, OSError) as error:
-        click.echo(f"could not check: {error}", err=True)
+        reason = verify.printable(str(error))
+        if as_json:
+            click.echo(json.dumps({"verdict": "could_not_check", "reason": reason}))
+        click.echo(f"could not check: {reason}", err=True)
         ctx.exit(EXIT_COULD_NOT_CHECK)
     if as_json:
-        click.echo(json.dumps(verify.as_document(report)))
+        click.echo(json.dumps(report.document()))
     else:
-        verify.show(report)
+        click.echo("\n".join(report.lines()))
     ctx.exit(EXIT_FAILED if report.problems_count else 0)
 
 
-def _check_signature(file: Path, report: verify.Report) -> None:
+def _check_signature(source: verify.Source, report: verify.Report) -> None:
     """By an implementation that has nothing in common with that of verify.py."""
-    source = verify.Folder(file) if file.is_dir() else verify.Archive(file)
-    limit = verify.MANIFEST_BYTES_MAX
     try:
-        manifest, signature, pem = (
-            verify.read_all(source, name, limit) for name in (verify.MANIFEST, verify.SIGNATURE, verify.PUBLIC_KEY)
-        )
-        key = load_pem_public_key(pem)
+        key = load_pem_public_key(source.read(verify.PUBLIC_KEY))
         if not isinstance(key, RSAPublicKey):
-            raise ValueError("it is not an RSA key")
-        key.verify(signature, manifest, PKCS1v15(), SHA256())
-    except (verify.Malformed, InvalidSignature, UnsupportedAlgorithm, ValueError, zipfile.BadZipFile):
-        report.problem(verify.SIGNATURE, "the signature does not hold (cryptography)")
+            raise verify.Malformed("it is not an RSA key")
+        key.verify(source.read(verify.SIGNATURE), source.read(verify.MANIFEST), PKCS1v15(), SHA256())
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        report.fail(verify.SIGNATURE, "the signature does not hold by a second implementation (cryptography)")
     else:
-        report.held.append("the signature holds by a second implementation (cryptography)")
+        report.held.append("the signature holds by a second implementation (cryptography) too")

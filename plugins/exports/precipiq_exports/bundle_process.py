@@ -10,9 +10,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from precipiq_core.errors import Unavailable
-from precipiq_exports.bundle.spec import BundleSummary
-from precipiq_exports.bundle_worker import BundleTask
+import structlog
+
+from precipiq_core.errors import InternalError, Unavailable
+from precipiq_exports.bundle.spec import BundleSummary, BundleTask
+
+log = structlog.get_logger("precipiq.exports")
 
 
 async def run_bundle_worker(
@@ -21,7 +24,7 @@ async def run_bundle_worker(
     """Write that bundle. ``sign``: of a SHA-256 digest. ``progress``: told how many more entries were read.
 
     The process is killed when this is cancelled or ``sign`` raises. Raises ``Unavailable`` when it ends without a
-    result; the file at the task's path is then no bundle.
+    result, ``InternalError`` when it has a fault; the file at the task's path is then no bundle.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -41,6 +44,9 @@ async def run_bundle_worker(
                 return BundleSummary(**message["result"])
             if "error" in message:
                 raise Unavailable(message["error"])
+            if "fault" in message:
+                log.error("the process that writes a bundle failed", exception=message["fault"])
+                raise InternalError("the process that writes the bundle failed; see the server's log")
             if "digest" in message:
                 signature = await sign(bytes.fromhex(message["digest"]))
                 process.stdin.write(json.dumps({"signature": base64.b64encode(signature).decode()}).encode() + b"\n")

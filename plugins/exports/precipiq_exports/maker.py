@@ -12,9 +12,8 @@ from precipiq_core.contracts.chain import Chain, EntryKind
 from precipiq_core.contracts.ledger import ChainAudit, ChainVerdict, Ledger
 from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.errors import Unavailable
-from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, SigningKeyInfo, Table
+from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, BundleTask, SigningKeyInfo, Table
 from precipiq_exports.bundle_process import run_bundle_worker
-from precipiq_exports.bundle_worker import BundleTask
 from precipiq_exports.job_store import JobStore, Lease
 from precipiq_exports.jobs import Job, Range
 from precipiq_exports.leases import LeaseLost, Progress

@@ -6,12 +6,14 @@ from typing import Any
 
 from precipiq_core.chain_format import parse_statement, statement_id, statement_prev_hash, statement_timestamp
 from precipiq_core.contracts.chain import Entry
-from precipiq_core.entry_record import entry_record_json
+from precipiq_core.entry_record import RecordFields, entry_record_json
 
 DECISION = "decision"
 
 BODY_FIELDS = ("agent_id", "action_type", "confidence", "human_in_loop", "external_id")
 PAYLOAD_FIELDS = ("inputs", "outputs", "alternatives", "metadata")
+
+_FIELDS = RecordFields(BODY_FIELDS, PAYLOAD_FIELDS)
 
 Record = dict[str, Any]
 
@@ -38,4 +40,4 @@ def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     Body and payload are members of the record and stand in it byte for byte as they were hashed, so that no number
     changes its form on the way.
     """
-    return entry_record_json(entry, PAYLOAD_FIELDS, redaction_id)
+    return entry_record_json(entry, _FIELDS, redaction_id)

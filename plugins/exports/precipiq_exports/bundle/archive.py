@@ -9,11 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import chain
 
-from stream_zip import ZIP_64, Method, stream_zip
+from stream_zip import ZIP_64, ZIP_AUTO, Method, stream_zip
 
 _CHUNK_BYTES = 256 * 1024
-_AHEAD_MAX = 8
+_AHEAD_MAX = 8  # chunks that wait to be compressed
+_SMALL_BYTES = 4 * 1024 * 1024  # a member of up to this size is held, so that only archives that need it are Zip64
 _FILE_MODE = 0o100644
 _EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # a ZIP knows nothing before
 
@@ -44,11 +46,13 @@ def archive(
 
         def files() -> Iterator[tuple[str, datetime, int, Method, Iterable[bytes]]]:
             for member in members:
-                yield member.name, moment, _FILE_MODE, ZIP_64, _digested(member, on_written)
+                method, chunks = _measured(_digested(member, on_written), compression_level)
+                yield member.name, moment, _FILE_MODE, method, chunks
 
         yield from stream_zip(
             files(),
             chunk_size=_CHUNK_BYTES,
+            extended_timestamps=False,  # they end in 2038
             get_compressobj=lambda: _Deflate(thread, compression_level),  # type: ignore[arg-type,return-value]
         )
 
@@ -60,6 +64,17 @@ def _digested(member: Member, on_written: Callable[[FileDigest], None]) -> Itera
         size_bytes += len(chunk)
         yield chunk
     on_written(FileDigest(member.name, digest.hexdigest(), size_bytes))
+
+
+def _measured(chunks: Iterator[bytes], compression_level: int) -> tuple[Method, Iterable[bytes]]:
+    held: list[bytes] = []
+    size_bytes = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > _SMALL_BYTES:
+            return ZIP_64, chain(held, chunks)
+    return ZIP_AUTO(size_bytes, compression_level), held
 
 
 class _Deflate:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.entry_store import EntryAuditor
 
 Format: TypeAlias = Literal["jsonl", "csv"]
 Filters: TypeAlias = Mapping[str, str | int | None]
@@ -40,8 +42,9 @@ class BundleSpec:
     """Everything that decides a bundle's bytes but the entries. Picklable.
 
     ``created_us``: microseconds since the epoch. ``filters``: as they were asked for; ``agent_id`` and ``action_type``
-    choose decisions. The range: ``after_seq`` < seq <= ``through_seq``. ``verification``: what verifying that range
-    gave, as JSON; ``is_valid`` is taken from it.
+    choose decisions, the others are what led to the range, ``after_seq`` < seq <= ``through_seq``. ``tables``: by
+    name. ``verification``: what verifying that range gave, as JSON; it has ``is_valid``, ``first_seq``, ``last_seq``,
+    ``entries_checked`` and ``first_break``, which verifiers compare with the entries.
     """
 
     export_id: str
@@ -60,22 +63,31 @@ class BundleSpec:
     compression_level: int = 6
 
     @property
-    def wanted(self) -> dict[str, str]:
-        """Body fields that a decision must have to be in the bundle; empty: every entry is."""
-        names = ("agent_id", "action_type")
-        return {name: str(self.filters[name]) for name in names if self.filters.get(name) is not None}
-
-    @property
     def table_files(self) -> tuple[tuple[Table, Format], ...]:
         """The lists in the order in which they stand in the bundle."""
         return tuple((table, format) for table in self.tables for format in self.formats)
 
 
 @dataclass(frozen=True, slots=True)
+class BundleTask:
+    """What a process of its own is to write, from what, and where to."""
+
+    auditor: EntryAuditor
+    spec: BundleSpec
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class BundleSummary:
-    """A finished bundle. ``counts``: raw entries by kind; ``size_bytes`` and ``sha256`` are of the whole ZIP."""
+    """A finished bundle. ``counts``: raw entries by kind; ``size_bytes`` and ``sha256`` are of the whole ZIP.
+
+    ``table_rows``: by name of the file. ``first_seq`` and ``last_seq``: of the entries in it, None without any.
+    """
 
     entries_count: int
     counts: Mapping[str, int]
+    table_rows: Mapping[str, int]
     size_bytes: int
     sha256: str
+    first_seq: int | None
+    last_seq: int | None

@@ -3,707 +3,973 @@
 
 usage: python3 -I -S verify.py [FOLDER_OR_ZIP] [--fingerprint HEX] [--json]
 
-Without an argument it checks the folder that it lies in. Exit code: 0 verified, 1 failed, 2 could not check.
-``--fingerprint``: of the key that must have signed, as the organisation published it.
+Without a path it checks the folder that it lies in. ``--fingerprint``: SHA-256 of the public key that must have signed,
+as you got it from elsewhere. Exit code: 0 verified, 1 failed, 2 could not check. Reads each file once, front to end.
 """
 
+from __future__ import annotations
+
+import argparse
 import base64
-import csv
 import hashlib
-import io
 import json
 import os
 import re
 import sys
 import zipfile
+from array import array
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import IO, AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-FORMAT = "precipiq-evidence"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.json.sig"
-PUBLIC_KEY = "public_key.pem"
-ENTRIES = "entries.jsonl"
-CONTEXT = "context.jsonl"
-VERIFICATION = "chain_verification.json"
+FORMAT, FORMAT_VERSION = "precipiq-evidence", 1
+MANIFEST, SIGNATURE, PUBLIC_KEY = "manifest.json", "manifest.json.sig", "public_key.pem"
+ENTRIES, CONTEXT, VERIFICATION = "entries.jsonl", "context.jsonl", "chain_verification.json"
+FIXED_FILES = ("VERIFY.md", "verify.py", ENTRIES, CONTEXT, VERIFICATION, PUBLIC_KEY)
+ALGORITHM = "RSA-2048 PKCS#1 v1.5 SHA-256"
 GENESIS = "0" * 64
-STATEMENT_KEYS = {
-    "v", "org_id", "environment", "seq", "id", "kind", "timestamp", "actor", "body", "payload_hash", "prev_hash",
-}  # fmt: skip
-KEY_KINDS = ("signing_key_created", "signing_key_rotated")
 PROBLEMS_MAX = 20
-PIECE_BYTES = 1 << 20
-MANIFEST_BYTES_MAX = 16 << 20
-LINE_BYTES_MAX = 64 << 20
-SHA256_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # RFC 8017, section 9.2
-RSA_ENCRYPTION = bytes.fromhex("06092a864886f70d010101")
-HEX = re.compile(r"[0-9a-f]{64}")
+PIECE_BYTES, LINE_BYTES_MAX, SMALL_FILE_BYTES_MAX = 1 << 20, 64 << 20, 16 << 20
+
+STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+STATEMENT = re.compile(
+    r'\{"actor":(?P<actor>%s),"body":(?P<body>\{.*\}),"environment":"(?P<environment>live|test)"'
+    r',"id":"(?P<id>[0-9a-f-]{36})","kind":"(?P<kind>[^"\\]+)","org_id":(?P<org_id>%s)'
+    r',"payload_hash":(?:null|"(?P<payload_hash>[0-9a-f]{64})"),"prev_hash":"(?P<prev_hash>[0-9a-f]{64})"'
+    r',"seq":(?P<seq>[1-9][0-9]{0,18}),"timestamp":"(?P<timestamp>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)","v":1\}'
+    % (STRING, STRING),
+    re.ASCII | re.DOTALL,
+)
+"""The whole text of a statement of chain version 1: canonical JSON, so its members have one order and no spaces."""
+
+LINE_HEAD = re.compile(r'\{"hash":"([0-9a-f]{64})","payload":')
+LINE_SALT = re.compile(r',"salt":(?:null|"([0-9a-f]{32})"),"statement":')
+KEY = re.compile(r'"([^"\\]*)":')
 
 
 class NotABundle(Exception):
     """There is nothing to check."""
 
 
-class Malformed(Exception):
-    """A file is not what it must be; the text says why."""
+class Malformed(ValueError):
+    """Something is not what it must be; the text says what."""
 
 
 class Report:
-    """What was found: problems, and sentences about what holds and what cannot be told."""
+    """What was found. ``problems``: (where, what), the first ones; ``held`` and ``not_checked``: sentences."""
 
-    def __init__(self):
-        self.problems = []
+    def __init__(self) -> None:
+        self.problems: List[Tuple[str, str]] = []
         self.problems_count = 0
-        self.held = []
-        self.unchecked = []
-        self.about = {}
+        self.held: List[str] = []
+        self.not_checked: List[str] = []
+        self.about: Dict[str, Any] = {}
 
-    def problem(self, where, text):
+    def fail(self, where: str, what: str) -> None:
         self.problems_count += 1
         if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append("%s: %s" % (where, text))
+            self.problems.append((where, what))
+
+    def document(self) -> Dict[str, Any]:
+        return {
+            "verdict": "failed" if self.problems_count else "verified",
+            "problems": [{"where": where, "what": what} for where, what in self.problems],
+            "problems_count": self.problems_count,
+            "held": [] if self.problems_count else self.held,
+            "not_checked": [] if self.problems_count else self.not_checked,
+            **self.about,
+        }
+
+    def lines(self) -> List[str]:
+        """For people, in plain ASCII."""
+        if not self.problems_count:
+            lines = ["VERIFIED: " + text for text in self.held] + ["NOT CHECKED: " + text for text in self.not_checked]
+        else:
+            lines = ["FAILED: %s: %s" % problem for problem in self.problems]
+            if self.problems_count > len(self.problems):
+                lines.append("FAILED: ... and %d more" % (self.problems_count - len(self.problems)))
+        return [printable(line) for line in lines]
 
 
-class Folder:
-    """A bundle that was unpacked."""
+# Where the files lie, and reading them.
 
-    def __init__(self, path):
+
+class Source:
+    """The files of a bundle by name: an unpacked folder, or a ZIP file. Raises NotABundle."""
+
+    def __init__(self, path: str) -> None:
         self.path = path
+        self.archive: Optional[zipfile.ZipFile] = None
+        if os.path.isdir(path):
+            walk = ((folder, name) for folder, _, names in os.walk(path) for name in names)
+            self.names = [os.path.relpath(os.path.join(*each), path).replace(os.sep, "/") for each in walk]
+        else:
+            try:
+                self.archive = zipfile.ZipFile(path)
+                self.names = self.archive.namelist()
+            except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+                raise NotABundle("%s is neither a folder nor a ZIP file: %s" % (path, error)) from None
 
-    def names(self):
-        found = []
-        for folder, _, files in os.walk(self.path):
-            for name in files:
-                found.append(os.path.relpath(os.path.join(folder, name), self.path).replace(os.sep, "/"))
-        return found
+    def open(self, name: str) -> IO[bytes]:
+        return self.archive.open(name) if self.archive else open(os.path.join(self.path, name), "rb")
 
-    def open(self, name):
-        return open(os.path.join(self.path, *name.split("/")), "rb")
-
-
-class Archive:
-    """A bundle as it was sent."""
-
-    def __init__(self, path):
+    def read(self, name: str, bytes_max: int = SMALL_FILE_BYTES_MAX) -> bytes:
+        """All of a small file. Raises Malformed."""
+        if name not in self.names:
+            raise Malformed("the file is missing")
         try:
-            self.archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise NotABundle("%s is no ZIP file: %s" % (path, error))
-
-    def names(self):
-        return [member.filename for member in self.archive.infolist()]
-
-    def open(self, name):
-        return self.archive.open(name)
+            with self.open(name) as stream:
+                content = stream.read(bytes_max + 1)
+        except Exception as error:  # zipfile and zlib promise no bound to what an altered archive makes them raise
+            raise Malformed("it cannot be read: %s" % error) from None
+        if len(content) > bytes_max:
+            raise Malformed("it is larger than %d bytes" % bytes_max)
+        return content
 
 
-def check(path, fingerprint=None):
-    """The report on the bundle at that path, a folder or a ZIP file. Raises NotABundle."""
-    source = Folder(path) if os.path.isdir(path) else Archive(path)
-    report = Report()
-    names = source.names()
-    if MANIFEST not in names:
-        raise NotABundle("there is no %s in %s" % (MANIFEST, path))
-    try:
-        raw = read_all(source, MANIFEST, MANIFEST_BYTES_MAX)
-        manifest = parse(raw)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise Malformed("it is not the manifest of a %s bundle" % FORMAT)
-        if manifest.get("format_version") != FORMAT_VERSION:
-            raise Malformed("its format version is not %d: take the verify.py of that version" % FORMAT_VERSION)
-        sizes = listed_files(manifest)
-    except Malformed as error:
-        report.problem(MANIFEST, str(error))
-        return report
-    report.about = {name: manifest.get(name) for name in ("export_id", "org_id", "environment", "created_at")}
-    check_names(names, sizes, report)
-    check_signature(source, names, raw, manifest, fingerprint, report)
-    check_files(source, names, sizes, report)
-    if report.problems_count == 0:
-        # Only what is known to be the signed bytes is looked into: there is no use in explaining what was altered.
-        check_contents(source, manifest, report)
-    return report
+class Reader:
+    """One file, read and digested a piece ahead in another thread; ``trouble``: why it could not be read to its end."""
+
+    def __init__(self, source: Source, name: str, size_max: int, pool: ThreadPoolExecutor) -> None:
+        self.name, self.size_max, self.size = name, size_max, 0
+        self.digest = hashlib.sha256()
+        self.trouble: Optional[str] = None
+        self.source, self.pool = source, pool
+        self.stream: Optional[IO[bytes]] = None
+        self.rest, self.at = b"", 0
+        self.ahead = pool.submit(self.load)
+
+    def load(self) -> bytes:
+        if self.stream is None:
+            self.stream = self.source.open(self.name)
+        piece = self.stream.read(PIECE_BYTES) if self.size <= self.size_max else b""
+        self.digest.update(piece)
+        self.size += len(piece)
+        return piece
+
+    def piece(self) -> bytes:
+        """What comes next, nothing at the end."""
+        try:
+            piece = self.ahead.result()
+        except Exception as error:  # see Source.read
+            self.trouble = "it cannot be read: %s" % error
+            return b""
+        if piece:
+            self.ahead = self.pool.submit(self.load)
+        return piece
+
+    def lines(self) -> Iterator[bytes]:
+        rest = b""
+        for piece in iter(self.piece, b""):
+            lines = (rest + piece).split(b"\n")
+            rest = lines.pop()
+            yield from lines
+            if len(rest) > LINE_BYTES_MAX:
+                raise Malformed("a line is longer than %d bytes" % LINE_BYTES_MAX)
+        if rest:
+            yield rest
+
+    def take(self, count: int) -> bytes:
+        """The next bytes, fewer at the end."""
+        self.fill(count)
+        self.at += count
+        return self.rest[self.at - count : self.at]
+
+    def skip(self, text: str) -> bool:
+        """Whether that text comes next; only then it is taken."""
+        wanted = text.encode()
+        self.fill(len(wanted))
+        if not self.rest.startswith(wanted, self.at):
+            return False
+        self.at += len(wanted)
+        return True
+
+    def fill(self, count: int) -> None:
+        while len(self.rest) - self.at < count:
+            piece = self.piece()
+            if not piece:
+                break
+            self.rest, self.at = self.rest[self.at :] + piece, 0
+
+    def finish(self, sha256: str, size: int, report: Report) -> None:
+        for _ in iter(self.piece, b""):
+            pass
+        if self.stream is not None:
+            self.stream.close()
+        if self.trouble is not None:
+            report.fail(self.name, self.trouble)
+        elif self.size > size:
+            report.fail(self.name, "it is longer than the %d bytes that the manifest says" % size)
+        elif (self.size, self.digest.hexdigest()) != (size, sha256):
+            found = "%d bytes with SHA-256 %s" % (self.size, self.digest.hexdigest())
+            report.fail(self.name, "it is not the file that the manifest lists: it has %s" % found)
 
 
-def pieces_of(source, name, size=PIECE_BYTES):
-    """The content of a file, piece by piece. Raises Malformed, whatever an altered archive makes of it."""
-    try:
-        with source.open(name) as stream:
-            for piece in iter(lambda: stream.read(size), b""):
-                yield piece
-    except Exception as error:  # zipfile and zlib promise no bound to what they raise
-        raise Malformed("it cannot be unpacked: %s" % error)
+# JSON that has one reading.
 
 
-def read_all(source, name, limit):
-    content = b""
-    for piece in pieces_of(source, name):
-        content += piece
-        if len(content) > limit:
-            raise Malformed("it is larger than %d bytes" % limit)
-    return content
-
-
-def parse(text):
-    """JSON without repeated keys. Raises Malformed."""
-    try:
-        return json.loads(text, object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise Malformed("it is not JSON: %s" % error)
-
-
-def without_repeats(pairs):
+def without_repeats(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise Malformed("a key stands twice in one object")
     return found
 
 
-def listed_files(manifest):
-    """Path -> (sha256, bytes), as the manifest says. Raises Malformed."""
-    sizes = {}
-    files = manifest.get("files")
-    if not isinstance(files, list):
-        raise Malformed("it lists no files")
-    for item in files:
-        if not isinstance(item, dict) or not isinstance(item.get("path"), str) or "/" in item["path"]:
-            raise Malformed("its list of files is damaged")
-        if item["path"] in sizes or item["path"] in (MANIFEST, SIGNATURE):
-            raise Malformed("its list of files names %s wrongly" % item["path"])
-        sizes[item["path"]] = (item.get("sha256"), item.get("bytes"))
-    for name in (ENTRIES, CONTEXT, VERIFICATION, PUBLIC_KEY):
-        if name not in sizes:
-            raise Malformed("its list of files lacks %s" % name)
-    return sizes
+def refuse_constant(name: str) -> None:
+    raise Malformed("%s is not JSON" % name)
 
 
-def check_names(names, sizes, report):
-    expected = set(sizes) | {MANIFEST, SIGNATURE}
-    for name in sorted(expected - set(names)):
-        report.problem(name, "the file is missing")
-    for name in sorted(set(names) - expected):
-        report.problem(name, "the file does not belong to the bundle: the manifest does not list it")
-    for name in sorted(set(names)):
-        if names.count(name) > 1:
-            report.problem(name, "the file stands more than once in the archive")
+DECODER = json.JSONDecoder(object_pairs_hook=without_repeats, parse_constant=refuse_constant)
+DECODE: Callable[[str, int], Tuple[Any, int]] = DECODER.scan_once  # type: ignore[attr-defined]  # what raw_decode calls; raises StopIteration where there is no value
+BAD_JSON = (ValueError, StopIteration, RecursionError)
+
+Members = Dict[str, Tuple[Any, str]]  # name -> value, and its text as it stands
 
 
-def check_files(source, names, sizes, report):
-    count = 0
-    for name in sorted(set(names) & set(sizes)):
-        digest, size = hashlib.sha256(), 0
-        try:
-            for piece in pieces_of(source, name):
-                digest.update(piece)
-                size += len(piece)
-        except Malformed as error:
-            report.problem(name, str(error))
-            continue
-        if (digest.hexdigest(), size) != sizes[name]:
-            report.problem(name, "it is not the file that was signed: its SHA-256 is %s" % digest.hexdigest())
-        count += 1
-    report.held.append("%d files are the ones that the manifest lists, by SHA-256" % count)
+def members_at(text: str, position: int) -> Tuple[Members, int]:
+    """The members of the object at that place in canonical JSON, and where it ends. Raises what BAD_JSON names."""
+    found: Members = {}
+    if text.startswith("{}", position):
+        return found, position + 2
+    separator = "{"
+    while text.startswith(separator, position):
+        key = KEY.match(text, position + 1)
+        name, start = (key[1], key.end()) if key is not None else escaped_key(text, position + 1)
+        if name in found:
+            raise Malformed("a key stands twice in one object")
+        value, position = DECODE(text, start)
+        found[name] = (value, text[start:position])
+        if text.startswith("}", position):
+            return found, position + 1
+        separator = ","
+    raise Malformed("it is not canonical JSON")
 
 
-# The signature, by hand: RFC 8017 (RSASSA-PKCS1-v1_5) over a key in RFC 5280's form.
+def escaped_key(text: str, position: int) -> Tuple[str, int]:
+    name, end = DECODE(text, position)
+    if not isinstance(name, str) or not text.startswith(":", end):
+        raise Malformed("it is not canonical JSON")
+    return name, end + 1
 
 
-def check_signature(source, names, raw, manifest, fingerprint, report):
-    if PUBLIC_KEY not in names or SIGNATURE not in names:
-        return
+def members_of(text: str) -> Members:
+    """The members of a whole text that is an object in canonical JSON. Raises what BAD_JSON names."""
+    found, end = members_at(text, 0)
+    if end != len(text):
+        raise Malformed("it is not canonical JSON")
+    return found
+
+
+def document_of(text: bytes) -> Dict[str, Any]:
+    """A whole file that is one JSON object. Raises Malformed."""
     try:
-        der = pem_content(read_all(source, PUBLIC_KEY, 1 << 16))
-        modulus, exponent = public_numbers(der)
-    except Malformed as error:
-        report.problem(PUBLIC_KEY, str(error))
-        return
-    try:
-        signature = read_all(source, SIGNATURE, 1 << 16)
-    except Malformed as error:
-        report.problem(SIGNATURE, str(error))
-        return
-    if not signature_holds(modulus, exponent, signature, raw):
-        report.problem(SIGNATURE, "the signature does not belong to manifest.json and public_key.pem")
-    else:
-        report.held.append("the signature of the manifest holds")
-    found = hashlib.sha256(der).hexdigest()
-    stated = manifest.get("signing_key")
-    stated = stated.get("fingerprint") if isinstance(stated, dict) else None
-    if found != stated:
-        report.problem(PUBLIC_KEY, "its fingerprint is %s, the manifest says %s" % (found, stated))
-    if fingerprint is not None and found != fingerprint.lower().replace(":", ""):
-        report.problem(PUBLIC_KEY, "its fingerprint is %s, not the one that you expect" % found)
-    report.about["fingerprint"] = found
-    if fingerprint is None:
-        report.unchecked.append(
-            "whose key signed: compare its fingerprint %s with the one that the organisation published, "
-            "or give it as --fingerprint" % found
-        )
-    else:
-        report.held.append("the key that signed has the fingerprint that you expect")
+        document = DECODER.decode(text.decode("utf-8"))
+    except BAD_JSON as error:
+        raise Malformed("it is not JSON: %s" % error) from None
+    if not isinstance(document, dict):
+        raise Malformed("it is not a JSON object")
+    return document
 
 
-def pem_content(text):
-    lines = text.decode("ascii", "replace").strip().splitlines()
-    if len(lines) < 3 or lines[0] != "-----BEGIN PUBLIC KEY-----" or lines[-1] != "-----END PUBLIC KEY-----":
-        raise Malformed("it is not one public key in PEM form")
-    try:
-        return base64.b64decode("".join(lines[1:-1]), validate=True)
-    except ValueError:
-        raise Malformed("it is not one public key in PEM form")
+# Entries, and rows of the lists.
 
 
-def public_numbers(der):
-    """Modulus and exponent of a SubjectPublicKeyInfo."""
-    outer, rest = take(der, 0x30)
-    algorithm, bits = take(outer, 0x30)
-    key, more = take(bits, 0x03)
-    if rest or more or not algorithm.startswith(RSA_ENCRYPTION) or key[:1] != b"\0":
-        raise Malformed("it is not an RSA key")
-    numbers, rest = take(key[1:], 0x30)
-    modulus, numbers = take(numbers, 0x02)
-    exponent, more = take(numbers, 0x02)
-    if rest or more:
-        raise Malformed("it is not an RSA key")
-    return int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big")
+class Entry(NamedTuple):
+    """A raw entry, sliced into the very texts that were hashed.
 
+    ``actor`` and ``org_id`` are JSON strings as they stand. ``payload_text`` and ``salt`` are None without a payload;
+    ``payload`` has no members then, nor when it is no object.
+    """
 
-def take(der, tag):
-    """The content of the first element, which must have that tag, and what comes after it."""
-    if len(der) < 2 or der[0] != tag:
-        raise Malformed("it is not an RSA key")
-    length, start = der[1], 2
-    if length & 0x80:
-        start += length & 0x7F
-        length = int.from_bytes(der[2:start], "big")
-    if len(der) < start + length:
-        raise Malformed("it is not an RSA key")
-    return der[start : start + length], der[start + length :]
+    hash: str
+    statement: str
+    payload_text: Optional[str]
+    payload: Members
+    salt: Optional[str]
+    body: Members
+    actor: str
+    body_text: str
+    environment: str
+    id: str
+    kind: str
+    org_id: str
+    payload_hash: Optional[str]
+    prev_hash: str
+    seq: int
+    timestamp: str
 
+    @property
+    def is_erased(self) -> bool:
+        return self.payload_text is None and self.payload_hash is not None
 
-def signature_holds(modulus, exponent, signature, message):
-    size = (modulus.bit_length() + 7) // 8
-    if size < 256 or len(signature) != size or exponent < 3:
-        return False
-    opened = pow(int.from_bytes(signature, "big"), exponent, modulus).to_bytes(size, "big")
-    info = SHA256_DIGEST_INFO + hashlib.sha256(message).digest()
-    return opened == b"\0\1" + b"\xff" * (size - len(info) - 3) + b"\0" + info
+    def erased(self) -> Entry:
+        """What is left of it once its payload is erased."""
+        return self._replace(payload_text=None, payload={}, salt=None)
 
+    def body_value(self, name: str) -> Any:
+        return self.body[name][0] if name in self.body else None
 
-# What the files say: entries, context, lists.
-
-
-class Entry:
-    """One line of raw entries, sliced into exactly the texts that were hashed."""
-
-    __slots__ = ("fields", "has_payload", "hash", "payload", "payload_text", "statement_text")
-
-    def __init__(self, line):
-        self.hash, _, position = value_after('{"hash":', line, 0)
-        self.payload, payload_text, position = value_after(',"payload":', line, position)
-        salt, _, position = value_after(',"salt":', line, position)
-        self.fields, self.statement_text, position = value_after(',"statement":', line, position)
-        if line[position:] != "}\n" or not isinstance(self.fields, dict) or not isinstance(self.hash, str):
-            raise Malformed("the line is no raw entry")
-        self.has_payload = self.payload is not None
-        if self.has_payload != (salt is not None):
-            raise Malformed("payload and salt do not go together")
-        self.payload_text = '{"payload":%s,"salt":"%s"}' % (payload_text, salt) if self.has_payload else None
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=without_repeats)
-
-
-def value_after(text, line, position):
-    """The JSON value that comes after that text at that position, its own text, and where it ends."""
-    if not line.startswith(text, position):
-        raise Malformed("the line is no raw entry")
-    start = position + len(text)
-    try:
-        value, end = DECODER.raw_decode(line, start)
-    except (ValueError, RecursionError) as error:
-        raise Malformed("it is not JSON: %s" % error)
-    return value, line[start:end], end
-
-
-def lines_of(source, name):
-    """The lines of a file with their numbers. Raises Malformed."""
-    with source.open(name) as stream:
-        number = 0
-        while True:
-            line = stream.readline(LINE_BYTES_MAX)
-            if not line:
-                return
-            number += 1
-            if not line.endswith(b"\n"):
-                raise Malformed("line %d does not end" % number)
-            try:
-                yield number, line.decode("utf-8")
-            except UnicodeDecodeError:
-                raise Malformed("line %d is not UTF-8" % number)
-
-
-class Chain:
-    """Follows the entries in their order."""
-
-    def __init__(self, manifest, context, report):
-        self.manifest = manifest
-        self.context = context
-        self.report = report
-        self.may_have_gaps = any(
-            (manifest.get("filters") or {}).get(name) is not None for name in ("agent_id", "action_type")
-        )
-        self.seq = None
-        self.hash = None
-        self.timestamp = ""
-        self.first = None
-        self.count = 0
-        self.links = 0
-        self.gaps = 0
-        self.redacted = 0
-        self.by_kind = {}
-        self.waiting = {}
-
-    def add(self, number, entry):
-        where = "%s line %d" % (ENTRIES, number)
-        fields = entry.fields
-        problem = entry_problem(entry, self.manifest)
-        if problem is not None:
-            self.report.problem(where, problem)
-            return
-        seq = fields["seq"]
-        where = "%s line %d (entry %d)" % (ENTRIES, number, seq)
-        if self.seq is not None and seq <= self.seq:
-            self.report.problem(where, "it stands after entry %d: the order was changed" % self.seq)
-        elif self.seq is not None and seq != self.seq + 1:
-            self.gaps += 1
-            if not self.may_have_gaps:
-                self.report.problem(where, "entries %d to %d are missing" % (self.seq + 1, seq - 1))
-        elif self.seq is not None:
-            self.links += 1
-            if fields["prev_hash"] != self.hash:
-                self.report.problem(where, "its prev_hash is not the hash of entry %d" % self.seq)
-        if fields["timestamp"] <= self.timestamp:
-            self.report.problem(where, "its time is not after that of the entry before it")
-        if self.first is None:
-            self.first = {"seq": seq, "prev_hash": fields["prev_hash"]}
-            if seq == 1 and fields["prev_hash"] != GENESIS:
-                self.report.problem(where, "it is the first of its chain and follows something")
-        if not entry.has_payload and fields["payload_hash"] is not None:
-            self.redacted += 1
-            if self.context.erased.get(seq) != entry.hash:
-                self.waiting[seq] = (number, entry.hash)
-        note_evidence(entry, self.context)
-        if fields["kind"] == "redaction" and isinstance(fields["body"], dict):
-            found = self.waiting.get(fields["body"].get("target_seq"))
-            if found is not None and found[1] == fields["body"].get("target_hash"):
-                del self.waiting[fields["body"]["target_seq"]]
-        self.seq, self.hash, self.timestamp = seq, entry.hash, fields["timestamp"]
-        self.count += 1
-        self.by_kind[fields["kind"]] = self.by_kind.get(fields["kind"], 0) + 1
-
-    def finish(self):
-        for seq, (number, _) in sorted(self.waiting.items()):
-            where = "%s line %d (entry %d)" % (ENTRIES, number, seq)
-            self.report.problem(where, "its payload is gone, and no redaction entry says so")
-        chain = self.manifest.get("chain") or {}
-        last = None if self.seq is None else {"seq": self.seq, "hash": self.hash}
-        if chain.get("first") != self.first:
-            self.report.problem(ENTRIES, "the first entry is not the one that the manifest names")
-        if chain.get("last") != last:
-            self.report.problem(ENTRIES, "the last entry is not the one that the manifest names")
-        counts = self.manifest.get("counts") or {}
-        if counts.get("entries") != self.count or counts.get("by_kind") != self.by_kind:
-            self.report.problem(ENTRIES, "it holds %d entries, not those that the manifest counts" % self.count)
-        if counts.get("redacted") != self.redacted:
-            self.report.problem(ENTRIES, "the manifest counts another number of erased payloads")
-        self.check_completeness(self.manifest.get("completeness") or {})
-
-    def check_completeness(self, stated):
-        first, last = stated.get("first_seq"), stated.get("last_seq")
-        if not isinstance(first, int) or not isinstance(last, int):
-            self.report.problem(MANIFEST, "it does not say which range it covers")
-            return
-        in_range = max(0, last - first + 1)
-        numbers = (in_range, self.count, in_range - self.count, in_range == self.count, first == 1)
-        names = ("entries_in_range", "entries_included", "entries_left_out", "is_complete", "covers_from_genesis")
-        if tuple(stated.get(name) for name in names) != numbers:
-            self.report.problem(MANIFEST, "what it says of its completeness does not fit the entries")
-        if self.first is not None and not first <= self.first["seq"] <= self.seq <= last:
-            self.report.problem(ENTRIES, "there are entries outside of the range that the manifest names")
-        if not self.may_have_gaps and in_range != self.count:
-            self.report.problem(ENTRIES, "%d entries of the range are missing" % (in_range - self.count))
-
-
-def entry_problem(entry, manifest):
-    """What is wrong with an entry by itself; None when nothing is."""
-    fields = entry.fields
-    if hashlib.sha256(entry.statement_text.encode("utf-8", "surrogatepass")).hexdigest() != entry.hash:
-        return "its hash is not that of its statement"
-    if set(fields) != STATEMENT_KEYS or fields["v"] != 1:
-        return "its statement is not one of chain version 1"
-    if not isinstance(fields["seq"], int) or not isinstance(fields["timestamp"], str) or fields["seq"] < 1:
-        return "its statement is damaged"
-    if not isinstance(fields["kind"], str) or not isinstance(fields["prev_hash"], str):
-        return "its statement is damaged"
-    if (fields["org_id"], fields["environment"]) != (manifest.get("org_id"), manifest.get("environment")):
-        return "it belongs to another chain"
-    if entry.has_payload:
-        if fields["payload_hash"] is None:
-            return "it has a payload where its statement says that there is none"
-        if hashlib.sha256(entry.payload_text.encode("utf-8", "surrogatepass")).hexdigest() != fields["payload_hash"]:
-            return "its payload is not the one that was hashed"
-    return None
-
-
-class Context:
-    """What entries say about others: which payloads were erased, which keys sign."""
-
-    def __init__(self):
-        self.erased = {}
-        self.fingerprints = set()
-        self.count = 0
-
-
-def note_evidence(entry, context):
-    body = entry.fields["body"]
-    if not isinstance(body, dict):
-        return
-    if entry.fields["kind"] in KEY_KINDS:
-        context.fingerprints.add(body.get("fingerprint"))
-    elif entry.fields["kind"] == "redaction" and isinstance(body.get("target_seq"), int):
-        if len(context.erased) < 10_000_000:
-            context.erased[body["target_seq"]] = body.get("target_hash")
-
-
-def check_contents(source, manifest, report):
-    context = Context()
-    try:
-        read_context(source, manifest, context, report)
-        chain = Chain(manifest, context, report)
-        for number, line in lines_of(source, ENTRIES):
-            try:
-                chain.add(number, Entry(line))
-            except Malformed as error:
-                report.problem("%s line %d" % (ENTRIES, number), damage(line) or str(error))
-        chain.finish()
-    except Malformed as error:
-        report.problem(ENTRIES, str(error))
-        return
-    check_key(manifest, context, report)
-    check_verdict(source, manifest, report)
-    if report.problems_count == 0:
-        for name in sorted((manifest.get("counts") or {}).get("tables") or {}):
-            check_table(source, name, manifest, report)
-    if report.problems_count == 0:
-        say_what_holds(manifest, chain, report)
-
-
-def damage(line):
-    """What a line says that stands for an entry whose stored form was damaged when the bundle was made."""
-    try:
-        fields = json.loads(line)
-    except ValueError:
+    def problem(self) -> Optional[str]:
+        """What its hashes say is wrong with it."""
+        if hashlib.sha256(self.statement.encode()).hexdigest() != self.hash:
+            return "the statement is not the one that was hashed"
+        if self.payload_text is not None:
+            if self.payload_hash is None:
+                return "there is a payload where the statement says there is none"
+            stored = '{"payload":%s,"salt":"%s"}' % (self.payload_text, self.salt)
+            if hashlib.sha256(stored.encode()).hexdigest() != self.payload_hash:
+                return "the payload is not the one that was hashed"
         return None
+
+
+def payload_members(text: str, position: int) -> Tuple[Members, int]:
+    """As members_at, none for a payload that is no object."""
+    return members_at(text, position) if text.startswith("{", position) else ({}, DECODE(text, position)[1])
+
+
+def entry_of(line: bytes) -> Entry:
+    """The entry of a line of entries.jsonl or context.jsonl. Raises what BAD_JSON names."""
+    text = line.decode("utf-8")
+    head = LINE_HEAD.match(text)
+    if head is None:
+        raise Malformed(damage(text))
+    payload, end = payload_members(text, head.end())
+    salt = LINE_SALT.match(text, end)
+    if salt is None or not text.endswith("}"):
+        raise Malformed("the line is no raw entry")
+    payload_text: Optional[str] = text[head.end() : end]
+    if salt[1] is None:
+        if payload_text != "null":
+            raise Malformed("it has a payload without a salt")
+        payload_text = None
+    statement = text[salt.end() : -1]
+    match = STATEMENT.fullmatch(statement)
+    if match is None:
+        raise Malformed("its statement is not one of chain version 1")
+    actor, body_text, environment, id, kind, org_id, payload_hash, prev_hash, seq, timestamp = match.groups()
+    body = members_of(body_text)
+    return Entry(
+        head[1], statement, payload_text, payload, salt[1], body, actor, body_text, environment, id, kind, org_id,
+        payload_hash, prev_hash, int(seq), timestamp,
+    )  # fmt: skip
+
+
+def damage(text: str) -> str:
+    """What is wrong with a line that does not begin as a raw entry does."""
+    try:
+        fields = DECODER.decode(text)
+    except BAD_JSON:
+        fields = None
     if isinstance(fields, dict) and fields.get("damaged") is True:
-        return "entry %s was already damaged in the store when the bundle was made" % fields.get("seq")
-    return None
+        return "entry %s was damaged in the store already when the bundle was made" % fields.get("seq")
+    return "the line is no raw entry"
 
 
-def read_context(source, manifest, context, report):
-    for number, line in lines_of(source, CONTEXT):
-        where = "%s line %d" % (CONTEXT, number)
-        try:
-            entry = Entry(line)
-        except Malformed as error:
-            report.problem(where, damage(line) or str(error))
-            continue
-        problem = entry_problem(entry, manifest)
-        if problem is not None:
-            report.problem(where, problem)
-            continue
-        note_evidence(entry, context)
-        context.count += 1
-    if (manifest.get("counts") or {}).get("context") != context.count:
-        report.problem(CONTEXT, "it holds %d entries, not as many as the manifest counts" % context.count)
+PROOF = (
+    "id", "org_id", "environment", "kind", "timestamp", "v", "seq", "actor", "salt", "payload_hash", "prev_hash",
+    "hash", "redacted", "redaction_id",
+)  # fmt: skip
+BLANK = r"[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*"
+FORMULA = re.compile(BLANK + r"[=+\-@\t\r\n'\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]")
+NOTHING = (None, "")
+NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
-def check_key(manifest, context, report):
-    fingerprint = (manifest.get("signing_key") or {}).get("fingerprint")
-    if fingerprint in context.fingerprints:
-        report.held.append("an entry of the chain names the key that signed")
-    elif context.fingerprints:
-        report.problem(PUBLIC_KEY, "the chain names other keys than the one that signed")
+def csv_cell(value: Any, text: str) -> str:
+    """A JSON value, whose text that is, as a cell (RFC 4180).
+
+    An apostrophe goes before what a spreadsheet would take for a formula, and before an apostrophe, so that taking
+    away the one that a cell begins with always gives the value back.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        text = "'" + value if FORMULA.match(value) and not NUMBER.fullmatch(value) else value
+    if '"' in text or "," in text or "\n" in text or "\r" in text:
+        return '"%s"' % text.replace('"', '""')
+    return text
+
+
+class Table:
+    """A list of entries of some kinds: which columns it has, and how an entry looks in it."""
+
+    def __init__(self, kinds: Iterable[str], body_fields: Iterable[str], payload_fields: Iterable[str]) -> None:
+        self.kinds, self.body_fields, self.payload_fields = tuple(kinds), tuple(body_fields), tuple(payload_fields)
+        self.proof = tuple(name for name in PROOF if name != "kind" or len(self.kinds) > 1)
+        self.taken = (frozenset(PROOF), frozenset(self.body_fields))
+
+    def csv_header(self) -> str:
+        body = [column(name, self.taken[:1], "body") for name in self.body_fields]
+        payload = [column(name, self.taken, "payload") for name in self.payload_fields]
+        return ",".join(csv_cell(name, "") for name in (*self.proof, *body, *payload)) + "\r\n"
+
+    def csv_row(self, entry: Entry) -> Tuple[str, str]:
+        """What stands before and after the id of the redaction entry."""
+        cells = [entry.id, csv_cell(unquoted(entry.org_id), ""), entry.environment]
+        if len(self.kinds) > 1:
+            cells.append(csv_cell(entry.kind, ""))
+        cells += [entry.timestamp, "1", str(entry.seq), csv_cell(unquoted(entry.actor), ""), entry.salt or ""]
+        cells += [entry.payload_hash or "", entry.prev_hash, entry.hash, "true" if entry.is_erased else "", ""]
+        members = [entry.body.get(name, NOTHING) for name in self.body_fields]
+        members += [entry.payload.get(name, NOTHING) for name in self.payload_fields]
+        return ",".join(cells), "".join(["," + csv_cell(value, text) for value, text in members]) + "\r\n"
+
+    def json_row(self, entry: Entry) -> Tuple[str, str]:
+        """As csv_row, for the list of JSON records."""
+        kind = '"kind":"%s",' % entry.kind if len(self.kinds) > 1 else ""
+        salt = "null" if entry.salt is None else '"%s"' % entry.salt
+        payload_hash = "null" if entry.payload_hash is None else '"%s"' % entry.payload_hash
+        proof = (
+            f'{{"id":"{entry.id}","org_id":{entry.org_id},"environment":"{entry.environment}",{kind}'
+            f'"timestamp":"{entry.timestamp}","v":1,"seq":{entry.seq},"actor":{entry.actor},"salt":{salt},'
+            f'"payload_hash":{payload_hash},"prev_hash":"{entry.prev_hash}","hash":"{entry.hash}"'
+        )
+        if entry.is_erased:
+            proof += ',"redacted":true,"redaction_id":'
+        taken = (*self.taken, entry.body.keys())
+        body = member_texts(entry.body, entry.body_text, self.body_fields, taken[:1], "body")
+        payload = member_texts(entry.payload, entry.payload_text or "", self.payload_fields, taken, "payload")
+        return proof, "".join([*body, *payload]) + "}\n"
+
+
+@lru_cache(maxsize=256)
+def unquoted(text: str) -> str:
+    value: str = DECODE(text, 0)[0]
+    return value
+
+
+Taken = Tuple[AbstractSet[str], ...]
+
+
+def column(name: str, taken: Taken, part: str) -> str:
+    """What a member is called in a list: where its name is taken already, that of its part stands before it."""
+    return part + "." + name if any(name in names for names in taken) else name
+
+
+def member_texts(found: Members, text: str, fields: Iterable[str], taken: Taken, part: str) -> Iterator[str]:
+    """The members as they stand in the entry, then null for each field that it lacks; each after a comma."""
+    if not all(names.isdisjoint(found) for names in taken):
+        for name, (_, value) in found.items():
+            yield ",%s:%s" % (json.dumps(column(name, taken, part), ensure_ascii=False), value)
+    elif found:
+        yield "," + text[1:-1]
+    for name in fields:
+        if name not in found:
+            yield ",%s:null" % json.dumps(column(name, taken, part), ensure_ascii=False)
+
+
+class Listing:
+    """A list of the bundle, followed while the entries are read: it must have exactly the rows that they make.
+
+    ``erased_later``: rows that show as erased what the raw entries, which were read before, still hold.
+    """
+
+    def __init__(self, reader: Reader, table: Table) -> None:
+        self.reader, self.table = reader, table
+        self.is_csv = reader.name.endswith(".csv")
+        self.rows = self.erased_later = 0
+        self.is_followed = True
+
+    def begin(self, report: Report) -> None:
+        if self.is_csv and not self.reader.skip(self.table.csv_header()):
+            self.lose("row 0", "it does not begin with the names of its columns", report)
+
+    def add(self, entry: Entry, report: Report) -> Optional[str]:
+        """The id of the redaction entry that the row of an erased entry names."""
+        if entry.kind not in self.table.kinds or not self.is_followed:
+            return None
+        self.rows += 1
+        row = self.table.csv_row if self.is_csv else self.table.json_row
+        before, after = row(entry)
+        if not entry.is_erased and self.reader.skip(before + after):
+            return None
+        if not entry.is_erased:
+            before, after = row(entry.erased())
+            self.erased_later += 1
+        quote, nobody = ("", "") if self.is_csv else ('"', "null")
+        if self.reader.skip(before + nobody + after):
+            return None
+        if self.reader.skip(before + quote):
+            redaction_id = self.reader.take(len(entry.id)).decode("ascii", "replace")
+            if self.reader.skip(quote + after):
+                return redaction_id
+        self.lose("row %d" % self.rows, "it is not what entry %d says" % entry.seq, report)
+        return None
+
+    def finish(self, report: Report) -> None:
+        if self.is_followed and self.reader.take(1):
+            self.lose("row %d" % (self.rows + 1), "there is no entry for it", report)
+
+    def lose(self, where: str, what: str, report: Report) -> None:
+        self.is_followed = False
+        report.fail("%s %s" % (self.reader.name, where), what)
+
+
+# The chain.
+
+
+def wanted_of(filters: Mapping[str, Any]) -> Dict[str, Any]:
+    """What decisions had to have to be in the bundle; empty when every entry of the range is."""
+    return {name: filters[name] for name in ("agent_id", "action_type") if filters.get(name) is not None}
+
+
+def completeness(filters: Mapping[str, Any], first_seq: int, last_seq: int, included: int) -> Dict[str, Any]:
+    """What a bundle holds of its range, and what it does not, as numbers and as a sentence."""
+    in_range = last_seq - first_seq + 1
+    left_out = in_range - included
+    wanted = " and ".join("%s %s" % (name, json.dumps(value)) for name, value in wanted_of(filters).items())
+    where = "entries %d to %d of the chain" % (first_seq, last_seq)
+    if in_range == 0:
+        sentence = "No entry is in the range that was asked for, which ends with entry %d; none is included." % last_seq
+    elif wanted:
+        sentence = "Of %s, the %d decisions with %s are included; the other %d are left out, " % (
+            where, included, wanted, left_out
+        ) + "so that links across them cannot be checked here."  # fmt: skip
+    elif left_out:
+        sentence = "Of %s, the store held %d; the other %d are missing." % (where, included, left_out)
     else:
-        report.unchecked.append("whether the chain names the key that signed: no such entry is in this bundle")
-
-
-def check_verdict(source, manifest, report):
-    try:
-        verdict = parse(read_all(source, VERIFICATION, MANIFEST_BYTES_MAX))
-    except Malformed as error:
-        report.problem(VERIFICATION, str(error))
-        return
-    stated = (manifest.get("chain") or {}).get("is_valid")
-    if not isinstance(verdict, dict) or verdict.get("is_valid") is not stated:
-        report.problem(VERIFICATION, "it does not say what the manifest says")
-    elif stated is not True:
-        report.problem(VERIFICATION, "the chain did not hold when the bundle was made: %s" % verdict.get("first_break"))
-
-
-def check_table(source, name, manifest, report):
-    """Each row of a list is one of the raw entries, in their order, and none of its kind is left out."""
-    count = manifest["counts"]["tables"][name]
-    try:
-        found = (check_rows if name.endswith(".csv") else check_records)(source, name, report)
-    except Malformed as error:
-        report.problem(name, str(error))
-        return
-    if found != count:
-        report.problem(name, "it has %s rows, the manifest counts %s" % (found, count))
-
-
-class InOrder:
-    """Finds entries by their hashes, each after the one before."""
-
-    def __init__(self, source):
-        self.lines = lines_of(source, ENTRIES)
-
-    def find(self, wanted):
-        """The line of that entry; None when there is none after the last one found."""
-        head = '{"hash":"%s",' % wanted
-        return next((line for _, line in self.lines if line.startswith(head)), None)
-
-
-def check_records(source, name, report):
-    entries = InOrder(source)
-    count = 0
-    for number, line in lines_of(source, name):
-        try:
-            record = json.loads(line, object_pairs_hook=without_repeats)
-        except (ValueError, RecursionError) as error:
-            raise Malformed("line %d is not JSON: %s" % (number, error))
-        count += 1
-        found = entries.find(record.get("hash")) if isinstance(record, dict) else None
-        if found is None:
-            report.problem("%s line %d" % (name, number), "it is none of the raw entries, or out of their order")
-            return count
-        entry = Entry(found)
-        problem = record_problem(record, entry)
-        if problem is not None:
-            report.problem("%s line %d (entry %s)" % (name, number, entry.fields["seq"]), problem)
-    return count
-
-
-def record_problem(record, entry):
-    statement = dict(entry.fields)
-    body = statement.pop("body")
-    members = dict(body)
-    if entry.has_payload:
-        members.update(entry.payload)
-    for field, value in members.items():
-        if field not in record or record[field] != value or type(record[field]) is not type(value):
-            return "its %s is not that of the raw entry" % field
-    for field, value in statement.items():
-        if field != "kind" and field not in members and record.get(field) != value:
-            return "its %s is not that of the raw entry" % field
-    is_erased = not entry.has_payload and statement["payload_hash"] is not None
-    if bool(record.get("redacted")) != is_erased:
-        return "it does not say rightly whether its payload was erased"
-    return None
-
-
-def check_rows(source, name, report):
-    csv.field_size_limit(LINE_BYTES_MAX)
-    entries = InOrder(source)
-    count = 0
-    with source.open(name) as stream:
-        try:
-            for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline=""), strict=True):
-                count += 1
-                found = entries.find(row.get("hash"))
-                if found is None or '"seq":%s,' % row.get("seq") not in found:
-                    report.problem("%s row %d" % (name, count), "it is none of the raw entries, or out of their order")
-                    return count
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise Malformed("it is no CSV: %s" % error)
-    return count
-
-
-def say_what_holds(manifest, chain, report):
-    counts = manifest["counts"]
-    report.held.append(
-        "%d entries: each hash is that of its text, each payload is the one that was hashed" % chain.count
-    )
-    report.held.append("%d links between neighbouring entries hold" % chain.links)
-    if chain.redacted:
-        report.held.append("%d payloads were erased; a redaction entry says so for each" % chain.redacted)
-    for name in sorted(counts.get("tables") or {}):
-        report.held.append("%s lists %d of the raw entries" % (name, counts["tables"][name]))
-    report.held.append("completeness: %s" % manifest["completeness"].get("statement"))
-    if chain.gaps:
-        report.unchecked.append("%d links across entries that the filter left out" % chain.gaps)
-    if chain.first is not None and chain.first["seq"] > 1:
-        report.unchecked.append("what stands before entry %d, whose prev_hash is taken as given" % chain.first["seq"])
-    report.unchecked.append(
-        "whether the chain is still the same, and what came after it: compare entry %s and its hash %s with a receipt, "
-        "a checkpoint, or the server" % (chain.seq, chain.hash)
-    )
-
-
-def show(report):
-    for name in ("export_id", "org_id", "environment", "created_at"):
-        if name in report.about:
-            print("%s: %s" % (name, report.about[name]))
-    if report.problems_count:
-        for text in report.problems:
-            print("FAILED: %s" % text)
-        if report.problems_count > len(report.problems):
-            print("and %d more" % (report.problems_count - len(report.problems)))
-        print("This bundle is NOT what was signed, or not evidence of a chain that holds.")
-        return
-    for text in report.held:
-        print("ok: %s" % text)
-    for text in report.unchecked:
-        print("not checked: %s" % text)
-    print("VERIFIED")
-
-
-def as_document(report):
+        sentence = "All %d of %s are included." % (included, where)
+    if first_seq > 1:
+        sentence += " The %d entries before them are not." % (first_seq - 1)
     return {
-        "verdict": "failed" if report.problems_count else "verified",
-        "about": report.about,
-        "problems": report.problems,
-        "problems_count": report.problems_count,
-        "held": report.held,
-        "not_checked": report.unchecked,
+        "first_seq": first_seq,
+        "last_seq": last_seq,
+        "entries_in_range": in_range,
+        "entries_included": included,
+        "entries_left_out": left_out,
+        "is_complete": left_out == 0,
+        "covers_from_genesis": first_seq == 1,
+        "statement": sentence + " Whether there are entries after entry %d is not said." % last_seq,
     }
 
 
-def main(arguments):
-    path, fingerprint, as_json = None, None, False
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        if argument == "--json":
-            as_json = True
-        elif argument == "--fingerprint" and waiting:
-            fingerprint = waiting.pop(0)
-        elif path is None and not argument.startswith("-"):
-            path = argument
+class Manifest:
+    """What the manifest says, once it has the form of one. Raises Malformed."""
+
+    def __init__(self, document: Dict[str, Any]) -> None:
+        self.document = document
+        self.org_id: str = self.get("org_id", str)
+        self.environment: str = self.get("environment", str)
+        self.filters: Dict[str, Any] = self.get("filters", dict)
+        self.wanted = wanted_of(self.filters)
+        self.first_seq: int = self.get("completeness.first_seq", int)
+        self.last_seq: int = self.get("completeness.last_seq", int)
+        self.key_id: str = self.get("signing_key.key_id", str)
+        self.fingerprint: str = self.get("signing_key.fingerprint", str)
+        self.algorithm: str = self.get("signing_key.algorithm", str)
+        self.files: Dict[str, Tuple[str, int]] = {}
+        for item in self.get("files", list):
+            path, sha256, size = (
+                item.get(name) if isinstance(item, dict) else None for name in ("path", "sha256", "bytes")
+            )
+            if not isinstance(path, str) or not isinstance(sha256, str) or type(size) is not int or path in self.files:
+                raise Malformed("its list of files is damaged")
+            self.files[path] = (sha256, size)
+        self.tables: Dict[str, Table] = {}
+        for name in self.get("tables", dict):
+            columns = [self.words("tables.%s.%s" % (name, part)) for part in ("kinds", "body_fields", "payload_fields")]
+            for format in self.words("formats"):
+                self.tables["%s.%s" % (name, format)] = Table(*columns)
+        if set(self.files) != {*FIXED_FILES, *self.tables}:
+            raise Malformed("its list of files is not that of a bundle with these lists")
+
+    def words(self, path: str) -> List[str]:
+        words: List[str] = self.get(path, list)
+        if not all(isinstance(word, str) for word in words):
+            raise Malformed("its %s is damaged" % path)
+        return words
+
+    def get(self, path: str, kind: type) -> Any:
+        value: Any = self.document
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if type(value) is not kind:
+            raise Malformed("its %s is missing or damaged" % path)
+        return value
+
+    def says(self, path: str, found: Any, report: Report) -> None:
+        """Compare what was found with what stands there."""
+        value: Any = self.document
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if json.dumps(value, sort_keys=True) != json.dumps(found, sort_keys=True):
+            report.fail(
+                MANIFEST, "its %s is %s, but the bundle holds %s" % (path, json.dumps(value), json.dumps(found))
+            )
+
+
+class Erased:
+    """Entries whose payload is gone, in their order, and which of them a redaction entry explains; 57 bytes each."""
+
+    def __init__(self) -> None:
+        self.seqs = array("Q")
+        self.digests, self.explained = bytearray(), bytearray()
+
+    def add(self, entry: Entry, redaction_id: str) -> None:
+        """``redaction_id``: of the entry that must explain it, as the lists say; empty when none does."""
+        self.seqs.append(entry.seq)
+        self.digests += bytes.fromhex(entry.hash) + digest_of(redaction_id)
+        self.explained.append(0)
+
+    def explain(self, redaction: Entry) -> bool:
+        """Whether that redaction entry explains one of them."""
+        seq, target_hash = redaction.body_value("target_seq"), redaction.body_value("target_hash")
+        if redaction.kind != "redaction" or type(seq) is not int or not 0 < seq < redaction.seq:
+            return False
+        index = bisect_left(self.seqs, seq)
+        if index == len(self.seqs) or self.seqs[index] != seq:
+            return False
+        digest = bytes(self.digests[index * 48 : index * 48 + 48])
+        if digest[:32].hex() != target_hash or digest[32:] not in (digest_of(""), digest_of(redaction.id)):
+            return False
+        self.explained[index] = 1
+        return True
+
+
+def digest_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+class Walk:
+    """Follows the entries in their order, then those that explain them."""
+
+    def __init__(self, manifest: Manifest, listings: List[Listing], report: Report) -> None:
+        self.manifest, self.listings, self.report = manifest, listings, report
+        self.first: Optional[Dict[str, Any]] = None
+        self.last: Optional[Entry] = None
+        self.timestamp = ""
+        self.count = self.links = self.gaps = self.damaged = self.context_count = 0
+        self.by_kind: Dict[str, int] = {}
+        self.erased = Erased()
+        self.announcements: List[int] = []
+        self.other_keys: List[int] = []
+
+    def read_entries(self, reader: Reader) -> None:
+        for number, line in enumerate(reader.lines(), 1):
+            self.count += 1
+            try:
+                entry = entry_of(line)
+            except BAD_JSON as error:
+                self.damaged += 1
+                self.last = None
+                self.report.fail("%s line %d" % (ENTRIES, number), str(error) or "the line is no raw entry")
+                continue
+            where = "%s line %d (entry %d)" % (ENTRIES, number, entry.seq)
+            for problem in self.problems_of(entry):
+                self.report.fail(where, problem)
+            self.by_kind[entry.kind] = self.by_kind.get(entry.kind, 0) + 1
+            self.first = self.first or {"seq": entry.seq, "prev_hash": entry.prev_hash}
+            self.last, self.timestamp = entry, max(entry.timestamp, self.timestamp)
+            redaction_ids = [listing.add(entry, self.report) for listing in self.listings]
+            if entry.is_erased:
+                self.erased.add(entry, "".join(sorted(set(filter(None, redaction_ids)))))
+            elif entry.kind == "redaction":
+                self.erased.explain(entry)
+            self.note_key(entry)
+
+    def problems_of(self, entry: Entry) -> Iterator[str]:
+        """What is wrong with an entry by itself, and where it stands."""
+        manifest, last = self.manifest, self.last
+        problem = entry.problem() or self.problem_of_chain(entry)
+        if problem is not None:
+            yield problem
+        if not manifest.first_seq <= entry.seq <= manifest.last_seq:
+            yield "it is outside of the range that the manifest names"
+        start, end = manifest.filters.get("start"), manifest.filters.get("end")
+        if (start is not None and entry.timestamp < str(start)) or (end is not None and entry.timestamp >= str(end)):
+            yield "its time is outside of what was asked for"
+        if manifest.wanted:
+            asked = all(entry.body_value(name) == value for name, value in manifest.wanted.items())
+            if entry.kind != "decision" or not asked:
+                yield "it is not what was asked for"
+        if entry.timestamp <= self.timestamp:
+            yield "its time is not after that of the entry before it"
+        if entry.seq == 1 and entry.prev_hash != GENESIS:
+            yield "it is the first of its chain, but follows another"
+        if last is None:
+            return
+        if entry.seq <= last.seq:
+            yield "it stands after entry %d: the order was changed, or it was repeated" % last.seq
+        elif entry.seq == last.seq + 1:
+            self.links += 1
+            if entry.prev_hash != last.hash:
+                yield "its prev_hash is not the hash of entry %d" % last.seq
         else:
-            print(__doc__.strip(), file=sys.stderr)
-            return 2
+            self.gaps += 1
+            if not manifest.wanted:
+                yield "entries %d to %d are missing" % (last.seq + 1, entry.seq - 1)
+
+    def problem_of_chain(self, entry: Entry) -> Optional[str]:
+        if (unquoted(entry.org_id), entry.environment) != (self.manifest.org_id, self.manifest.environment):
+            return "it belongs to another chain"
+        return None
+
+    def note_key(self, entry: Entry) -> bool:
+        """Whether the entry announces a signing key."""
+        if entry.kind not in ("signing_key_created", "signing_key_rotated"):
+            return False
+        key = (entry.body_value("key_id"), entry.body_value("fingerprint"))
+        is_ours = key == (self.manifest.key_id, self.manifest.fingerprint)
+        (self.announcements if is_ours else self.other_keys).append(entry.seq)
+        return True
+
+    def read_context(self, reader: Reader) -> None:
+        """Only what explains something may stand there, by seq, and nothing that is among the entries."""
+        before = 0
+        for number, line in enumerate(reader.lines(), 1):
+            self.context_count += 1
+            try:
+                entry = entry_of(line)
+            except BAD_JSON as error:
+                self.report.fail("%s line %d" % (CONTEXT, number), str(error) or "the line is no raw entry")
+                continue
+            where = "%s line %d (entry %d)" % (CONTEXT, number, entry.seq)
+            problem = entry.problem() or self.problem_of_chain(entry)
+            if problem is None and entry.seq <= before:
+                problem = "it stands after entry %d" % before
+            if problem is None and not self.manifest.wanted and self.is_in_range(entry):
+                problem = "it is of the range, and so has its place in %s" % ENTRIES
+            if problem is None and not self.note_key(entry) and not self.erased.explain(entry):
+                problem = "it explains nothing in this bundle"
+            if problem is not None:
+                self.report.fail(where, problem)
+            before = max(before, entry.seq)
+
+    def is_in_range(self, entry: Entry) -> bool:
+        return self.manifest.first_seq <= entry.seq <= self.manifest.last_seq
+
+    def finish(self) -> None:
+        """What only shows at the end: what is missing, and whether the manifest says what was found."""
+        for index, seq in enumerate(self.erased.seqs):
+            if not self.erased.explained[index]:
+                self.report.fail("%s entry %d" % (ENTRIES, seq), "its payload is gone, and no redaction entry says so")
+        manifest, report = self.manifest, self.report
+        last = None if self.last is None else {"seq": self.last.seq, "hash": self.last.hash}
+        manifest.says("chain.first", self.first, report)
+        manifest.says("chain.last", last, report)
+        manifest.says("chain.gaps_explained", bool(manifest.wanted) or not self.gaps, report)
+        manifest.says("counts.entries", self.count, report)
+        manifest.says("counts.by_kind", self.by_kind, report)
+        manifest.says("counts.damaged", self.damaged, report)
+        manifest.says("counts.redacted", len(self.erased.seqs), report)
+        manifest.says("counts.context", self.context_count, report)
+        found = completeness(manifest.filters, manifest.first_seq, manifest.last_seq, self.count)
+        for name, value in found.items():
+            manifest.says("completeness." + name, value, report)
+        if not manifest.wanted and found["entries_left_out"]:
+            text = "it holds %d entries, not those from %d to %d"
+            report.fail(ENTRIES, text % (self.count, manifest.first_seq, manifest.last_seq))
+        if self.other_keys and not self.announcements:
+            report.fail(PUBLIC_KEY, "the key that signed is not the one that entry %d announces" % self.other_keys[-1])
+
+
+def check_verification(source: Source, manifest: Manifest, walk: Walk, report: Report) -> None:
+    """What the server found must be good, about this range, and what the manifest says of it."""
     try:
-        report = check(path or os.path.dirname(os.path.abspath(__file__)), fingerprint)
-    except (NotABundle, OSError) as error:
-        print("could not check: %s" % error, file=sys.stderr)
-        return 2
-    if as_json:
-        print(json.dumps(as_document(report)))
+        found = document_of(source.read(VERIFICATION))
+    except Malformed as error:
+        report.fail(VERIFICATION, str(error))
+        return
+    manifest.says("chain.is_valid", found.get("is_valid"), report)
+    if found.get("is_valid") is not True:
+        reason = json.dumps(found.get("first_break"))
+        report.fail(VERIFICATION, "the chain did not hold when the server verified it for this bundle: %s" % reason)
+        return
+    covered = (manifest.first_seq, manifest.last_seq, manifest.last_seq - manifest.first_seq + 1)
+    if tuple(found.get(name) for name in ("first_seq", "last_seq", "entries_checked")) != covered:
+        report.fail(VERIFICATION, "it is not about all entries from %d to %d" % covered[:2])
+
+
+# The signature: RFC 8017, section 8.2.2 (RSASSA-PKCS1-v1_5), with a key as in RFC 5280, section 4.1.
+
+KEY_HEAD = bytes.fromhex("30820122300d06092a864886f70d01010105000382010f003082010a0282010100")
+KEY_TAIL = bytes.fromhex("0203010001")
+DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
+
+
+def key_der(pem: bytes) -> bytes:
+    """The key (SubjectPublicKeyInfo, DER): RSA of 2048 bits with the exponent 65537, nothing else. Raises Malformed."""
+    lines = pem.decode("ascii", "replace").split("\n")
+    try:
+        der = base64.b64decode("".join(lines[1:-2]), validate=True)
+    except ValueError:
+        der = b""
+    is_framed = (lines[0], lines[-2:]) == ("-----BEGIN PUBLIC KEY-----", ["-----END PUBLIC KEY-----", ""])
+    if not is_framed or (der[:33], der[289:]) != (KEY_HEAD, KEY_TAIL) or der[33] < 0x80:
+        raise Malformed("it is not an RSA key of 2048 bits in PEM form")
+    return der
+
+
+def signature_holds(der: bytes, signature: bytes, message: bytes) -> bool:
+    modulus = int.from_bytes(der[33:289], "big")
+    number = int.from_bytes(signature, "big")
+    if len(signature) != 256 or number >= modulus:
+        return False
+    expected = DIGEST_INFO + hashlib.sha256(message).digest()
+    return (
+        pow(number, 65537, modulus).to_bytes(256, "big") == b"\0\1" + b"\xff" * (253 - len(expected)) + b"\0" + expected
+    )
+
+
+def check_signature(source: Source, manifest: bytes, fingerprint: Optional[str], report: Report) -> Optional[str]:
+    """The fingerprint of the key that is in the bundle."""
+    try:
+        where = PUBLIC_KEY
+        der = key_der(source.read(PUBLIC_KEY))
+        where = SIGNATURE
+        signature = source.read(SIGNATURE)
+    except Malformed as error:
+        report.fail(where, str(error))
+        return None
+    if not signature_holds(der, signature, manifest):
+        report.fail(SIGNATURE, "the signature does not fit manifest.json and public_key.pem")
+    found = hashlib.sha256(der).hexdigest()
+    if fingerprint is not None and found != fingerprint:
+        report.fail(PUBLIC_KEY, "its fingerprint is %s, not %s as you expect" % (found, fingerprint))
+    return found
+
+
+# The whole.
+
+
+def check(path: str, fingerprint: Optional[str] = None) -> Report:
+    """The report on a bundle, a folder or a ZIP file. ``fingerprint``: 64 hex digits. Raises NotABundle."""
+    source, report = Source(path), Report()
+    if MANIFEST not in source.names:
+        raise NotABundle("there is no %s in %s" % (MANIFEST, path))
+    try:
+        raw = source.read(MANIFEST)
+    except Malformed as error:
+        report.fail(MANIFEST, str(error))
+        return report
+    signed_by = check_signature(source, raw, fingerprint, report)
+    try:
+        document = document_of(raw)
+        if (document.get("format"), document.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            what = "%s %s" % (document.get("format"), document.get("format_version"))
+            if not report.problems_count:
+                raise NotABundle("this checks %s %d, not %s" % (FORMAT, FORMAT_VERSION, what))
+        manifest = Manifest(document)
+    except Malformed as error:
+        report.fail(MANIFEST, str(error))
+        return report
+    check_names(source, manifest, report)
+    if signed_by is not None and (signed_by, ALGORITHM) != (manifest.fingerprint, manifest.algorithm):
+        report.fail(PUBLIC_KEY, "it is not the key that the manifest names: its fingerprint is %s" % signed_by)
+    walk = check_contents(source, manifest, report)
+    names = ("export_id", "org_id", "environment", "created_at")
+    report.about = {**{name: document.get(name) for name in names}, "fingerprint": signed_by, "entries": walk.count}
+    report.about["head"] = None if walk.last is None else {"seq": walk.last.seq, "hash": walk.last.hash}
+    if not report.problems_count:
+        say_what_holds(manifest, walk, fingerprint, report)
+    return report
+
+
+def check_names(source: Source, manifest: Manifest, report: Report) -> None:
+    expected = {*manifest.files, MANIFEST, SIGNATURE}
+    for name in sorted(expected.difference(source.names)):
+        report.fail(name, "the file is missing")
+    for name in sorted(set(source.names)):
+        if name not in expected:
+            report.fail(name, "the file is not one of the bundle")
+        elif source.names.count(name) > 1:
+            report.fail(name, "the file stands more than once in the archive")
+
+
+def check_contents(source: Source, manifest: Manifest, report: Report) -> Walk:
+    """Each file once: its digest, and what it says."""
+    with ThreadPoolExecutor(2) as pool:
+        readers = {
+            name: Reader(source, name, manifest.files[name][1], pool) for name in manifest.files if name in source.names
+        }
+        listings = [Listing(readers[name], table) for name, table in manifest.tables.items() if name in readers]
+        walk = Walk(manifest, listings, report)
+        for listing in listings:
+            listing.begin(report)
+        for name, read in ((ENTRIES, walk.read_entries), (CONTEXT, walk.read_context)):
+            if name in readers:
+                try:
+                    read(readers[name])
+                except Malformed as error:
+                    report.fail(name, str(error))
+        for listing in listings:
+            listing.finish(report)
+        if len(listings) == len(manifest.tables) and all(listing.is_followed for listing in listings):
+            manifest.says("counts.tables", {listing.reader.name: listing.rows for listing in listings}, report)
+        walk.finish()
+        for name, reader in readers.items():
+            reader.finish(*manifest.files[name], report)
+    check_verification(source, manifest, walk, report)
+    return walk
+
+
+def say_what_holds(manifest: Manifest, walk: Walk, fingerprint: Optional[str], report: Report) -> None:
+    key = "the key with the fingerprint %s" % manifest.fingerprint
+    report.held.append("manifest.json was signed by %s" % key)
+    report.held.append(
+        "%d files have the size and SHA-256 that the manifest lists, and there is no other" % len(manifest.files)
+    )
+    text = "%d entries: each hash is that of its statement, each payload the one that was hashed, %d links hold"
+    report.held.append(text % (walk.count, walk.links))
+    if walk.erased.seqs:
+        report.held.append("%d payloads were erased; a redaction entry says so for each" % len(walk.erased.seqs))
+    for listing in walk.listings:
+        report.held.append("%s has %d rows, each as its entry says" % (listing.reader.name, listing.rows))
+    report.held.append("the server verified these entries when it made the bundle")
+    report.held.append("completeness: %s" % manifest.get("completeness.statement", str))
+    if walk.announcements:
+        report.held.append("entry %d announces the key" % walk.announcements[0])
     else:
-        show(report)
+        report.not_checked.append("that the chain announces the key: no entry that does is in this bundle")
+    if fingerprint is None:
+        report.not_checked.append("whose key it is: compare its fingerprint with one that you have from elsewhere")
+    else:
+        report.held.append("the key is the one that you expect")
+    erased_later = sum(listing.erased_later for listing in walk.listings)
+    if erased_later:
+        text = "why %d rows of lists lack a payload that the raw entries have: it was erased while the bundle was made"
+        report.not_checked.append(text % erased_later)
+    if walk.gaps:
+        report.not_checked.append("links across %d gaps that the filter left" % walk.gaps)
+    if walk.first is not None and walk.first["seq"] > 1:
+        report.not_checked.append("what stands before entry %d: its prev_hash is taken as given" % walk.first["seq"])
+    head = "the chain" if walk.last is None else "entry %d with hash %s" % (walk.last.seq, walk.last.hash)
+    text = "that the server shows this chain to everybody, and what came later: compare %s with a receipt or checkpoint"
+    report.not_checked.append(text % head)
+
+
+def printable(text: str) -> str:
+    """One line that any terminal can show, whatever a hostile bundle holds."""
+    return "".join(each if " " <= each <= "~" else ascii(each)[1:-1] for each in text[:1000])
+
+
+def plain_fingerprint(text: str) -> str:
+    """As 64 hex digits; colons and spaces between them are left out. Raises NotABundle."""
+    plain = re.sub("[: ]", "", text).lower()
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise NotABundle("a fingerprint has 64 hex digits")
+    return plain
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description="Checks an evidence bundle.")
+    arguments.add_argument("path", nargs="?", default=os.path.dirname(os.path.abspath(__file__)), help="folder or ZIP")
+    arguments.add_argument("--fingerprint", metavar="HEX", help="of the key that must have signed")
+    arguments.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    asked = arguments.parse_args()
+    try:
+        report = check(asked.path, None if asked.fingerprint is None else plain_fingerprint(asked.fingerprint))
+    except (NotABundle, OSError) as error:
+        reason = printable(str(error))
+        print(
+            json.dumps({"verdict": "could_not_check", "reason": reason}) if asked.json else "COULD NOT CHECK: " + reason
+        )
+        return 2
+    for line in [json.dumps(report.document())] if asked.json else report.lines():
+        print(line)
     return 1 if report.problems_count else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

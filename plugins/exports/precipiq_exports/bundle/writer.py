@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_exports.bundle import verify
 from precipiq_exports.bundle.archive import FileDigest, Member, archive, in_chunks
-from precipiq_exports.bundle.manifest import manifest_bytes
-from precipiq_exports.bundle.passes import EntriesPass, Progress, Source, TablePass
+from precipiq_exports.bundle.entries import EntriesPass, NamedEntry
+from precipiq_exports.bundle.guide import guide
+from precipiq_exports.bundle.manifest import document_bytes, manifest_bytes
+from precipiq_exports.bundle.rows import Progress, Rows
 from precipiq_exports.bundle.spec import BundleSpec, BundleSummary
+from precipiq_exports.bundle.tables import TablePass
 
-VERIFIER = Path(__file__).parent / "verify.py"
-INSTRUCTIONS = Path(__file__).parent / "VERIFY.md"
+VERIFIER = Path(verify.__file__)
 
 Sign = Callable[[bytes], bytes]
 
@@ -25,35 +29,58 @@ def write_bundle(
 ) -> BundleSummary:
     """Write the ZIP to ``out``, which need not seek.
 
-    ``sign``: the signature (256 bytes) of a SHA-256 digest. ``progress``: told how many more entries were read, in
-    each of the passes (one for the raw entries, one for each list).
+    ``sign``: the signature (256 bytes) of a SHA-256 digest. ``progress``: told how many more rows were read, in each
+    of the passes (one for the raw entries, one for each list).
+
+    Each pass reads the store as it is then: a payload that is erased meanwhile may still stand in the raw entries, and
+    be missing from a list. Verifiers know that and say so.
     """
-    entries = EntriesPass(Source(auditor, spec, progress))
+    rows = Rows(auditor, spec, progress)
+    entries = EntriesPass(rows, spec.signing_key.announced_seq)
+    writing = _Writing(spec, rows, entries, sign)
     whole, size_bytes = sha256(), 0
-    files: list[FileDigest] = []
-    with entries.context:
-        members = _members(spec, entries, sign, files)
-        for chunk in archive(members, spec.created_us, spec.compression_level, files.append):
+    with closing(entries.context):
+        for chunk in archive(writing.members(), spec.created_us, spec.compression_level, writing.files.append):
             whole.update(chunk)
             size_bytes += len(chunk)
             out.write(chunk)
-    return BundleSummary(entries.counts.total(), dict(entries.counts), size_bytes, whole.hexdigest())
+    return BundleSummary(
+        entries.count,
+        dict(entries.by_kind),
+        writing.table_rows,
+        size_bytes,
+        whole.hexdigest(),
+        _seq(entries.first),
+        _seq(entries.last),
+    )
 
 
-def _members(spec: BundleSpec, entries: EntriesPass, sign: Sign, files: list[FileDigest]) -> Iterator[Member]:
-    yield Member("VERIFY.md", [INSTRUCTIONS.read_bytes()])
-    yield Member("verify.py", [VERIFIER.read_bytes()])
-    yield Member("entries.jsonl", in_chunks(entries.lines()))
-    yield Member("context.jsonl", in_chunks(entries.context_lines()))
-    rows: dict[str, int] = {}
-    for table, format in spec.table_files:
-        listed = TablePass(entries.source, table)
-        lines = listed.json_lines() if format == "jsonl" else listed.csv_lines()
-        yield Member(f"{table.name}.{format}", in_chunks(lines))
-        rows[f"{table.name}.{format}"] = listed.count
-    verification = json.dumps(dict(spec.verification), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    yield Member("chain_verification.json", [verification])
-    yield Member("public_key.pem", [spec.signing_key.public_key_pem.encode()])
-    manifest = manifest_bytes(spec, entries, rows, tuple(files))
-    yield Member("manifest.json", [manifest])
-    yield Member("manifest.json.sig", [sign(sha256(manifest).digest())])
+def _seq(named: NamedEntry | None) -> int | None:
+    return None if named is None else named["seq"]
+
+
+@dataclass
+class _Writing:
+    spec: BundleSpec
+    rows: Rows
+    entries: EntriesPass
+    sign: Sign
+    files: list[FileDigest] = field(default_factory=list)
+    table_rows: dict[str, int] = field(default_factory=dict)
+
+    def members(self) -> Iterator[Member]:
+        """In the order of the archive, each when everything before it is written."""
+        spec = self.spec
+        yield Member("VERIFY.md", [guide(spec)])
+        yield Member("verify.py", [VERIFIER.read_bytes()])
+        yield Member(verify.ENTRIES, in_chunks(self.entries.lines()))
+        yield Member(verify.CONTEXT, in_chunks(self.entries.context_lines()))
+        for table, format in spec.table_files:
+            name, listed = f"{table.name}.{format}", TablePass(self.rows, table)
+            yield Member(name, in_chunks(listed.json_lines() if format == "jsonl" else listed.csv_lines()))
+            self.table_rows[name] = listed.count
+        yield Member(verify.VERIFICATION, [document_bytes(spec.verification)])
+        yield Member(verify.PUBLIC_KEY, [spec.signing_key.public_key_pem.encode()])
+        manifest = manifest_bytes(spec, self.entries, self.table_rows, tuple(self.files))
+        yield Member(verify.MANIFEST, [manifest])
+        yield Member(verify.SIGNATURE, [self.sign(sha256(manifest).digest())])
