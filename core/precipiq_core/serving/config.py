@@ -6,7 +6,7 @@ import logging
 import ssl
 from typing import Any
 
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 
 from precipiq_core.errors import DeploymentError
@@ -54,6 +54,13 @@ class ServerConfig(Config):
         if settings.tls is not None:
             self.certfile = str(settings.tls.certificate_file)
             self.keyfile = str(settings.tls.key_file)
+
+    def create_sockets(self) -> Sockets:
+        """Not for processes that the server starts: one that outlives a killed server would keep its port."""
+        sockets = super().create_sockets()
+        for listening in (*sockets.secure_sockets, *sockets.insecure_sockets):
+            listening.set_inheritable(False)
+        return sockets
 
     def create_ssl_context(self) -> ssl.SSLContext | None:
         """Keeps OpenSSL's own options, which Hypercorn would overwrite."""
