@@ -173,6 +173,7 @@ def main() -> None:
         print(
             f"  memory: server {export.server_peak / 1e6:.0f} MB, its largest child {export.worker_peak / 1e6:.0f} MB (aim 200)"
         )
+        writer = Writer(server)  # the server closed the idle connection
         ends_s = time.perf_counter() + 5
         quiet = append_latencies(writer, lambda: time.perf_counter() > ends_s)
         beside = Export(server, ENTRIES)
