@@ -191,11 +191,6 @@ class JobStore:
         values: dict[str, Scalar] = {"export_id": export_id, "attempt": attempt, "now": now_us}
         return bool(await self._database.fetch(Statement(sql, values)))
 
-    async def count_by_status(self) -> dict[str, int]:
-        """How many exports of all chains wait and run."""
-        sql = "SELECT status, COUNT(*) AS n FROM exports WHERE status IN ('pending', 'running') GROUP BY status"
-        return {str(row["status"]): cast("int", row["n"]) for row in await self._database.fetch(Statement(sql))}
-
     async def _change(
         self,
         lease: Lease,
