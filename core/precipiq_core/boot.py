@@ -21,7 +21,8 @@ from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.entry_store import EntryStoreDriver
-from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, WrappedSecretsRegistry
+from precipiq_core.contracts.followers import Follower
+from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.contracts.vault import WrappedSecrets
 from precipiq_core.database import ManagedDatabase, new_database
@@ -93,6 +94,7 @@ class Assembly:
     command_by_name: Mapping[str, click.Command]
     secret_names: Sequence[Contribution[str]]
     wrapped_secrets: Sequence[Contribution[WrappedSecrets]]
+    followers: Sequence[Contribution[Follower]]
     lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]] = field(default=())
 
 
@@ -169,6 +171,7 @@ def _core_services(
     services.provide(HttpSettings, deployment.http)
     services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
     services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
+    services.provide(Followers, Registry[Follower]())  # type: ignore[type-abstract]
     services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
     if deployment.database is not None:
         database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
@@ -219,6 +222,8 @@ def _collect(
     cast("Registry[WrappedSecrets]", services.get(WrappedSecretsRegistry)).fill(  # type: ignore[type-abstract]
         "store of wrapped secrets", wrapped, problems
     )
+    followers: list[Contribution[Follower]] = collector.collect("followers", services)
+    cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)  # type: ignore[type-abstract]
     routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
     commands: list[Contribution[click.Command]] = collector.collect("commands", services)
     command_by_name = merge_commands(commands, problems)
@@ -241,6 +246,7 @@ def _collect(
         command_by_name,
         collector.collect("secret_names", services),
         wrapped,
+        followers,
         collector.lifespans(services),
     )
     if problems:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from precipiq_core.contracts.chain import EntryKind
     from precipiq_core.contracts.database import Migration
     from precipiq_core.contracts.entry_store import EntryStoreDriver
+    from precipiq_core.contracts.followers import Follower
     from precipiq_core.contracts.vault import WrappedSecrets
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
@@ -87,6 +88,14 @@ class HookSpecs(Protocol):
         """What turns a credential into a principal, asked in boot order until one accepts.
 
         Without any, every endpoint that has a scope answers 401. Example: ``return [KeyAuthenticator(...)]``.
+        """
+
+    @hookspec
+    def followers(self, services: Services) -> Sequence[Follower]:
+        """What keeps up with every chain: projections, workers that react to entries. Each has its own cursor.
+
+        Example: ``return [Totals(self.store, services.get(Ledger))]``, with a unique ``name`` and ``catch_up(chain)``.
+        Called in serving processes, from after the start until the stop; never twice at once for a chain in a process.
         """
 
     @hookspec

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from precipiq_core.contracts.chain import EntryKind
     from precipiq_core.contracts.database import Migration
     from precipiq_core.contracts.entry_store import EntryStoreDriver
+    from precipiq_core.contracts.followers import Follower
     from precipiq_core.contracts.vault import WrappedSecrets
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
@@ -74,6 +75,9 @@ class PluginBase(Generic[ConfigT]):
         return ()
 
     def authenticators(self, services: Services) -> Sequence[Authenticator]:
+        return ()
+
+    def followers(self, services: Services) -> Sequence[Follower]:
         return ()
 
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

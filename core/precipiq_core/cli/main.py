@@ -156,7 +156,7 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
     for endpoint in assembly.endpoints:
         add(endpoint.owner, "routes", f"{endpoint.value.method} {endpoint.value.path}")
     for page in assembly.plain_endpoints:
-        add(page.owner, "routes", f"GET {page.value.path}")
+        add(page.owner, "routes", f"{page.value.method} {page.value.path}")
     for websocket in assembly.websocket_endpoints:
         add(websocket.owner, "routes", f"WS {websocket.value.path}")
     for layer in assembly.middleware:
@@ -171,6 +171,8 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
         add(secret.owner, "secret names", secret.value)
     for wrapped in assembly.wrapped_secrets:
         add(wrapped.owner, "wrapped secrets", wrapped.value.name)
+    for follower in assembly.followers:
+        add(follower.owner, "followers", follower.value.name)
     return report
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_core.contracts.followers import Follower
 from precipiq_core.contracts.vault import WrappedSecrets
 
 
@@ -22,6 +23,13 @@ class EntryStoreDrivers(Protocol):
 
     @property
     def by_name(self) -> Mapping[str, EntryStoreDriver]: ...
+
+
+class Followers(Protocol):
+    """Capability: the followers that all plugins registered, by name."""
+
+    @property
+    def by_name(self) -> Mapping[str, Follower]: ...
 
 
 class WrappedSecretsRegistry(Protocol):

@@ -29,18 +29,8 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: BodyLimits) -
 
     Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``RequestTimeout`` and ``ValidationFailed``.
     """
-    declared_bytes = _check_headers(headers, limits)
-    message = await receive() if declared_bytes is not None else None
-    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
-        raw = message.get("body", b"")  # the usual case: all in one piece
-        if len(raw) > limits.bytes_max:
-            raise _too_large(limits)
-    else:
-        try:
-            async with asyncio.timeout(limits.timeout_s):
-                raw = await _read_pieces(receive, limits, message)
-        except TimeoutError as error:
-            raise RequestTimeout(f"the request body did not arrive within {limits.timeout_s:g} s") from error
+    _check_media_type(headers)
+    raw = await read_raw(headers, receive, limits)
     try:
         return loads(raw, max_depth=limits.depth_max)
     except JsonRefused as error:
@@ -49,25 +39,45 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: BodyLimits) -
         ) from None
 
 
-def _check_headers(headers: RawHeaders, limits: BodyLimits) -> int | None:
-    content_type = b""
+async def read_raw(headers: RawHeaders, receive: Receive, limits: BodyLimits) -> bytes:
+    """The body as it came, byte for byte, whatever its media type.
+
+    Raises ``UnsupportedMediaType`` (compressed), ``PayloadTooLarge`` and ``RequestTimeout``.
+    """
+    declared_bytes = _declared_bytes(headers, limits)
+    message = await receive() if declared_bytes is not None else None
+    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
+        raw: bytes = message.get("body", b"")  # the usual case: all in one piece
+        if len(raw) > limits.bytes_max:
+            raise _too_large(limits)
+        return raw
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            return bytes(await _read_pieces(receive, limits, message))
+    except TimeoutError as error:
+        raise RequestTimeout(f"the request body did not arrive within {limits.timeout_s:g} s") from error
+
+
+def _declared_bytes(headers: RawHeaders, limits: BodyLimits) -> int | None:
     declared_bytes = None
     for name, value in headers:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMediaType("compressed request bodies are not accepted")
-        elif name == b"content-length":
+        if name == b"content-length":
             declared_bytes = int(value) if value.isdigit() and len(value) < 20 else limits.bytes_max + 1
+    if declared_bytes is not None and declared_bytes > limits.bytes_max:
+        raise _too_large(limits)
+    return declared_bytes
+
+
+def _check_media_type(headers: RawHeaders) -> None:
+    content_type = next((value for name, value in reversed(headers) if name == b"content-type"), b"")
     media_type, _, parameters = content_type.partition(b";")
     if media_type.strip().lower() != b"application/json":
         raise UnsupportedMediaType("the content-type must be application/json")
     charset = parameters.strip().lower().replace(b'"', b"")
     if charset.startswith(b"charset=") and charset not in (b"charset=utf-8", b"charset=utf8"):
         raise UnsupportedMediaType("JSON is UTF-8")
-    if declared_bytes is not None and declared_bytes > limits.bytes_max:
-        raise _too_large(limits)
-    return declared_bytes
 
 
 async def _read_pieces(receive: Receive, limits: BodyLimits, message: object) -> bytearray:

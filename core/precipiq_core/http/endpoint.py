@@ -5,7 +5,7 @@ OpenAPI is generated from the same declarations.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -63,11 +63,25 @@ class Admission(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request's headers (names in lower case) and body as they came, for endpoints that check a signature."""
+
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+    def values(self, name: str) -> list[str]:
+        """All values of that header; bytes that are no ASCII become replacement characters."""
+        wanted = name.encode()
+        return [value.decode("ascii", "replace") for key, value in self.headers if key == wanted]
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Generic[BodyT, QueryT]):
     """One request as its handler sees it: authenticated, parsed and validated.
 
     ``path``: values of the path's ``{names}``. ``idempotency_key``: the ``Idempotency-Key`` header, if any.
-    ``last_event_id``: the header of that name, with which a stream of events is taken up again.
+    ``last_event_id``: the header of that name, with which a stream of events is taken up again. ``raw``: of an
+    endpoint with ``raw_body_bytes_max``.
     """
 
     principal: Principal
@@ -78,6 +92,7 @@ class Call(Generic[BodyT, QueryT]):
     request_id: str
     peer: Peer
     last_event_id: str | None = None
+    raw: RawRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +159,8 @@ class Endpoint:
     ``errors``: codes beyond those that every endpoint of its form can give.
     ``media_type``: of the answer; other than JSON for a handler that returns ``StreamReply`` or ``Download``.
     ``is_download``: it returns ``Download``. ``key_in_query``: accept ``?api_key=`` too, for clients that cannot set
-    headers. ``admission``: what stands before the key.
+    headers. ``admission``: what stands before the key. ``raw_body_bytes_max``: the body is not parsed, the handler gets
+    up to so many bytes as they came; then there is no ``body``, and no ``Idempotency-Key``.
     """
 
     method: Method
@@ -163,6 +179,7 @@ class Endpoint:
     is_download: bool = False
     key_in_query: bool = False
     admission: Admission | None = None
+    raw_body_bytes_max: int | None = None
 
     @property
     def rate_group(self) -> RateGroup:
@@ -176,10 +193,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class PlainEndpoint:
-    """A path without key, envelope or model, such as ``/metrics``: an ASGI application that answers GET.
+    """A path without key, envelope or model, such as ``/metrics``: an ASGI application that answers one method.
 
     ``path``: absolute; its ``{names}`` stand in the scope's ``path_params``. ``errors``: codes it can answer with
-    beside ``not_found``, which goes without saying where there are names.
+    beside ``not_found``, which goes without saying where there are names. ``headers``: that it needs, each with what it
+    is for. ``output``: model of ``data``, where the
+    answer has the envelope nevertheless. A POST takes any body; the application must read and bound it.
     """
 
     path: str
@@ -188,3 +207,6 @@ class PlainEndpoint:
     media_type: str
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    method: Literal["GET", "POST"] = "GET"
+    output: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,9 +17,19 @@ from precipiq_core.contracts.auth import Authenticator, Principal, RateLimiter
 from precipiq_core.contracts.credential import Credential
 from precipiq_core.errors import InternalError, PrecipiqError, RateLimited, Unavailable, ValidationFailed
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
-from precipiq_core.http.body import BodyLimits, read_json
+from precipiq_core.http.body import BodyLimits, read_json, read_raw
 from precipiq_core.http.download import DownloadAnswer
-from precipiq_core.http.endpoint import Call, Download, Endpoint, LateReply, NoBody, NoQuery, Reply, StreamReply
+from precipiq_core.http.endpoint import (
+    Call,
+    Download,
+    Endpoint,
+    LateReply,
+    NoBody,
+    NoQuery,
+    RawRequest,
+    Reply,
+    StreamReply,
+)
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.rate_headers import rate_headers
 from precipiq_core.http.streaming import LateFailure, send_stream
@@ -105,7 +115,11 @@ class EndpointApp:
         body: BaseModel = _NO_BODY
         if self._takes_body:
             body = parse_body(endpoint.body, await read_json(scope["headers"], receive, self._edge.limits))
-        key = _idempotency_key(scope["headers"]) if endpoint.method == "POST" else None
+        raw = None
+        if endpoint.raw_body_bytes_max is not None:
+            limits = replace(self._edge.limits, bytes_max=endpoint.raw_body_bytes_max)
+            raw = RawRequest(scope["headers"], await read_raw(scope["headers"], receive, limits))
+        key = _idempotency_key(scope["headers"]) if endpoint.method == "POST" and raw is None else None
         return Call(
             principal,
             body,
@@ -115,6 +129,7 @@ class EndpointApp:
             scope["precipiq.request_id"],
             peer_of(self._edge.authenticators, scope, credential),
             _last_event_id(scope["headers"]),
+            raw,
         )
 
     def _answer(self, result: object, request_id: str) -> Answer:

@@ -37,6 +37,8 @@ def openapi_document(
         wanted.add((endpoint.output, "serialization"))
         wanted |= {(model, "validation") for model in (endpoint.body, endpoint.query) if model not in (NoBody, NoQuery)}
     wanted |= {(websocket.query, "validation") for _, websocket in websockets}
+    plain = list(plain)
+    wanted |= {(page.output, "serialization") for _, page in plain if page.output is not None}
     ordered = sorted(wanted, key=lambda pair: (pair[0].__name__, pair[1]))
     references, definitions = models_json_schema(ordered, ref_template=_REF)
     schemas = {**definitions.get("$defs", {}), **parts.COMMON_SCHEMAS}
@@ -45,7 +47,7 @@ def openapi_document(
         operation = _operation(owner, endpoint, references, schemas)
         paths.setdefault(full_path(endpoint), {})[endpoint.method.lower()] = operation
     for owner, page in plain:
-        paths.setdefault(page.path, {})["get"] = _plain_operation(owner, page)
+        paths.setdefault(page.path, {})[page.method.lower()] = _plain_operation(owner, page, references)
     for owner, websocket in websockets:
         paths.setdefault(websocket.path, {})["get"] = _websocket_operation(owner, websocket, references, schemas)
     return {
@@ -71,7 +73,7 @@ def _operation(owner: str, endpoint: Endpoint, references: References, schemas: 
         "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint.query, references, schemas)],
         "responses": _responses(endpoint, references),
     }
-    if endpoint.method == "POST":
+    if endpoint.method == "POST" and endpoint.raw_body_bytes_max is None:
         operation["parameters"].append(parts.IDEMPOTENCY_KEY)
     if endpoint.media_type == EVENT_STREAM:
         operation["parameters"].append(parts.LAST_EVENT_ID)
@@ -80,6 +82,8 @@ def _operation(owner: str, endpoint: Endpoint, references: References, schemas: 
     if endpoint.body is not NoBody:
         reference = references[endpoint.body, "validation"]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+    if endpoint.raw_body_bytes_max is not None:
+        operation["requestBody"] = parts.RAW_BODY
     return operation
 
 
@@ -138,15 +142,13 @@ def _without_null(schema: Document) -> Document:
 
 
 def _responses(endpoint: Endpoint, references: References) -> Document:
-    envelope = {
-        "type": "object",
-        "required": ["data", "meta"],
-        "properties": {
-            "data": references[endpoint.output, "serialization"],
-            "meta": {"$ref": _REF.format(model="Meta")},
-        },
-    }
-    schema = envelope if endpoint.media_type == JSON else parts.FILE if endpoint.is_download else parts.TEXT
+    schema = (
+        _envelope(references[endpoint.output, "serialization"])
+        if endpoint.media_type == JSON
+        else parts.FILE
+        if endpoint.is_download
+        else parts.TEXT
+    )
     content: Document = {endpoint.media_type: {"schema": schema}}
     responses: Document = {
         str(endpoint.status): {"description": "success", "headers": parts.SUCCESS_HEADERS, "content": content}
@@ -162,15 +164,23 @@ def _responses(endpoint: Endpoint, references: References) -> Document:
         "unavailable",
         *endpoint.errors,
     ]
-    if endpoint.body is not NoBody:
+    if endpoint.body is not NoBody or endpoint.raw_body_bytes_max is not None:
         codes += ["payload_too_large", "unsupported_media_type", "request_timeout"]
-    if endpoint.method == "POST":
+    if endpoint.method == "POST" and endpoint.raw_body_bytes_max is None:
         codes += ["idempotency_conflict"]
     if "{" in endpoint.path:
         codes += ["not_found"]
     if endpoint.is_download:
         codes += ["range_not_satisfiable"]
     return responses | _refusals(codes)
+
+
+def _envelope(data: Document) -> Document:
+    return {
+        "type": "object",
+        "required": ["data", "meta"],
+        "properties": {"data": data, "meta": {"$ref": _REF.format(model="Meta")}},
+    }
 
 
 def _download_responses(content: Document) -> Document:
@@ -217,19 +227,29 @@ def _websocket_operation(
     }
 
 
-def _plain_operation(owner: str, page: PlainEndpoint) -> Document:
+def _plain_operation(owner: str, page: PlainEndpoint, references: References) -> Document:
     schema: Document = {"type": "object"} if page.media_type == JSON else parts.TEXT
+    if page.output is not None:
+        schema = _envelope(references[page.output, "serialization"])
     success: Document = {"description": "success", "content": {page.media_type: {"schema": schema}}}
     responses: Document = {"200": success}
     if page.path == "/readyz":
         responses["503"] = {**success, "description": "a part is not ready"}
     responses |= _refusals([*page.errors, *(["not_found"] if "{" in page.path else [])])
     name = re.sub(r"\W+", "_", page.path).strip("_")
-    return {
+    operation: Document = {
         "operationId": f"{owner}_{name}",
         "tags": [owner],
         "summary": page.summary,
         "security": [],
-        "parameters": _path_parameters(page),
+        "parameters": [*_path_parameters(page), *map(_header_parameter, page.headers.items())],
         "responses": responses,
     }
+    if page.method == "POST":
+        operation["requestBody"] = parts.RAW_BODY
+    return operation
+
+
+def _header_parameter(header: tuple[str, str]) -> Document:
+    name, description = header
+    return {"name": name, "in": "header", "required": True, "description": description, "schema": {"type": "string"}}

@@ -11,6 +11,11 @@ FILE: Document = {"type": "string", "format": "binary"}
 
 _ENTITY_TAG = '^"[!#-~]+"$'
 
+RAW_BODY: Document = {
+    "required": True,
+    "description": "taken as it came, byte for byte",
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
 REQUEST_ID_HEADER: Document = {"schema": {"type": "string"}, "description": "names this request in the logs"}
 SUCCESS_HEADERS: Document = {
     "X-Request-ID": REQUEST_ID_HEADER,

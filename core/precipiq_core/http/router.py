@@ -36,8 +36,8 @@ def build_router(
         _claim(owners, endpoint.method, path, owner, problems)
         by_path.setdefault(path, {})[endpoint.method] = EndpointApp(endpoint, edge, path)
     for owner, page in plain:
-        _claim(owners, "GET", page.path, owner, problems)
-        by_path.setdefault(page.path, {})["GET"] = _Named(page.app, page.path)
+        _claim(owners, page.method, page.path, owner, problems)
+        by_path.setdefault(page.path, {})[page.method] = _Named(page.app, page.path)
     sockets: dict[str, ASGIApp] = {}
     for owner, websocket in websockets:
         _claim(owners, "GET", websocket.path, owner, problems)

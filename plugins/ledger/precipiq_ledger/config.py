@@ -31,4 +31,11 @@ class LedgerConfig(PluginConfig):
     )
     verify_concurrency_max: int = Field(2, ge=1, description="verifications at the same time; more are told to wait")
     find_scan_rows_max: int = Field(50_000, ge=100, description="rows that one filtered page may look at")
+    follower_delay_s: float = Field(
+        0.25, ge=0, description="time that a growing chain gathers entries before its followers are told, seconds"
+    )
+    follower_sweep_s: float = Field(
+        5.0, gt=0, description="time between looks for chains that other processes made grow, for followers, seconds"
+    )
+    follower_chains_max: int = Field(4, ge=1, le=64, description="chains whose followers work at the same time")
     watch_poll_s: float = Field(1.0, gt=0, description="time between looks for entries of other processes, seconds")

@@ -14,7 +14,7 @@ from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_core.contracts.ledger import ChainAudit, Ledger
-from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers
+from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.sqlite import SqliteDatabase
@@ -30,6 +30,7 @@ from precipiq_ledger.commands import ledger_group
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.routes import LedgerRoutes
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
@@ -131,12 +132,29 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
             service.start(store, services.get(EntryKinds).by_name)  # type: ignore[type-abstract]
             try:
                 if services.get(DeploymentInfo).serving:
-                    async with self._checkpoints(services):
+                    async with self._checkpoints(services), self._followers(services):
                         yield
                 else:
                     yield
             finally:
                 service.stop()
+
+    @asynccontextmanager
+    async def _followers(self, services: Services) -> AsyncIterator[None]:
+        service, config = services.get(LedgerService), self.config
+        runner = FollowerRunner(
+            service,
+            services.get(Followers).by_name,  # type: ignore[type-abstract]
+            services.get(Clock),  # type: ignore[type-abstract]
+            RunnerLimits(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max),
+        )
+        service.on_append = runner.note
+        running = asyncio.create_task(runner.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:

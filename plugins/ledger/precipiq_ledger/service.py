@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import cast
@@ -39,7 +39,7 @@ class Limits:
 
 
 class LedgerService:
-    """The capability ``Ledger``, over whatever entry store the deployment names."""
+    """The capability ``Ledger``, over the deployment's entry store. ``on_append``: told which chain grew."""
 
     def __init__(self, clock: Clock, randomness: Randomness, limits: Limits) -> None:
         self._clock = clock
@@ -47,6 +47,7 @@ class LedgerService:
         self._limits = limits
         self._store: EntryStore | None = None
         self._kinds: Mapping[str, EntryKind] = {}
+        self.on_append: Callable[[Chain], None] = lambda chain: None
 
     def start(self, store: EntryStore, kinds: Mapping[str, EntryKind]) -> None:
         """Begin to serve from that store."""
@@ -69,6 +70,7 @@ class LedgerService:
         """See ``precipiq_core.contracts.ledger.Ledger.append``."""
         prepared = self._prepare(drafts)
         appended = await self.store.append(chain, prepared, self._seal(chain, prepared))
+        self.on_append(chain)
         for new, entry, created in zip(prepared, appended.entries, appended.created, strict=True):
             if not created and not same_content(new, entry):
                 raise IdempotencyConflict
@@ -133,7 +135,9 @@ class LedgerService:
         }
         draft = Draft(REDACTION, actor, body, None, f"{REDACTION}:{target.seq}")
         prepared = self._prepare([draft])
-        return await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
+        entry = await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
+        self.on_append(chain)
+        return entry
 
     async def present_decisions(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
         """Decisions as the REST interface shows them. See ``precipiq_core.contracts.chain.Present``."""

@@ -1,0 +1,33 @@
+"""What an organisation's plan allows, for a deployment that charges its own tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """Bounds of one organisation, each at least 1. None: the deployment's own setting applies.
+
+    ``writes_per_second_max``, ``batches_per_second_max``, ``reads_per_second_max``: requests in each environment.
+    ``streams_max``: open streams in each process. ``open_exports_max``: exports that wait or run.
+    """
+
+    writes_per_second_max: int | None = None
+    batches_per_second_max: int | None = None
+    reads_per_second_max: int | None = None
+    streams_max: int | None = None
+    open_exports_max: int | None = None
+
+
+NO_LIMITS = PlanLimits()
+"""Every setting of the deployment applies."""
+
+
+class Plans(Protocol):
+    """Capability: the plans of organisations. Those who bound something ask it each time; ``optional`` for them."""
+
+    def limits_of(self, org_id: str) -> PlanLimits:
+        """The limits that apply now. MUST NOT raise or wait: every request asks."""
+        ...

@@ -1,0 +1,124 @@
+"""Tells followers which chains grew: at once what this process appends, by a look at all heads the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.followers import Follower
+from precipiq_core.errors import PrecipiqError
+from precipiq_ledger.service import LedgerService
+
+log = structlog.get_logger("precipiq.ledger")
+
+_REMEMBERED_CHAINS_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """``delay_s``: how long a growing chain gathers entries first. ``sweep_s``: between looks at all heads.
+
+    ``running_max``: chains that are caught up at the same time.
+    """
+
+    delay_s: float
+    sweep_s: float
+    running_max: int
+
+
+class FollowerRunner:
+    """Followers of one process. A chain whose follower fails is tried again at the next sweep."""
+
+    def __init__(
+        self, service: LedgerService, followers: Mapping[str, Follower], clock: Clock, limits: RunnerLimits
+    ) -> None:
+        self._service = service
+        self._followers = followers
+        self._clock = clock
+        self._limits = limits
+        self._grown: dict[Chain, None] = {}
+        self._news = asyncio.Event()
+        self._seen: dict[Chain, int] = {}
+        self._failing: set[str] = set()
+
+    def note(self, chain: Chain) -> None:
+        """That chain has grown. Cheap: called after every append."""
+        if len(self._grown) < _REMEMBERED_CHAINS_MAX:
+            self._grown[chain] = None
+        self._news.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if not self._followers:
+            return
+        next_sweep_s = self._clock.monotonic_s()
+        while True:
+            now_s = self._clock.monotonic_s()
+            if now_s >= next_sweep_s:
+                await self._sweep()
+                next_sweep_s = self._clock.monotonic_s() + self._limits.sweep_s
+            grown, self._grown = list(self._grown), {}
+            self._news.clear()
+            await self._catch_up_all(grown)
+            if self._grown:
+                await asyncio.sleep(self._limits.delay_s)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, next_sweep_s - self._clock.monotonic_s())):
+                    await self._news.wait()
+                    await asyncio.sleep(self._limits.delay_s)
+
+    async def _sweep(self) -> None:
+        """Find the chains that grew without this process."""
+        try:
+            store = self._service.store
+            async for chain in store.chains():
+                head = await store.head(chain)
+                if head is not None and self._seen.get(chain) != head.seq:
+                    self._remember(chain, head.seq)
+                    self._grown[chain] = None
+        except PrecipiqError as error:
+            self._failed("sweep", None, error)
+        else:
+            self._failing.discard("sweep")
+
+    async def _catch_up_all(self, chains: list[Chain]) -> None:
+        gate = asyncio.Semaphore(self._limits.running_max)
+
+        async def catch_up(chain: Chain) -> None:
+            async with gate:
+                for name, follower in self._followers.items():
+                    await self._catch_up(name, follower, chain)
+
+        if chains:
+            await asyncio.gather(*map(catch_up, chains))
+
+    async def _catch_up(self, name: str, follower: Follower, chain: Chain) -> None:
+        try:
+            await follower.catch_up(chain)
+            self._failing.discard(name)
+        except Exception as error:  # noqa: BLE001  (a follower may be a third party's; the others go on)
+            self._seen.pop(chain, None)  # so that the next sweep tries it again
+            self._failed(name, chain, error)
+
+    def _failed(self, name: str, chain: Chain | None, error: Exception) -> None:
+        """Logged once, until it works again."""
+        if name in self._failing:
+            return
+        self._failing.add(name)
+        where = {} if chain is None else {"org_id": chain.org_id, "environment": chain.environment}
+        if isinstance(error, PrecipiqError):
+            log.warning("follower is behind; it is tried again", follower=name, reason=error.message, **where)
+        else:
+            log.error("follower failed; it is tried again", follower=name, exc_info=error, **where)
+
+    def _remember(self, chain: Chain, seq: int) -> None:
+        if len(self._seen) >= _REMEMBERED_CHAINS_MAX:
+            self._seen.clear()
+        self._seen[chain] = seq
