@@ -8,6 +8,8 @@ import pytest
 
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.system.client import Client
+from tests.system.organisations import organisations
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,15 @@ def shared_server(
     postgres = None if database == "sqlite" else request.getfixturevalue("shared_postgres")
     with running_server(tmp_path_factory.mktemp("server"), postgres=postgres) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def spare_keys(shared_server: ServerProcess) -> list[str]:
+    """Keys of organisations that have nothing yet, for ``fresh_client``."""
+    return [key for _, key in organisations(shared_server, 30)]
+
+
+@pytest.fixture
+def fresh_client(shared_server: ServerProcess, spare_keys: list[str]) -> Client:
+    """A client of an organisation of its own, so that tests on one server do not mind each other."""
+    return Client(shared_server, spare_keys.pop())

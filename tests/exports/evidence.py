@@ -17,35 +17,6 @@ from tests.system.client import Client
 TIMEOUT_S = 90.0
 
 
-MAKE_KEYS = """
-import asyncio, json, os, sys
-from pathlib import Path
-from precipiq_auth_keys.service import KeyService
-from precipiq_core.app import running
-from precipiq_core.cli.context import assemble_for_command
-from precipiq_core.contracts.auth import SCOPES
-from precipiq_core.deployment import load_deployment
-
-async def main():
-    assembly = assemble_for_command(load_deployment(Path(os.environ["PRECIPIQ_CONFIG"]), os.environ))
-    async with running(assembly):
-        keys = assembly.services.get(KeyService)
-        for number in range(int(sys.argv[1])):
-            organisation = await keys.create_organisation(f"organisation {number}")
-            new = await keys.create_key(organisation.org_id, "test", SCOPES, None, "system")
-            print(json.dumps([organisation.org_id, new.secret]))
-
-asyncio.run(main())
-"""
-
-
-def organisations(server: ServerProcess, count: int) -> list[tuple[str, str]]:
-    """So many new organisations, each with a key for its environment `test`: ids and keys."""
-    command = [sys.executable, "-c", MAKE_KEYS, str(count)]
-    made = subprocess.run(command, env=server._environment, capture_output=True, text=True, timeout=60, check=True)
-    return [(org_id, key) for org_id, key in map(json.loads, made.stdout.splitlines())]
-
-
 def ended(client: Client, export_id: str) -> dict[str, Any]:
     """That export once it has ended, one way or another."""
     deadline = time.monotonic() + TIMEOUT_S

@@ -8,14 +8,17 @@ from typing import get_args
 from pydantic import BaseModel
 
 from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_billing.config import BillingConfig
+from precipiq_billing.plans.config import PlansConfig, TierConfig
 from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings, TlsSettings
-from precipiq_core.settings import HttpSettings
+from precipiq_core.settings import HttpSettings, SecretReference
 from precipiq_exports.config import ExportsConfig
 from precipiq_ledger.config import LedgerConfig
+from precipiq_outcomes.config import CorrelationConfig, LiabilityConfig, OutcomesConfig
 from precipiq_vault_aws.config import VaultAwsConfig
 from precipiq_vault_local.config import VaultLocalConfig
 from precipiq_ws_stream.config import WsStreamConfig
@@ -34,6 +37,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "plugins.auth_keys": AuthKeysConfig,
     "plugins.ws_stream": WsStreamConfig,
     "plugins.exports": ExportsConfig,
+    "plugins.billing": BillingConfig,
+    "plugins.billing.plans": PlansConfig,
+    "plugins.billing.plans.tiers.NAME": TierConfig,
+    "plugins.outcomes": OutcomesConfig,
+    "plugins.outcomes.correlation": CorrelationConfig,
+    "plugins.outcomes.liability": LiabilityConfig,
     "plugins.vault_local": VaultLocalConfig,
     "plugins.vault_aws": VaultAwsConfig,
     "plugins.bundles_s3": BundlesS3Config,
@@ -45,7 +54,9 @@ def render() -> str:
     for section, model in SECTIONS.items():
         lines += [f"## [{section}]", "", "| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
-            nested = any(isinstance(part, type) and issubclass(part, BaseModel) for part in get_args(field.annotation))
+            parts = (field.annotation, *get_args(field.annotation))
+            nested = any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
+            nested = nested and field.annotation is not SecretReference
             default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
             meaning = (field.description or "").replace("|", "\\|")
             lines.append(f"| `{name}` | {default} | {meaning}{' (a table)' if nested else ''} |")
@@ -56,6 +67,10 @@ def render() -> str:
 def _shown(value: object) -> str:
     if value is None or value == ():
         return "none"
+    if isinstance(value, BaseModel):
+        return "as below"
+    if isinstance(value, dict):
+        return "<br>".join(f"`{name} = {item}`" for name, item in value.items()) or "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

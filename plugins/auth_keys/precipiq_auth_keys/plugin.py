@@ -24,6 +24,7 @@ from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.plans import Plans
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
@@ -50,6 +51,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     Config = AuthKeysConfig
     provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter, KeyService)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
+    optional: ClassVar[tuple[type, ...]] = (Plans,)
 
     @hookimpl
     def provide(self, services: Services) -> None:
@@ -72,7 +74,8 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         }
         services.provide(KeyService, service)
         counter, windows = self._counters(clock)
-        self._limiter = SecondWindows(quotas, clock, counter)  # type: ignore[arg-type]
+        plans = services.find(Plans)  # type: ignore[type-abstract]
+        self._limiter = SecondWindows(quotas, clock, counter, plans)  # type: ignore[arg-type]
         services.provide(RateLimiter, self._limiter)  # type: ignore[type-abstract]
         services.provide(AddressLimiter, AddressWindows(windows))  # type: ignore[type-abstract]
 

@@ -6,9 +6,10 @@ A window of one second begins with its first request: a client that retries afte
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 import structlog
@@ -17,11 +18,18 @@ from limits.aio.storage import MemoryStorage
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import RateGroup, RateState
 from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.plans import PlanLimits, Plans
 
 WINDOW_S = 1
 KEY_PREFIX = "precipiq:rate:"
 
 _ORG_ID_LENGTH_MAX = 100
+
+_PLANNED: Mapping[RateGroup, Callable[[PlanLimits], int | None]] = {
+    "write": attrgetter("writes_per_second_max"),
+    "batch": attrgetter("batches_per_second_max"),
+    "read": attrgetter("reads_per_second_max"),
+}
 
 log = structlog.get_logger("precipiq.auth_keys")
 
@@ -65,14 +73,24 @@ class LocalCounter:
 
 
 class SecondWindows:
-    """The capability ``RateLimiter``. ``quotas``: requests per second of each group. Counts locally by default."""
+    """The capability ``RateLimiter``. Counts locally by default.
 
-    def __init__(self, quotas: Mapping[RateGroup, int], clock: Clock, counter: Counter | None = None) -> None:
+    ``quotas``: requests per second of each group, where the organisation's plan sets none.
+    """
+
+    def __init__(
+        self,
+        quotas: Mapping[RateGroup, int],
+        clock: Clock,
+        counter: Counter | None = None,
+        plans: Plans | None = None,
+    ) -> None:
         self._quotas = dict(quotas)
         self._counter = counter or LocalCounter(clock)
+        self._plans = plans
 
     async def hit(self, chain: Chain, group: RateGroup) -> RateState:
-        quota = self._quotas[group]
+        quota = self._quota(chain.org_id, group)
         count = await self._counter.hit(_key(chain, group))
         retry_after_s = max(count.left_s, 0.001) if count.hits > quota else 0.0
         return RateState(group, quota, WINDOW_S, max(0, quota - count.hits), WINDOW_S, retry_after_s)
@@ -80,6 +98,13 @@ class SecondWindows:
     def running(self) -> AbstractAsyncContextManager[None]:
         """Entered while the server serves."""
         return self._counter.running()
+
+    def _quota(self, org_id: str, group: RateGroup) -> int:
+        if self._plans is not None:
+            planned = _PLANNED[group](self._plans.limits_of(org_id))
+            if planned is not None:
+                return planned
+        return self._quotas[group]
 
 
 def _key(chain: Chain, group: RateGroup) -> str:

@@ -17,6 +17,7 @@ from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import ChainAudit, Ledger
+from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
@@ -59,7 +60,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
     Config = ExportsConfig
     provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
-    optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter)
+    optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter, Plans)
 
     @hookimpl
     def provide(self, services: Services) -> None:
@@ -77,7 +78,8 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         self._metrics = ExportMetrics(services.get(CollectorRegistry))
         keys = SigningKeys(self._key_store, self._signer, ledger, clock, randomness)
         limits = ServiceLimits(config.open_per_organisation_max, config.downloads_max, config.lease_s)
-        service = ExportService(store, bundles, ledger, clock, randomness, limits)
+        plans = services.find(Plans)  # type: ignore[type-abstract]
+        service = ExportService(store, bundles, ledger, clock, randomness, limits, plans)
         maker = BundleMaker(
             store,
             keys,

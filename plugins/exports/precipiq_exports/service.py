@@ -10,6 +10,7 @@ from precipiq_core.clock import Clock, Randomness, uuid7
 from precipiq_core.contracts.bundle_store import BundleStore
 from precipiq_core.contracts.chain import Chain, Draft
 from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.plans import Plans
 from precipiq_core.errors import Conflict, IdempotencyConflict, NotFound, Unavailable
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
@@ -28,7 +29,10 @@ class ServiceLimits:
 
 
 class ExportService:
-    """What can be done with exports. ``on_change`` is called when one was added or ended."""
+    """What can be done with exports. ``on_change`` is called when one was added or ended.
+
+    ``plans``: what they set comes before ``open_per_organisation_max``.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class ExportService:
         clock: Clock,
         randomness: Randomness,
         limits: ServiceLimits,
+        plans: Plans | None = None,
     ) -> None:
         self._store = store
         self._bundles = bundles
@@ -45,6 +50,7 @@ class ExportService:
         self._clock = clock
         self._randomness = randomness
         self._limits = limits
+        self._plans = plans
         self._downloads = 0
         self.on_change: Callable[[], None] = lambda: None
 
@@ -54,7 +60,7 @@ class ExportService:
         Raises ``TooManyExports`` and ``IdempotencyConflict``.
         """
         job = self._new(chain, request, actor)
-        if await self._store.add(job, key, _requested(job), open_max=self._limits.open_per_organisation_max):
+        if await self._store.add(job, key, _requested(job), open_max=self._open_max(chain.org_id)):
             await self.deliver_events()
             self.on_change()
             return job, True
@@ -69,8 +75,8 @@ class ExportService:
         """As :meth:`request`, for ``owner`` to run by itself at once."""
         job = self._new(chain, request, actor)
         until_us = job.created_us + int(self._limits.lease_s * 1_000_000)
-        limit = self._limits.open_per_organisation_max
-        if not await self._store.add_leased(job, _requested(job), owner, until_us, open_max=limit):
+        open_max = self._open_max(chain.org_id)
+        if not await self._store.add_leased(job, _requested(job), owner, until_us, open_max=open_max):
             raise TooManyExports(retry_after_s=30)
         await self.deliver_events()
         return await self.get(chain, job.export_id)
@@ -140,6 +146,10 @@ class ExportService:
     async def deliver_events(self) -> None:
         """Seal what happened to exports. What cannot be sealed now stays, durable, and is tried again."""
         await self._store.events.deliver(self._ledger)
+
+    def _open_max(self, org_id: str) -> int:
+        planned = None if self._plans is None else self._plans.limits_of(org_id).open_exports_max
+        return self._limits.open_per_organisation_max if planned is None else planned
 
     def _new(self, chain: Chain, request: Request, actor: str) -> Job:
         now_us = self._clock.now_us()

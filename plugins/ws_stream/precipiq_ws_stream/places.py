@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from precipiq_core.addresses import counted_address
 from precipiq_core.contracts.auth import AddressLimiter
+from precipiq_core.contracts.plans import Plans
 from precipiq_core.errors import RateLimited
 from precipiq_ws_stream.config import WsStreamConfig
 
@@ -18,11 +19,15 @@ _RETRY_AFTER_S = 5.0
 
 
 class Places:
-    """Handshakes are counted by the capability, for all processes where it can; open streams by this process."""
+    """Handshakes are counted by the capability, for all processes where it can; open streams by this process.
 
-    def __init__(self, limiter: AddressLimiter, config: WsStreamConfig) -> None:
+    ``plans``: what they set comes before ``connections_per_organisation_max``.
+    """
+
+    def __init__(self, limiter: AddressLimiter, config: WsStreamConfig, plans: Plans | None = None) -> None:
         self._limiter = limiter
         self._config = config
+        self._plans = plans
         self._taken = 0
         self._by_address: Counter[str] = Counter()
         self._by_organisation: Counter[str] = Counter()
@@ -41,7 +46,7 @@ class Places:
         for count, count_max, whose in (
             (self._taken, config.connections_max, "on this server"),
             (self._by_address.get(client, 0), config.connections_per_address_max, "from this address"),
-            (self._by_organisation.get(org_id, 0), config.connections_per_organisation_max, "of this organisation"),
+            (self._by_organisation.get(org_id, 0), self._streams_max(org_id), "of this organisation"),
         ):
             if count >= count_max:
                 raise RateLimited(f"too many open streams {whose}", retry_after_s=_RETRY_AFTER_S)
@@ -50,6 +55,10 @@ class Places:
             yield
         finally:
             self._change(-1, client, org_id)
+
+    def _streams_max(self, org_id: str) -> int:
+        planned = None if self._plans is None else self._plans.limits_of(org_id).streams_max
+        return self._config.connections_per_organisation_max if planned is None else planned
 
     def _change(self, count: int, client: str, org_id: str) -> None:
         self._taken += count

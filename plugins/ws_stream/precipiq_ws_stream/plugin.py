@@ -12,6 +12,7 @@ from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import AddressLimiter
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.http.websocket import WebSocketEndpoint
@@ -30,6 +31,7 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
     Config = WsStreamConfig
     provides: ClassVar[tuple[type, ...]] = (Streams,)
     requires: ClassVar[tuple[type, ...]] = (Ledger, AddressLimiter)
+    optional: ClassVar[tuple[type, ...]] = (Plans,)
 
     @hookimpl
     def provide(self, services: Services) -> None:
@@ -39,6 +41,7 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
             services.get(Clock),  # type: ignore[type-abstract]
             self.config,
             StreamMetrics(services.get(CollectorRegistry)),
+            services.find(Plans),  # type: ignore[type-abstract]
         )
         services.provide(Streams, streams)
 

@@ -13,6 +13,7 @@ from precipiq_core.clock import Clock, parse_timestamp
 from precipiq_core.contracts.auth import AddressLimiter, Principal
 from precipiq_core.contracts.chain import Chain, EntryKind
 from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.plans import Plans
 from precipiq_ws_stream.access import KeyAccess, Keys, Recheck
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.endings import DRAINING, LOST, Ending, cannot_resume
@@ -66,6 +67,7 @@ class Streams:
         clock: Clock,
         config: WsStreamConfig,
         metrics: StreamMetrics,
+        plans: Plans | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -88,7 +90,7 @@ class Streams:
             at_once_max=config.replays_at_once_max,
             kept_bytes_max=config.replay_cache_bytes_max,
         )
-        self._places = Places(address_limiter, config)
+        self._places = Places(address_limiter, config, plans)
         self._keys = Keys(clock, self._on_key_ending)
         self._feeds = Feeds(
             ledger,

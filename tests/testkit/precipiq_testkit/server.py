@@ -49,6 +49,10 @@ master_key = { file = "vault.key" }
 create_master_key = true
 
 [plugins.exports]
+
+[plugins.billing]
+
+[plugins.outcomes]
 """
 
 _SQLITE = """[database]
@@ -159,6 +163,14 @@ class ServerProcess:
         return subprocess.run(
             command, env=self._environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=check
         )
+
+    def python(self, script: str, *arguments: str) -> str:
+        """Run Python code with this deployment as its configuration; what it prints."""
+        command = [self._python, "-c", script, *arguments]
+        done = subprocess.run(
+            command, env=self._environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout
 
     def create_key(self, environment: str = "test", *scopes: str, org_id: str | None = None) -> str:
         """A new key of that organisation (default: the first one)."""

@@ -1,0 +1,213 @@
+"""``precipiq stripe``: endpoints and their secrets, and replaying stored events."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, cast
+
+import click
+
+from precipiq_billing.deliveries import SYSTEM, Deliveries
+from precipiq_billing.endpoint_routes import endpoint_record
+from precipiq_billing.endpoint_store import StripeEndpoint
+from precipiq_billing.endpoints import StripeEndpoints
+from precipiq_billing.errors import NotAStripeEvent
+from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.services import Services
+
+_SECRET_CHARACTERS = range(22, 256)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+secret_option = click.option(
+    "--secret-file",
+    type=click.File("r"),
+    help="file that holds the signing secret, - for standard input; without it you are asked",
+)
+
+
+def _chain_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
+    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
+
+
+@click.group("stripe")
+def stripe_group() -> None:
+    """Endpoints for Stripe's events, their secrets, and replays."""
+
+
+@stripe_group.group("endpoints")
+def endpoints_group() -> None:
+    """Make, list and delete endpoints for Stripe's events."""
+
+
+@endpoints_group.command("create")
+@_chain_options
+@click.option("--description", help="for people")
+@json_option
+@click.pass_context
+def create_endpoint(ctx: click.Context, org_id: str, environment: str, description: str | None, as_json: bool) -> None:
+    """Make an endpoint; register its URL in Stripe, then set the secret that Stripe shows."""
+
+    async def work(services: Services) -> dict[str, Any]:
+        chain = Chain(org_id, cast("Environment", environment))
+        endpoint, _ = await services.get(StripeEndpoints).create(chain, description, None, SYSTEM)
+        return _record(services, endpoint)
+
+    _show(run_in_deployment(ctx, work), as_json)
+
+
+@endpoints_group.command("list")
+@_chain_options
+@json_option
+@click.pass_context
+def list_endpoints(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
+    """List the endpoints, newest first."""
+
+    async def work(services: Services) -> list[dict[str, Any]]:
+        chain = Chain(org_id, cast("Environment", environment))
+        return [_record(services, item) for item in await services.get(StripeEndpoints).of_chain(chain)]
+
+    records = run_in_deployment(ctx, work)
+    if as_json:
+        click.echo(json.dumps(records))
+        return
+    for record in records:
+        _show(record, as_json=False)
+
+
+@endpoints_group.command("delete")
+@click.argument("endpoint_id")
+@_chain_options
+@json_option
+@click.pass_context
+def delete_endpoint(ctx: click.Context, endpoint_id: str, org_id: str, environment: str, as_json: bool) -> None:
+    """Delete an endpoint and its secrets."""
+
+    async def work(services: Services) -> dict[str, Any]:
+        chain = Chain(org_id, cast("Environment", environment))
+        return _record(services, await services.get(StripeEndpoints).delete(chain, endpoint_id, SYSTEM))
+
+    _show(run_in_deployment(ctx, work), as_json)
+
+
+@endpoints_group.command("set-secret")
+@click.argument("endpoint_id")
+@_chain_options
+@secret_option
+@click.option(
+    "--grace-seconds", type=click.IntRange(min=0), default=0, help="how long the secret before stays good [default: 0]"
+)
+@json_option
+@click.pass_context
+def set_secret(
+    ctx: click.Context,
+    endpoint_id: str,
+    org_id: str,
+    environment: str,
+    secret_file: IO[str] | None,
+    grace_seconds: int,
+    as_json: bool,
+) -> None:
+    """Set or roll an endpoint's signing secret. It is never an argument: those can be seen by everybody."""
+    secret = (
+        click.prompt("signing secret", hide_input=True, err=True) if secret_file is None else secret_file.read()
+    ).strip()
+    if not secret.startswith("whsec_") or len(secret) not in _SECRET_CHARACTERS:
+        raise click.UsageError("that is no signing secret of Stripe (whsec_...)")
+
+    async def work(services: Services) -> dict[str, Any]:
+        chain = Chain(org_id, cast("Environment", environment))
+        endpoints = services.get(StripeEndpoints)
+        return _record(services, await endpoints.set_secret(chain, endpoint_id, secret, grace_seconds, SYSTEM))
+
+    _show(run_in_deployment(ctx, work), as_json)
+
+
+@stripe_group.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_chain_options
+@json_option
+@click.pass_context
+def replay(ctx: click.Context, file: Path, org_id: str, environment: str, as_json: bool) -> None:
+    """Book stored events of Stripe, as if they were delivered now: what is booked already is not booked again.
+
+    FILE holds events as Stripe's API or CLI gives them: one JSON a line, an array, or a list object with `data`.
+    """
+    chain = Chain(org_id, cast("Environment", environment))
+    counts = run_in_deployment(ctx, partial(_replay, chain, file))
+    if as_json:
+        click.echo(json.dumps(counts))
+        return
+    for what, count in counts.items():
+        click.echo(f"{count:>8}  {what}")
+
+
+async def _replay(chain: Chain, file: Path, services: Services) -> dict[str, int]:
+    deliveries = services.get(Deliveries)
+    counts: Counter[str] = Counter()
+    for number, event in enumerate(stored_events(file), 1):
+        try:
+            outcome = await deliveries.take(chain, event)
+        except NotAStripeEvent as error:
+            raise click.ClickException(f"event {number} of {file}: {error.message}; {dict(counts)}") from None
+        counts["booked" if outcome.processed else str(outcome.reason)] += 1
+        await deliveries.note_sealed()
+    await deliveries.seal_left_over()
+    return dict(counts)
+
+
+def stored_events(file: Path) -> Iterator[object]:
+    """The events in a file. Raises ``click.ClickException`` where it is not JSON."""
+    try:
+        with file.open(encoding="utf-8") as stream:
+            start = stream.read(1)
+            while start.isspace():
+                start = stream.read(1)
+            stream.seek(0)
+            first = stream.readline() if start == "{" else ""
+            is_lines = _is_json(first)
+            stream.seek(0)
+            if is_lines:
+                for line in stream:
+                    if line.strip():
+                        yield from _listed(json.loads(line))
+            else:
+                document = json.load(stream)
+                yield from document if isinstance(document, list) else _listed(document)
+    except ValueError as error:
+        raise click.ClickException(f"{file} is not JSON: {error}") from None
+
+
+def _listed(document: object) -> Iterator[object]:
+    if isinstance(document, dict) and document.get("object") != "event" and isinstance(document.get("data"), list):
+        yield from document["data"]
+    else:
+        yield document
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _record(services: Services, endpoint: StripeEndpoint) -> dict[str, Any]:
+    now_us = services.get(Clock).now_us()  # type: ignore[type-abstract]
+    return endpoint_record(endpoint, services.get(DeploymentInfo).public_url, now_us)
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(record))
+    else:
+        state = f"secret ...{record['secret_hint']}" if record["has_secret"] else "no secret yet"
+        click.echo(f"{record['id']}  {state}  {record['url']}")

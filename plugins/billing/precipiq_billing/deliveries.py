@@ -1,0 +1,186 @@
+"""Stripe's deliveries become financial events: stored durably, then sealed; what a crash leaves is sealed later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from precipiq_billing.delivery_store import DeliveryStore, StoredDelivery
+from precipiq_billing.metrics import DeliveryMetrics
+from precipiq_billing.money import stripe_amount
+from precipiq_billing.service import FinancialEvents, NewEvent
+from precipiq_billing.stripe_events import Booking, booking_of
+from precipiq_core.chain_format import statement_id
+from precipiq_core.clock import Clock, format_timestamp
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.errors import IdempotencyConflict, PrecipiqError, Unavailable
+
+log = structlog.get_logger("precipiq.billing")
+
+SYSTEM = "system"
+DUPLICATE = "duplicate event; already processed"
+ALREADY_BOOKED = "nothing to book: another event has told of this amount already"
+TEST_MODE = "an event of Stripe's test mode: this deployment does not book it in the environment live"
+
+_NOTE_DELAY_S = 0.2
+_NOTED_MAX = 5_000
+_SETTLED_US = 10 * 1_000_000
+_AT_ONCE_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a delivery. ``reason``: why nothing was booked. ``entry_id``: of the financial event, if any."""
+
+    processed: bool
+    reason: str | None = None
+    entry_id: str | None = None
+
+
+class Deliveries:
+    """What Stripe delivers, for all chains."""
+
+    def __init__(
+        self,
+        store: DeliveryStore,
+        events: FinancialEvents,
+        clock: Clock,
+        metrics: DeliveryMetrics,
+        *,
+        accept_test_mode_in_live: bool,
+        retry_s: float,
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._metrics = metrics
+        self._accept_test_mode_in_live = accept_test_mode_in_live
+        self._retry_s = retry_s
+        self._sealed: dict[tuple[Chain, str], str] = {}
+
+    async def take(self, chain: Chain, event: object) -> Outcome:
+        """Book what a verified event tells of. Durable on return, whether its entry could be sealed by then or not.
+
+        Raises ``NotAStripeEvent`` and ``Unavailable``: then nothing was stored.
+        """
+        booking = booking_of(event)
+        if isinstance(booking, Booking) and not booking.livemode and chain.environment == "live":
+            booking = booking if self._accept_test_mode_in_live else TEST_MODE
+        outcome = Outcome(False, booking) if isinstance(booking, str) else await self._book(chain, booking)
+        self._metrics.count("booked" if outcome.processed else "duplicate" if outcome.entry_id else "not_booked")
+        return outcome
+
+    async def _book(self, chain: Chain, booking: Booking) -> Outcome:
+        delivery = await self._store.add(chain, booking, _draft(booking), self._clock.now_us())
+        if delivery is None:
+            return Outcome(False, DUPLICATE, await self._entry_id(await self._store.get(chain, booking.event_id)))
+        if delivery.difference == 0:
+            return Outcome(False, ALREADY_BOOKED, await self._entry_id(delivery))
+        return Outcome(True, None, await self._entry_id(delivery))
+
+    async def _entry_id(self, delivery: StoredDelivery | None) -> str | None:
+        """The id of the financial event that tells of this delivery's amount, sealed now if it was not yet."""
+        if delivery is not None and delivery.difference == 0:
+            delivery = await self._store.booked_by(delivery.chain, delivery.register)
+        if delivery is None or delivery.draft is None:
+            return None if delivery is None else delivery.entry_id
+        try:
+            return await self._seal(delivery)
+        except Unavailable as error:
+            log.warning("a delivery is stored and will be sealed", event_id=delivery.event_id, reason=error.message)
+            return None
+
+    async def _seal(self, delivery: StoredDelivery) -> str:
+        event = _event(delivery)
+        try:
+            entry, _ = await self._events.record(delivery.chain, event, SYSTEM)
+        except IdempotencyConflict:
+            # Somebody recorded an event of that id by hand; the two are one.
+            found = await self._events.by_external_id(delivery.chain, event.source, delivery.event_id)
+            if found is None:
+                raise Unavailable("the event is being recorded; try again") from None
+            entry = found
+            log.warning("a delivered event had been recorded with other content", event_id=delivery.event_id)
+        entry_id = statement_id(entry.statement)
+        if len(self._sealed) < _NOTED_MAX:
+            self._sealed[delivery.chain, delivery.event_id] = entry_id
+        return entry_id
+
+    async def run(self) -> None:
+        """Note what was sealed, and seal what a crash or an outage left. Until cancelled."""
+        next_look_s = self._clock.monotonic_s()
+        is_failing = False
+        while True:
+            try:
+                await self.note_sealed()
+                if self._clock.monotonic_s() >= next_look_s:
+                    next_look_s = self._clock.monotonic_s() + self._retry_s
+                    await self.seal_left_over()
+                is_failing = False
+            except PrecipiqError as error:
+                if not is_failing:
+                    log.warning("deliveries cannot be sealed; they are stored", reason=error.message)
+                is_failing = True
+            await asyncio.sleep(_NOTE_DELAY_S)
+
+    async def seal_left_over(self) -> None:
+        """Seal the deliveries that were stored some seconds ago and are not in the chain."""
+        while True:
+            left = await self._store.unsealed(self._clock.now_us() - _SETTLED_US, _AT_ONCE_MAX)
+            for delivery in left:
+                await self._seal(delivery)
+            await self.note_sealed()
+            if len(left) < _AT_ONCE_MAX:
+                return
+
+    async def note_sealed(self) -> None:
+        """Store which entries the deliveries became; one that is not noted would be sealed again, to the same entry."""
+        sealed, self._sealed = self._sealed, {}
+        if not sealed:
+            return
+        try:
+            await self._store.note_sealed(sealed)
+        except PrecipiqError:
+            self._sealed = {**sealed, **self._sealed}
+            raise
+
+    async def note_sealed_at_end(self) -> None:
+        """As :meth:`note_sealed`; what cannot be noted any more is sealed again later, to the same entry."""
+        with suppress(PrecipiqError):
+            await self.note_sealed()
+
+
+def _draft(booking: Booking) -> dict[str, Any]:
+    return {
+        "sign": booking.sign,
+        "event_type": booking.event_type,
+        "currency": booking.currency,
+        "occurred_at": format_timestamp(booking.created_s * 1_000_000),
+        "metadata": dict(booking.metadata),
+        "object_id": booking.object_id,
+        "related_id": booking.related_id,
+        "cause": booking.cause,
+        "livemode": booking.livemode,
+    }
+
+
+def _event(delivery: StoredDelivery) -> NewEvent:
+    draft: Mapping[str, Any] = delivery.draft or {}
+    return NewEvent(
+        "stripe",
+        draft["event_type"],
+        stripe_amount(draft["sign"] * delivery.difference, draft["currency"]),
+        draft["currency"],
+        delivery.event_id,
+        draft["occurred_at"],
+        draft["metadata"],
+        draft["object_id"],
+        draft["related_id"],
+        draft["cause"],
+        draft["livemode"],
+    )

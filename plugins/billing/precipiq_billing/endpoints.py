@@ -1,0 +1,138 @@
+"""Stripe endpoints: made, given a secret, rolled, deleted; each of these recorded in the chain. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+import structlog
+
+from precipiq_billing import kinds
+from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
+from precipiq_billing.errors import TooManyEndpoints
+from precipiq_core.clock import Clock, Randomness, format_timestamp, uuid7
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.contracts.vault import KeyVault
+from precipiq_core.errors import IdempotencyConflict, NotFound, PrecipiqError, Unavailable, ValidationFailed
+from precipiq_core.outbox import OutboxEvent
+
+log = structlog.get_logger("precipiq.billing")
+
+_ID_BYTES = 24
+_HINT_CHARACTERS = 4
+_SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLimits:
+    """See the settings ``endpoints_max`` and ``secret_grace_max_s``."""
+
+    endpoints_max: int
+    secret_grace_max_s: int
+
+
+class StripeEndpoints:
+    """What can be done with endpoints."""
+
+    def __init__(
+        self,
+        store: EndpointStore,
+        vault: KeyVault,
+        ledger: Ledger,
+        clock: Clock,
+        randomness: Randomness,
+        limits: EndpointLimits,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._ledger = ledger
+        self._clock = clock
+        self._randomness = randomness
+        self._limits = limits
+
+    async def create(
+        self, chain: Chain, description: str | None, secret: str | None, actor: str, key: str | None = None
+    ) -> tuple[StripeEndpoint, bool]:
+        """A new endpoint; whether it is new (a known idempotency key gives the first one).
+
+        Raises ``TooManyEndpoints``, ``IdempotencyConflict`` and what the vault raises.
+        """
+        now_us = self._clock.now_us()
+        endpoint_id = f"we_{self._randomness.bytes(_ID_BYTES).hex()}"
+        endpoint = StripeEndpoint(endpoint_id, chain, description, None, None, None, None, now_us, None)
+        if secret is not None:
+            wrapped = await self._vault.wrap(secret.encode(), endpoint.context)
+            endpoint = replace(endpoint, secret=wrapped, secret_hint=secret[-_HINT_CHARACTERS:], secret_set_us=now_us)
+        body: dict[str, object] = {"endpoint_id": endpoint_id, "description": description}
+        event = self._event(chain, kinds.ENDPOINT_CREATED, actor, body)
+        if await self._store.add(endpoint, key, event, most=self._limits.endpoints_max):
+            await self._store.events.deliver(self._ledger)
+            return endpoint, True
+        known = None if key is None else await self._store.by_idempotency_key(chain, key)
+        if known is None:
+            raise TooManyEndpoints
+        if known.description != description:
+            raise IdempotencyConflict
+        return known, False
+
+    async def set_secret(self, chain: Chain, endpoint_id: str, secret: str, grace_s: int, actor: str) -> StripeEndpoint:
+        """Give the endpoint a secret; the one before stays good for ``grace_s``. Setting it again changes nothing.
+
+        Raises ``NotFound``, ``ValidationFailed`` (grace too long) and what the vault raises.
+        """
+        if grace_s > self._limits.secret_grace_max_s:
+            raise ValidationFailed(details={"grace_seconds": [f"must be <= {self._limits.secret_grace_max_s}"]})
+        old = await self.get(chain, endpoint_id)
+        if old.secret is not None and (await self._vault.unwrap(old.secret, old.context)).decode() == secret:
+            return old
+        now_us = self._clock.now_us()
+        wrapped = await self._vault.wrap(secret.encode(), old.context)
+        expires_us = now_us + grace_s * _SECOND_US if grace_s and old.secret is not None else None
+        until = None if expires_us is None else format_timestamp(expires_us)
+        event = self._event(
+            chain, kinds.ENDPOINT_SECRET_SET, actor, {"endpoint_id": endpoint_id, "previous_good_until": until}
+        )
+        hint = secret[-_HINT_CHARACTERS:]
+        if not await self._store.set_secret(old, wrapped, hint, now_us, expires_us, event):
+            raise Unavailable("the endpoint was changed meanwhile; try again")
+        await self._store.events.deliver(self._ledger)
+        return await self.get(chain, endpoint_id)
+
+    async def delete(self, chain: Chain, endpoint_id: str, actor: str) -> StripeEndpoint:
+        """Delete the endpoint and its secrets: deliveries to it are refused from now on. Raises ``NotFound``."""
+        endpoint = await self.get(chain, endpoint_id)
+        event = self._event(chain, kinds.ENDPOINT_DELETED, actor, {"endpoint_id": endpoint_id})
+        if not await self._store.delete(endpoint, event):
+            raise NotFound
+        await self._store.events.deliver(self._ledger)
+        return endpoint
+
+    async def get(self, chain: Chain, endpoint_id: str) -> StripeEndpoint:
+        """Raises ``NotFound``, also for another chain's."""
+        for endpoint in await self._store.of_chain(chain):
+            if endpoint.endpoint_id == endpoint_id:
+                return endpoint
+        raise NotFound
+
+    async def of_chain(self, chain: Chain) -> list[StripeEndpoint]:
+        """All of that chain, newest first."""
+        return await self._store.of_chain(chain)
+
+    async def run(self, interval_s: float) -> None:
+        """Seal events that could not be sealed when they happened, and forget expired secrets. Until cancelled."""
+        is_failing = False
+        while True:
+            try:
+                await self._store.events.deliver(self._ledger)
+                await self._store.forget_expired(self._clock.now_us())
+                is_failing = False
+            except PrecipiqError as error:
+                if not is_failing:
+                    log.warning("Stripe endpoints cannot be looked at", reason=error.message)
+                is_failing = True
+            await asyncio.sleep(interval_s)
+
+    def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> OutboxEvent:
+        event_id = uuid7(self._clock.now_us(), self._randomness.bytes(10))
+        return OutboxEvent(event_id, chain, kind, actor, body)

@@ -1,0 +1,58 @@
+"""The kinds of entry that billing writes, and what stands in them."""
+
+from __future__ import annotations
+
+from precipiq_core.contracts.chain import EntryKind, Present
+
+FINANCIAL_EVENT = "financial_event"
+ENDPOINT_CREATED = "stripe_endpoint_created"
+ENDPOINT_SECRET_SET = "stripe_endpoint_secret_set"
+ENDPOINT_DELETED = "stripe_endpoint_deleted"
+
+BODY_FIELDS = (
+    "source",
+    "event_type",
+    "amount",
+    "currency",
+    "external_id",
+    "occurred_at",
+    "object_id",
+    "related_id",
+    "cause",
+    "livemode",
+)
+"""Of a financial event: what accounts and audits need. ``metadata`` is payload, and can be erased."""
+
+_ENDPOINT_FIELDS = ("endpoint_id",)
+
+
+def kinds(present: Present) -> tuple[EntryKind, ...]:
+    """All of them; ``present``: shows financial events as the REST interface does."""
+    return (
+        EntryKind(
+            FINANCIAL_EVENT,
+            "money moved",
+            BODY_FIELDS,
+            ("metadata",),
+            present=present,
+            table="financial_events",
+        ),
+        EntryKind(
+            ENDPOINT_CREATED,
+            "an endpoint for Stripe's events was made",
+            (*_ENDPOINT_FIELDS, "description"),
+            event="stripe_endpoint.created",
+        ),
+        EntryKind(
+            ENDPOINT_SECRET_SET,
+            "the signing secret of a Stripe endpoint was set or replaced",
+            (*_ENDPOINT_FIELDS, "previous_good_until"),
+            event="stripe_endpoint.secret_set",
+        ),
+        EntryKind(
+            ENDPOINT_DELETED,
+            "an endpoint for Stripe's events was deleted",
+            _ENDPOINT_FIELDS,
+            event="stripe_endpoint.deleted",
+        ),
+    )

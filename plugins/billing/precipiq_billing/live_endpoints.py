@@ -1,0 +1,124 @@
+"""Endpoints and their plain secrets in memory, for some seconds: a delivery costs neither database nor vault."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
+from precipiq_billing.errors import SignatureInvalid
+from precipiq_billing.signatures import verify_signature
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.vault import KeyVault
+from precipiq_core.errors import NotFound
+
+_SETTLED_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """``secrets``: each with the end of its life in microseconds, None for ever."""
+
+    chain: Chain
+    secrets: tuple[tuple[str, int | None], ...]
+
+
+class LiveEndpoints:
+    """Checks the signatures of deliveries. ``cached_max`` bounds endpoints and secrets in memory."""
+
+    def __init__(
+        self, store: EndpointStore, vault: KeyVault, clock: Clock, *, refresh_s: float, cached_max: int
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._refresh_s = refresh_s
+        self._cached_max = cached_max
+        self._live: OrderedDict[str | Chain, _Live | None] = OrderedDict()
+        self._loaded_s: dict[str | Chain, float] = {}
+        self._plain: OrderedDict[bytes, str] = OrderedDict()
+
+    async def check_endpoint(self, endpoint_id: str, body: bytes, signature: str | None) -> Chain:
+        """The chain of that endpoint, whose secret signed the body.
+
+        Raises ``NotFound`` for an unknown endpoint, ``SignatureInvalid``, and what database and vault raise.
+        """
+
+        async def load() -> _Live | None:
+            endpoint = await self._store.by_id(endpoint_id)
+            return None if endpoint is None else await self._lively(endpoint.chain, [endpoint])
+
+        return await self._check(endpoint_id, load, body, signature)
+
+    async def check_chain(self, chain: Chain, body: bytes, signature: str | None) -> None:
+        """A secret of any endpoint of that chain signed the body. Raises as :meth:`check_endpoint`."""
+
+        async def load() -> _Live:
+            return await self._lively(chain, await self._store.of_chain(chain))
+
+        await self._check(chain, load, body, signature)
+
+    def forget(self) -> None:
+        """An endpoint was changed by this process."""
+        self._live.clear()
+        self._loaded_s.clear()
+
+    async def _check(
+        self,
+        key: str | Chain,
+        load: Callable[[], Awaitable[_Live | None]],
+        body: bytes,
+        signature: str | None,
+    ) -> Chain:
+        live = await self._current(key, load, self._refresh_s)
+        try:
+            return self._verified(live, body, signature)
+        except (SignatureInvalid, NotFound):
+            # Another process may have given it a secret, or made it, a moment ago.
+            newer = await self._current(key, load, _SETTLED_S)
+            if newer is live:
+                raise
+            return self._verified(newer, body, signature)
+
+    def _verified(self, live: _Live | None, body: bytes, signature: str | None) -> Chain:
+        if live is None:
+            raise NotFound
+        now_us = self._clock.now_us()
+        secrets = [secret for secret, until_us in live.secrets if until_us is None or now_us < until_us]
+        verify_signature(body, signature, secrets, now_us)
+        return live.chain
+
+    async def _current(
+        self, key: str | Chain, load: Callable[[], Awaitable[_Live | None]], fresh_s: float
+    ) -> _Live | None:
+        if key in self._live and self._clock.monotonic_s() - self._loaded_s[key] <= fresh_s:
+            return self._live[key]
+        asked_s = self._clock.monotonic_s()
+        live = await load()
+        self._live[key] = live
+        self._live.move_to_end(key)
+        self._loaded_s[key] = asked_s
+        while len(self._live) > self._cached_max:
+            oldest, _ = self._live.popitem(last=False)
+            self._loaded_s.pop(oldest, None)
+        return live
+
+    async def _lively(self, chain: Chain, endpoints: Sequence[StripeEndpoint]) -> _Live:
+        secrets: list[tuple[str, int | None]] = []
+        for endpoint in endpoints:
+            if endpoint.secret is not None:
+                secrets.append((await self._unwrapped(endpoint, endpoint.secret), None))
+            if endpoint.previous_secret is not None and (endpoint.previous_expires_us or 0) > self._clock.now_us():
+                plain = await self._unwrapped(endpoint, endpoint.previous_secret)
+                secrets.append((plain, endpoint.previous_expires_us))
+        return _Live(chain, tuple(secrets))
+
+    async def _unwrapped(self, endpoint: StripeEndpoint, wrapped: bytes) -> str:
+        if wrapped not in self._plain:
+            self._plain[wrapped] = (await self._vault.unwrap(wrapped, endpoint.context)).decode()
+            while len(self._plain) > self._cached_max:
+                self._plain.popitem(last=False)
+        self._plain.move_to_end(wrapped)
+        return self._plain[wrapped]

@@ -1,0 +1,17 @@
+"""What operators see of Stripe's deliveries."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+
+class DeliveryMetrics:
+    """Counts deliveries; ``outcome``: booked, duplicate, not_booked, or refused with a bad signature."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._outcomes = Counter(
+            "precipiq_stripe_deliveries", "deliveries of Stripe by what became of them", ["outcome"], registry=registry
+        )
+
+    def count(self, outcome: str) -> None:
+        self._outcomes.labels(outcome).inc()

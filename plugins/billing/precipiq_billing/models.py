@@ -1,0 +1,201 @@
+"""The requests and answers of billing's endpoints, as the contract names them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
+
+from precipiq_billing.money import NotMoney, canonical_amount, currency_exponent, sign_problem
+from precipiq_core.clock import format_timestamp, parse_timestamp
+from precipiq_core.http.validation import RequestModel
+
+Source = Literal["stripe", "quickbooks", "webhook", "manual", "internal"]
+EventType = Literal["payment", "refund", "chargeback", "cost", "liability", "invoice", "expense", "write_off", "other"]
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not hold the character U+0000")
+    return value
+
+
+def _moment(value: str) -> str:
+    try:
+        return format_timestamp(parse_timestamp(value))
+    except (ValueError, OverflowError):
+        raise ValueError("must be an ISO 8601 date or time") from None
+
+
+def _currency(value: str) -> str:
+    currency_exponent(value)
+    return value
+
+
+def _secret(value: str) -> str:
+    if not value.startswith("whsec_") or not all("!" <= character <= "~" for character in value):
+        raise ValueError("must be a signing secret of Stripe, whsec_...")
+    return value
+
+
+Moment = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(_moment)]
+CurrencyCode = Annotated[StrictStr, Field(min_length=3, max_length=3), AfterValidator(_currency)]
+ExternalId = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(_no_nul)]
+Secret = Annotated[StrictStr, Field(min_length=22, max_length=255), AfterValidator(_secret)]
+Description = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+
+
+class FinancialEventIn(RequestModel):
+    """Money that moved.
+
+    ``amount``: a signed decimal string: payment and invoice positive; refund, chargeback, cost, liability, expense and
+    write_off negative; other either. ``timestamp``: when it moved, by itself when it is recorded.
+    """
+
+    source: Source
+    event_type: EventType
+    amount: Annotated[StrictStr, Field(min_length=1, max_length=24)]
+    currency: CurrencyCode = Field(description="ISO 4217, such as USD")
+    external_id: ExternalId | None = Field(None, description="your own id; unique with the source")
+    timestamp: Moment | None = None
+    metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_money(self) -> FinancialEventIn:
+        try:
+            amount = canonical_amount(self.amount, self.currency)
+        except NotMoney as error:
+            raise ValueError(f"amount {error}") from None
+        problem = sign_problem(self.event_type, amount)
+        if problem is not None:
+            raise ValueError(f"amount {problem}")
+        return self
+
+    @property
+    def canonical_amount(self) -> str:
+        """The amount as it is recorded."""
+        return canonical_amount(self.amount, self.currency)
+
+
+class FinancialEventQuery(RequestModel):
+    """Which financial events to list; all conditions hold at once."""
+
+    source: Source | None = None
+    event_type: EventType | None = None
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    external_id: Annotated[str, Field(max_length=255)] | None = None
+    object_id: Annotated[str, Field(max_length=255)] | None = Field(None, description="Stripe's id of the object")
+    related_id: Annotated[str, Field(max_length=255)] | None = Field(None, description="Stripe's id of its payment")
+    start: Annotated[str, Field(max_length=40), AfterValidator(_moment)] | None = Field(
+        None, description="recorded at or after this moment, ISO 8601"
+    )
+    end: Annotated[str, Field(max_length=40)] | None = Field(
+        None, description="recorded before this moment; a bare date includes that UTC day"
+    )
+    metadata: dict[str, str] = Field(default_factory=dict, description="events whose metadata has this value")
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="items of a page")
+    cursor: Annotated[str, Field(max_length=200)] | None = Field(None, description="next_cursor of the page before")
+
+
+class RedactionIn(RequestModel):
+    """Why the metadata is erased. The reason stays in the chain for ever."""
+
+    reason: Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(_no_nul)]
+
+
+class FinancialEvent(BaseModel):
+    """Money that moved, with its proof.
+
+    ``timestamp``: when it moved, ``created_at``: when it was recorded. ``object_id``, ``related_id``, ``cause`` and
+    ``livemode``: of events from Stripe: its id of the object and of the payment it belongs to, the type of its event,
+    and whether it was real money there.
+    """
+
+    id: str
+    org_id: str
+    environment: Literal["live", "test"]
+    source: str
+    event_type: str
+    amount: str
+    currency: str
+    external_id: str | None
+    timestamp: str
+    created_at: str
+    metadata: dict[str, Any] | None
+    object_id: str | None
+    related_id: str | None
+    cause: str | None
+    livemode: bool | None
+    v: int
+    seq: int
+    actor: str
+    salt: str | None
+    payload_hash: str | None
+    prev_hash: str
+    hash: str
+    redacted: bool = False
+    redaction_id: str | None = None
+
+
+class FinancialEventPage(BaseModel):
+    """Financial events, newest first. A page may be short, even empty, while ``next_cursor`` says to go on."""
+
+    items: list[FinancialEvent]
+    next_cursor: str | None
+
+
+class FinancialEventRedaction(BaseModel):
+    """The redaction entry that took the metadata's place."""
+
+    redaction_id: str
+    seq: int
+    hash: str
+    timestamp: str
+    financial_event_id: str
+
+
+class Delivery(BaseModel):
+    """What became of a delivery. ``financial_event_id``: of the entry, also of one that was made before."""
+
+    processed: bool
+    reason: str | None
+    financial_event_id: str | None = None
+
+
+class EndpointIn(RequestModel):
+    """A new endpoint. The secret may follow: Stripe tells it only after the endpoint's URL was registered there."""
+
+    description: Description | None = None
+    secret: Secret | None = Field(None, description="the endpoint's signing secret, whsec_...; never shown again")
+
+
+class SecretIn(RequestModel):
+    """An endpoint's new signing secret. ``grace_seconds``: how long the one before stays good beside it."""
+
+    secret: Secret = Field(description="the endpoint's signing secret, whsec_...; never shown again")
+    grace_seconds: Annotated[StrictInt, Field(ge=0)] = 0
+
+
+class EndpointOut(BaseModel):
+    """An endpoint for Stripe's events. ``url``: what to register there. ``secret_hint``: the secret's last four.
+
+    ``previous_secret_good_until``: while the secret is rolled. ``event_types``: what to have Stripe send.
+    """
+
+    id: str
+    environment: Literal["live", "test"]
+    url: str
+    description: str | None
+    has_secret: bool
+    secret_hint: str | None
+    secret_set_at: str | None
+    previous_secret_good_until: str | None
+    created_at: str
+    event_types: list[str]
+
+
+class EndpointList(BaseModel):
+    """Endpoints, newest first."""
+
+    items: list[EndpointOut]
+    next_cursor: str | None

@@ -1,0 +1,76 @@
+"""Amounts and currencies: exact, as decimal strings. Pure; no float ever holds money.
+
+ISO 4217 comes from the library ``iso4217``; Stripe's minor units from https://docs.stripe.com/currencies.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from functools import lru_cache
+
+from iso4217 import Currency
+
+DECIMALS_MAX = 4
+INTEGER_DIGITS_MAX = 14
+
+POSITIVE_TYPES = frozenset(("payment", "invoice"))
+NEGATIVE_TYPES = frozenset(("refund", "chargeback", "cost", "liability", "expense", "write_off"))
+
+# What Stripe counts in whole units, and in thousandths. Everything else it counts in hundredths, whatever ISO 4217
+# says: ISK and UGX too, which have no minor unit.
+_WHOLE = ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF")
+_THOUSANDTHS = ("BHD", "JOD", "KWD", "OMR", "TND")
+_STRIPE_EXPONENT = {**dict.fromkeys(_WHOLE, 0), **dict.fromkeys(_THOUSANDTHS, 3)}
+_AMOUNT = re.compile(rf"([+-]?)(\d{{1,{INTEGER_DIGITS_MAX}}})(?:\.(\d{{1,{DECIMALS_MAX}}}))?", re.ASCII)
+
+
+class NotMoney(ValueError):
+    """The text is no amount or no currency; says what is wrong."""
+
+
+@lru_cache(maxsize=512)
+def currency_exponent(code: str) -> int:
+    """Decimals of that currency by ISO 4217, 2 where it defines none. Raises ``NotMoney`` for an unknown code."""
+    try:
+        exponent = Currency(code).exponent
+    except ValueError:
+        raise NotMoney("must be an ISO 4217 currency code, three capital letters") from None
+    return 2 if exponent is None else min(exponent, DECIMALS_MAX)
+
+
+def canonical_amount(text: str, currency: str) -> str:
+    """The amount with at least the currency's decimals and no needless zeros beyond: ``10`` USD is ``10.00``.
+
+    Raises ``NotMoney``: not a decimal number, too many digits.
+    """
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise NotMoney(
+            f"must be a decimal number with up to {INTEGER_DIGITS_MAX} digits before and {DECIMALS_MAX} after the point"
+        )
+    sign, whole, fraction = match.groups()
+    return _text(sign == "-", whole.lstrip("0") or "0", fraction or "", currency_exponent(currency))
+
+
+def sign_problem(event_type: str, amount: str) -> str | None:
+    """What is wrong with the sign of a canonical amount for that type of event; None when it is right. 0 has none."""
+    if event_type in POSITIVE_TYPES and amount.startswith("-"):
+        return f"must not be negative for a {event_type}"
+    if event_type in NEGATIVE_TYPES and Decimal(amount) > 0:
+        return f"must not be positive for a {event_type}: money that goes out is negative"
+    return None
+
+
+def stripe_amount(minor: int, currency: str) -> str:
+    """An amount in Stripe's minor units as a canonical amount: 500 of JPY is ``500``, of USD ``5.00``."""
+    exponent = _STRIPE_EXPONENT.get(currency, 2)
+    digits = str(abs(minor)).rjust(exponent + 1, "0")
+    whole, fraction = digits[: len(digits) - exponent], digits[len(digits) - exponent :]
+    return _text(minor < 0, whole, fraction, currency_exponent(currency))
+
+
+def _text(is_negative: bool, whole: str, fraction: str, exponent: int) -> str:
+    fraction = fraction.rstrip("0").ljust(exponent, "0")
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if is_negative and number.strip("0.") else number

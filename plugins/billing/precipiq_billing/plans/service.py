@@ -1,0 +1,182 @@
+"""The book of plans: what each organisation's limits are, from subscriptions kept in memory. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import structlog
+
+from precipiq_billing.plans.config import PlansConfig
+from precipiq_billing.plans.store import Kept, SubscriptionStore
+from precipiq_billing.plans.subscriptions import (
+    COUNTING_STATUSES,
+    NO_ORGANISATION,
+    Standing,
+    SubscriptionState,
+    plan_of,
+    standing_of,
+    state_of,
+)
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits
+from precipiq_core.errors import PrecipiqError
+
+DUPLICATE = "duplicate event; already processed"
+OUTDATED = "a later state of the subscription is known"
+
+_ROWS_AT_ONCE = 1000
+_REASONS: Mapping[Kept, str | None] = {"kept": None, "known": DUPLICATE, "outdated": OUTDATED}
+
+log = structlog.get_logger("precipiq.billing")
+
+
+class UnlimitedPlans:
+    """``Plans`` of a deployment that has none: its own settings apply to everybody."""
+
+    def limits_of(self, org_id: str) -> PlanLimits:
+        """No limits of a plan."""
+        return NO_LIMITS
+
+    def of(self, org_id: str) -> Standing | None:
+        """There is no plan."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    standing: Standing
+    limits: PlanLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An organisation as the operator sees it: its plan, and each subscription with what it gives now."""
+
+    org_id: str
+    standing: Standing
+    subscriptions: Sequence[tuple[SubscriptionState, Standing | None]]
+
+
+class PlanBook:
+    """``Plans`` from Stripe's subscriptions. Holds in memory those that can give a plan."""
+
+    def __init__(self, store: SubscriptionStore, config: PlansConfig, clock: Clock) -> None:
+        self._store = store
+        self._config = config
+        self._clock = clock
+        self._default = _Resolved(Standing(config.default, None), config.tiers[config.default].limits)
+        self._org_of: dict[str, str] = {}
+        self._states: dict[str, dict[str, SubscriptionState]] = {}
+        self._resolved: dict[str, _Resolved] = {}
+        self._seen_change = 0
+        self._refreshing = asyncio.Lock()
+
+    def limits_of(self, org_id: str) -> PlanLimits:
+        """See ``Plans.limits_of``."""
+        return self._resolve(org_id).limits
+
+    def of(self, org_id: str) -> Standing:
+        """The organisation's plan, and until when as far as is known."""
+        return self._resolve(org_id).standing
+
+    async def take(self, event: object) -> str | None:
+        """Apply one verified event of Stripe; None, or why it changed nothing. What is None is durable and counts here.
+
+        Raises ``NotAStripeEvent`` and ``Unavailable``.
+        """
+        state = state_of(event)
+        if isinstance(state, str):
+            return state
+        kept = await self._store.keep(state)
+        if kept == "kept":
+            await self.refresh()
+            self._note(state)
+        if not state.org_id:
+            return NO_ORGANISATION
+        return _REASONS[kept]
+
+    async def refresh(self) -> None:
+        """Take in what any process stored since the last time. Raises ``Unavailable``."""
+        async with self._refreshing:
+            while True:
+                changed = await self._store.changed_after(self._seen_change, _ROWS_AT_ONCE)
+                for state in changed.states:
+                    self._put(state)
+                self._seen_change = changed.change
+                if len(changed.states) < _ROWS_AT_ONCE:
+                    return
+
+    async def run(self) -> None:
+        """Refresh until cancelled. What fails is logged once and tried again; the last known plans apply meanwhile."""
+        is_failing = False
+        while True:
+            await asyncio.sleep(self._config.refresh_s)
+            try:
+                await self.refresh()
+                if is_failing:
+                    log.info("plans can be looked at again")
+                is_failing = False
+            except PrecipiqError as error:
+                if not is_failing:
+                    log.warning("plans cannot be looked at", reason=error.message)
+                is_failing = True
+
+    async def accounts(self) -> list[Account]:
+        """Every organisation that ever had a subscription, by id; read from the database."""
+        now_s = self._now_s()
+        return [
+            self._account(org_id, list(states), now_s)
+            for org_id, states in groupby(await self._store.all_of_organisations(), lambda state: state.org_id)
+        ]
+
+    def _account(self, org_id: str, states: Sequence[SubscriptionState], now_s: int) -> Account:
+        given = [(state, standing_of(state, now_s, self._config)) for state in states]
+        return Account(org_id, plan_of(states, now_s, self._config), given)
+
+    def _resolve(self, org_id: str) -> _Resolved:
+        resolved = self._resolved.get(org_id)
+        if resolved is None:
+            return self._default
+        until_s = resolved.standing.valid_until_s
+        if until_s is None or self._clock.now_us() < until_s * 1_000_000:
+            return resolved
+        return self._compute(org_id)
+
+    def _compute(self, org_id: str) -> _Resolved:
+        states: Iterable[SubscriptionState] = self._states.get(org_id, {}).values()
+        standing = plan_of(states, self._now_s(), self._config)
+        resolved = _Resolved(standing, self._config.tiers[standing.plan].limits)
+        if org_id in self._states:
+            self._resolved[org_id] = resolved
+        else:
+            self._resolved.pop(org_id, None)
+        return resolved
+
+    def _put(self, state: SubscriptionState) -> None:
+        """Replace the subscription's state; what gives no plan, and will not, is not held."""
+        subscription_id = state.subscription_id
+        before = self._org_of.pop(subscription_id, None)
+        if before is not None:
+            del self._states[before][subscription_id]
+            if not self._states[before]:
+                del self._states[before]
+        if state.org_id and not state.is_deleted and state.status in COUNTING_STATUSES:
+            self._org_of[subscription_id] = state.org_id
+            self._states.setdefault(state.org_id, {})[subscription_id] = state
+        for org_id in {before, state.org_id} - {None, ""}:
+            assert org_id is not None
+            self._compute(org_id)
+
+    def _note(self, state: SubscriptionState) -> None:
+        if not state.org_id:
+            return
+        names = {"org_id": state.org_id, "subscription_id": state.subscription_id, "status": state.status}
+        log.info("subscription changed", plan=self.of(state.org_id).plan, **names)
+        if not state.is_deleted and not any(price in self._config.tier_of_price for price in state.price_ids):
+            log.warning("a subscription has prices of no plan", price_ids=list(state.price_ids), **names)
+
+    def _now_s(self) -> int:
+        return self._clock.now_us() // 1_000_000

@@ -1,0 +1,170 @@
+"""Wiring of ``billing``: what it provides, contributes and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from prometheus_client import CollectorRegistry
+
+from precipiq_billing.commands import stripe_group
+from precipiq_billing.config import BillingConfig
+from precipiq_billing.deliveries import Deliveries
+from precipiq_billing.delivery_store import DeliveryStore
+from precipiq_billing.endpoint_routes import EndpointRoutes
+from precipiq_billing.endpoint_store import EndpointStore
+from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
+from precipiq_billing.kinds import kinds
+from precipiq_billing.live_endpoints import LiveEndpoints
+from precipiq_billing.metrics import DeliveryMetrics
+from precipiq_billing.plans.commands import plans_group
+from precipiq_billing.plans.models import PlanWebhookOut
+from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes, PlanWebhook
+from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
+from precipiq_billing.plans.store import SubscriptionStore
+from precipiq_billing.routes import FinancialEventRoutes
+from precipiq_billing.service import FinancialEvents
+from precipiq_billing.signatures import load_library
+from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
+from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.contracts.ledger import ChainAudit, Ledger
+from precipiq_core.contracts.plans import Plans
+from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
+from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from precipiq_core.settings import HttpSettings
+
+if TYPE_CHECKING:
+    import click
+
+_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+_COLUMNS = ("org_id", "environment")
+_TENANT_TABLES: dict[str, tuple[str, str | None]] = {
+    "stripe_endpoints": _COLUMNS,
+    "stripe_registers": _COLUMNS,
+    "stripe_deliveries": _COLUMNS,
+    "billing_events": _COLUMNS,
+    "plan_subscriptions": ("org_id", None),
+}
+
+
+class BillingPlugin(PluginBase[BillingConfig]):
+    """Financial events by API and by Stripe webhook, and plans."""
+
+    name = "billing"
+    Config = BillingConfig
+    provides: ClassVar[tuple[type, ...]] = (FinancialEvents, StripeEndpoints, Deliveries, Plans)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        config = self.config
+        clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
+        database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
+        vault = services.get(KeyVault)  # type: ignore[type-abstract]
+        self._metrics = DeliveryMetrics(services.get(CollectorRegistry))
+        self._endpoint_store = EndpointStore(database)
+        events = FinancialEvents(ledger, services.get(ChainAudit))  # type: ignore[type-abstract]
+        deliveries = Deliveries(
+            DeliveryStore(database),
+            events,
+            clock,
+            self._metrics,
+            accept_test_mode_in_live=config.accept_test_mode_in_live,
+            retry_s=config.seal_retry_s,
+        )
+        limits = EndpointLimits(config.endpoints_max, config.secret_grace_max_s)
+        self._live = LiveEndpoints(
+            self._endpoint_store,
+            vault,
+            clock,
+            refresh_s=config.endpoint_refresh_s,
+            cached_max=config.endpoints_cached_max,
+        )
+        self._book: PlanBook | None = None
+        if config.plans is not None:
+            self._book = PlanBook(SubscriptionStore(database), config.plans, clock)
+            self._plan_webhook = PlanWebhook(self._book, config.plans, clock)
+        services.provide(Plans, self._book or UnlimitedPlans())  # type: ignore[type-abstract]
+        services.provide(FinancialEvents, events)
+        services.provide(Deliveries, deliveries)
+        services.provide(
+            StripeEndpoints, StripeEndpoints(self._endpoint_store, vault, ledger, clock, randomness, limits)
+        )
+
+    @hookimpl
+    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        return kinds(services.get(FinancialEvents).present)
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        http = services.get(HttpSettings)
+        clock = services.get(Clock)  # type: ignore[type-abstract]
+        body_bytes_max = self.config.webhook_body_bytes_max
+        webhooks = StripeWebhooks(self._live, services.get(Deliveries), self._metrics, body_bytes_max=body_bytes_max)
+        raw = RawWebhook(webhooks.receive, http, clock, body_bytes_max=body_bytes_max)
+        public_url = services.get(DeploymentInfo).public_url
+        plan_webhooks: list[PlainEndpoint] = []
+        if self._book is not None:
+            plans = RawWebhook(self._plan_webhook.receive, http, clock, body_bytes_max=body_bytes_max)
+            summary = "Where the operator's own Stripe account delivers events of subscriptions"
+            plan_webhooks = [plans.endpoint(WEBHOOK_PATH, summary, PlanWebhookOut)]
+        return [
+            *FinancialEventRoutes(services.get(FinancialEvents), http).endpoints(),
+            webhooks.endpoint(),
+            raw.endpoint(ENDPOINT_PATH, "Where Stripe delivers the events of one organisation"),
+            *plan_webhooks,
+            *PlanRoutes(self._book or UnlimitedPlans()).endpoints(),
+            *EndpointRoutes(services.get(StripeEndpoints), self._live, clock, public_url).endpoints(),
+        ]
+
+    @hookimpl
+    def migrations(self, services: Services) -> Sequence[Migration]:
+        return [Migration("billing", _MIGRATIONS, _TENANT_TABLES)]
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return [stripe_group, plans_group]
+
+    @hookimpl
+    def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
+        return [self._endpoint_store]
+
+    @hookimpl
+    def secret_names(self, services: Services) -> Sequence[str]:
+        return ["stripe-signature", "webhook_secret", "whsec"]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        if not services.get(DeploymentInfo).serving:
+            yield
+            return
+        deliveries = services.get(Deliveries)
+        tasks: list[asyncio.Task[None]] = []
+        if self._book is not None:
+            self._plan_webhook.start()
+            await self._book.refresh()
+            tasks.append(asyncio.create_task(self._book.run()))
+        tasks += [
+            asyncio.create_task(asyncio.to_thread(load_library)),
+            asyncio.create_task(deliveries.run()),
+            asyncio.create_task(services.get(StripeEndpoints).run(self.config.seal_retry_s)),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await deliveries.note_sealed_at_end()

@@ -1,0 +1,143 @@
+"""The endpoints of financial events: from the request's model to the service and back. Decides nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from precipiq_billing import models
+from precipiq_billing.kinds import FINANCIAL_EVENT
+from precipiq_billing.service import FinancialEvents, NewEvent
+from precipiq_core.chain_format import statement_id, statement_timestamp
+from precipiq_core.clock import parse_end, parse_timestamp
+from precipiq_core.contracts.entry_store import EntryQuery
+from precipiq_core.errors import ValidationFailed
+from precipiq_core.http.cursors import decode_cursor, encode_cursor
+from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.settings import HttpSettings
+
+_CURSOR = "financial_events"
+_REPLAYED = (b"idempotent-replayed", b"true")
+_FILTERS = ("source", "event_type", "currency", "external_id", "object_id", "related_id")
+
+
+class FinancialEventRoutes:
+    """Handlers of financial events."""
+
+    def __init__(self, events: FinancialEvents, http: HttpSettings) -> None:
+        self._events = events
+        self._http = http
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """All of them."""
+        by_id = {"id": "a financial event's id"}
+        path = "/financial-events"
+        return [
+            Endpoint(
+                "POST",
+                path,
+                self.create_financial_event,
+                "write",
+                models.FinancialEvent,
+                body=models.FinancialEventIn,
+                status=201,
+            ),
+            Endpoint(
+                "GET",
+                path,
+                self.list_financial_events,
+                "read",
+                models.FinancialEventPage,
+                query=models.FinancialEventQuery,
+            ),
+            Endpoint(
+                "GET",
+                f"{path}/{{id}}",
+                self.get_financial_event,
+                "read",
+                models.FinancialEvent,
+                path_parameters=by_id,
+            ),
+            Endpoint(
+                "POST",
+                f"{path}/{{id}}/redact",
+                self.redact_financial_event,
+                "admin",
+                models.FinancialEventRedaction,
+                body=models.RedactionIn,
+                errors=("conflict",),
+                path_parameters=by_id,
+            ),
+        ]
+
+    async def create_financial_event(self, call: Call[models.FinancialEventIn, NoQuery]) -> Reply:
+        """Record money that moved.
+
+        Answers once it is durable. A repeat (same `source` and `external_id`, or same `Idempotency-Key`) returns the
+        recorded event with 200 and `Idempotent-Replayed: true`; with other content it is refused.
+        """
+        body, principal = call.body, call.principal
+        event = NewEvent(
+            body.source,
+            body.event_type,
+            body.canonical_amount,
+            body.currency,
+            body.external_id,
+            body.timestamp,
+            body.metadata,
+        )
+        entry, is_new = await self._events.record(principal.chain, event, principal.key_id, call.idempotency_key)
+        record = (await self._events.records(principal.chain, [entry]))[0]
+        return Reply(record) if is_new else Reply(record, 200, (_REPLAYED,))
+
+    async def list_financial_events(self, call: Call[NoBody, models.FinancialEventQuery]) -> object:
+        """List financial events, newest first by when they were recorded.
+
+        A page of a filtered list may be short, even empty, while `next_cursor` is set.
+        """
+        query = call.query
+        values = {name: getattr(query, name) for name in _FILTERS}
+        wanted = EntryQuery(
+            FINANCIAL_EVENT,
+            {name: value for name, value in values.items() if value is not None},
+            query.metadata,
+            None if query.start is None else parse_timestamp(query.start),
+            None if query.end is None else _end(query.end),
+        )
+        before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
+        page = await self._events.find(call.principal.chain, wanted, before, self._limit(query.limit))
+        next_cursor = None if page.next_before_seq is None else encode_cursor(_CURSOR, page.next_before_seq)
+        return {
+            "items": await self._events.records(call.principal.chain, page.entries),
+            "next_cursor": next_cursor,
+        }
+
+    async def get_financial_event(self, call: Call[NoBody, NoQuery]) -> object:
+        """Get a financial event with its proof."""
+        entry = await self._events.get(call.principal.chain, call.path["id"])
+        return (await self._events.records(call.principal.chain, [entry]))[0]
+
+    async def redact_financial_event(self, call: Call[models.RedactionIn, NoQuery]) -> object:
+        """Erase a financial event's metadata for good; the money stays on record, and proven."""
+        event_id, principal = call.path["id"], call.principal
+        entry = await self._events.redact(principal.chain, event_id, call.body.reason, principal.key_id)
+        return {
+            "redaction_id": statement_id(entry.statement),
+            "seq": entry.seq,
+            "hash": entry.hash,
+            "timestamp": statement_timestamp(entry.statement),
+            "financial_event_id": event_id,
+        }
+
+    def _limit(self, asked: int | None) -> int:
+        if asked is None:
+            return self._http.list_limit_default
+        if asked > self._http.list_limit_max:
+            raise ValidationFailed(details={"limit": [f"must be <= {self._http.list_limit_max}"]})
+        return asked
+
+
+def _end(text: str) -> int:
+    try:
+        return parse_end(text)
+    except (ValueError, OverflowError):
+        raise ValidationFailed(details={"end": ["must be an ISO 8601 date or time"]}) from None

@@ -1,0 +1,114 @@
+"""Financial events: recorded once, found, shown, and their metadata erased. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from precipiq_billing.kinds import FINANCIAL_EVENT
+from precipiq_billing.records import financial_event_record
+from precipiq_core.chain_format import parse_statement
+from precipiq_core.contracts.chain import Chain, Draft, Entry
+from precipiq_core.contracts.entry_store import EntryPage, EntryQuery
+from precipiq_core.contracts.ledger import ChainAudit, Ledger
+from precipiq_core.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """Money to record. ``amount``: canonical; ``occurred_at``: as the chain writes times, None for now.
+
+    ``object_id``, ``related_id``, ``cause`` and ``livemode``: see ``Booking``.
+    """
+
+    source: str
+    event_type: str
+    amount: str
+    currency: str
+    external_id: str | None
+    occurred_at: str | None
+    metadata: Mapping[str, Any] | None
+    object_id: str | None = None
+    related_id: str | None = None
+    cause: str | None = None
+    livemode: bool | None = None
+
+
+class FinancialEvents:
+    """Financial events of all chains; the chain is all there is of them."""
+
+    def __init__(self, ledger: Ledger, audit: ChainAudit) -> None:
+        self._ledger = ledger
+        self._audit = audit
+
+    async def record(
+        self, chain: Chain, event: NewEvent, actor: str, request_key: str | None = None
+    ) -> tuple[Entry, bool]:
+        """The event's entry, and whether it is new.
+
+        The source and its ``external_id`` name an event; without one the ``request_key`` does. Raises
+        ``IdempotencyConflict`` when that event was recorded with other content.
+        """
+        key = None if request_key is None else f"{FINANCIAL_EVENT}:request:{request_key}"
+        if event.external_id is not None:
+            key = f"{FINANCIAL_EVENT}:{event.source}:{event.external_id}"
+        body: dict[str, object] = {
+            "source": event.source,
+            "event_type": event.event_type,
+            "amount": event.amount,
+            "currency": event.currency,
+            "external_id": event.external_id,
+            "occurred_at": event.occurred_at,
+            "object_id": event.object_id,
+            "related_id": event.related_id,
+            "cause": event.cause,
+            "livemode": event.livemode,
+        }
+        appended = await self._ledger.append(
+            chain, [Draft(FINANCIAL_EVENT, actor, body, {"metadata": event.metadata}, key)]
+        )
+        return appended.entries[0], appended.created[0]
+
+    async def get(self, chain: Chain, event_id: str) -> Entry:
+        """Raises ``NotFound``."""
+        entry = await self._ledger.get(chain, event_id)
+        if entry is None or parse_statement(entry.statement).kind != FINANCIAL_EVENT:
+            raise NotFound
+        return entry
+
+    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
+        """Events that match, newest first."""
+        return await self._ledger.find(chain, query, before_seq, limit)
+
+    async def by_external_id(self, chain: Chain, source: str, external_id: str) -> Entry | None:
+        """The event with that id, looked for from the newest back."""
+        query = EntryQuery(FINANCIAL_EVENT, {"source": source, "external_id": external_id})
+        before: int | None = None
+        while True:
+            page = await self._ledger.find(chain, query, before, 1)
+            if page.entries:
+                return page.entries[0]
+            if page.next_before_seq is None:
+                return None
+            before = page.next_before_seq
+
+    async def redact(self, chain: Chain, event_id: str, reason: str, actor: str) -> Entry:
+        """Erase the event's metadata; the redaction entry. See ``Ledger.redact``."""
+        return await self._ledger.redact(chain, event_id, FINANCIAL_EVENT, reason, actor)
+
+    async def records(self, chain: Chain, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """Events as the REST interface shows them."""
+        erased = [entry.seq for entry in entries if entry.payload is None]
+        redactions: dict[object, str] = {}
+        if erased:
+            statements = await asyncio.to_thread(self._audit.auditor().redactions, chain, erased)
+            redactions = {item.body["target_seq"]: item.id for item in map(parse_statement, statements)}
+        return [financial_event_record(entry, redactions.get(entry.seq)) for entry in entries]
+
+    async def present(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
+        """The same as JSON. See ``precipiq_core.contracts.chain.Present``."""
+        return [orjson.dumps(record) for record in await self.records(chain, entries)]

@@ -1,0 +1,58 @@
+"""``precipiq outcomes``: rebuild the sums from the chain, and say whether they were right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import click
+
+from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.services import Services
+from precipiq_outcomes.projection import Projection
+from precipiq_outcomes.projection_store import ProjectionStore
+
+json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+
+
+def _chain_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
+    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
+
+
+@click.group("outcomes")
+def outcomes_group() -> None:
+    """What links add up to."""
+
+
+@outcomes_group.command("rebuild")
+@_chain_options
+@json_option
+@click.pass_context
+def rebuild(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
+    """Take a chain's entries in anew. Exit code 1 when the sums were other than the chain says; they are right now.
+
+    May run while the deployment serves: reads wait, or answer 503, until it is done.
+    """
+    chain = Chain(org_id, cast("Environment", environment))
+    result = run_in_deployment(ctx, partial(_rebuild, chain))
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        differing = ", ".join(result["differing"]) or "nothing"
+        click.echo(f"{result['rows']} rows rebuilt; {differing} was other than the chain says")
+    if result["differing"]:
+        raise SystemExit(1)
+
+
+async def _rebuild(chain: Chain, services: Services) -> dict[str, Any]:
+    store, projection = services.get(ProjectionStore), services.get(Projection)
+    await projection.catch_up(chain)
+    before = await store.dump(chain)
+    await projection.rebuild(chain)
+    after = await store.dump(chain)
+    differing = [table for table, rows in after.items() if rows != before[table]]
+    return {"rows": sum(map(len, after.values())), "differing": differing}

@@ -1,0 +1,197 @@
+"""The worker that proposes links: each new financial event is scored against the decisions before it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import structlog
+
+from precipiq_core.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_core.clock import Clock, parse_timestamp
+from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.contracts.entry_store import EntryQuery
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.errors import Conflict, PrecipiqError
+from precipiq_outcomes.config import CorrelationConfig
+from precipiq_outcomes.kinds import DECISION, FINANCIAL_EVENT
+from precipiq_outcomes.link_store import LinkStore
+from precipiq_outcomes.links import ML_INFERRED, ML_SUGGESTED, LinkType
+from precipiq_outcomes.projection import Projection
+from precipiq_outcomes.projection_store import ProjectionStore
+from precipiq_outcomes.scoring import REFERENCE_NAMES, Candidate, Money, Score, Weights, score
+from precipiq_outcomes.service import LinkService, NewLink
+
+log = structlog.get_logger("precipiq.outcomes")
+
+CURSOR = "correlation"
+SYSTEM = "system"
+
+_CHAINS_MAX = 100
+_EVENTS_AT_ONCE = 20
+_REST_FACTOR = 3
+"""It rests three times as long as it works, so that a backlog takes a quarter of a core at most."""
+
+_TYPES: dict[str, LinkType] = {
+    "payment": "revenue",
+    "invoice": "revenue",
+    "refund": "cost",
+    "chargeback": "cost",
+    "cost": "cost",
+    "expense": "cost",
+    "write_off": "cost",
+    "liability": "liability",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    event_id: str
+    event_type: str
+    money: Money
+
+
+class Correlator:
+    """Proposes links for all chains. Several processes may do the same; a pair gets one proposal."""
+
+    def __init__(
+        self,
+        store: ProjectionStore,
+        links: LinkStore,
+        service: LinkService,
+        projection: Projection,
+        ledger: Ledger,
+        clock: Clock,
+        config: CorrelationConfig,
+    ) -> None:
+        self._store = store
+        self._links = links
+        self._service = service
+        self._projection = projection
+        self._ledger = ledger
+        self._clock = clock
+        self._config = config
+        self._weights = Weights(
+            config.temporal_weight, config.metadata_weight, config.prior_weight, config.amount_weight
+        )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        is_failing = False
+        while True:
+            try:
+                while await self.look():
+                    pass
+                is_failing = False
+            except PrecipiqError as error:
+                if not is_failing:
+                    log.warning("links cannot be proposed now", reason=error.message)
+                is_failing = True
+            await asyncio.sleep(self._config.interval_s)
+
+    async def look(self) -> bool:
+        """Score some of the events that were not scored yet; whether there may be more."""
+        has_more = False
+        for chain in await self._store.chains_behind(CURSOR, _CHAINS_MAX):
+            has_more = await self._look_at(chain) or has_more
+        return has_more
+
+    async def _look_at(self, chain: Chain) -> bool:
+        old = await self._store.cursor(chain, CURSOR)
+        head = await self._ledger.head(chain)
+        entries = await self._ledger.read(chain, old, _EVENTS_AT_ONCE, FINANCIAL_EVENT)
+        await self._projection.current(chain)  # so that links which somebody made by then are known
+        for entry in entries:
+            began_s = self._clock.monotonic_s()
+            event = _event(entry)
+            if event is not None:
+                await self._propose(chain, event)
+            await asyncio.sleep(_REST_FACTOR * (self._clock.monotonic_s() - began_s))
+        is_full = len(entries) == _EVENTS_AT_ONCE
+        new = entries[-1].seq if is_full else max(old, 0 if head is None else head.seq)
+        try:
+            await self._store.move_cursor(chain, CURSOR, old, new)
+        except Conflict:
+            return True  # another process has scored them too
+        return is_full
+
+    async def _propose(self, chain: Chain, event: _Event) -> None:
+        """Make the best links of one event, above the score below which nothing is suggested."""
+        known = {link.decision_id for link in await self._links.of_event(chain, event.event_id)}
+        scored: list[tuple[Score, Candidate]] = []
+        for candidate in await self._candidates(chain, event):
+            found = score(event.money, candidate, self._weights, self._config.half_life_s * 1_000_000)
+            if candidate.decision_id not in known and found.total >= self._config.suggested_min:
+                scored.append((found, candidate))
+        scored.sort(key=lambda pair: (-pair[0].total, -pair[1].decided_us))
+        for found, candidate in scored[: self._config.links_per_event_max]:
+            is_sure = found.total >= self._config.inferred_min
+            link_type = _TYPES.get(event.event_type) or ("revenue" if event.money.amount > 0 else "cost")
+            link = NewLink(
+                candidate.decision_id,
+                event.event_id,
+                found.total,
+                ML_INFERRED if is_sure else ML_SUGGESTED,
+                link_type,
+                None,
+                is_suggestion=not is_sure,
+                score=found.as_json(self._weights),
+            )
+            await self._service.propose(chain, link, SYSTEM)
+
+    async def _candidates(self, chain: Chain, event: _Event) -> list[Candidate]:
+        """The newest decisions of the time before the event, and the one that its metadata name."""
+        until_us = event.money.occurred_us + 1
+        query = EntryQuery(DECISION, start_us=until_us - self._config.window_s * 1_000_000, end_us=until_us)
+        page = await self._ledger.find(chain, query, None, self._config.candidates_max)
+        named = [await self._named(chain, event, name) for name in REFERENCE_NAMES]
+        entries = {entry.seq: entry for entry in (*page.entries, *named) if entry is not None}
+        answers: dict[str, tuple[int, int]] = {}
+        found = []
+        for entry in entries.values():
+            statement = parse_statement(entry.statement)
+            agent_id = str(statement.body.get("agent_id"))
+            if agent_id not in answers:
+                answers[agent_id] = await self._links.counts_of_agent(chain, agent_id)
+            payload = _payload(entry)
+            metadata = payload.get("metadata")
+            found.append(
+                Candidate(
+                    statement.id,
+                    parse_timestamp(statement.timestamp),
+                    metadata if isinstance(metadata, dict) else {},
+                    [payload.get("inputs"), payload.get("outputs")],
+                    answers[agent_id],
+                )
+            )
+        return found
+
+    async def _named(self, chain: Chain, event: _Event, name: str) -> Entry | None:
+        decision_id = event.money.metadata.get(name)
+        if not isinstance(decision_id, str):
+            return None
+        entry = await self._ledger.get(chain, decision_id)
+        return entry if entry is not None and statement_kind(entry.statement) == DECISION else None
+
+
+def _event(entry: Entry) -> _Event | None:
+    statement = parse_statement(entry.statement)
+    body = statement.body
+    metadata = _payload(entry).get("metadata")
+    try:
+        money = Money(
+            parse_timestamp(str(body.get("occurred_at") or statement.timestamp)),
+            Decimal(str(body["amount"])),
+            metadata if isinstance(metadata, dict) else {},
+        )
+    except (KeyError, ValueError, ArithmeticError):
+        return None
+    return _Event(statement.id, str(body.get("event_type")), money)
+
+
+def _payload(entry: Entry) -> dict[str, Any]:
+    payload: Any = None if entry.payload is None else orjson.loads(split_payload(entry.payload)[0])
+    return payload if isinstance(payload, dict) else {}

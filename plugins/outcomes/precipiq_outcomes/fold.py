@@ -1,0 +1,185 @@
+"""Entries of a chain, in their order, as changes of what they add up to. Pure: state and entries in, changes out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+from precipiq_core.chain_format import Statement
+from precipiq_core.clock import parse_timestamp
+from precipiq_outcomes import kinds
+from precipiq_outcomes.amounts import scaled
+from precipiq_outcomes.liability import LOW_CONFIDENCE
+from precipiq_outcomes.links import LOSS_TYPES, Link, changed, link_of
+from precipiq_outcomes.spans import Span, floor
+
+SPANS: tuple[Span, ...] = ("month", "day")
+EVERYBODY = ""
+"""In place of an agent: the sum of all. No agent is called so."""
+
+_GROUP_BYTES = 12
+_LINK_CHANGES = frozenset((kinds.LINK_CONFIRMED, kinds.LINK_REJECTED, kinds.LINK_DELETED))
+
+
+class Group(NamedTuple):
+    """Decisions that are estimated alike."""
+
+    agent_id: str
+    action_type: str
+    low_confidence: bool
+    human_in_loop: bool
+
+    @property
+    def group_id(self) -> str:
+        """Names the group; the same in every chain and process."""
+        text = json.dumps(list(self), separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(blake2b(text, digest_size=_GROUP_BYTES).digest()).decode()
+
+
+class MoneyKey(NamedTuple):
+    """A row of sums: of one span of time, currency, type of link and agent (or everybody)."""
+
+    span: Span
+    start_us: int
+    currency: str
+    link_type: str
+    agent_id: str
+
+
+@dataclass
+class Money:
+    """``amount``: ten-thousandths, each event once. ``links``: active ones."""
+
+    amount: int = 0
+    events: int = 0
+    links: int = 0
+
+
+class FoldedEntry(NamedTuple):
+    """An entry as the fold takes it. ``notes``: of a link whose payload is there."""
+
+    statement: Statement
+    notes: str | None
+
+
+@dataclass
+class Changes:
+    """What a batch of entries changes. Links: their new state; the others: by how much, but for ``estimates``.
+
+    ``estimates``: decision -> newest recorded exposure and its seq. ``stale``: decision -> time since which its
+    estimate may have changed; None when an estimate came after that.
+    """
+
+    decisions: list[tuple[int, str]] = field(default_factory=list)
+    groups: dict[Group, int] = field(default_factory=dict)
+    decision_spans: Counter[tuple[Span, int, str]] = field(default_factory=Counter)
+    links: dict[str, Link] = field(default_factory=dict)
+    money: dict[MoneyKey, Money] = field(default_factory=lambda: defaultdict(Money))
+    losses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    estimates: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    stale: dict[str, int | None] = field(default_factory=dict)
+    erased_links: list[str] = field(default_factory=list)
+
+
+class Fold:
+    """Folds one batch. ``links``: every link of the decisions and events that the batch's entries touch."""
+
+    def __init__(self, links: Iterable[Link]) -> None:
+        self.changes = Changes()
+        self._links: dict[str, Link] = {}
+        self._of_event: Counter[tuple[str, str, str]] = Counter()
+        self._losses_of: Counter[str] = Counter()
+        for link in links:
+            self._links[link.link_id] = link
+            if link.is_active:
+                self._count(link, 1)
+
+    def take(self, entries: Sequence[FoldedEntry]) -> Changes:
+        """Fold the entries. Entries of other kinds, and such as no server wrote so, change nothing."""
+        for entry in entries:
+            try:
+                self._take(entry)
+            except (KeyError, ValueError, TypeError):
+                continue
+        return self.changes
+
+    def _take(self, entry: FoldedEntry) -> None:
+        statement = entry.statement
+        at_us = parse_timestamp(statement.timestamp)
+        body = statement.body
+        if statement.kind == kinds.DECISION:
+            self._decided(group_of(body), at_us)
+        elif statement.kind == kinds.LINK:
+            self._replace(None, link_of(statement, entry.notes), at_us)
+        elif statement.kind in _LINK_CHANGES:
+            link = self._links.get(str(body["link_id"]))
+            if link is not None:
+                self._replace(link, changed(link, statement.kind, at_us), at_us)
+        elif statement.kind == kinds.LIABILITY_ESTIMATE:
+            decision_id = str(body["decision_id"])
+            _, _, before = self.changes.estimates.get(decision_id, (0, 0, 0))
+            self.changes.estimates[decision_id] = (scaled(str(body["estimated_exposure"])), statement.seq, before + 1)
+            self.changes.stale[decision_id] = None
+        elif statement.kind == kinds.REDACTION:
+            self.changes.erased_links.append(str(body["target_id"]))
+
+    def _decided(self, group: Group, at_us: int) -> None:
+        group_id = group.group_id
+        self.changes.decisions.append((at_us, group_id))
+        self.changes.groups[group] = self.changes.groups.get(group, 0) + 1
+        for span in SPANS:
+            self.changes.decision_spans[span, floor(span, at_us), group_id] += 1
+
+    def _replace(self, old: Link | None, new: Link, at_us: int) -> None:
+        self._links[new.link_id] = self.changes.links[new.link_id] = new
+        was_active = old is not None and old.is_active
+        if was_active != new.is_active:
+            self._book(new, 1 if new.is_active else -1)
+        self.changes.stale[new.decision_id] = at_us
+
+    def _book(self, link: Link, step: int) -> None:
+        """Add an active link to the sums (1) or take it away (-1); its event's money goes with its first and last."""
+        before = self._events_of(link)
+        losses_before = self._losses_of[link.decision_id]
+        self._count(link, step)
+        for (agent_id, counted), (_, counted_now) in zip(before, self._events_of(link), strict=True):
+            moved = (counted_now > 0) - (counted > 0)
+            for span in SPANS:
+                key = MoneyKey(span, floor(span, link.occurred_us), link.currency, link.link_type, agent_id)
+                money = self.changes.money[key]
+                money.amount += moved * link.amount
+                money.events += moved
+                money.links += step
+        moved = (self._losses_of[link.decision_id] > 0) - (losses_before > 0)
+        if moved:
+            self.changes.losses[link.agent_id, link.action_type] += moved
+
+    def _count(self, link: Link, step: int) -> None:
+        for agent_id in (EVERYBODY, link.agent_id):
+            self._of_event[link.event_id, link.link_type, agent_id] += step
+        if link.link_type in LOSS_TYPES:
+            self._losses_of[link.decision_id] += step
+
+    def _events_of(self, link: Link) -> list[tuple[str, int]]:
+        return [
+            (agent_id, self._of_event[link.event_id, link.link_type, agent_id])
+            for agent_id in (EVERYBODY, link.agent_id)
+        ]
+
+
+def group_of(body: Mapping[str, object]) -> Group:
+    """The group of a decision with that body. Raises ``KeyError`` and ``TypeError`` when it is none."""
+    confidence = body["confidence"]
+    if not isinstance(confidence, int | float):
+        raise TypeError("confidence is a number")
+    return Group(
+        str(body["agent_id"]),
+        str(body["action_type"]),
+        confidence < LOW_CONFIDENCE,
+        body["human_in_loop"] is True,
+    )

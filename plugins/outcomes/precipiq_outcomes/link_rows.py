@@ -1,0 +1,83 @@
+"""Links as rows of their table, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from precipiq_core.contracts.database import Row, Scalar
+from precipiq_outcomes.json_rows import ColumnType
+from precipiq_outcomes.links import Link, LinkType, Status
+
+COLUMNS: tuple[tuple[str, ColumnType], ...] = (
+    ("link_id", "TEXT"),
+    ("seq", "BIGINT"),
+    ("decision_id", "TEXT"),
+    ("event_id", "TEXT"),
+    ("decided_us", "BIGINT"),
+    ("occurred_us", "BIGINT"),
+    ("agent_id", "TEXT"),
+    ("action_type", "TEXT"),
+    ("low_confidence", "BIGINT"),
+    ("human_in_loop", "BIGINT"),
+    ("amount", "TEXT"),
+    ("currency", "TEXT"),
+    ("link_type", "TEXT"),
+    ("strength", "TEXT"),
+    ("method", "TEXT"),
+    ("notes", "TEXT"),
+    ("score", "TEXT"),
+    ("request_key", "TEXT"),
+    ("status", "TEXT"),
+    ("created_us", "BIGINT"),
+    ("confirmed_us", "BIGINT"),
+    ("rejected_us", "BIGINT"),
+    ("deleted_us", "BIGINT"),
+    ("entries", "BIGINT"),
+)
+NAMES = ", ".join(name for name, _ in COLUMNS)
+CHANGING = ("method", "notes", "status", "confirmed_us", "rejected_us", "deleted_us", "entries")
+"""What later entries change of a link."""
+
+
+def row_of(link: Link) -> list[Scalar]:
+    """The link's values in the order of ``COLUMNS``."""
+    values: dict[str, Any] = {
+        **{name: getattr(link, name) for name, _ in COLUMNS},
+        "low_confidence": int(link.low_confidence),
+        "human_in_loop": int(link.human_in_loop),
+        "amount": str(link.amount),
+        "strength": json.dumps(link.strength),
+        "score": None if link.score is None else json.dumps(link.score, separators=(",", ":")),
+    }
+    return [cast("Scalar", values[name]) for name, _ in COLUMNS]
+
+
+def link_in(row: Row) -> Link:
+    """The link in a row of ``NAMES``."""
+    return Link(
+        str(row["link_id"]),
+        cast("int", row["seq"]),
+        str(row["decision_id"]),
+        str(row["event_id"]),
+        cast("int", row["decided_us"]),
+        cast("int", row["occurred_us"]),
+        str(row["agent_id"]),
+        str(row["action_type"]),
+        bool(row["low_confidence"]),
+        bool(row["human_in_loop"]),
+        int(str(row["amount"])),
+        str(row["currency"]),
+        cast("LinkType", row["link_type"]),
+        json.loads(str(row["strength"])),
+        str(row["method"]),
+        cast("str | None", row["notes"]),
+        None if row["score"] is None else json.loads(str(row["score"])),
+        cast("str | None", row["request_key"]),
+        cast("Status", row["status"]),
+        cast("int", row["created_us"]),
+        cast("int | None", row["confirmed_us"]),
+        cast("int | None", row["rejected_us"]),
+        cast("int | None", row["deleted_us"]),
+        cast("int", row["entries"]),
+    )

@@ -1,0 +1,102 @@
+"""A link from a decision to money, and its life: active or suggested, then confirmed, rejected or deleted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from precipiq_core.chain_format import Statement
+from precipiq_core.clock import parse_timestamp
+from precipiq_outcomes.amounts import scaled
+from precipiq_outcomes.kinds import LINK_CONFIRMED, LINK_DELETED, LINK_REJECTED
+
+LinkType = Literal["revenue", "cost", "liability", "neutral"]
+Status = Literal["active", "suggested", "rejected", "deleted"]
+
+MANUAL = "manual"
+ML_SUGGESTED = "ml_suggested"
+ML_INFERRED = "ml_inferred"
+RESERVED_METHODS = frozenset((ML_SUGGESTED, ML_INFERRED))
+LOSS_TYPES = frozenset(("cost", "liability"))
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link as the chain's entries made it. ``amount``: ten-thousandths; times in microseconds.
+
+    ``strength``: as it stands in the entry, 0 to 1. ``entries``: how many entries told of it.
+    """
+
+    link_id: str
+    seq: int
+    decision_id: str
+    event_id: str
+    decided_us: int
+    occurred_us: int
+    agent_id: str
+    action_type: str
+    low_confidence: bool
+    human_in_loop: bool
+    amount: int
+    currency: str
+    link_type: LinkType
+    strength: float
+    method: str
+    notes: str | None
+    score: Mapping[str, Any] | None
+    request_key: str | None
+    status: Status
+    created_us: int
+    confirmed_us: int | None = None
+    rejected_us: int | None = None
+    deleted_us: int | None = None
+    entries: int = 1
+
+    @property
+    def is_active(self) -> bool:
+        return self.status == "active"
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether it can be confirmed or rejected: the worker made it, and nobody has answered."""
+        return self.method in RESERVED_METHODS and self.status in ("active", "suggested")
+
+
+def link_of(statement: Statement, notes: str | None) -> Link:
+    """The link that an entry of kind ``link`` makes. Raises ``KeyError`` and ``ValueError`` when it is none."""
+    body = cast("dict[str, Any]", statement.body)
+    return Link(
+        statement.id,
+        statement.seq,
+        body["decision_id"],
+        body["financial_event_id"],
+        parse_timestamp(body["decided_at"]),
+        parse_timestamp(body["occurred_at"]),
+        body["agent_id"],
+        body["action_type"],
+        body["low_confidence"],
+        body["human_in_loop"],
+        scaled(body["amount"]),
+        body["currency"],
+        body["link_type"],
+        body["correlation_strength"],
+        body["attribution_method"],
+        notes,
+        body["score"],
+        body["request_key"],
+        "suggested" if body["is_suggestion"] else "active",
+        parse_timestamp(statement.timestamp),
+    )
+
+
+def changed(link: Link, kind: str, at_us: int) -> Link:
+    """The link after an entry of that kind; one that does not fit its state counts, and changes nothing else."""
+    link = replace(link, entries=link.entries + 1)
+    if kind == LINK_CONFIRMED and link.awaits_answer:
+        return replace(link, status="active", method=MANUAL, confirmed_us=at_us)
+    if kind == LINK_REJECTED and link.awaits_answer:
+        return replace(link, status="rejected", rejected_us=at_us)
+    if kind == LINK_DELETED and link.status in ("active", "suggested"):
+        return replace(link, status="deleted", deleted_us=at_us)
+    return link

@@ -1,0 +1,116 @@
+"""Wiring of ``outcomes``: what it contributes and runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.deployment import DeploymentInfo
+from precipiq_core.contracts.followers import Follower
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.http.endpoint import Endpoint
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.services import Services
+from precipiq_core.settings import HttpSettings
+from precipiq_outcomes.analytics import Analytics
+from precipiq_outcomes.commands import outcomes_group
+from precipiq_outcomes.config import OutcomesConfig
+from precipiq_outcomes.correlator import Correlator
+from precipiq_outcomes.estimator import Estimator
+from precipiq_outcomes.kinds import kinds
+from precipiq_outcomes.liability import RiskModel
+from precipiq_outcomes.link_store import LinkStore
+from precipiq_outcomes.projection import Projection
+from precipiq_outcomes.projection_store import TABLES, ProjectionStore
+from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
+from precipiq_outcomes.service import LinkService
+from precipiq_outcomes.sums import Sums
+
+if TYPE_CHECKING:
+    import click
+
+_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+_COLUMNS = ("org_id", "environment")
+_TENANT_TABLES: dict[str, tuple[str, str | None]] = dict.fromkeys(
+    ("outcome_cursors", "outcome_stale", *TABLES), _COLUMNS
+)
+
+
+class OutcomesPlugin(PluginBase[OutcomesConfig]):
+    """Links between decisions and money, and what they add up to."""
+
+    name = "outcomes"
+    Config = OutcomesConfig
+    provides: ClassVar[tuple[type, ...]] = (LinkService, Analytics, Projection, ProjectionStore)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
+
+    @hookimpl
+    def provide(self, services: Services) -> None:
+        config, risk = self.config, self.config.liability
+        clock = services.get(Clock)  # type: ignore[type-abstract]
+        database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
+        store, links = ProjectionStore(database), LinkStore(database)
+        projection = Projection(store, ledger, clock, batch_entries=config.batch_entries, wait_s=config.read_wait_s)
+        service = LinkService(links, projection, ledger)
+        analytics = Analytics(
+            Sums(database),
+            projection,
+            RiskModel(risk.bases, risk.base, risk.cap, risk.currency),
+            clock,
+            default_currency=config.default_currency,
+            timeline_points_max=config.timeline_points_max,
+        )
+        self._estimator = Estimator(
+            database, analytics, ledger, clock, currency=risk.currency, interval_s=config.estimate_interval_s
+        )
+        self._correlator = Correlator(store, links, service, projection, ledger, clock, config.correlation)
+        services.provide(LinkService, service)
+        services.provide(Analytics, analytics)
+        services.provide(Projection, projection)
+        services.provide(ProjectionStore, store)
+
+    @hookimpl
+    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        service = services.get(LinkService)
+        return kinds(service.present_links, service.present_estimates)
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint]:
+        links = LinkRoutes(services.get(LinkService), services.get(HttpSettings))
+        return [*links.endpoints(), *AnalyticsRoutes(services.get(Analytics)).endpoints()]
+
+    @hookimpl
+    def migrations(self, services: Services) -> Sequence[Migration]:
+        return [Migration("outcomes", _MIGRATIONS, _TENANT_TABLES)]
+
+    @hookimpl
+    def followers(self, services: Services) -> Sequence[Follower]:
+        return [services.get(Projection)]
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return [outcomes_group]
+
+    @hookimpl
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        return self._run(services)
+
+    @asynccontextmanager
+    async def _run(self, services: Services) -> AsyncIterator[None]:
+        tasks: list[asyncio.Task[None]] = []
+        if services.get(DeploymentInfo).serving:
+            tasks.append(asyncio.create_task(self._estimator.run()))
+            if self.config.correlation.enabled:
+                tasks.append(asyncio.create_task(self._correlator.run()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,124 @@
+"""Keeps the sums of a chain up to date: a follower, and what a read waits for so that it sees every write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import orjson
+
+from precipiq_core.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_core.clock import Clock
+from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.contracts.ledger import Ledger
+from precipiq_core.errors import Conflict, Unavailable
+from precipiq_outcomes import kinds
+from precipiq_outcomes.fold import Fold, FoldedEntry, Money
+from precipiq_outcomes.links import Link
+from precipiq_outcomes.projection_store import LINKS_CURSOR, ProjectionStore
+
+_FOLDED = frozenset(
+    (
+        kinds.DECISION,
+        kinds.LINK,
+        kinds.LINK_CONFIRMED,
+        kinds.LINK_REJECTED,
+        kinds.LINK_DELETED,
+        kinds.LIABILITY_ESTIMATE,
+        kinds.REDACTION,
+    )
+)
+
+
+class Projection:
+    """The follower ``outcomes``. ``batch_entries``: taken in by one transaction; ``wait_s``: how long a read waits."""
+
+    name = "outcomes"
+
+    def __init__(
+        self, store: ProjectionStore, ledger: Ledger, clock: Clock, *, batch_entries: int, wait_s: float
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._batch_entries = batch_entries
+        self._wait_s = wait_s
+
+    async def catch_up(self, chain: Chain) -> None:
+        """See ``Follower.catch_up``."""
+        await self._advance(chain, None)
+
+    async def current(self, chain: Chain) -> None:
+        """Return when everything that the chain holds now was taken in.
+
+        Raises ``Unavailable`` when that takes longer than a read should wait: the chain is being taken in.
+        """
+        head = await self._ledger.head(chain)
+        if head is not None:
+            await self._advance(chain, head.seq)
+
+    async def rebuild(self, chain: Chain) -> None:
+        """Forget the sums and take the whole chain in again."""
+        await self._store.forget(chain)
+        await self._advance(chain, None)
+
+    async def _advance(self, chain: Chain, through_seq: int | None) -> None:
+        deadline_s = self._clock.monotonic_s() + self._wait_s
+        cursor = await self._store.cursor(chain, LINKS_CURSOR)
+        while through_seq is None or cursor < through_seq:
+            if through_seq is not None and self._clock.monotonic_s() > deadline_s:
+                raise Unavailable(
+                    f"{through_seq - cursor} entries are still being taken in; try again", retry_after_s=5
+                )
+            entries = await self._ledger.read(chain, cursor, self._batch_entries)
+            if not entries:
+                return
+            try:
+                cursor = await self._take(chain, cursor, entries)
+            except Conflict:
+                cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
+            await asyncio.sleep(0)
+
+    async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry]) -> int:
+        folded = await asyncio.to_thread(_folded, entries) if len(entries) > _INLINE_MAX else _folded(entries)
+        fold = Fold(await self._links_around(chain, folded))
+        changes = fold.take(folded)
+        money = await self._store.money_at(chain, changes.money) if changes.money else {}
+        for key, change in changes.money.items():
+            before = money.get(key, Money())
+            money[key] = Money(
+                before.amount + change.amount, before.events + change.events, before.links + change.links
+            )
+        await self._store.apply(chain, cursor, entries[-1].seq, changes, money)
+        return entries[-1].seq
+
+    async def _links_around(self, chain: Chain, entries: Sequence[FoldedEntry]) -> list[Link]:
+        """The links of every decision and event that these entries touch."""
+        bodies = [entry.statement.body for entry in entries if entry.statement.kind in _LINK_KINDS]
+        decisions = {str(body.get("decision_id")) for body in bodies}
+        events = {str(body.get("financial_event_id")) for body in bodies}
+        links = {str(body["link_id"]) for body in bodies if "link_id" in body}
+        return await self._store.links_of(chain, links, decisions, events)
+
+
+_INLINE_MAX = 50
+_LINK_KINDS = frozenset((kinds.LINK, kinds.LINK_CONFIRMED, kinds.LINK_REJECTED, kinds.LINK_DELETED))
+
+
+def _folded(entries: Sequence[Entry]) -> list[FoldedEntry]:
+    """The entries that count, parsed. One that cannot be parsed is an intruder's; ``verify`` names it."""
+    found = []
+    for entry in entries:
+        try:
+            if statement_kind(entry.statement) in _FOLDED:
+                found.append(FoldedEntry(parse_statement(entry.statement), _notes(entry)))
+        except ValueError:
+            continue
+    return found
+
+
+def _notes(entry: Entry) -> str | None:
+    if entry.payload is None or statement_kind(entry.statement) != kinds.LINK:
+        return None
+    notes = orjson.loads(split_payload(entry.payload)[0]).get("notes")
+    return notes if isinstance(notes, str) else None

@@ -1,0 +1,162 @@
+"""Reading the sums of a range of time: from whole months and days where it has them, from single rows for the rests."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_outcomes.fold import EVERYBODY, Group
+from precipiq_outcomes.spans import FIRST_US, LAST_US, Piece
+
+
+@dataclass
+class Totals:
+    """``amounts``: by currency, type of link and agent (``EVERYBODY`` for all), in ten-thousandths; ``links`` alike.
+
+    An event counts once for everybody, and once for each agent, however many links it has.
+    """
+
+    amounts: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+    links: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Sums:
+    """The sums of all chains. Times in microseconds; ranges are half-open."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def money(self, chain: Chain, pieces: list[Piece], agent_id: str | None) -> Totals:
+        """Linked money by when it moved; of one agent, or of everybody and of each agent."""
+        totals = Totals()
+        for piece in pieces:
+            rows = await self._spans_money(chain, piece, agent_id) if piece.span else None
+            if rows is None:
+                await self._add_rest(chain, piece, agent_id, totals)
+                continue
+            for row in rows:
+                _add(totals, row, str(row["agent_id"]), int(str(row["amount"])), cast("int", row["links"]))
+        return totals
+
+    async def money_by_day(
+        self, chain: Chain, start_us: int, end_us: int, agent_id: str | None
+    ) -> list[tuple[int, str, str, int, int]]:
+        """Of whole days: start, currency, type of link, amount in ten-thousandths, active links."""
+        sql = (
+            "SELECT start_us, currency, link_type, amount, links FROM outcome_money WHERE span = 'day' "
+            "AND start_us >= :start AND start_us < :end AND agent_id = :agent_id"
+        )
+        values: dict[str, Scalar] = {"start": start_us, "end": end_us, "agent_id": agent_id or EVERYBODY}
+        return [
+            (
+                cast("int", row["start_us"]),
+                str(row["currency"]),
+                str(row["link_type"]),
+                int(str(row["amount"])),
+                cast("int", row["links"]),
+            )
+            for row in await self._database.fetch_as(chain, Statement(sql, values))
+        ]
+
+    async def decisions(self, chain: Chain, pieces: list[Piece], agent_id: str | None) -> Mapping[Group, int]:
+        """How many decisions there were, by group."""
+        counts: dict[str, int] = defaultdict(int)
+        for piece in pieces:
+            if piece.span:
+                sql = (
+                    "SELECT group_id, SUM(decisions) AS decisions FROM outcome_decision_spans WHERE span = :span "
+                    "AND start_us >= :start AND start_us < :end GROUP BY group_id"
+                )
+            else:
+                sql = (
+                    "SELECT group_id, COUNT(*) AS decisions FROM outcome_decisions "
+                    "WHERE decided_us >= :start AND decided_us < :end GROUP BY group_id"
+                )
+            values = _bounds(piece) if piece.span is None else {**_bounds(piece), "span": piece.span}
+            for row in await self._database.fetch_as(chain, Statement(sql, values)):
+                counts[str(row["group_id"])] += cast("int", row["decisions"])
+        groups = await self.groups(chain)
+        found = {groups[group_id][0]: count for group_id, count in counts.items() if group_id in groups}
+        return {group: count for group, count in found.items() if agent_id in (None, group.agent_id)}
+
+    async def decisions_by_day(
+        self, chain: Chain, start_us: int, end_us: int, agent_id: str | None
+    ) -> list[tuple[int, int]]:
+        """Of whole days: start, decisions."""
+        sql = (
+            "SELECT spans.start_us, SUM(spans.decisions) AS decisions "  # noqa: S608
+            "FROM outcome_decision_spans AS spans "
+            "JOIN outcome_groups AS groups ON groups.group_id = spans.group_id "
+            "WHERE spans.span = 'day' AND spans.start_us >= :start AND spans.start_us < :end "
+            f"{'AND groups.agent_id = :agent_id ' if agent_id is not None else ''}GROUP BY spans.start_us"
+        )
+        values: dict[str, Scalar] = {"start": start_us, "end": end_us}
+        if agent_id is not None:
+            values["agent_id"] = agent_id
+        rows = await self._database.fetch_as(chain, Statement(sql, values))
+        return [(cast("int", row["start_us"]), cast("int", row["decisions"])) for row in rows]
+
+    async def groups(self, chain: Chain) -> dict[str, tuple[Group, int]]:
+        """Every group by its id, with how many decisions it has."""
+        sql = "SELECT group_id, agent_id, action_type, low_confidence, human_in_loop, decisions FROM outcome_groups"
+        return {
+            str(row["group_id"]): (
+                Group(
+                    str(row["agent_id"]),
+                    str(row["action_type"]),
+                    bool(row["low_confidence"]),
+                    bool(row["human_in_loop"]),
+                ),
+                cast("int", row["decisions"]),
+            )
+            for row in await self._database.fetch_as(chain, Statement(sql))
+        }
+
+    async def losses(self, chain: Chain) -> dict[tuple[str, str], int]:
+        """(agent, type of action) -> its decisions that have an active cost or liability link."""
+        sql = "SELECT agent_id, action_type, decisions FROM outcome_losses"
+        rows = await self._database.fetch_as(chain, Statement(sql))
+        return {(str(row["agent_id"]), str(row["action_type"])): cast("int", row["decisions"]) for row in rows}
+
+    async def _spans_money(self, chain: Chain, piece: Piece, agent_id: str | None) -> list[Row]:
+        sql = (
+            "SELECT currency, link_type, agent_id, amount, links FROM outcome_money "
+            "WHERE span = :span AND start_us >= :start AND start_us < :end"
+        )
+        values: dict[str, Scalar] = {**_bounds(piece), "span": piece.span}
+        if agent_id is not None:
+            sql += " AND agent_id = :agent_id"
+            values["agent_id"] = agent_id
+        return list(await self._database.fetch_as(chain, Statement(sql, values)))
+
+    async def _add_rest(self, chain: Chain, piece: Piece, agent_id: str | None, totals: Totals) -> None:
+        """Less than a day: link by link."""
+        sql = (
+            "SELECT currency, link_type, agent_id, event_id, amount, COUNT(*) AS links "  # noqa: S608
+            "FROM outcome_links "
+            "WHERE status = 'active' AND occurred_us >= :start AND occurred_us < :end "
+            f"{'AND agent_id = :agent_id ' if agent_id is not None else ''}"
+            "GROUP BY currency, link_type, agent_id, event_id, amount"
+        )
+        values = _bounds(piece) if agent_id is None else {**_bounds(piece), "agent_id": agent_id}
+        seen: set[tuple[str, str]] = set()
+        for row in await self._database.fetch_as(chain, Statement(sql, values)):
+            amount, links = int(str(row["amount"])), cast("int", row["links"])
+            _add(totals, row, str(row["agent_id"]), amount, links)
+            event = (str(row["event_id"]), str(row["link_type"]))
+            _add(totals, row, EVERYBODY, 0 if event in seen else amount, links)
+            seen.add(event)
+
+
+def _add(totals: Totals, row: Row, agent_id: str, amount: int, links: int) -> None:
+    key = (str(row["currency"]), str(row["link_type"]), agent_id)
+    totals.amounts[key] += amount
+    totals.links[key] += links
+
+
+def _bounds(piece: Piece) -> dict[str, Scalar]:
+    return {"start": max(piece.start_us, FIRST_US), "end": min(piece.end_us, LAST_US)}

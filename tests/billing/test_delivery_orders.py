@@ -1,0 +1,97 @@
+"""Whatever the order, delay and repetition of a charge's deliveries, the ledger ends with the same total."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from precipiq_billing.deliveries import Deliveries
+from precipiq_billing.service import FinancialEvents
+from precipiq_billing.stripe_events import Booking, booking_of
+from precipiq_core.chain_format import parse_statement
+from precipiq_core.contracts.chain import Chain
+from precipiq_ledger.service import LedgerService
+from tests.billing import stripe_events as stripe
+
+pytestmark = pytest.mark.anyio
+
+Taking = tuple[Deliveries, FinancialEvents, LedgerService]
+
+LIFE = [
+    stripe.event("payment_intent.succeeded", stripe.payment_intent(amount=10_000)),
+    stripe.event("charge.refunded", stripe.charge(amount=10_000, refunded=1_000)),
+    stripe.event("charge.refunded", stripe.charge(amount=10_000, refunded=3_500)),
+    stripe.event("charge.refunded", stripe.charge(amount=10_000, refunded=4_200)),
+    stripe.event("charge.dispute.created", stripe.dispute(amount=5_800)),
+    stripe.event("charge.dispute.funds_reinstated", stripe.dispute(amount=5_800, status="won")),
+]
+"""Of one charge: paid, refunded in three steps, disputed, and the dispute won."""
+
+ECHOES = [
+    stripe.event("charge.dispute.funds_withdrawn", stripe.dispute(amount=5_800)),
+    stripe.event("charge.dispute.closed", stripe.dispute(amount=5_800, status="won")),
+]
+"""Other events that tell of the same money."""
+
+TOTAL = Decimal("58.00")
+_numbers = itertools.count(1)
+
+
+async def total(ledger: LedgerService, chain: Chain) -> Decimal:
+    """The sum of all financial events of the chain, each once."""
+    entries = await ledger.read(chain, 0, 500)
+    bodies = [parse_statement(entry.statement).body for entry in entries]
+    ids = [body["external_id"] for body in bodies]
+    assert len(set(map(str, ids))) == len(ids)
+    return sum((Decimal(str(body["amount"])) for body in bodies), Decimal(0))
+
+
+async def deliver(taking: Taking, order: tuple[Any, ...] | list[Any]) -> Decimal:
+    deliveries, _, ledger = taking
+    chain = Chain(f"org_{next(_numbers)}", "test")
+    for content in order:
+        await deliveries.take(chain, content)
+    return await total(ledger, chain)
+
+
+@pytest.mark.parametrize("database", ["sqlite"])
+async def test_all_720_orders_of_a_charges_life_end_alike(deliveries: Taking) -> None:
+    orders = list(itertools.permutations(LIFE))
+    assert len(orders) == 720
+    gate = asyncio.Semaphore(16)
+
+    async def one(order: tuple[Any, ...]) -> Decimal:
+        async with gate:
+            return await deliver(deliveries, order)
+
+    assert set(await asyncio.gather(*map(one, orders))) == {TOTAL}
+
+
+async def test_repeated_delayed_and_echoed_deliveries_end_alike(deliveries: Taking) -> None:
+    """On both databases; some deliveries of an order arrive one after another, some beside each other."""
+    taking, _, ledger = deliveries
+    chance = random.Random(720)
+    for _ in range(40):
+        order = [*LIFE, *chance.choices([*LIFE, *ECHOES], k=chance.randrange(9))]
+        chance.shuffle(order)
+        width = chance.randrange(1, 7)
+        chain = Chain(f"org_{next(_numbers)}", "test")
+        for start in range(0, len(order), width):
+            await asyncio.gather(*(taking.take(chain, content) for content in order[start : start + width]))
+        assert await total(ledger, chain) == TOTAL, [content["id"] for content in order]
+
+
+def test_what_stands_in_an_expanded_or_old_object_is_found() -> None:
+    old = stripe.without(stripe.payment_intent(), "amount_received", "latest_charge")
+    booking = booking_of(stripe.event("payment_intent.succeeded", old, api_version="2015-10-16"))
+    assert isinstance(booking, Booking)
+    assert (booking.total_minor, booking.register) == (2000, "payment:pi_1:USD")
+    expanded = stripe.charge(payment_intent={"id": "pi_7", "object": "payment_intent"}, metadata={"a": "b"})
+    refund = booking_of(stripe.event("charge.refunded", expanded))
+    assert isinstance(refund, Booking)
+    assert (refund.related_id, refund.metadata, refund.sign) == ("pi_7", {"a": "b"}, -1)
