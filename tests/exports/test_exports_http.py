@@ -11,8 +11,9 @@ import pytest
 
 from precipiq_testkit.server import ServerProcess
 from tests.system.client import Client
+from tests.system.organisations import organisations
 
-from .evidence import bundle_of, check, ended, exported, kinds, lines, members, openssl_says, organisations
+from .evidence import bundle_of, check, ended, exported, kinds, lines, members, openssl_says
 
 pytestmark = pytest.mark.anyio
 

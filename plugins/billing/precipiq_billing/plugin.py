@@ -51,7 +51,6 @@ _TENANT_TABLES: dict[str, tuple[str, str | None]] = {
     "stripe_registers": _COLUMNS,
     "stripe_deliveries": _COLUMNS,
     "billing_events": _COLUMNS,
-    "plan_subscriptions": ("org_id", None),
 }
 
 

@@ -1,0 +1,66 @@
+"""A ledger over a real database in this process, without sockets, for tests of what plugins do with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+
+import precipiq_ledger
+from precipiq_core.clock import Clock, SystemClock, SystemRandomness
+from precipiq_core.contracts.chain import EntryKind
+from precipiq_core.contracts.database import Database, Migration
+from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_core.database import new_database
+from precipiq_core.database.postgres import PostgresDatabase
+from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.database.sqlite import SqliteDatabase
+from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+from precipiq_ledger.service import LedgerService, Limits
+from precipiq_testkit.postgres import PostgresDatabase as ServerDatabase
+
+COLUMNS = ("org_id", "environment")
+DECISION = EntryKind("decision", "an agent decided something")
+REDACTION = EntryKind("redaction", "a payload was erased")
+
+
+def migration_of(package: ModuleType, name: str, tables: Sequence[str]) -> Migration:
+    """A plugin's own migration, all of whose tables have both columns of a chain."""
+    folder = Path(str(package.__file__)).parent / "sql" / "migrations"
+    return Migration(name, folder, dict.fromkeys(tables, COLUMNS))
+
+
+@asynccontextmanager
+async def open_ledger(
+    server_database: ServerDatabase | None,
+    folder: Path,
+    migrations: Sequence[Migration],
+    *,
+    clock: Clock | None = None,
+) -> AsyncIterator[tuple[Database, LedgerService]]:
+    """The database and the ledger; give the ledger its kinds with :func:`serve_kinds`."""
+    settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
+    database = new_database(DatabaseSettings.model_validate(settings), folder)
+    tables: dict[str, tuple[str, str | None]] = {"entries": COLUMNS}
+    driver: EntryStoreDriver
+    if isinstance(database, SqliteDatabase):
+        driver = SqliteDriver(database, SqliteDriverOptions(50_000, 1.0))
+    else:
+        assert isinstance(database, PostgresDatabase)
+        tables["ledger_checkpoints"] = COLUMNS
+        driver = PostgresDriver(database, PostgresDriverOptions(50_000, 1.0))
+    own = migration_of(precipiq_ledger, "ledger", ())
+    ledger_migration = Migration("ledger", own.location, tables, frozenset({"entries"}))
+    ledger = LedgerService(clock or SystemClock(), SystemRandomness(), Limits(256 * 1024, 64))
+    async with database.opened([ledger_migration, *migrations]), driver.open() as store:
+        ledger.start(store, {})
+        yield database, ledger
+        ledger.stop()
+
+
+def serve_kinds(ledger: LedgerService, kinds: Sequence[EntryKind]) -> None:
+    """Let the ledger take entries of these kinds, of decisions and of redactions."""
+    by_name: Mapping[str, EntryKind] = {kind.name: kind for kind in (DECISION, REDACTION, *kinds)}
+    ledger.start(ledger.store, by_name)
