@@ -106,6 +106,8 @@ def test_what_is_no_money_is_taken_and_books_nothing(client: Client) -> None:
     assert (lost["processed"], lost["reason"]) == (False, "the dispute was not won: its chargeback stays")
     crypto = account.deliver(stripe.event("payment_intent.succeeded", stripe.payment_intent(currency="usdc")))
     assert (crypto["processed"], crypto["reason"]) == (False, "the currency is not in ISO 4217")
+    zero = account.deliver(stripe.event("charge.refunded", stripe.charge(refunded=0)))
+    assert (zero["processed"], zero["reason"]) == (False, "nothing to book: the amount is 0")
     empty = stripe.body_of(stripe.event("charge.refunded", {}))
     for broken in (b"[]", b"{", b'{"object": "event"}', b"nothing", empty):
         answer = account.send(broken)

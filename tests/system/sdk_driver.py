@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from precipiq import AsyncPrecipiq, Precipiq, PrecipiqError, retry
@@ -77,6 +78,42 @@ def spooled() -> object:
 def burst() -> object:
     client = Precipiq(key, base_url=url, enable_batching=False, raise_on_error=True, fallback_log_path=fallback)
     return [client.log_decision(**load()[0])["seq"] for _ in range(6)]
+
+
+def outcomes() -> object:
+    client = Precipiq(key, base_url=url, enable_batching=False, raise_on_error=True, fallback_log_path=fallback)
+    one, other = json.loads((folder / "events.json").read_text())
+    receipt = client.log_decision(**load()[0])
+    linked = client.link_outcome(
+        receipt["decision_id"], one, correlation_strength=0.9, link_type="revenue", notes="by hand"
+    )
+    again = client.link_outcome(
+        receipt["decision_id"], one, correlation_strength=0.9, link_type="revenue", notes="by hand"
+    )
+
+    async def main() -> object:
+        async with AsyncPrecipiq(key, base_url=url, raise_on_error=True) as async_client:
+            cost = await async_client.link_outcome(
+                receipt["decision_id"], other, correlation_strength=1.0, link_type="cost"
+            )
+            agent_id = load()[0]["agent_id"]
+            return cost, await async_client.get_ai_pnl(start="2020-01-01", end="2100-01-01", agent_id=agent_id)
+
+    cost, of_agent = asyncio.run(main())
+    refused = ""
+    try:
+        client.link_outcome(receipt["decision_id"], one, correlation_strength=0.1, link_type="cost")
+    except PrecipiqError as error:
+        refused = str(error)
+    return {
+        "linked": linked,
+        "again": again,
+        "cost": cost,
+        "of_agent": of_agent,
+        "pnl": client.get_ai_pnl(),
+        "before": client.get_ai_pnl(end=datetime(2020, 1, 1)),
+        "refused": refused,
+    }
 
 
 print(json.dumps(globals()[scenario]()))

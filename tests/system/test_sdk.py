@@ -149,3 +149,33 @@ def _integers(value: Any) -> Any:
     elif isinstance(value, list):
         for inner in value:
             yield from _integers(inner)
+
+
+def test_outcomes_are_linked_and_added_up(server: ServerProcess, sdk: Sdk, tmp_path: Path) -> None:
+    """Every method of the client works: sync and async."""
+    events = []
+    for event_type, amount in (("payment", "120.50"), ("refund", "-20.25")):
+        event = {"source": "internal", "event_type": event_type, "amount": amount, "currency": "USD"}
+        headers = {"X-Precipiq-Key": server.key}
+        made = httpx2.post(f"{server.url}/api/v1/financial-events", json=event, headers=headers)
+        events.append(made.json()["data"]["id"])
+    (tmp_path / "events.json").write_text(json.dumps(events))
+
+    done = sdk("outcomes", server.url, server.key)
+
+    linked = done["linked"]
+    assert (linked["attribution_method"], linked["link_type"], linked["status"]) == ("manual", "revenue", "active")
+    assert (linked["financial_event_id"], linked["notes"]) == (events[0], "by hand")
+    assert done["again"] == linked
+    assert done["cost"]["amount"] == "-20.25"
+    for figures in (done["pnl"], done["of_agent"]):
+        assert figures["currency"] == "USD"
+        assert figures["total_revenue_attributed"] == "120.50"
+        assert figures["total_cost_attributed"] == "-20.25"
+        assert figures["net_ai_impact"] == "100.25"
+        assert (figures["decision_count"], figures["link_count"]) == (1, 2)
+        assert figures["top_agents"] == [
+            {"agent_id": sent()[0]["agent_id"], "net_impact": "100.25", "decision_count": 1}
+        ]
+    assert (done["before"]["net_ai_impact"], done["before"]["link_count"]) == ("0.00", 0)
+    assert "link_conflict" in done["refused"]

@@ -81,8 +81,8 @@ def _serve_alone(deployment: Deployment) -> int:
         application = boot_application(deployment, control, console)
 
         def ready(addresses: Sequence[str]) -> None:
-            say_serving(application, addresses)
             console.open()
+            say_serving(application, addresses)
 
         return run(
             application,
@@ -104,8 +104,8 @@ def _serve_as_worker(deployment: Deployment, worker: Worker) -> int:
         application = boot_application(deployment, control, console, share_metrics(worker.number))
 
         def ready(_: Sequence[str]) -> None:
-            log.info("worker serving", pid=os.getpid())
             console.open()
+            log.info("worker serving", pid=os.getpid())
             worker.report_ready()
 
         return run(

@@ -24,6 +24,7 @@ log = structlog.get_logger("precipiq.billing")
 
 SYSTEM = "system"
 DUPLICATE = "duplicate event; already processed"
+NO_AMOUNT = "nothing to book: the amount is 0"
 ALREADY_BOOKED = "nothing to book: another event has told of this amount already"
 TEST_MODE = "an event of Stripe's test mode: this deployment does not book it in the environment live"
 
@@ -79,6 +80,8 @@ class Deliveries:
         delivery = await self._store.add(chain, booking, _draft(booking), self._clock.now_us())
         if delivery is None:
             return Outcome(False, DUPLICATE, await self._entry_id(await self._store.get(chain, booking.event_id)))
+        if booking.total_minor == 0:
+            return Outcome(False, NO_AMOUNT)
         if delivery.difference == 0:
             return Outcome(False, ALREADY_BOOKED, await self._entry_id(delivery))
         return Outcome(True, None, await self._entry_id(delivery))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
 from precipiq_billing.errors import SignatureInvalid
-from precipiq_billing.signatures import verify_signature
+from precipiq_billing.signatures import check_signature
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.vault import KeyVault
@@ -74,20 +74,20 @@ class LiveEndpoints:
     ) -> Chain:
         live = await self._current(key, load, self._refresh_s)
         try:
-            return self._verified(live, body, signature)
+            return await self._verified(live, body, signature)
         except (SignatureInvalid, NotFound):
             # Another process may have given it a secret, or made it, a moment ago.
             newer = await self._current(key, load, _SETTLED_S)
             if newer is live:
                 raise
-            return self._verified(newer, body, signature)
+            return await self._verified(newer, body, signature)
 
-    def _verified(self, live: _Live | None, body: bytes, signature: str | None) -> Chain:
+    async def _verified(self, live: _Live | None, body: bytes, signature: str | None) -> Chain:
         if live is None:
             raise NotFound
         now_us = self._clock.now_us()
         secrets = [secret for secret, until_us in live.secrets if until_us is None or now_us < until_us]
-        verify_signature(body, signature, secrets, now_us)
+        await check_signature(body, signature, secrets, now_us)
         return live.chain
 
     async def _current(

@@ -27,7 +27,6 @@ from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import SubscriptionStore
 from precipiq_billing.routes import FinancialEventRoutes
 from precipiq_billing.service import FinancialEvents
-from precipiq_billing.signatures import load_library
 from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
@@ -156,7 +155,6 @@ class BillingPlugin(PluginBase[BillingConfig]):
             await self._book.refresh()
             tasks.append(asyncio.create_task(self._book.run()))
         tasks += [
-            asyncio.create_task(asyncio.to_thread(load_library)),
             asyncio.create_task(deliveries.run()),
             asyncio.create_task(services.get(StripeEndpoints).run(self.config.seal_retry_s)),
         ]

@@ -102,7 +102,8 @@ class _Money:
 
 def _payment(intent: Object) -> _Money:
     object_id = _text(intent, "id")
-    total = _whole(intent, "amount_received" if "amount_received" in intent else "amount", _MINOR_MAX)
+    received = intent.get("amount_received")  # not there in old versions
+    total = _whole(intent, "amount_received" if received else "amount", _MINOR_MAX)
     return _Money("payment", 1, f"payment:{object_id}", total, object_id)
 
 

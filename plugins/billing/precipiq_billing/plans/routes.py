@@ -11,7 +11,7 @@ from starlette.types import Scope
 from precipiq_billing.plans.config import PlansConfig
 from precipiq_billing.plans.models import PlanOut
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
-from precipiq_billing.signatures import verify_signature
+from precipiq_billing.signatures import check_signature
 from precipiq_billing.webhooks import parse_event
 from precipiq_core.clock import Clock, format_timestamp
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery
@@ -60,6 +60,6 @@ class PlanWebhook:
         ``signature``: the header ``stripe-signature``. Raises ``SignatureInvalid``, ``NotAStripeEvent`` and
         ``Unavailable``: Stripe delivers again.
         """
-        verify_signature(body, signature, self._secrets, self._clock.now_us())
+        await check_signature(body, signature, self._secrets, self._clock.now_us())
         reason = await self._book.take(parse_event(body))
         return {"processed": reason is None, "reason": reason}
