@@ -1,20 +1,26 @@
-"""A closed-loop HTTP/1.1 client: so many keep-alive connections, one request in flight on each."""
+"""A closed-loop HTTP/1.1 client: so many keep-alive connections, one request in flight on each.
+
+It sends the same request again and again, or those of a file in turn, an array of texts.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import uvloop
 
 
 class Connection(asyncio.Protocol):
-    """Sends the same request again as soon as the answer is complete."""
+    """Sends the next request as soon as the answer is complete."""
 
-    def __init__(self, request: bytes, done: asyncio.Event) -> None:
-        self.request = request
+    def __init__(self, requests: Iterator[bytes], done: asyncio.Event) -> None:
+        self.requests = requests
         self.done = done
         self.count = 0
         self.failures = 0
@@ -28,7 +34,7 @@ class Connection(asyncio.Protocol):
 
     def send(self) -> None:
         self.started_s = time.perf_counter()
-        self.transport.write(self.request)  # type: ignore[attr-defined]
+        self.transport.write(next(self.requests))  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -50,14 +56,14 @@ class Connection(asyncio.Protocol):
             self.send()
 
 
-async def load(port: int, request: bytes, connections: int, duration_s: float) -> dict[str, float]:
+async def load(port: int, requests: Iterator[bytes], connections: int, duration_s: float) -> dict[str, float]:
     """Requests per second, and the 50th and 99th percentile of their latency in milliseconds."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     protocols = []
     started_s = time.perf_counter()
     for _ in range(connections):
-        _, protocol = await loop.create_connection(lambda: Connection(request, done), "127.0.0.1", port)
+        _, protocol = await loop.create_connection(lambda: Connection(requests, done), "127.0.0.1", port)
         protocols.append(protocol)
     await asyncio.sleep(duration_s)
     elapsed_s = time.perf_counter() - started_s
@@ -74,4 +80,6 @@ async def load(port: int, request: bytes, connections: int, duration_s: float) -
 
 if __name__ == "__main__":
     task = json.load(sys.stdin)
-    print(json.dumps(uvloop.run(load(task["port"], task["request"].encode(), task["connections"], task["duration_s"]))))
+    texts = json.loads(Path(task["requests"]).read_text()) if "requests" in task else [task["request"]]
+    cycle = itertools.cycle([text.encode() for text in texts])
+    print(json.dumps(uvloop.run(load(task["port"], cycle, task["connections"], task["duration_s"]))))

@@ -53,9 +53,9 @@ class FinancialEvents:
         The source and its ``external_id`` name an event; without one the ``request_key`` does. Raises
         ``IdempotencyConflict`` when that event was recorded with other content.
         """
-        key = None if request_key is None else f"{FINANCIAL_EVENT}:request:{request_key}"
+        key = None if request_key is None else f"billing:{FINANCIAL_EVENT}:request:{request_key}"
         if event.external_id is not None:
-            key = f"{FINANCIAL_EVENT}:{event.source}:{event.external_id}"
+            key = f"billing:{FINANCIAL_EVENT}:{event.source}:{event.external_id}"
         body: dict[str, object] = {
             "source": event.source,
             "event_type": event.event_type,

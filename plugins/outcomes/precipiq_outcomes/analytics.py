@@ -17,7 +17,7 @@ from precipiq_outcomes.fold import EVERYBODY, Group
 from precipiq_outcomes.liability import Circumstances, Estimate, RiskModel, estimate
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.spans import Interval, cover, floor, next_start
-from precipiq_outcomes.sums import Sums, Totals
+from precipiq_outcomes.sums import Groups, Sums, Totals
 
 REVENUE, COST = "revenue", "cost"
 
@@ -75,12 +75,13 @@ class Analytics:
         await self._projection.current(chain)
         pieces = cover(asked.start_us, asked.end_us)
         totals = await self._sums.money(chain, pieces, asked.agent_id)
-        decisions = await self._sums.decisions(chain, pieces, asked.agent_id)
+        groups = await self._sums.groups(chain)
+        decisions = await self._sums.decisions(chain, pieces, asked.agent_id, groups)
         whose = asked.agent_id or EVERYBODY
         currency = currency or self._only_currency(totals, whose)
         revenue = totals.amounts.get((currency, REVENUE, whose), 0)
         cost = totals.amounts.get((currency, COST, whose), 0)
-        exposures = await self._exposures(chain, decisions)
+        exposures = await self._exposures(chain, decisions, groups)
         links = sum(count for (of, _, agent), count in totals.links.items() if of == currency and agent == whose)
         return {
             "currency": currency,
@@ -140,9 +141,11 @@ class Analytics:
     async def liability(self, chain: Chain, asked: Range, action_type: str | None) -> dict[str, Any]:
         """What the decisions of a range may cost, in all and by agent and type of action, the highest first."""
         await self._projection.current(chain)
-        decisions = await self._sums.decisions(chain, cover(asked.start_us, asked.end_us), asked.agent_id)
+        groups = await self._sums.groups(chain)
+        pieces = cover(asked.start_us, asked.end_us)
+        decisions = await self._sums.decisions(chain, pieces, asked.agent_id, groups)
         wanted = {group: n for group, n in decisions.items() if action_type in (None, group.action_type)}
-        exposures = await self._exposures(chain, wanted)
+        exposures = await self._exposures(chain, wanted, groups)
         by_pair: dict[tuple[str, str], list[Exposure]] = defaultdict(list)
         for item in exposures:
             by_pair[item.group.agent_id, item.group.action_type].append(item)
@@ -165,10 +168,9 @@ class Analytics:
         facts = _circumstances(group, groups.values(), losses)
         return estimate(self._model, facts), facts
 
-    async def _exposures(self, chain: Chain, decisions: Mapping[Group, int]) -> list[Exposure]:
+    async def _exposures(self, chain: Chain, decisions: Mapping[Group, int], groups: Groups) -> list[Exposure]:
         if not decisions:
             return []
-        groups = await self._sums.groups(chain)
         losses = await self._sums.losses(chain)
         past: dict[tuple[str, str], int] = defaultdict(int)
         for group, count in groups.values():

@@ -135,7 +135,7 @@ class Estimator:
             "past_losses": facts.past_losses,
         }
         entries = cast("int", recorded.get("entries", 0))
-        key = f"{LIABILITY_ESTIMATE}:{decision_id}:{entries}"
+        key = f"outcomes:{LIABILITY_ESTIMATE}:{decision_id}:{entries}"
         try:
             await self._ledger.append(chain, [Draft(LIABILITY_ESTIMATE, SYSTEM, body, None, key)])
         except IdempotencyConflict:

@@ -225,7 +225,7 @@ def _draft(
 
 
 def _key(decision_id: str, event_id: str, version: int) -> str:
-    return f"link:{decision_id}:{event_id}:{version}"
+    return f"outcomes:link:{decision_id}:{event_id}:{version}"
 
 
 def _version(pair: Sequence[Link]) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Database, Row, Scalar, Statement
 from precipiq_outcomes.fold import EVERYBODY, Group
 from precipiq_outcomes.spans import FIRST_US, LAST_US, Piece
+
+Groups: TypeAlias = Mapping[str, tuple[Group, int]]
+"""Every group by its id, with how many decisions it has."""
 
 
 @dataclass
@@ -62,8 +65,10 @@ class Sums:
             for row in await self._database.fetch_as(chain, Statement(sql, values))
         ]
 
-    async def decisions(self, chain: Chain, pieces: list[Piece], agent_id: str | None) -> Mapping[Group, int]:
-        """How many decisions there were, by group."""
+    async def decisions(
+        self, chain: Chain, pieces: list[Piece], agent_id: str | None, groups: Groups
+    ) -> Mapping[Group, int]:
+        """How many decisions there were, by group. ``groups``: what :meth:`groups` gave."""
         counts: dict[str, int] = defaultdict(int)
         for piece in pieces:
             if piece.span:
@@ -79,7 +84,6 @@ class Sums:
             values = _bounds(piece) if piece.span is None else {**_bounds(piece), "span": piece.span}
             for row in await self._database.fetch_as(chain, Statement(sql, values)):
                 counts[str(row["group_id"])] += cast("int", row["decisions"])
-        groups = await self.groups(chain)
         found = {groups[group_id][0]: count for group_id, count in counts.items() if group_id in groups}
         return {group: count for group, count in found.items() if agent_id in (None, group.agent_id)}
 
@@ -100,7 +104,7 @@ class Sums:
         rows = await self._database.fetch_as(chain, Statement(sql, values))
         return [(cast("int", row["start_us"]), cast("int", row["decisions"])) for row in rows]
 
-    async def groups(self, chain: Chain) -> dict[str, tuple[Group, int]]:
+    async def groups(self, chain: Chain) -> Groups:
         """Every group by its id, with how many decisions it has."""
         sql = "SELECT group_id, agent_id, action_type, low_confidence, human_in_loop, decisions FROM outcome_groups"
         return {
