@@ -1,4 +1,7 @@
-"""Opaque cursors: where a page of a list goes on. A number under the list's name, so that no list takes another's."""
+"""Pages of lists: how long, and where the next goes on.
+
+A cursor is opaque: a number under the list's name, so that no list takes another's.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import base64
 import binascii
 
 from precipiq_core.errors import ValidationFailed
+from precipiq_core.settings import HttpSettings
 
 
 def encode_cursor(name: str, number: int) -> str:
@@ -23,3 +27,12 @@ def decode_cursor(name: str, cursor: str, *, below: int = 2**63) -> int:
     except (binascii.Error, ValueError):
         pass
     raise ValidationFailed(details={"cursor": ["is not a cursor of this list"]})
+
+
+def page_limit(asked: int | None, http: HttpSettings) -> int:
+    """How many items a page has. Raises ``ValidationFailed`` when more are asked for than the deployment allows."""
+    if asked is None:
+        return http.list_limit_default
+    if asked > http.list_limit_max:
+        raise ValidationFailed(details={"limit": [f"must be <= {http.list_limit_max}"]})
+    return asked

@@ -160,7 +160,8 @@ class Endpoint:
     ``media_type``: of the answer; other than JSON for a handler that returns ``StreamReply`` or ``Download``.
     ``is_download``: it returns ``Download``. ``key_in_query``: accept ``?api_key=`` too, for clients that cannot set
     headers. ``admission``: what stands before the key. ``raw_body_bytes_max``: the body is not parsed, the handler gets
-    up to so many bytes as they came; then there is no ``body``, and no ``Idempotency-Key``.
+    up to so many bytes as they came; then there is no ``body``, and no ``Idempotency-Key``. ``repeat_status``: what a
+    request that was made before is answered with, where that is another.
     """
 
     method: Method
@@ -180,6 +181,7 @@ class Endpoint:
     key_in_query: bool = False
     admission: Admission | None = None
     raw_body_bytes_max: int | None = None
+    repeat_status: int | None = None
 
     @property
     def rate_group(self) -> RateGroup:

@@ -153,6 +153,9 @@ def _responses(endpoint: Endpoint, references: References) -> Document:
     responses: Document = {
         str(endpoint.status): {"description": "success", "headers": parts.SUCCESS_HEADERS, "content": content}
     }
+    if endpoint.repeat_status is not None:
+        repeated = {**responses[str(endpoint.status)], "description": "what the first such request made"}
+        responses[str(endpoint.repeat_status)] = repeated
     if endpoint.is_download:
         responses |= _download_responses(content)
     codes = [

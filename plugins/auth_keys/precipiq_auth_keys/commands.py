@@ -12,12 +12,12 @@ from precipiq_auth_keys.routes import key_record, new_key_record
 from precipiq_auth_keys.service import SYSTEM, KeyService, NewKey
 from precipiq_auth_keys.store import KeyRecord, Organisation
 from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.options import json_option
 from precipiq_core.clock import Clock, parse_timestamp
 from precipiq_core.contracts.auth import SCOPES, Scope
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.services import Services
 
-json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
 env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,6 +17,7 @@ from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.errors import NotAStripeEvent
 from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.contracts.deployment import DeploymentInfo
@@ -24,17 +25,11 @@ from precipiq_core.services import Services
 
 _SECRET_CHARACTERS = range(22, 256)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
 secret_option = click.option(
     "--secret-file",
     type=click.File("r"),
     help="file that holds the signing secret, - for standard input; without it you are asked",
 )
-
-
-def _chain_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
-    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
 
 
 @click.group("stripe")
@@ -48,7 +43,7 @@ def endpoints_group() -> None:
 
 
 @endpoints_group.command("create")
-@_chain_options
+@chain_options
 @click.option("--description", help="for people")
 @json_option
 @click.pass_context
@@ -64,7 +59,7 @@ def create_endpoint(ctx: click.Context, org_id: str, environment: str, descripti
 
 
 @endpoints_group.command("list")
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def list_endpoints(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
@@ -84,7 +79,7 @@ def list_endpoints(ctx: click.Context, org_id: str, environment: str, as_json: b
 
 @endpoints_group.command("delete")
 @click.argument("endpoint_id")
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def delete_endpoint(ctx: click.Context, endpoint_id: str, org_id: str, environment: str, as_json: bool) -> None:
@@ -99,7 +94,7 @@ def delete_endpoint(ctx: click.Context, endpoint_id: str, org_id: str, environme
 
 @endpoints_group.command("set-secret")
 @click.argument("endpoint_id")
-@_chain_options
+@chain_options
 @secret_option
 @click.option(
     "--grace-seconds", type=click.IntRange(min=0), default=0, help="how long the secret before stays good [default: 0]"
@@ -132,7 +127,7 @@ def set_secret(
 
 @stripe_group.command("replay")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def replay(ctx: click.Context, file: Path, org_id: str, environment: str, as_json: bool) -> None:

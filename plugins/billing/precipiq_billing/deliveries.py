@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from precipiq_core.chain_format import statement_id
 from precipiq_core.clock import Clock, format_timestamp
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.errors import IdempotencyConflict, PrecipiqError, Unavailable
+from precipiq_core.periodic import repeat
 
 log = structlog.get_logger("precipiq.billing")
 
@@ -62,6 +62,7 @@ class Deliveries:
         self._metrics = metrics
         self._accept_test_mode_in_live = accept_test_mode_in_live
         self._retry_s = retry_s
+        self._next_look_s = 0.0
         self._sealed: dict[tuple[Chain, str], str] = {}
 
     async def take(self, chain: Chain, event: object) -> Outcome:
@@ -116,20 +117,13 @@ class Deliveries:
 
     async def run(self) -> None:
         """Note what was sealed, and seal what a crash or an outage left. Until cancelled."""
-        next_look_s = self._clock.monotonic_s()
-        is_failing = False
-        while True:
-            try:
-                await self.note_sealed()
-                if self._clock.monotonic_s() >= next_look_s:
-                    next_look_s = self._clock.monotonic_s() + self._retry_s
-                    await self.seal_left_over()
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("deliveries cannot be sealed; they are stored", reason=error.message)
-                is_failing = True
-            await asyncio.sleep(_NOTE_DELAY_S)
+        await repeat(self._look, _NOTE_DELAY_S, "deliveries cannot be sealed; they are stored")
+
+    async def _look(self) -> None:
+        await self.note_sealed()
+        if self._clock.monotonic_s() >= self._next_look_s:
+            self._next_look_s = self._clock.monotonic_s() + self._retry_s
+            await self.seal_left_over()
 
     async def seal_left_over(self) -> None:
         """Seal the deliveries that were stored some seconds ago and are not in the chain."""

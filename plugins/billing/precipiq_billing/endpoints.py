@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
-
-import structlog
 
 from precipiq_billing import kinds
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
@@ -14,10 +11,9 @@ from precipiq_core.clock import Clock, Randomness, format_timestamp, uuid7
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.vault import KeyVault
-from precipiq_core.errors import IdempotencyConflict, NotFound, PrecipiqError, Unavailable, ValidationFailed
+from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_core.outbox import OutboxEvent
-
-log = structlog.get_logger("precipiq.billing")
+from precipiq_core.periodic import repeat
 
 _ID_BYTES = 24
 _HINT_CHARACTERS = 4
@@ -121,17 +117,11 @@ class StripeEndpoints:
 
     async def run(self, interval_s: float) -> None:
         """Seal events that could not be sealed when they happened, and forget expired secrets. Until cancelled."""
-        is_failing = False
-        while True:
-            try:
-                await self._store.events.deliver(self._ledger)
-                await self._store.forget_expired(self._clock.now_us())
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("Stripe endpoints cannot be looked at", reason=error.message)
-                is_failing = True
-            await asyncio.sleep(interval_s)
+        await repeat(self._look, interval_s, "Stripe endpoints cannot be looked at")
+
+    async def _look(self) -> None:
+        await self._store.events.deliver(self._ledger)
+        await self._store.forget_expired(self._clock.now_us())
 
     def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> OutboxEvent:
         event_id = uuid7(self._clock.now_us(), self._randomness.bytes(10))

@@ -11,7 +11,7 @@ from precipiq_core.chain_format import statement_id, statement_timestamp
 from precipiq_core.clock import parse_end, parse_timestamp
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.errors import ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor
+from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.settings import HttpSettings
 
@@ -40,6 +40,7 @@ class FinancialEventRoutes:
                 models.FinancialEvent,
                 body=models.FinancialEventIn,
                 status=201,
+                repeat_status=200,
             ),
             Endpoint(
                 "GET",
@@ -104,7 +105,7 @@ class FinancialEventRoutes:
             None if query.end is None else _end(query.end),
         )
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
-        page = await self._events.find(call.principal.chain, wanted, before, self._limit(query.limit))
+        page = await self._events.find(call.principal.chain, wanted, before, page_limit(query.limit, self._http))
         next_cursor = None if page.next_before_seq is None else encode_cursor(_CURSOR, page.next_before_seq)
         return {
             "items": await self._events.records(call.principal.chain, page.entries),
@@ -127,13 +128,6 @@ class FinancialEventRoutes:
             "timestamp": statement_timestamp(entry.statement),
             "financial_event_id": event_id,
         }
-
-    def _limit(self, asked: int | None) -> int:
-        if asked is None:
-            return self._http.list_limit_default
-        if asked > self._http.list_limit_max:
-            raise ValidationFailed(details={"limit": [f"must be <= {self._http.list_limit_max}"]})
-        return asked
 
 
 def _end(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import click
 from pydantic import ValidationError
 
 from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.errors import NotFound, Unavailable
@@ -29,13 +30,6 @@ from precipiq_exports.signing_keys import SYSTEM, SigningKeys, key_record
 
 _SHOWN_EVERY_S = 0.1
 
-json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
-
-
-def _chain_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
-    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
-
 
 @click.group("ledger")
 def ledger_group() -> None:
@@ -43,7 +37,7 @@ def ledger_group() -> None:
 
 
 @ledger_group.command("export")
-@_chain_options
+@chain_options
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="file to write, a ZIP")
 @click.option("--start", help="ISO 8601 time of the first entry")
 @click.option("--end", help="ISO 8601 time before which entries end; a bare date includes that day")
@@ -141,7 +135,7 @@ def signing_keys_group() -> None:
 
 
 @signing_keys_group.command("create")
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def create_key(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
@@ -156,7 +150,7 @@ def create_key(ctx: click.Context, org_id: str, environment: str, as_json: bool)
 
 
 @signing_keys_group.command("rotate")
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def rotate_key(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
@@ -171,7 +165,7 @@ def rotate_key(ctx: click.Context, org_id: str, environment: str, as_json: bool)
 
 
 @signing_keys_group.command("list")
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:

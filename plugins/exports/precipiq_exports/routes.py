@@ -11,7 +11,7 @@ from precipiq_core.clock import Clock, format_timestamp
 from precipiq_core.contracts.auth import AddressLimiter
 from precipiq_core.errors import NotFound, PrecipiqError, RateLimited, ValidationFailed
 from precipiq_core.http.authentication import address_of
-from precipiq_core.http.cursors import decode_cursor, encode_cursor
+from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import Call, Download, Endpoint, NoBody, NoQuery, PlainEndpoint, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.settings import HttpSettings
@@ -86,7 +86,7 @@ class ExportRoutes:
 
     async def list_exports(self, call: Call[NoBody, models.ExportQuery]) -> object:
         """List exports, newest first."""
-        limit = self._limit(call.query.limit)
+        limit = page_limit(call.query.limit, self._http)
         before = call.query.cursor and _export_id(decode_cursor(_CURSOR, call.query.cursor, below=2**128))
         jobs = await self._service.page(call.principal.chain, before, limit)
         next_cursor = encode_cursor(_CURSOR, int(jobs[-1].export_id[4:], 16)) if len(jobs) == limit else None
@@ -138,13 +138,6 @@ class ExportRoutes:
 
     def _read(self, job: Job, start: int, end: int) -> AsyncGenerator[bytes, None]:
         return self._service.read(job, start, end)
-
-    def _limit(self, asked: int | None) -> int:
-        if asked is None:
-            return self._http.list_limit_default
-        if asked > self._http.list_limit_max:
-            raise ValidationFailed(details={"limit": [f"must be <= {self._http.list_limit_max}"]})
-        return asked
 
 
 def _export_id(number: int) -> str:

@@ -10,7 +10,7 @@ from precipiq_core.contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import NotFound, ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor
+from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json
 from precipiq_core.http.raw_entry import raw_entry
@@ -128,7 +128,7 @@ class LedgerRoutes:
             end_us=None if query.end is None else parse_end(query.end),
         )
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
-        page = await self._service.find(call.principal.chain, wanted, before, self._limit(query.limit))
+        page = await self._service.find(call.principal.chain, wanted, before, page_limit(query.limit, self._http))
         items = await self._records(page.entries)
         next_cursor = None if page.next_before_seq is None else encode_cursor(_CURSOR, page.next_before_seq)
         return {"items": items, "next_cursor": next_cursor}
@@ -164,7 +164,7 @@ class LedgerRoutes:
 
     async def list_entries(self, call: Call[NoBody, models.EntryQueryParameters]) -> object:
         """Read the raw entries of the chain, oldest first: enough to verify it without our help."""
-        limit = self._limit(call.query.limit)
+        limit = page_limit(call.query.limit, self._http)
         entries = await self._service.read(call.principal.chain, call.query.after_seq, limit, call.query.kind)
         next_after = entries[-1].seq if len(entries) == limit else None
         return {"items": [raw_entry(entry) for entry in entries], "next_after_seq": next_after}
@@ -191,13 +191,6 @@ class LedgerRoutes:
         if not entries:
             return []
         return [raw_json(text) for text in await self._service.present_decisions(entries[0].chain, entries)]
-
-    def _limit(self, asked: int | None) -> int:
-        if asked is None:
-            return self._http.list_limit_default
-        if asked > self._http.list_limit_max:
-            raise ValidationFailed(details={"limit": [f"must be <= {self._http.list_limit_max}"]})
-        return asked
 
 
 def verdict_record(verdict: ChainVerdict) -> records.Record:

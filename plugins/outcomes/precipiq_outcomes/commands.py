@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import click
 
 from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.services import Services
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import ProjectionStore
-
-json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
-
-
-def _chain_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
-    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
 
 
 @click.group("outcomes")
@@ -29,7 +22,7 @@ def outcomes_group() -> None:
 
 
 @outcomes_group.command("rebuild")
-@_chain_options
+@chain_options
 @json_option
 @click.pass_context
 def rebuild(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:

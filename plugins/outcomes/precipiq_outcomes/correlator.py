@@ -8,14 +8,14 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-import structlog
 
 from precipiq_core.chain_format import parse_statement, split_payload, statement_kind
 from precipiq_core.clock import Clock, parse_timestamp
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import Conflict, PrecipiqError
+from precipiq_core.errors import Conflict
+from precipiq_core.periodic import repeat
 from precipiq_outcomes.config import CorrelationConfig
 from precipiq_outcomes.kinds import DECISION, FINANCIAL_EVENT
 from precipiq_outcomes.link_store import LinkStore
@@ -24,8 +24,6 @@ from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import ProjectionStore
 from precipiq_outcomes.scoring import REFERENCE_NAMES, Candidate, Money, Score, Weights, score
 from precipiq_outcomes.service import LinkService, NewLink
-
-log = structlog.get_logger("precipiq.outcomes")
 
 CURSOR = "correlation"
 SYSTEM = "system"
@@ -80,17 +78,11 @@ class Correlator:
 
     async def run(self) -> None:
         """Until cancelled."""
-        is_failing = False
-        while True:
-            try:
-                while await self.look():
-                    pass
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("links cannot be proposed now", reason=error.message)
-                is_failing = True
-            await asyncio.sleep(self._config.interval_s)
+        await repeat(self._look_at_all, self._config.interval_s, "links cannot be proposed now")
+
+    async def _look_at_all(self) -> None:
+        while await self.look():
+            pass
 
     async def look(self) -> bool:
         """Score some of the events that were not scored yet; whether there may be more."""

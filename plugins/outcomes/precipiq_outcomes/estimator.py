@@ -5,26 +5,22 @@ Estimates of all decisions are computed when they are asked for; those on record
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import cast
-
-import structlog
 
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import Chain, Draft
 from precipiq_core.contracts.database import Database, Scalar, Statement
 from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import IdempotencyConflict, PrecipiqError
+from precipiq_core.errors import IdempotencyConflict
+from precipiq_core.periodic import repeat
 from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.kinds import LIABILITY_ESTIMATE
 from precipiq_outcomes.projection_store import LINKS_CURSOR, chain_in, chain_values
 from precipiq_outcomes.spans import DAY_US
-
-log = structlog.get_logger("precipiq.outcomes")
 
 SYSTEM = "system"
 NIGHTLY = "nightly"
@@ -55,18 +51,12 @@ class Estimator:
 
     async def run(self) -> None:
         """Until cancelled."""
-        is_failing = False
-        while True:
-            try:
-                await self.begin_night()
-                while await self.record_stale():
-                    pass
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("liability estimates are behind", reason=error.message)
-                is_failing = True
-            await asyncio.sleep(self._interval_s)
+        await repeat(self._look, self._interval_s, "liability estimates are behind")
+
+    async def _look(self) -> None:
+        await self.begin_night()
+        while await self.record_stale():
+            pass
 
     async def begin_night(self) -> None:
         """Once a UTC day and chain: have every estimate on record looked at again."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from precipiq_core.clock import parse_timestamp
 from precipiq_core.errors import ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor
+from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.settings import HttpSettings
 from precipiq_outcomes import models
@@ -48,6 +48,7 @@ class LinkRoutes:
                 models.Link,
                 body=models.LinkIn,
                 status=201,
+                repeat_status=200,
                 errors=("link_conflict", "not_found"),
             ),
             Endpoint("GET", "/links", self.list_links, "read", models.LinkPage, query=models.LinkQuery),
@@ -100,7 +101,7 @@ class LinkRoutes:
         values = {column: getattr(query, name) for name, column in _FILTERS.items()}
         filters = {column: value for column, value in values.items() if value is not None}
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
-        limit = self._limit(query.limit)
+        limit = page_limit(query.limit, self._http)
         links = await self._service.page(chain, filters, before, limit)
         next_cursor = encode_cursor(_CURSOR, links[-1].seq) if len(links) == limit else None
         return {"items": [link_record(chain, link) for link in links], "next_cursor": next_cursor}
@@ -127,13 +128,6 @@ class LinkRoutes:
         principal = call.principal
         link = await self._service.reject(principal.chain, call.path["id"], principal.key_id)
         return link_record(principal.chain, link)
-
-    def _limit(self, asked: int | None) -> int:
-        if asked is None:
-            return self._http.list_limit_default
-        if asked > self._http.list_limit_max:
-            raise ValidationFailed(details={"limit": [f"must be <= {self._http.list_limit_max}"]})
-        return asked
 
 
 class AnalyticsRoutes:

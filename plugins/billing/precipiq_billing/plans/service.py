@@ -22,7 +22,7 @@ from precipiq_billing.plans.subscriptions import (
 )
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits
-from precipiq_core.errors import PrecipiqError
+from precipiq_core.periodic import repeat
 
 DUPLICATE = "duplicate event; already processed"
 OUTDATED = "a later state of the subscription is known"
@@ -110,19 +110,8 @@ class PlanBook:
                     return
 
     async def run(self) -> None:
-        """Refresh until cancelled. What fails is logged once and tried again; the last known plans apply meanwhile."""
-        is_failing = False
-        while True:
-            await asyncio.sleep(self._config.refresh_s)
-            try:
-                await self.refresh()
-                if is_failing:
-                    log.info("plans can be looked at again")
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("plans cannot be looked at", reason=error.message)
-                is_failing = True
+        """Refresh until cancelled. While that fails the last known plans apply."""
+        await repeat(self.refresh, self._config.refresh_s, "plans cannot be looked at")
 
     async def accounts(self) -> list[Account]:
         """Every organisation that ever had a subscription, by id; read from the database."""

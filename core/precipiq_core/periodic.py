@@ -1,0 +1,32 @@
+"""Work that is done again and again while a deployment serves, and that survives what it depends on being away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import structlog
+
+from precipiq_core.errors import PrecipiqError
+
+log = structlog.get_logger("precipiq.periodic")
+
+
+async def repeat(work: Callable[[], Awaitable[None]], interval_s: float, failing: str) -> NoReturn:
+    """Do the work, wait ``interval_s``, and so on until cancelled.
+
+    What it raises as ``PrecipiqError`` is logged as ``failing`` once, until it works again; anything else is let out.
+    """
+    is_failing = False
+    while True:
+        try:
+            await work()
+            if is_failing:
+                log.info("works again", after=failing)
+            is_failing = False
+        except PrecipiqError as error:
+            if not is_failing:
+                log.warning(failing, reason=error.message)
+            is_failing = True
+        await asyncio.sleep(interval_s)
