@@ -185,6 +185,7 @@ def main() -> None:
                 print(f"  kept in: {sizes(server)}")
             except Exception as error:
                 print(f"  sizes unknown: {type(error).__name__}")
+            server.sql("DELETE FROM outcome_stale")  # the estimates on record are not what is measured
             server.start()
             try:
                 measure(server)

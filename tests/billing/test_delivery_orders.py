@@ -15,7 +15,7 @@ from precipiq_billing.service import FinancialEvents
 from precipiq_billing.stripe_events import Booking, booking_of
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain
-from precipiq_ledger.service import LedgerService
+from precipiq_ledger.service import LedgerService, Limits
 from tests.billing import stripe_events as stripe
 
 pytestmark = pytest.mark.anyio
@@ -95,3 +95,15 @@ def test_what_stands_in_an_expanded_or_old_object_is_found() -> None:
     refund = booking_of(stripe.event("charge.refunded", expanded))
     assert isinstance(refund, Booking)
     assert (refund.related_id, refund.metadata, refund.sign) == ("pi_7", {"a": "b"}, -1)
+
+
+async def test_money_counts_even_when_the_chain_cannot_keep_its_metadata(deliveries: Taking) -> None:
+    taking, _, ledger = deliveries
+    ledger._limits = Limits(3_000, 64)
+    chain = Chain(f"org_{next(_numbers)}", "test")
+    large = {f"key {number}": "x" * 500 for number in range(50)}
+    outcome = await taking.take(chain, stripe.event("charge.refunded", stripe.charge(metadata=large)))
+    assert outcome.processed
+    assert outcome.entry_id is not None
+    assert await total(ledger, chain) == Decimal("-5.00")
+    await taking.seal_left_over()

@@ -162,23 +162,13 @@ def test_pages_of_links_are_whole_and_in_order(client: Client) -> None:
 
 
 def test_erased_notes_are_gone_from_the_lists_too(client: Client, shared_server: ServerProcess) -> None:
-    """The ledger erases payloads of decisions over the interface; of other kinds, through its capability."""
     made = client.data("POST", "/links", json=link(client.decide()["decision_id"], paid(client), notes="about Zoë"))
-    org_id = made["org_id"]
-    script = (
-        "import asyncio, os, sys; from pathlib import Path; from precipiq_core.app import running\n"
-        "from precipiq_core.cli.context import assemble_for_command\n"
-        "from precipiq_core.contracts.chain import Chain; from precipiq_core.contracts.ledger import Ledger\n"
-        "from precipiq_core.deployment import load_deployment\n"
-        "async def main():\n"
-        "    assembly = assemble_for_command(load_deployment(Path(os.environ['PRECIPIQ_CONFIG']), os.environ))\n"
-        "    async with running(assembly):\n"
-        "        ledger = assembly.services.get(Ledger)\n"
-        "        await ledger.redact(Chain(sys.argv[1], 'test'), sys.argv[2], 'link', 'asked for', 'system')\n"
-        "asyncio.run(main())\n"
-    )
-    shared_server.python(script, org_id, made["id"])
+    gone = client.data("POST", f"/links/{made['id']}/redact", json={"reason": "asked for"})
+    assert (gone["link_id"], gone["seq"] > made["seq"]) == (made["id"], True)
     assert client.data("GET", f"/links/{made['id']}")["notes"] is None
     assert client.data("GET", "/links")["items"][0]["notes"] is None
     rows = shared_server.sql(f"SELECT notes FROM outcome_links WHERE link_id = '{made['id']}'")
     assert [tuple(row) for row in rows] == [(None,)]
+    assert client.http.post(f"/links/{made['id']}/redact", json={"reason": "twice"}).status_code == 409
+    decision = client.decide()["decision_id"]
+    assert client.http.post(f"/links/{decision}/redact", json={"reason": "no link"}).status_code == 404

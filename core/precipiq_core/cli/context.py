@@ -12,7 +12,10 @@ import click
 from precipiq_core.app import running
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.deployment import Deployment
+from precipiq_core.errors import NotFound
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.services import Services
@@ -46,6 +49,12 @@ def assemble_for_command(deployment: Deployment) -> Assembly:
     )
     control.add(names=[item.value for item in assembly.secret_names])
     return assembly
+
+
+async def must_exist(chain: Chain, services: Services) -> None:
+    """Raises ``NotFound`` for a chain without an entry: a misspelt organisation must not become one."""
+    if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
+        raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")
 
 
 def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T]]) -> T:

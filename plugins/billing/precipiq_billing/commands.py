@@ -16,7 +16,7 @@ from precipiq_billing.endpoint_routes import endpoint_record
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.errors import NotAStripeEvent
-from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import Chain, Environment
@@ -52,6 +52,7 @@ def create_endpoint(ctx: click.Context, org_id: str, environment: str, descripti
 
     async def work(services: Services) -> dict[str, Any]:
         chain = Chain(org_id, cast("Environment", environment))
+        await must_exist(chain, services)
         endpoint, _ = await services.get(StripeEndpoints).create(chain, description, None, SYSTEM)
         return _record(services, endpoint)
 
@@ -145,6 +146,7 @@ def replay(ctx: click.Context, file: Path, org_id: str, environment: str, as_jso
 
 
 async def _replay(chain: Chain, file: Path, services: Services) -> dict[str, int]:
+    await must_exist(chain, services)
     deliveries = services.get(Deliveries)
     counts: Counter[str] = Counter()
     for number, event in enumerate(stored_events(file), 1):

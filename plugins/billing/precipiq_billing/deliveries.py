@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -16,8 +16,8 @@ from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
 from precipiq_core.chain_format import statement_id
 from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import IdempotencyConflict, PrecipiqError, Unavailable
+from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.errors import IdempotencyConflict, PrecipiqError, Unavailable, ValidationFailed
 from precipiq_core.periodic import repeat
 
 log = structlog.get_logger("precipiq.billing")
@@ -102,7 +102,7 @@ class Deliveries:
     async def _seal(self, delivery: StoredDelivery) -> str:
         event = _event(delivery)
         try:
-            entry, _ = await self._events.record(delivery.chain, event, SYSTEM)
+            entry = await self._recorded(delivery.chain, event)
         except IdempotencyConflict:
             # Somebody recorded an event of that id by hand; the two are one.
             found = await self._events.by_external_id(delivery.chain, event.source, delivery.event_id)
@@ -114,6 +114,14 @@ class Deliveries:
         if len(self._sealed) < _NOTED_MAX:
             self._sealed[delivery.chain, delivery.event_id] = entry_id
         return entry_id
+
+    async def _recorded(self, chain: Chain, event: NewEvent) -> Entry:
+        """The event's entry; without its metadata where the chain cannot take them: the money counts."""
+        try:
+            return (await self._events.record(chain, event, SYSTEM))[0]
+        except ValidationFailed as error:
+            log.error("metadata of a delivery cannot be kept", event_id=event.external_id, reason=error.message)
+            return (await self._events.record(chain, replace(event, metadata=None), SYSTEM))[0]
 
     async def run(self) -> None:
         """Note what was sealed, and seal what a crash or an outage left. Until cancelled."""

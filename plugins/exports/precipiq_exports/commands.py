@@ -13,11 +13,10 @@ from typing import Any, cast
 import click
 from pydantic import ValidationError
 
-from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import NotFound, Unavailable
+from precipiq_core.errors import Unavailable
 from precipiq_core.services import Services
 from precipiq_exports.jobs import FORMATS, Job
 from precipiq_exports.leases import Progress
@@ -79,7 +78,7 @@ def export(
 
 async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, services: Services) -> Job:
     service, runner = services.get(ExportService), services.get(ExportRunner)
-    await _must_exist(chain, services)
+    await must_exist(chain, services)
     job = await service.request_leased(chain, wanted.as_request(), SYSTEM, runner.owner)
     progress = Progress()
     await _watched(runner.work(job, progress), progress, with_bar)
@@ -89,12 +88,6 @@ async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, 
         raise Unavailable(f"export {job.export_id} is {job.status}: {reason}")
     await _write(service, job, output)
     return job
-
-
-async def _must_exist(chain: Chain, services: Services) -> None:
-    """A misspelt organisation must not become a chain that holds nothing but its own export."""
-    if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
-        raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")
 
 
 async def _watched(work: Awaitable[None], progress: Progress, with_bar: bool) -> None:
@@ -143,7 +136,7 @@ def create_key(ctx: click.Context, org_id: str, environment: str, as_json: bool)
 
     async def work(services: Services) -> SigningKey:
         chain = Chain(org_id, cast("Environment", environment))
-        await _must_exist(chain, services)
+        await must_exist(chain, services)
         return await services.get(SigningKeys).current(chain)
 
     _show(run_in_deployment(ctx, work), as_json)
@@ -158,7 +151,7 @@ def rotate_key(ctx: click.Context, org_id: str, environment: str, as_json: bool)
 
     async def work(services: Services) -> SigningKey:
         chain = Chain(org_id, cast("Environment", environment))
-        await _must_exist(chain, services)
+        await must_exist(chain, services)
         return await services.get(SigningKeys).rotate(chain, SYSTEM)
 
     _show(run_in_deployment(ctx, work), as_json)

@@ -163,9 +163,8 @@ class Analytics:
 
     async def estimate_of(self, chain: Chain, group: Group) -> tuple[Estimate, Circumstances]:
         """What one decision of that group may cost, as of now."""
-        groups = await self._sums.groups(chain)
-        losses = await self._sums.losses(chain)
-        facts = _circumstances(group, groups.values(), losses)
+        past, losses = await self._sums.of_pair(chain, group.agent_id, group.action_type)
+        facts = Circumstances(group.action_type, group.low_confidence, group.human_in_loop, past, losses)
         return estimate(self._model, facts), facts
 
     async def _exposures(self, chain: Chain, decisions: Mapping[Group, int], groups: Groups) -> list[Exposure]:
@@ -242,12 +241,6 @@ def _sum_record(exposures: Sequence[Exposure]) -> dict[str, Any]:
         "interval_high": total([item.estimate.high * item.decisions for item in exposures]),
         "decision_count": sum(item.decisions for item in exposures),
     }
-
-
-def _circumstances(group: Group, groups: Any, losses: Mapping[tuple[str, str], int]) -> Circumstances:
-    pair = (group.agent_id, group.action_type)
-    past = sum(count for other, count in groups if (other.agent_id, other.action_type) == pair)
-    return Circumstances(group.action_type, group.low_confidence, group.human_in_loop, past, losses.get(pair, 0))
 
 
 def _moment(us: int | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import click
 
-from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.services import Services
@@ -42,6 +42,7 @@ def rebuild(ctx: click.Context, org_id: str, environment: str, as_json: bool) ->
 
 
 async def _rebuild(chain: Chain, services: Services) -> dict[str, Any]:
+    await must_exist(chain, services)
     store, projection = services.get(ProjectionStore), services.get(Projection)
     await projection.catch_up(chain)
     before = await store.dump(chain)

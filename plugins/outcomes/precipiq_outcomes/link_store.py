@@ -54,7 +54,8 @@ class LinkStore:
         sql = (
             "SELECT COALESCE(SUM(CASE WHEN confirmed_us IS NOT NULL THEN 1 ELSE 0 END), 0) AS good, "
             "COALESCE(SUM(CASE WHEN rejected_us IS NOT NULL THEN 1 ELSE 0 END), 0) AS bad "
-            "FROM outcome_links WHERE agent_id = :agent_id"
+            "FROM outcome_links "
+            "WHERE agent_id = :agent_id AND (confirmed_us IS NOT NULL OR rejected_us IS NOT NULL)"
         )
         row = (await self._database.fetch_as(chain, Statement(sql, {"agent_id": agent_id})))[0]
         good, bad = cast("int", row["good"]), cast("int", row["bad"])

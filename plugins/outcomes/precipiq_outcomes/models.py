@@ -60,6 +60,22 @@ class LinkIn(RequestModel):
     notes: Annotated[StrictStr, Field(max_length=4000), AfterValidator(_no_nul)] | None = None
 
 
+class RedactionIn(RequestModel):
+    """Why the notes are erased. The reason stays in the chain for ever."""
+
+    reason: Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(_no_nul)]
+
+
+class LinkRedaction(BaseModel):
+    """The redaction entry that took the notes' place."""
+
+    redaction_id: str
+    seq: int
+    hash: str
+    timestamp: str
+    link_id: str
+
+
 class LinkQuery(RequestModel):
     """Which links to list; all conditions hold at once."""
 

@@ -82,7 +82,7 @@ class Projection:
     async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry]) -> int:
         folded = await asyncio.to_thread(_folded, entries) if len(entries) > _INLINE_MAX else _folded(entries)
         fold = Fold(await self._links_around(chain, folded))
-        changes = fold.take(folded)
+        changes = await asyncio.to_thread(fold.take, folded) if len(folded) > _INLINE_MAX else fold.take(folded)
         money = await self._store.money_at(chain, changes.money) if changes.money else {}
         for key, change in changes.money.items():
             before = money.get(key, Money())

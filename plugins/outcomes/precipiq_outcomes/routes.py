@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from precipiq_core.chain_format import statement_id, statement_timestamp
 from precipiq_core.clock import parse_timestamp
 from precipiq_core.errors import ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
@@ -74,6 +75,16 @@ class LinkRoutes:
                 errors=answers,
                 path_parameters=by_id,
             ),
+            Endpoint(
+                "POST",
+                "/links/{id}/redact",
+                self.redact_link,
+                "admin",
+                models.LinkRedaction,
+                body=models.RedactionIn,
+                errors=("conflict",),
+                path_parameters=by_id,
+            ),
         ]
 
     async def create_link(self, call: Call[models.LinkIn, NoQuery]) -> Reply:
@@ -128,6 +139,18 @@ class LinkRoutes:
         principal = call.principal
         link = await self._service.reject(principal.chain, call.path["id"], principal.key_id)
         return link_record(principal.chain, link)
+
+    async def redact_link(self, call: Call[models.RedactionIn, NoQuery]) -> object:
+        """Erase a link's notes for good; the link stays on record, and proven."""
+        link_id, principal = call.path["id"], call.principal
+        entry = await self._service.redact(principal.chain, link_id, call.body.reason, principal.key_id)
+        return {
+            "redaction_id": statement_id(entry.statement),
+            "seq": entry.seq,
+            "hash": entry.hash,
+            "timestamp": statement_timestamp(entry.statement),
+            "link_id": link_id,
+        }
 
 
 class AnalyticsRoutes:

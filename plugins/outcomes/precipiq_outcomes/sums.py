@@ -120,6 +120,18 @@ class Sums:
             for row in await self._database.fetch_as(chain, Statement(sql))
         }
 
+    async def of_pair(self, chain: Chain, agent_id: str, action_type: str) -> tuple[int, int]:
+        """How many decisions of that agent and type there are, and how many of them have a cost or liability link."""
+        sql = (
+            "SELECT (SELECT COALESCE(SUM(decisions), 0) FROM outcome_groups "
+            "WHERE agent_id = :agent_id AND action_type = :action_type) AS past, "
+            "(SELECT COALESCE(SUM(decisions), 0) FROM outcome_losses "
+            "WHERE agent_id = :agent_id AND action_type = :action_type) AS losses"
+        )
+        values: dict[str, Scalar] = {"agent_id": agent_id, "action_type": action_type}
+        row = (await self._database.fetch_as(chain, Statement(sql, values)))[0]
+        return cast("int", row["past"]), cast("int", row["losses"])
+
     async def losses(self, chain: Chain) -> dict[tuple[str, str], int]:
         """(agent, type of action) -> its decisions that have an active cost or liability link."""
         sql = "SELECT agent_id, action_type, decisions FROM outcome_losses"

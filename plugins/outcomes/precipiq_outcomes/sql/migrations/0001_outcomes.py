@@ -58,6 +58,10 @@ def upgrade() -> None:
     op.execute(
         f"CREATE INDEX outcome_links_request ON outcome_links ({_KEY}, request_key) WHERE request_key IS NOT NULL"
     )
+    op.execute(
+        f"CREATE INDEX outcome_links_answered ON outcome_links ({_KEY}, agent_id) "
+        "WHERE confirmed_us IS NOT NULL OR rejected_us IS NOT NULL"
+    )
 
 
 def downgrade() -> None:
