@@ -78,6 +78,7 @@ class Changes:
     decisions: list[tuple[int, str]] = field(default_factory=list)
     groups: dict[Group, int] = field(default_factory=dict)
     decision_spans: Counter[tuple[Span, int, str]] = field(default_factory=Counter)
+    agent_days: Counter[tuple[str, int]] = field(default_factory=Counter)
     links: dict[str, Link] = field(default_factory=dict)
     money: dict[MoneyKey, Money] = field(default_factory=lambda: defaultdict(Money))
     losses: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -134,6 +135,8 @@ class Fold:
         self.changes.groups[group] = self.changes.groups.get(group, 0) + 1
         for span in SPANS:
             self.changes.decision_spans[span, floor(span, at_us), group_id] += 1
+        for agent_id in (EVERYBODY, group.agent_id):
+            self.changes.agent_days[agent_id, floor("day", at_us)] += 1
 
     def _replace(self, old: Link | None, new: Link, at_us: int) -> None:
         self._links[new.link_id] = self.changes.links[new.link_id] = new

@@ -18,6 +18,7 @@ TABLES = (
     "outcome_groups",
     "outcome_decisions",
     "outcome_decision_spans",
+    "outcome_agent_days",
     "outcome_links",
     "outcome_money",
     "outcome_losses",
@@ -170,6 +171,14 @@ class ProjectionStore:
                 (("span", "TEXT"), ("start_us", "BIGINT"), ("group_id", "TEXT"), ("decisions", "BIGINT")),
                 spans,
                 "span, start_us, group_id",
+                adding,
+            ),
+            self._insert(
+                chain,
+                "outcome_agent_days",
+                (("agent_id", "TEXT"), ("start_us", "BIGINT"), ("decisions", "BIGINT")),
+                [(*key, count) for key, count in changes.agent_days.items()],
+                "agent_id, start_us",
                 adding,
             ),
         ]

@@ -92,15 +92,10 @@ class Sums:
     ) -> list[tuple[int, int]]:
         """Of whole days: start, decisions."""
         sql = (
-            "SELECT spans.start_us, SUM(spans.decisions) AS decisions "  # noqa: S608
-            "FROM outcome_decision_spans AS spans "
-            "JOIN outcome_groups AS groups ON groups.group_id = spans.group_id "
-            "WHERE spans.span = 'day' AND spans.start_us >= :start AND spans.start_us < :end "
-            f"{'AND groups.agent_id = :agent_id ' if agent_id is not None else ''}GROUP BY spans.start_us"
+            "SELECT start_us, decisions FROM outcome_agent_days "
+            "WHERE agent_id = :agent_id AND start_us >= :start AND start_us < :end"
         )
-        values: dict[str, Scalar] = {"start": start_us, "end": end_us}
-        if agent_id is not None:
-            values["agent_id"] = agent_id
+        values: dict[str, Scalar] = {"start": start_us, "end": end_us, "agent_id": agent_id or EVERYBODY}
         rows = await self._database.fetch_as(chain, Statement(sql, values))
         return [(cast("int", row["start_us"]), cast("int", row["decisions"])) for row in rows]
 

@@ -21,6 +21,9 @@ _TABLES = {
     "outcome_decision_spans": f"""
         {_CHAIN}, span TEXT NOT NULL, start_us BIGINT NOT NULL, group_id TEXT NOT NULL, decisions BIGINT NOT NULL,
         PRIMARY KEY ({_KEY}, span, start_us, group_id)""",
+    "outcome_agent_days": f"""
+        {_CHAIN}, agent_id TEXT NOT NULL, start_us BIGINT NOT NULL, decisions BIGINT NOT NULL,
+        PRIMARY KEY ({_KEY}, agent_id, start_us)""",
     "outcome_links": f"""
         {_CHAIN}, link_id TEXT NOT NULL, seq BIGINT NOT NULL, decision_id TEXT NOT NULL, event_id TEXT NOT NULL,
         decided_us BIGINT NOT NULL, occurred_us BIGINT NOT NULL, agent_id TEXT NOT NULL, action_type TEXT NOT NULL,
