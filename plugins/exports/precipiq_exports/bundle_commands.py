@@ -36,7 +36,8 @@ def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_js
     try:
         expected = None if fingerprint is None else verify.plain_fingerprint(fingerprint)
         report = verify.check(str(file), expected)
-        _check_signature(verify.Source(str(file)), report)
+        with verify.Source(str(file)) as source:
+            _check_signature(source, report)
     except (verify.NotABundle, OSError) as error:
         reason = verify.printable(str(error))
         if as_json:

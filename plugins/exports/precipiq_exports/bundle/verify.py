@@ -111,6 +111,13 @@ class Source:
             except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
                 raise NotABundle("%s is neither a folder nor a ZIP file: %s" % (path, error)) from None
 
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.archive is not None:
+            self.archive.close()
+
     def open(self, name: str) -> IO[bytes]:
         return self.archive.open(name) if self.archive else open(os.path.join(self.path, name), "rb")
 
@@ -835,9 +842,15 @@ def check_signature(source: Source, manifest: bytes, fingerprint: Optional[str],
 
 def check(path: str, fingerprint: Optional[str] = None) -> Report:
     """The report on a bundle, a folder or a ZIP file. ``fingerprint``: 64 hex digits. Raises NotABundle."""
-    source, report = Source(path), Report()
+    with Source(path) as source:
+        return check_source(source, fingerprint)
+
+
+def check_source(source: Source, fingerprint: Optional[str]) -> Report:
+    """As check, for a bundle that is open."""
+    report = Report()
     if MANIFEST not in source.names:
-        raise NotABundle("there is no %s in %s" % (MANIFEST, path))
+        raise NotABundle("there is no %s in %s" % (MANIFEST, source.path))
     try:
         raw = source.read(MANIFEST)
     except Malformed as error:
