@@ -42,7 +42,7 @@ def test_no_child_inherits_the_listening_socket(server: ServerProcess) -> None:
     seen: set[str] = set()
     deadline = time.monotonic() + 60
     while client.data("GET", f"/exports/{export_id}")["status"] != "completed" and time.monotonic() < deadline:
-        command = ["ps", "-o", "pid=,args=", "--ppid", str(server.process.pid)]
+        command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(server.process.pid)]
         for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
             pid, _, arguments = line.strip().partition(" ")
             if " serve" not in arguments:  # else it is about to become one
