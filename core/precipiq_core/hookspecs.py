@@ -95,7 +95,7 @@ class HookSpecs(Protocol):
         """What keeps up with every chain: projections, workers that react to entries. Each has its own cursor.
 
         Example: ``return [Totals(self.store, services.get(Ledger))]``, with a unique ``name`` and ``catch_up(chain)``.
-        Called in serving processes, from after the start until the stop; never twice at once for a chain in a process.
+        Called in serving processes while the ledger is open; never twice at once for a chain in a process.
         """
 
     @hookspec

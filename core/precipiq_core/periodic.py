@@ -16,7 +16,7 @@ log = structlog.get_logger("precipiq.periodic")
 async def repeat(work: Callable[[], Awaitable[None]], interval_s: float, failing: str) -> NoReturn:
     """Do the work, wait ``interval_s``, and so on until cancelled.
 
-    What it raises as ``PrecipiqError`` is logged as ``failing`` once, until it works again; anything else is let out.
+    What it raises is logged as ``failing`` once, until it works again; what nobody foresaw, with its traceback.
     """
     is_failing = False
     while True:
@@ -25,8 +25,15 @@ async def repeat(work: Callable[[], Awaitable[None]], interval_s: float, failing
             if is_failing:
                 log.info("works again", after=failing)
             is_failing = False
-        except PrecipiqError as error:
+        except Exception as error:  # noqa: BLE001  (a fault must not end the work for good, and in silence)
             if not is_failing:
-                log.warning(failing, reason=error.message)
+                _say(failing, error)
             is_failing = True
         await asyncio.sleep(interval_s)
+
+
+def _say(failing: str, error: Exception) -> None:
+    if isinstance(error, PrecipiqError):
+        log.warning(failing, reason=error.message)
+    else:
+        log.error(failing, exc_info=error)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from precipiq_billing import deliveries as delivery_module
 from precipiq_billing.deliveries import Deliveries
-from precipiq_billing.service import FinancialEvents
+from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain
+from precipiq_core.errors import Unavailable
 from precipiq_ledger.service import LedgerService, Limits
 from tests.billing import stripe_events as stripe
 
@@ -107,3 +109,27 @@ async def test_money_counts_even_when_the_chain_cannot_keep_its_metadata(deliver
     assert outcome.entry_id is not None
     assert await total(ledger, chain) == Decimal("-5.00")
     await taking.seal_left_over()
+
+
+async def test_a_delivery_that_cannot_be_sealed_holds_up_no_other(
+    deliveries: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taking, events, ledger = deliveries
+    chain = Chain(f"org_{next(_numbers)}", "test")
+    record = events.record
+
+    async def failing(chain: Chain, event: NewEvent, *more: Any) -> Any:
+        if event.object_id == "ch_poison" or is_away:
+            raise Unavailable("away")
+        return await record(chain, event, *more)
+
+    monkeypatch.setattr(events, "record", failing)
+    monkeypatch.setattr(delivery_module, "_SETTLED_US", 0)
+    is_away = True
+    for charge_id in ("ch_poison", "ch_good"):
+        outcome = await taking.take(chain, stripe.event("charge.refunded", stripe.charge(charge_id)))
+        assert (outcome.processed, outcome.entry_id) == (True, None)
+    is_away = False
+    with pytest.raises(Unavailable):
+        await taking.seal_left_over()
+    assert await total(ledger, chain) == Decimal("-5.00")

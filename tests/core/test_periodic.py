@@ -14,30 +14,31 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_failure_is_said_once_and_so_is_its_end() -> None:
-    outcomes = [
-        None,
-        Unavailable("away"),
-        Unavailable("away"),
-        None,
-        None,
-        Unavailable("away"),
-        RuntimeError("a fault"),
-    ]
-    done = 0
+    away, fault = Unavailable("away"), RuntimeError("a fault")
+    outcomes = [None, away, away, None, None, fault, fault, None]
+    done = asyncio.Event()
 
     async def work() -> None:
-        nonlocal done
-        outcome = outcomes[done]
-        done += 1
+        if not outcomes:
+            done.set()
+            return
+        outcome = outcomes.pop(0)
         if outcome is not None:
             raise outcome
 
-    with structlog.testing.capture_logs() as lines, pytest.raises(RuntimeError, match="a fault"):
-        await repeat(work, 0.001, "it cannot be done")
-    assert done == len(outcomes)
-    said = [(line["log_level"], line["event"], line.get("reason")) for line in lines]
-    failing = ("warning", "it cannot be done", "away")
-    assert said == [failing, ("info", "works again", None), failing]
+    with structlog.testing.capture_logs() as lines:
+        task = asyncio.create_task(repeat(work, 0.001, "it cannot be done"))
+        await asyncio.wait_for(done.wait(), 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    said = [(line["log_level"], line["event"], line.get("reason"), line.get("exc_info")) for line in lines]
+    again = ("info", "works again", None, None)
+    assert said == [
+        ("warning", "it cannot be done", "away", None),
+        again,
+        ("error", "it cannot be done", None, fault),
+        again,
+    ]
 
 
 async def test_it_ends_when_it_is_cancelled() -> None:

@@ -18,8 +18,9 @@ class Follower(Protocol):
     async def catch_up(self, chain: Chain) -> None:
         """Take in the entries of that chain that were not taken in yet; the follower keeps its own cursor.
 
-        Called for one chain at a time, soon after it has grown, and for every chain after a start; other processes do
-        so for the same chain at the same time, and a call may be spurious. MUST take in each entry once, whatever is
+        Called soon after a chain has grown, and for every chain after a start; in one process for several chains side
+        by side, but for none twice at once. Other processes do the same, and a call may be spurious. It may come before
+        the plugin's own lifespan was entered. MUST take in each entry once, whatever is
         killed when: what was taken in and the cursor change in one transaction. What it raises is logged; it is
         called again later.
         """

@@ -199,8 +199,8 @@ class PlainEndpoint:
 
     ``path``: absolute; its ``{names}`` stand in the scope's ``path_params``. ``errors``: codes it can answer with
     beside ``not_found``, which goes without saying where there are names. ``headers``: that it needs, each with what it
-    is for. ``output``: model of ``data``, where the
-    answer has the envelope nevertheless. A POST takes any body; the application must read and bound it.
+    is for. ``output``: model of ``data``, where the answer has the envelope nevertheless. A POST takes any body; the
+    application must read and bound it.
     """
 
     path: str

@@ -137,11 +137,20 @@ class Deliveries:
         """Seal the deliveries that were stored some seconds ago and are not in the chain."""
         while True:
             left = await self._store.unsealed(self._clock.now_us() - _SETTLED_US, _AT_ONCE_MAX)
-            for delivery in left:
-                await self._seal(delivery)
+            failed = [error for delivery in left if (error := await self._seal_if_possible(delivery)) is not None]
             await self.note_sealed()
+            if failed:
+                raise failed[0]
             if len(left) < _AT_ONCE_MAX:
                 return
+
+    async def _seal_if_possible(self, delivery: StoredDelivery) -> PrecipiqError | None:
+        """Why it could not be: one that cannot holds up no other."""
+        try:
+            await self._seal(delivery)
+        except PrecipiqError as error:
+            return error
+        return None
 
     async def note_sealed(self) -> None:
         """Store which entries the deliveries became; one that is not noted would be sealed again, to the same entry."""

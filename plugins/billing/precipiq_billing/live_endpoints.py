@@ -61,7 +61,8 @@ class LiveEndpoints:
         await self._check(chain, load, body, signature)
 
     def forget(self) -> None:
-        """An endpoint was changed by this process."""
+        """An endpoint was changed by this process: nothing of what was known of any is kept, secrets neither."""
+        self._plain.clear()
         self._live.clear()
         self._loaded_s.clear()
 

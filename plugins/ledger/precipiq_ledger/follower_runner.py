@@ -83,7 +83,7 @@ class FollowerRunner:
                 if head is not None and self._seen.get(chain) != head.seq:
                     self._remember(chain, head.seq)
                     self._grown[chain] = None
-        except PrecipiqError as error:
+        except Exception as error:  # noqa: BLE001  (the store may be a third party's too)
             self._failed("sweep", None, error)
         else:
             self._failing.discard("sweep")

@@ -14,7 +14,7 @@ from precipiq_core.clock import Clock, parse_timestamp
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import Conflict
+from precipiq_core.errors import Conflict, Unavailable
 from precipiq_core.periodic import repeat
 from precipiq_outcomes.config import CorrelationConfig
 from precipiq_outcomes.kinds import DECISION, FINANCIAL_EVENT
@@ -87,8 +87,14 @@ class Correlator:
     async def look(self) -> bool:
         """Score some of the events that were not scored yet; whether there may be more."""
         has_more = False
+        behind: Unavailable | None = None
         for chain in await self._store.chains_behind(CURSOR, _CHAINS_MAX):
-            has_more = await self._look_at(chain) or has_more
+            try:
+                has_more = await self._look_at(chain) or has_more
+            except Unavailable as error:  # a long chain that is still being taken in holds up no other
+                behind = error
+        if behind is not None:
+            raise behind
         return has_more
 
     async def _look_at(self, chain: Chain) -> bool:
