@@ -95,6 +95,10 @@ class Call(Generic[BodyT, QueryT]):
     raw: RawRequest | None = None
 
 
+REPLAYED = (b"idempotent-replayed", b"true")
+"""The header of an answer to a request that was made before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a handler returns when plain data with the endpoint's usual status is not enough."""

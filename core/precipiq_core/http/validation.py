@@ -23,6 +23,13 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+def no_nul(value: str) -> str:
+    """For ``AfterValidator``: PostgreSQL's texts cannot hold U+0000."""
+    if "\x00" in value:
+        raise ValueError("must not hold the character U+0000")
+    return value
+
+
 def parse_body(model: type[ModelT], value: Json) -> ModelT:
     """Raises ``ValidationFailed`` naming every wrong field."""
     if not isinstance(value, dict):

@@ -12,9 +12,7 @@ from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.stripe_events import HANDLED
 from precipiq_billing.webhooks import ENDPOINT_PATH
 from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
-
-_REPLAYED = (b"idempotent-replayed", b"true")
+from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 
 
 class EndpointRoutes:
@@ -73,7 +71,7 @@ class EndpointRoutes:
             principal.chain, body.description, body.secret, principal.key_id, call.idempotency_key
         )
         self._live.forget()
-        return Reply(self._record(endpoint), headers=() if is_new else (_REPLAYED,))
+        return Reply(self._record(endpoint), headers=() if is_new else (REPLAYED,))
 
     async def get_endpoint(self, call: Call[NoBody, NoQuery]) -> object:
         """Get a Stripe endpoint; never its secret."""

@@ -8,16 +8,10 @@ from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, mod
 
 from precipiq_billing.money import NotMoney, canonical_amount, currency_exponent, sign_problem
 from precipiq_core.clock import format_timestamp, parse_timestamp
-from precipiq_core.http.validation import RequestModel
+from precipiq_core.http.validation import RequestModel, no_nul
 
 Source = Literal["stripe", "quickbooks", "webhook", "manual", "internal"]
 EventType = Literal["payment", "refund", "chargeback", "cost", "liability", "invoice", "expense", "write_off", "other"]
-
-
-def _no_nul(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("must not hold the character U+0000")
-    return value
 
 
 def _moment(value: str) -> str:
@@ -40,9 +34,9 @@ def _secret(value: str) -> str:
 
 Moment = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(_moment)]
 CurrencyCode = Annotated[StrictStr, Field(min_length=3, max_length=3), AfterValidator(_currency)]
-ExternalId = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(_no_nul)]
+ExternalId = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Secret = Annotated[StrictStr, Field(min_length=22, max_length=255), AfterValidator(_secret)]
-Description = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+Description = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(no_nul)]
 
 
 class FinancialEventIn(RequestModel):
@@ -95,12 +89,6 @@ class FinancialEventQuery(RequestModel):
     metadata: dict[str, str] = Field(default_factory=dict, description="events whose metadata has this value")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="items of a page")
     cursor: Annotated[str, Field(max_length=200)] | None = Field(None, description="next_cursor of the page before")
-
-
-class RedactionIn(RequestModel):
-    """Why the metadata is erased. The reason stays in the chain for ever."""
-
-    reason: Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(_no_nul)]
 
 
 class FinancialEvent(BaseModel):

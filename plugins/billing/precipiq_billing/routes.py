@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from precipiq_billing import models
 from precipiq_billing.kinds import FINANCIAL_EVENT
 from precipiq_billing.service import FinancialEvents, NewEvent
-from precipiq_core.chain_format import statement_id, statement_timestamp
 from precipiq_core.clock import parse_end, parse_timestamp
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.errors import ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
-from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.redaction import RedactionIn, redaction_record
 from precipiq_core.settings import HttpSettings
 
 _CURSOR = "financial_events"
-_REPLAYED = (b"idempotent-replayed", b"true")
 _FILTERS = ("source", "event_type", "currency", "external_id", "object_id", "related_id")
 
 
@@ -64,7 +63,7 @@ class FinancialEventRoutes:
                 self.redact_financial_event,
                 "admin",
                 models.FinancialEventRedaction,
-                body=models.RedactionIn,
+                body=RedactionIn,
                 errors=("conflict",),
                 path_parameters=by_id,
             ),
@@ -88,7 +87,7 @@ class FinancialEventRoutes:
         )
         entry, is_new = await self._events.record(principal.chain, event, principal.key_id, call.idempotency_key)
         record = (await self._events.records(principal.chain, [entry]))[0]
-        return Reply(record) if is_new else Reply(record, 200, (_REPLAYED,))
+        return Reply(record) if is_new else Reply(record, 200, (REPLAYED,))
 
     async def list_financial_events(self, call: Call[NoBody, models.FinancialEventQuery]) -> object:
         """List financial events, newest first by when they were recorded.
@@ -117,17 +116,11 @@ class FinancialEventRoutes:
         entry = await self._events.get(call.principal.chain, call.path["id"])
         return (await self._events.records(call.principal.chain, [entry]))[0]
 
-    async def redact_financial_event(self, call: Call[models.RedactionIn, NoQuery]) -> object:
+    async def redact_financial_event(self, call: Call[RedactionIn, NoQuery]) -> object:
         """Erase a financial event's metadata for good; the money stays on record, and proven."""
         event_id, principal = call.path["id"], call.principal
         entry = await self._events.redact(principal.chain, event_id, call.body.reason, principal.key_id)
-        return {
-            "redaction_id": statement_id(entry.statement),
-            "seq": entry.seq,
-            "hash": entry.hash,
-            "timestamp": statement_timestamp(entry.statement),
-            "financial_event_id": event_id,
-        }
+        return {**redaction_record(entry), "financial_event_id": event_id}
 
 
 def _end(text: str) -> int:

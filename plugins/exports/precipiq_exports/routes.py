@@ -12,7 +12,7 @@ from precipiq_core.contracts.auth import AddressLimiter
 from precipiq_core.errors import NotFound, PrecipiqError, RateLimited, ValidationFailed
 from precipiq_core.http.authentication import address_of
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
-from precipiq_core.http.endpoint import Call, Download, Endpoint, NoBody, NoQuery, PlainEndpoint, Reply
+from precipiq_core.http.endpoint import REPLAYED, Call, Download, Endpoint, NoBody, NoQuery, PlainEndpoint, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.settings import HttpSettings
 from precipiq_exports import models
@@ -26,7 +26,6 @@ from precipiq_exports.signing_keys import SigningKeys, key_record
 PUBLISHED_KEYS = "/.well-known/precipiq/{org_id}/signing-keys"
 
 _CURSOR = "exports"
-_REPLAYED = (b"idempotent-replayed", b"true")
 _MINUTE_S = 60
 
 
@@ -82,7 +81,7 @@ class ExportRoutes:
         principal = call.principal
         request = call.body.as_request()
         job, is_new = await self._service.request(principal.chain, request, principal.key_id, call.idempotency_key)
-        return Reply(export_record(job), headers=() if is_new else (_REPLAYED,))
+        return Reply(export_record(job), headers=() if is_new else (REPLAYED,))
 
     async def list_exports(self, call: Call[NoBody, models.ExportQuery]) -> object:
         """List exports, newest first."""

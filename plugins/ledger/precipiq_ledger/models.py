@@ -7,13 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from precipiq_core.clock import parse_timestamp
-from precipiq_core.http.validation import RequestModel
-
-
-def _no_nul(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("must not hold the character U+0000")
-    return value
+from precipiq_core.http.validation import RequestModel, no_nul
 
 
 def _timestamp(value: str) -> str:
@@ -24,7 +18,7 @@ def _timestamp(value: str) -> str:
     return value
 
 
-Name = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(_no_nul)]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Confidence = Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)]
 Moment = Annotated[str, Field(max_length=40), AfterValidator(_timestamp)]
 JsonObject = dict[str, Any]  # any JSON: what it holds is the caller's business
@@ -48,12 +42,6 @@ class DecisionBatchIn(RequestModel):
     """Decisions to record together: all or none, in this order."""
 
     decisions: list[DecisionIn] = Field(min_length=1)
-
-
-class RedactionIn(RequestModel):
-    """Why a payload is erased. The reason stays in the chain for ever."""
-
-    reason: Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(_no_nul)]
 
 
 class DecisionQuery(RequestModel):

@@ -11,9 +11,10 @@ from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import NotFound, ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
-from precipiq_core.http.endpoint import Call, Endpoint, LateReply, NoBody, NoQuery, Reply
+from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, LateReply, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json
 from precipiq_core.http.raw_entry import raw_entry
+from precipiq_core.http.redaction import RedactionIn, redaction_record
 from precipiq_core.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
@@ -21,7 +22,6 @@ from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
 
 _CURSOR = "seq"
-_REPLAYED = (b"idempotent-replayed", b"true")
 
 
 def decision_draft(decision: models.DecisionIn, actor: str) -> Draft:
@@ -74,7 +74,7 @@ class LedgerRoutes:
                 self.redact_decision,
                 "admin",
                 models.RedactionOut,
-                body=models.RedactionIn,
+                body=RedactionIn,
                 errors=("already_redacted", "nothing_to_redact"),
                 path_parameters=by_id,
             ),
@@ -97,7 +97,7 @@ class LedgerRoutes:
         """
         draft = decision_draft(call.body, call.principal.key_id)
         appended = await self._service.append_request(call.principal.chain, [draft], call.idempotency_key)
-        headers = () if appended.created[0] else (_REPLAYED,)
+        headers = () if appended.created[0] else (REPLAYED,)
         return Reply(records.receipt(appended.entries[0]), headers=headers)
 
     async def create_decisions(self, call: Call[models.DecisionBatchIn, NoQuery]) -> Reply:
@@ -109,7 +109,7 @@ class LedgerRoutes:
         drafts = [decision_draft(decision, call.principal.key_id) for decision in decisions]
         appended = await self._service.append_request(call.principal.chain, drafts, call.idempotency_key)
         receipts = [records.receipt(entry) for entry in appended.entries]
-        headers = () if any(appended.created) else (_REPLAYED,)
+        headers = () if any(appended.created) else (REPLAYED,)
         return Reply({"receipts": receipts, "count": len(receipts)}, headers=headers)
 
     async def list_decisions(self, call: Call[NoBody, models.DecisionQuery]) -> object:
@@ -143,7 +143,7 @@ class LedgerRoutes:
             raise NotFound
         return (await self._records([entry]))[0]
 
-    async def redact_decision(self, call: Call[models.RedactionIn, NoQuery]) -> object:
+    async def redact_decision(self, call: Call[RedactionIn, NoQuery]) -> object:
         """Erase a decision's payload for good.
 
         Inputs, outputs, alternatives and metadata go, and their salt; the statement, its hash and its links stay
@@ -153,14 +153,7 @@ class LedgerRoutes:
         entry = await self._service.redact(
             chain, decision_id, records.DECISION, call.body.reason, call.principal.key_id
         )
-        receipt = records.receipt(entry)
-        return {
-            "redaction_id": receipt["decision_id"],
-            "seq": entry.seq,
-            "hash": entry.hash,
-            "timestamp": receipt["timestamp"],
-            "decision_id": decision_id,
-        }
+        return {**redaction_record(entry), "decision_id": decision_id}
 
     async def list_entries(self, call: Call[NoBody, models.EntryQueryParameters]) -> object:
         """Read the raw entries of the chain, oldest first: enough to verify it without our help."""

@@ -7,17 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, StrictFloat, StrictInt, StrictStr
 
 from precipiq_core.clock import format_timestamp, parse_end, parse_timestamp
-from precipiq_core.http.validation import RequestModel
+from precipiq_core.http.validation import RequestModel, no_nul
 from precipiq_outcomes.links import RESERVED_METHODS
 
 LinkType = Literal["revenue", "cost", "liability", "neutral"]
 Status = Literal["active", "suggested", "rejected", "deleted"]
-
-
-def _no_nul(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("must not hold the character U+0000")
-    return value
 
 
 def _not_reserved(value: str) -> str:
@@ -40,7 +34,7 @@ def _end(value: str) -> str:
         raise ValueError("must be an ISO 8601 date or time") from None
 
 
-EntryId = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_no_nul)]
+EntryId = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(no_nul)]
 Start = Annotated[str, Field(max_length=40), AfterValidator(_start)]
 End = Annotated[str, Field(max_length=40), AfterValidator(_end)]
 Agent = Annotated[str, Field(min_length=1, max_length=255)]
@@ -57,13 +51,7 @@ class LinkIn(RequestModel):
         StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_not_reserved)
     ] = "direct"
     link_type: LinkType
-    notes: Annotated[StrictStr, Field(max_length=4000), AfterValidator(_no_nul)] | None = None
-
-
-class RedactionIn(RequestModel):
-    """Why the notes are erased. The reason stays in the chain for ever."""
-
-    reason: Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(_no_nul)]
+    notes: Annotated[StrictStr, Field(max_length=4000), AfterValidator(no_nul)] | None = None
 
 
 class LinkRedaction(BaseModel):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from precipiq_core.chain_format import statement_id, statement_timestamp
 from precipiq_core.clock import parse_timestamp
 from precipiq_core.errors import ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
-from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.redaction import RedactionIn, redaction_record
 from precipiq_core.settings import HttpSettings
 from precipiq_outcomes import models
 from precipiq_outcomes.analytics import Analytics, Range
@@ -16,7 +16,6 @@ from precipiq_outcomes.records import link_record
 from precipiq_outcomes.service import LinkService, NewLink
 
 _CURSOR = "links"
-_REPLAYED = (b"idempotent-replayed", b"true")
 _FILTERS = {
     "decision_id": "decision_id",
     "financial_event_id": "event_id",
@@ -81,7 +80,7 @@ class LinkRoutes:
                 self.redact_link,
                 "admin",
                 models.LinkRedaction,
-                body=models.RedactionIn,
+                body=RedactionIn,
                 errors=("conflict",),
                 path_parameters=by_id,
             ),
@@ -104,7 +103,7 @@ class LinkRoutes:
         )
         link, is_new = await self._service.create(principal.chain, new, principal.key_id, call.idempotency_key)
         record = link_record(principal.chain, link)
-        return Reply(record) if is_new else Reply(record, 200, (_REPLAYED,))
+        return Reply(record) if is_new else Reply(record, 200, (REPLAYED,))
 
     async def list_links(self, call: Call[NoBody, models.LinkQuery]) -> object:
         """List links, newest first; deleted and rejected ones too, unless `status` says otherwise."""
@@ -140,17 +139,11 @@ class LinkRoutes:
         link = await self._service.reject(principal.chain, call.path["id"], principal.key_id)
         return link_record(principal.chain, link)
 
-    async def redact_link(self, call: Call[models.RedactionIn, NoQuery]) -> object:
+    async def redact_link(self, call: Call[RedactionIn, NoQuery]) -> object:
         """Erase a link's notes for good; the link stays on record, and proven."""
         link_id, principal = call.path["id"], call.principal
         entry = await self._service.redact(principal.chain, link_id, call.body.reason, principal.key_id)
-        return {
-            "redaction_id": statement_id(entry.statement),
-            "seq": entry.seq,
-            "hash": entry.hash,
-            "timestamp": statement_timestamp(entry.statement),
-            "link_id": link_id,
-        }
+        return {**redaction_record(entry), "link_id": link_id}
 
 
 class AnalyticsRoutes:
