@@ -20,7 +20,7 @@ from precipiq_billing.plans.subscriptions import (
     plan_of,
     state_of,
 )
-from precipiq_billing.stripe_events import NOT_HANDLED
+from precipiq_billing.stripe_fields import NOT_HANDLED
 from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits
 from precipiq_core.errors import DeploymentError
 

@@ -21,7 +21,7 @@ from precipiq_billing.plans.routes import PlanWebhook
 from precipiq_billing.plans.service import DUPLICATE, OUTDATED, PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import Changed, SubscriptionStore
 from precipiq_billing.plans.subscriptions import NO_ORGANISATION, Standing
-from precipiq_billing.stripe_events import NOT_HANDLED
+from precipiq_billing.stripe_fields import NOT_HANDLED
 from precipiq_core.contracts.database import Migration
 from precipiq_core.contracts.plans import NO_LIMITS
 from precipiq_core.database import new_database

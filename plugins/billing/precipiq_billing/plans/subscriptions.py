@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from precipiq_billing.errors import NotAStripeEvent
 from precipiq_billing.plans.config import PlansConfig
-from precipiq_billing.stripe_events import NOT_HANDLED
+from precipiq_billing.stripe_fields import NOT_HANDLED, SECONDS_MAX, TEXT_CHARACTERS_MAX, envelope_of, text, whole
 
 THIN = "thin event: it carries no subscription; have Stripe send snapshot events to this endpoint"
 NO_ORGANISATION = "the subscription names no organisation"
@@ -27,8 +27,6 @@ COUNTING_STATUSES = (*PAID_STATUSES, OWED_STATUS)
 _FINAL_STATUSES = ("canceled", "incomplete_expired")
 _EVENT_PREFIX = "customer.subscription."
 _CREATED, _DELETED = "customer.subscription.created", "customer.subscription.deleted"
-_TEXT_CHARACTERS_MAX = 255
-_SECONDS_MAX = 10**11 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +74,27 @@ def state_of(event: object) -> SubscriptionState | str:
 
     The period stands on the subscription in Stripe's older versions (2020-08-27), on each item in newer ones.
     """
-    if not isinstance(event, dict):
-        raise NotAStripeEvent
-    if event.get("object") == "v2.core.event":
+    envelope = envelope_of(event)
+    if envelope is None:
         return THIN
-    if event.get("object") != "event":
-        raise NotAStripeEvent
-    cause = _text(event, "type")
-    if not cause.startswith(_EVENT_PREFIX):
+    if not envelope.cause.startswith(_EVENT_PREFIX):
         return NOT_HANDLED
-    data = event.get("data")
-    found = data.get("object") if isinstance(data, dict) else None
-    if not isinstance(found, dict) or found.get("object") != "subscription":
+    found = envelope.found
+    if found.get("object") != "subscription":
         raise NotAStripeEvent("data.object is not a subscription")
-    status = _text(found, "status")
+    status = text(found, "status")
     items = _items(found)
     return SubscriptionState(
-        subscription_id=_text(found, "id"),
+        subscription_id=text(found, "id"),
         org_id=_org_id(found),
         status=status,
         price_ids=_price_ids(found, items),
         period_start_s=_period(found, items, "current_period_start", status),
         period_end_s=_period(found, items, "current_period_end", status),
-        event_created_s=_seconds(event, "created"),
-        event_rank={_CREATED: 0, _DELETED: 2}.get(cause, 1),
-        is_deleted=cause == _DELETED or status in _FINAL_STATUSES,
-        event_id=_text(event, "id"),
+        event_created_s=envelope.created_s,
+        event_rank={_CREATED: 0, _DELETED: 2}.get(envelope.cause, 1),
+        is_deleted=envelope.cause == _DELETED or status in _FINAL_STATUSES,
+        event_id=envelope.event_id,
     )
 
 
@@ -150,7 +143,7 @@ def _id(value: object) -> str | None:
 
 
 def _period(found: Mapping[str, Any], items: Iterable[Mapping[str, Any]], name: str, status: str) -> int:
-    moments = [_seconds(holder, name) for holder in (found, *items) if holder.get(name) is not None]
+    moments = [whole(holder, name, SECONDS_MAX) for holder in (found, *items) if holder.get(name) is not None]
     if not moments and status in COUNTING_STATUSES:
         raise NotAStripeEvent(f"neither the subscription nor an item of it has a {name}")
     return max(moments, default=0)
@@ -163,19 +156,5 @@ def _org_id(found: Mapping[str, Any]) -> str:
     return org_id if _is_text(org_id) else ""
 
 
-def _text(holder: Mapping[str, Any], name: str) -> str:
-    value = holder.get(name)
-    if not isinstance(value, str) or not _is_text(value):
-        raise NotAStripeEvent(f"{name} is missing, or no text of at most {_TEXT_CHARACTERS_MAX} characters")
-    return value
-
-
 def _is_text(value: str) -> bool:
-    return 0 < len(value) <= _TEXT_CHARACTERS_MAX and "\x00" not in value
-
-
-def _seconds(holder: Mapping[str, Any], name: str) -> int:
-    value = holder.get(name)
-    if type(value) is not int or not 0 <= value <= _SECONDS_MAX:
-        raise NotAStripeEvent(f"{name} is missing, or no time in seconds since the epoch")
-    return value
+    return 0 < len(value) <= TEXT_CHARACTERS_MAX and "\x00" not in value
