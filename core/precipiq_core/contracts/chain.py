@@ -12,6 +12,9 @@ ENVIRONMENTS: tuple[Environment, ...] = ("live", "test")
 
 GENESIS_HASH = "0" * 64
 
+SYSTEM = "system"
+"""The actor of entries that no API key wrote."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:

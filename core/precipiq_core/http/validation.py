@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precipiq_core.canonical import Json
+from precipiq_core.clock import format_timestamp, parse_end, parse_timestamp
 from precipiq_core.errors import ValidationFailed
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -28,6 +30,23 @@ def no_nul(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not hold the character U+0000")
     return value
+
+
+def moment(value: str) -> str:
+    """For ``AfterValidator``: an ISO 8601 date or time, as the chain writes times."""
+    return _as_written(parse_timestamp, value)
+
+
+def end_moment(value: str) -> str:
+    """As :func:`moment`, for the end of a half-open range: a bare date includes that UTC day."""
+    return _as_written(parse_end, value)
+
+
+def _as_written(parse: Callable[[str], int], value: str) -> str:
+    try:
+        return format_timestamp(parse(value))
+    except (ValueError, OverflowError):
+        raise ValueError("must be an ISO 8601 date or time") from None
 
 
 def parse_body(model: type[ModelT], value: Json) -> ModelT:

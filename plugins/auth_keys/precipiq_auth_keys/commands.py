@@ -9,13 +9,13 @@ from typing import cast
 import click
 
 from precipiq_auth_keys.routes import key_record, new_key_record
-from precipiq_auth_keys.service import SYSTEM, KeyService, NewKey
+from precipiq_auth_keys.service import KeyService, NewKey
 from precipiq_auth_keys.store import KeyRecord, Organisation
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.cli.options import json_option
 from precipiq_core.clock import Clock, parse_timestamp
 from precipiq_core.contracts.auth import SCOPES, Scope
-from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
 from precipiq_core.services import Services
 
 env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)

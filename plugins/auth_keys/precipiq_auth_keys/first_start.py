@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from precipiq_auth_keys.service import SYSTEM, KeyService
+from precipiq_auth_keys.service import KeyService
 from precipiq_core.contracts.auth import SCOPES
+from precipiq_core.contracts.chain import SYSTEM
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 
 _WELCOME = """

@@ -18,7 +18,6 @@ from precipiq_core.outbox import OutboxEvent
 KEY_CREATED = "key_created"
 KEY_ROTATED = "key_rotated"
 KEY_REVOKED = "key_revoked"
-SYSTEM = "system"
 
 EVENT_KINDS = (
     EntryKind(KEY_CREATED, "an API key was made", ("key_id", "environment", "prefix", "scopes"), event="key.created"),

@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 import click
 
-from precipiq_billing.deliveries import SYSTEM, Deliveries
+from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.endpoint_routes import endpoint_record
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
@@ -19,7 +19,7 @@ from precipiq_billing.errors import NotAStripeEvent
 from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.services import Services
 

@@ -16,13 +16,12 @@ from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
 from precipiq_core.chain_format import statement_id
 from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.contracts.chain import SYSTEM, Chain, Entry
 from precipiq_core.errors import IdempotencyConflict, PrecipiqError, Unavailable, ValidationFailed
 from precipiq_core.periodic import repeat
 
 log = structlog.get_logger("precipiq.billing")
 
-SYSTEM = "system"
 DUPLICATE = "duplicate event; already processed"
 NO_AMOUNT = "nothing to book: the amount is 0"
 ALREADY_BOOKED = "nothing to book: another event has told of this amount already"

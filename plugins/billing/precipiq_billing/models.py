@@ -7,18 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
 
 from precipiq_billing.money import NotMoney, canonical_amount, currency_exponent, sign_problem
-from precipiq_core.clock import format_timestamp, parse_timestamp
-from precipiq_core.http.validation import RequestModel, no_nul
+from precipiq_core.http.validation import RequestModel, end_moment, moment, no_nul
 
 Source = Literal["stripe", "quickbooks", "webhook", "manual", "internal"]
 EventType = Literal["payment", "refund", "chargeback", "cost", "liability", "invoice", "expense", "write_off", "other"]
-
-
-def _moment(value: str) -> str:
-    try:
-        return format_timestamp(parse_timestamp(value))
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 date or time") from None
 
 
 def _currency(value: str) -> str:
@@ -32,7 +24,7 @@ def _secret(value: str) -> str:
     return value
 
 
-Moment = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(_moment)]
+Moment = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(moment)]
 CurrencyCode = Annotated[StrictStr, Field(min_length=3, max_length=3), AfterValidator(_currency)]
 ExternalId = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Secret = Annotated[StrictStr, Field(min_length=22, max_length=255), AfterValidator(_secret)]
@@ -80,10 +72,10 @@ class FinancialEventQuery(RequestModel):
     external_id: Annotated[str, Field(max_length=255)] | None = None
     object_id: Annotated[str, Field(max_length=255)] | None = Field(None, description="Stripe's id of the object")
     related_id: Annotated[str, Field(max_length=255)] | None = Field(None, description="Stripe's id of its payment")
-    start: Annotated[str, Field(max_length=40), AfterValidator(_moment)] | None = Field(
+    start: Annotated[str, Field(max_length=40), AfterValidator(moment)] | None = Field(
         None, description="recorded at or after this moment, ISO 8601"
     )
-    end: Annotated[str, Field(max_length=40)] | None = Field(
+    end: Annotated[str, Field(max_length=40), AfterValidator(end_moment)] | None = Field(
         None, description="recorded before this moment; a bare date includes that UTC day"
     )
     metadata: dict[str, str] = Field(default_factory=dict, description="events whose metadata has this value")

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from precipiq_billing import models
 from precipiq_billing.kinds import FINANCIAL_EVENT
 from precipiq_billing.service import FinancialEvents, NewEvent
-from precipiq_core.clock import parse_end, parse_timestamp
+from precipiq_core.clock import parse_timestamp
 from precipiq_core.contracts.entry_store import EntryQuery
-from precipiq_core.errors import ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.redaction import RedactionIn, redaction_record
@@ -101,7 +100,7 @@ class FinancialEventRoutes:
             {name: value for name, value in values.items() if value is not None},
             query.metadata,
             None if query.start is None else parse_timestamp(query.start),
-            None if query.end is None else _end(query.end),
+            None if query.end is None else parse_timestamp(query.end),
         )
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
         page = await self._events.find(call.principal.chain, wanted, before, page_limit(query.limit, self._http))
@@ -121,10 +120,3 @@ class FinancialEventRoutes:
         event_id, principal = call.path["id"], call.principal
         entry = await self._events.redact(principal.chain, event_id, call.body.reason, principal.key_id)
         return {**redaction_record(entry), "financial_event_id": event_id}
-
-
-def _end(text: str) -> int:
-    try:
-        return parse_end(text)
-    except (ValueError, OverflowError):
-        raise ValidationFailed(details={"end": ["must be an ISO 8601 date or time"]}) from None

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
-from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
 from precipiq_core.errors import Unavailable
 from precipiq_core.services import Services
 from precipiq_exports.jobs import FORMATS, Job
@@ -25,7 +25,7 @@ from precipiq_exports.records import export_record
 from precipiq_exports.runner import ExportRunner
 from precipiq_exports.service import ExportService
 from precipiq_exports.signing_key_store import SigningKey
-from precipiq_exports.signing_keys import SYSTEM, SigningKeys, key_record
+from precipiq_exports.signing_keys import SigningKeys, key_record
 
 _SHOWN_EVERY_S = 0.1
 

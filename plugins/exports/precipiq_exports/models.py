@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
 
-from precipiq_core.clock import format_timestamp, parse_end, parse_timestamp
-from precipiq_core.http.validation import RequestModel
+from precipiq_core.http.validation import RequestModel, end_moment, moment
 from precipiq_exports.jobs import FORMATS, Format, Request
 
 _SEQ_MAX = 2**53
 
 
-def _moment(parse: Callable[[str], int], value: str) -> str:
-    try:
-        return format_timestamp(parse(value))
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 date or time") from None
-
-
-Start = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(partial(_moment, parse_timestamp))]
-End = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(partial(_moment, parse_end))]
+Start = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(moment)]
+End = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(end_moment)]
 Seq = Annotated[StrictInt, Field(ge=0, le=_SEQ_MAX)]
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.bundle_store import BundleStore
+from precipiq_core.contracts.chain import SYSTEM
 from precipiq_core.errors import PrecipiqError, Unavailable, VaultRefused
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
@@ -23,7 +24,6 @@ from precipiq_exports.service import ExportService, lease_of
 
 log = structlog.get_logger("precipiq.exports")
 
-SYSTEM = "system"
 _BACKOFF_MAX_S = 300.0
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from precipiq_core.clock import Clock, Randomness, format_timestamp, uuid7
-from precipiq_core.contracts.chain import Chain, Draft
+from precipiq_core.contracts.chain import SYSTEM, Chain, Draft
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.errors import Unavailable
 from precipiq_exports.kinds import KEY_CREATED, KEY_ROTATED
@@ -19,7 +19,6 @@ from precipiq_exports.signer import Signer, fingerprint, public_key_pem
 from precipiq_exports.signing_key_store import SigningKey, SigningKeyStore, context_of
 
 ALGORITHM = "RSA-2048 PKCS#1 v1.5 SHA-256"
-SYSTEM = "system"
 
 log = structlog.get_logger("precipiq.exports")
 

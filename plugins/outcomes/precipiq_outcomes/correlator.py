@@ -11,7 +11,7 @@ import orjson
 
 from precipiq_core.chain_format import parse_statement, split_payload, statement_kind
 from precipiq_core.clock import Clock, parse_timestamp
-from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_core.contracts.chain import SYSTEM, Chain, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.errors import Conflict, Unavailable
@@ -26,7 +26,6 @@ from precipiq_outcomes.scoring import REFERENCE_NAMES, Candidate, Money, Score, 
 from precipiq_outcomes.service import LinkService, NewLink
 
 CURSOR = "correlation"
-SYSTEM = "system"
 
 _CHAINS_MAX = 100
 _EVENTS_AT_ONCE = 20

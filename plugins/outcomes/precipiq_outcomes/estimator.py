@@ -10,7 +10,7 @@ from typing import cast
 
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain, Draft
+from precipiq_core.contracts.chain import SYSTEM, Chain, Draft
 from precipiq_core.contracts.database import Database, Scalar, Statement
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.errors import IdempotencyConflict
@@ -22,7 +22,6 @@ from precipiq_outcomes.kinds import LIABILITY_ESTIMATE
 from precipiq_outcomes.projection_store import LINKS_CURSOR, chain_in, chain_values
 from precipiq_outcomes.spans import DAY_US
 
-SYSTEM = "system"
 NIGHTLY = "nightly"
 
 _AT_ONCE_MAX = 100

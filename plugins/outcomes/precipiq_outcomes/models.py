@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictFloat, StrictInt, StrictStr
 
-from precipiq_core.clock import format_timestamp, parse_end, parse_timestamp
-from precipiq_core.http.validation import RequestModel, no_nul
+from precipiq_core.http.validation import RequestModel, end_moment, moment, no_nul
 from precipiq_outcomes.links import RESERVED_METHODS
 
 LinkType = Literal["revenue", "cost", "liability", "neutral"]
@@ -20,23 +19,9 @@ def _not_reserved(value: str) -> str:
     return value
 
 
-def _start(value: str) -> str:
-    try:
-        return format_timestamp(parse_timestamp(value))
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 date or time") from None
-
-
-def _end(value: str) -> str:
-    try:
-        return format_timestamp(parse_end(value))
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 date or time") from None
-
-
 EntryId = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(no_nul)]
-Start = Annotated[str, Field(max_length=40), AfterValidator(_start)]
-End = Annotated[str, Field(max_length=40), AfterValidator(_end)]
+Start = Annotated[str, Field(max_length=40), AfterValidator(moment)]
+End = Annotated[str, Field(max_length=40), AfterValidator(end_moment)]
 Agent = Annotated[str, Field(min_length=1, max_length=255)]
 CurrencyCode = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
