@@ -1,15 +1,49 @@
-"""What every test shares: asyncio is the only backend, and what is served is served from both databases."""
+"""What every test shares: asyncio is the only backend, what is served is served from both databases, in parallel."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-from precipiq_testkit.postgres import PostgresDatabase
+from precipiq_testkit.postgres import PostgresDatabase, PostgresServer
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
 from tests.system.organisations import organisations
+
+WORKERS_PER_CORE = 2
+"""Half of a test's time is waiting."""
+SYSTEM_FIXTURES = {"server", "shared_server", "postgres_server", "redis_server", "redis_url"}
+"""What asks for one of these starts a server."""
+
+
+class ByFileAndDatabase(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests of one file over one database go to one worker, since they share servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        database = next((name for name in ("sqlite", "postgres") if f"[{name}" in nodeid), "")
+        return nodeid.partition("::")[0] + database
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
+    return ByFileAndDatabase(config, log)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return WORKERS_PER_CORE * len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a server; files that take long come first, so that no worker is left alone with one."""
+    for item in items:
+        if SYSTEM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.system)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +57,38 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PostgresDatabase]:
+    """A database with the schema of all plugins and no rows, to be copied."""
+    database = postgres_server.new_database()
+    ServerProcess(tmp_path_factory.mktemp("migrated"), postgres=database).run("migrate")
+    yield database
+    database.drop()
+
+
 @pytest.fixture
-def server_database(database: str, request: pytest.FixtureRequest) -> PostgresDatabase | None:
-    """A fresh PostgreSQL database, or None for a file of SQLite."""
-    return None if database == "sqlite" else request.getfixturevalue("postgres")
+def server_database(
+    database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgresDatabase | None]:
+    """A fresh PostgreSQL database with the schema of all plugins, or None for a file of SQLite."""
+    if database == "sqlite":
+        yield None
+        return
+    with copy_of(request.getfixturevalue("migrated_postgres"), monkeypatch) as copied:
+        yield copied
+
+
+@contextmanager
+def copy_of(database: PostgresDatabase, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
+    copied = database.copy()
+    for name, value in copied.environment.items():
+        patch.setenv(name, value)
+    try:
+        yield copied
+    finally:
+        copied.drop()
 
 
 @pytest.fixture
@@ -43,9 +105,12 @@ def shared_server(
     database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """The same, one for all tests of a module: for tests that do not mind each other's entries."""
-    postgres = None if database == "sqlite" else request.getfixturevalue("shared_postgres")
-    with running_server(tmp_path_factory.mktemp("server"), postgres=postgres) as started:
-        yield started
+    with ExitStack() as stack:
+        postgres = None
+        if database == "postgres":
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            postgres = stack.enter_context(copy_of(request.getfixturevalue("migrated_postgres"), patch))
+        yield stack.enter_context(running_server(tmp_path_factory.mktemp("server"), postgres=postgres))
 
 
 @pytest.fixture(scope="module")

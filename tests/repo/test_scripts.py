@@ -126,4 +126,4 @@ def test_serve_and_test_hand_their_arguments_on_and_return_the_exit_code(tree: T
         _executable(tree.root / ".venv/bin" / program, '#!/bin/sh\nprintf "%s|" "$@"; exit 7\n')
     done = tree.run(script, "a b", "--flag")
     assert done.returncode == 7
-    assert done.stdout == {"serve": "serve|a b|--flag|", "test": "-m|pytest|a b|--flag|"}[script]
+    assert done.stdout == {"serve": "serve|a b|--flag|", "test": "-m|pytest|-n|auto|a b|--flag|"}[script]

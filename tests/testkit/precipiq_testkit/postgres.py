@@ -33,7 +33,17 @@ BINARIES_VARIABLE = "PRECIPIQ_TEST_POSTGRES_BIN"
 START_TIMEOUT_S = 30.0
 _FAST = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+_SETTINGS_OF_ROLES = """
+SELECT rolname, split_part(setting, '=', 1) AS name,
+    CASE WHEN setting LIKE 'search_path=%' THEN substr(setting, 13) ELSE quote_literal(split_part(setting, '=', 2)) END
+FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole, unnest(setconfig) AS setting
+WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = '{database}')
+"""
 _names = count(1)
+
+
+def _new_name() -> str:
+    return f"pq{os.getpid()}_{next(_names)}"
 
 
 def find_binaries() -> Path:
@@ -91,26 +101,28 @@ class PostgresServer:
 
     def new_database(self) -> PostgresDatabase:
         """A fresh, empty database, and names for its roles that no other database uses."""
-        name = f"pq{os.getpid()}_{next(_names)}"
+        name = _new_name()
         self.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
-        return PostgresDatabase(self, name)
+        return PostgresDatabase(self, name, name)
 
 
 @dataclass(frozen=True)
 class PostgresDatabase:
-    """One database. ``runtime_role``: the role that a deployment serves as; ``precipiq migrate`` makes it."""
+    """One database. ``template``: the name of the one that it is a copy of, and whose roles it uses; else its own."""
 
     server: PostgresServer
     name: str
+    template: str
 
     @property
     def runtime_role(self) -> str:
-        return f"{self.name}_app"
+        """The role that a deployment serves as; ``precipiq migrate`` makes it."""
+        return f"{self.template}_app"
 
     @property
     def password(self) -> str:
         """The runtime role's password; its own server trusts loopback, another one asks for it."""
-        return f"only-for-tests-{self.name}"
+        return f"only-for-tests-{self.template}"
 
     @property
     def admin_url(self) -> str:
@@ -130,7 +142,7 @@ class PostgresDatabase:
             "password": {"env": "PRECIPIQ_TEST_DATABASE_PASSWORD"},
             "migrate_url": _without_password(self.admin_url),
             "migrate_password": {"env": "PRECIPIQ_TEST_ADMIN_PASSWORD"},
-            "migrate_at_start": True,
+            "migrate_at_start": self.template == self.name,
         }
 
     @property
@@ -178,9 +190,22 @@ class PostgresDatabase:
             f"WHERE datname = '{self.name}' AND pid <> pg_backend_pid()"
         )
 
+    def copy(self) -> PostgresDatabase:
+        """A new database with the same schema, rows, roles and settings, which needs no migration.
+
+        Costs a tenth of migrating. Nobody may be connected to this one meanwhile, and it must outlive its copies.
+        """
+        copied = PostgresDatabase(self.server, _new_name(), self.template)
+        rows = self.server.sql(_SETTINGS_OF_ROLES.format(database=self.name))
+        settings = [f'ALTER ROLE "{role}" IN DATABASE {copied.name} SET {name} = {value}' for role, name, value in rows]
+        self.server.sql(f"CREATE DATABASE {copied.name} TEMPLATE {self.name}", *settings)
+        return copied
+
     def drop(self) -> None:
-        """Remove it with its roles."""
+        """Remove it, and its roles unless they are another's."""
         self.server.sql(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+        if self.template != self.name:
+            return
         rows = self.server.sql(f"SELECT rolname FROM pg_roles WHERE rolname LIKE '{self.runtime_role}%'")
         for row in rows:
             self.server.sql(f'DROP ROLE IF EXISTS "{row[0]}"')
