@@ -32,8 +32,8 @@ from http_append import (
     sample_answer,
 )
 
-from precipiq_core.app import running
 from precipiq_core.contracts.chain import Chain
+from precipiq_core.lifespan import running
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_ledger.models import DecisionIn

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import click
 
-from precipiq_core.app import running
-from precipiq_core.boot import Assembly, assemble
+from precipiq_core.boot import Assembly, Boot
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.deployment import Deployment
 from precipiq_core.errors import NotFound
 from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
 from precipiq_core.services import Services
 
 T = TypeVar("T")
@@ -32,21 +30,40 @@ class TerminalConsole:
 
 @dataclass
 class CliContext:
-    """The object that click hands to every command. ``assembly``: set before a plugin's command runs."""
+    """The object that click hands to every command: what was booted so far."""
 
     assembly: Assembly | None = None
+    boot: Boot | None = None
+
+    def command_by_name(self, deployment: Callable[[], Deployment]) -> Mapping[str, click.Command]:
+        """What plugins add to the command line. Raises ``PrecipiqError``."""
+        if self.assembly is not None:
+            return self.assembly.command_by_name
+        if self.boot is None:
+            self.boot = boot_for_command(deployment())
+        return self.boot.commands()
+
+    def assembled(self) -> Assembly:
+        """Everything that a plugin's command runs with."""
+        if self.assembly is None:
+            assert self.boot is not None, "commands are found before they run"
+            self.assembly = assemble_for_command(self.boot)
+        return self.assembly
 
 
-def assemble_for_command(deployment: Deployment) -> Assembly:
-    """Boot for a command rather than for serving; logs go to standard error from level warning."""
-    control = configure_logging(LogSettings(level="warning"))
-    assembly = assemble(
-        deployment,
-        clock=SystemClock(),
-        randomness=SystemRandomness(),
-        console=TerminalConsole(),
-        serving=False,
+def boot_for_command(deployment: Deployment) -> Boot:
+    """Boot for a command rather than for serving."""
+    return Boot(
+        deployment, clock=SystemClock(), randomness=SystemRandomness(), console=TerminalConsole(), serving=False
     )
+
+
+def assemble_for_command(boot: Boot, *, answers_requests: bool = False) -> Assembly:
+    """Everything that a command runs with; logs go to standard error from level warning."""
+    from precipiq_core.logs.setup import configure_logging
+
+    control = configure_logging(LogSettings(level="warning"))
+    assembly = boot.assembly(answers_requests=answers_requests)
     control.add(names=[item.value for item in assembly.secret_names])
     return assembly
 
@@ -59,10 +76,11 @@ async def must_exist(chain: Chain, services: Services) -> None:
 
 def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T]]) -> T:
     """Run ``work`` with the deployment's parts started, as a plugin's command does."""
+    from precipiq_core.lifespan import running
+
     context = ctx.find_object(CliContext)
     assert context is not None
-    assembly = context.assembly
-    assert assembly is not None
+    assembly = context.assembled()
 
     async def main() -> T:
         async with running(assembly):

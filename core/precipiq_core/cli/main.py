@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import click
 
 from precipiq_core import __version__
 from precipiq_core.boot import Assembly
-from precipiq_core.cli.context import CliContext, assemble_for_command
+from precipiq_core.cli.context import CliContext, assemble_for_command, boot_for_command
 from precipiq_core.deployment import Deployment, load_deployment
 from precipiq_core.discovery import installed_plugins
 from precipiq_core.errors import DeploymentError, PrecipiqError
@@ -48,22 +48,17 @@ class PrecipiqGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
-            contributed = set(self._assembly(ctx).command_by_name)
+            contributed = set(self._contributed(ctx))
         except PrecipiqError:
             contributed = set()
         return sorted({*super().list_commands(ctx), *contributed})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = super().get_command(ctx, cmd_name)
-        if command is not None:
-            return command
-        return self._assembly(ctx).command_by_name.get(cmd_name)
+        return self._contributed(ctx).get(cmd_name) if command is None else command
 
-    def _assembly(self, ctx: click.Context) -> Assembly:
-        context = ctx.ensure_object(CliContext)
-        if context.assembly is None:
-            context.assembly = assemble_for_command(_deployment(ctx.params.get("config")))
-        return context.assembly
+    def _contributed(self, ctx: click.Context) -> Mapping[str, click.Command]:
+        return ctx.ensure_object(CliContext).command_by_name(lambda: _deployment(ctx.params.get("config")))
 
 
 def _config_first(args: list[str]) -> list[str]:
@@ -120,7 +115,8 @@ def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str
 def check(ctx: click.Context, as_json: bool) -> None:
     """Boot without opening sockets or databases, and say what each plugin contributes."""
     try:
-        assembly = assemble_for_command(_deployment(ctx.find_root().params["config"]))
+        boot = boot_for_command(_deployment(ctx.find_root().params["config"]))
+        assembly = assemble_for_command(boot, answers_requests=True)
         from precipiq_core.app import Application
 
         Application(assembly)
@@ -181,7 +177,7 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
 @click.pass_context
 def migrate(ctx: click.Context, post: bool) -> None:
     """Bring the database to the schema that the enabled plugins need."""
-    assembly = assemble_for_command(_deployment(ctx.find_root().params["config"]))
+    assembly = assemble_for_command(boot_for_command(_deployment(ctx.find_root().params["config"])))
     if assembly.database is None:
         click.echo("this deployment has no [database]: nothing to migrate")
         return

@@ -12,12 +12,13 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from precipiq_core import __version__
-from precipiq_core.app import Application, running
+from precipiq_core.app import Application
 from precipiq_core.boot import assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.deployment import Console
 from precipiq_core.deployment import Deployment
 from precipiq_core.errors import DeploymentError
+from precipiq_core.lifespan import running
 from precipiq_core.logs.setup import LoggingControl, configure_logging
 from precipiq_core.operations.shared_metrics import FOLDER_VARIABLE, forget_worker, share_metrics
 from precipiq_core.serving.server import run

@@ -8,16 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, WindowCounter
-from precipiq_auth_keys.authenticator import KeyAuthenticator
-from precipiq_auth_keys.commands import keys_group, orgs_group
 from precipiq_auth_keys.config import AuthKeysConfig
-from precipiq_auth_keys.first_start import first_start
-from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
-from precipiq_auth_keys.routes import KeyRoutes
-from precipiq_auth_keys.service import EVENT_KINDS, KeyService
-from precipiq_auth_keys.store import KeyStore
-from precipiq_auth_keys.watcher import KeyWatcher
+from precipiq_auth_keys.service import KeyService
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.auth import AddressLimiter, Authenticator, RateLimiter
 from precipiq_core.contracts.chain import EntryKind
@@ -25,12 +17,16 @@ from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.plans import Plans
-from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_auth_keys.address_limiter import WindowCounter
+    from precipiq_auth_keys.rate_limiter import Counter
+    from precipiq_core.http.endpoint import Endpoint
+
 
 REVOCATION_WITHIN_S = 5.0
 """The contract: a revocation takes effect on every node within this time."""
@@ -55,6 +51,11 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
+        from precipiq_auth_keys.address_limiter import AddressWindows
+        from precipiq_auth_keys.authenticator import KeyAuthenticator
+        from precipiq_auth_keys.rate_limiter import SecondWindows
+        from precipiq_auth_keys.store import KeyStore
+
         config = self.config
         clock = services.get(Clock)  # type: ignore[type-abstract]
         self._store = KeyStore(services.get(Database))  # type: ignore[type-abstract]
@@ -81,6 +82,9 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     def _counters(self, clock: Clock) -> tuple[Counter, WindowCounter]:
         """Of organisations and of addresses; what the first one runs carries both."""
+        from precipiq_auth_keys.address_limiter import LocalWindows
+        from precipiq_auth_keys.rate_limiter import LocalCounter
+
         counter, windows = LocalCounter(clock), LocalWindows(clock, addresses_max=self.config.addresses_max)
         server = self.config.redis_server()
         if server is None:
@@ -94,6 +98,8 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        from precipiq_auth_keys.service import EVENT_KINDS
+
         return EVENT_KINDS
 
     @hookimpl
@@ -102,6 +108,8 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
+        from precipiq_auth_keys.routes import KeyRoutes
+
         return KeyRoutes(services.get(KeyService), self.config).endpoints()
 
     @hookimpl
@@ -110,6 +118,8 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
+        from precipiq_auth_keys.commands import keys_group, orgs_group
+
         return [orgs_group, keys_group]
 
     @hookimpl
@@ -122,6 +132,9 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_auth_keys.first_start import first_start
+        from precipiq_auth_keys.watcher import KeyWatcher
+
         info = services.get(DeploymentInfo)
         service = services.get(KeyService)
         clock = services.get(Clock)  # type: ignore[type-abstract]

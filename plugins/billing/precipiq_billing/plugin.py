@@ -8,26 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from prometheus_client import CollectorRegistry
-
-from precipiq_billing.commands import stripe_group
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.deliveries import Deliveries
-from precipiq_billing.delivery_store import DeliveryStore
-from precipiq_billing.endpoint_routes import EndpointRoutes
-from precipiq_billing.endpoint_store import EndpointStore
-from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
-from precipiq_billing.kinds import kinds
-from precipiq_billing.live_endpoints import LiveEndpoints
-from precipiq_billing.metrics import DeliveryMetrics
-from precipiq_billing.plans.commands import plans_group
-from precipiq_billing.plans.models import PlanWebhookOut
-from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes, PlanWebhook
-from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
-from precipiq_billing.plans.store import SubscriptionStore
-from precipiq_billing.routes import FinancialEventRoutes
+from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.service import FinancialEvents
-from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
@@ -35,13 +19,16 @@ from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_billing.plans.service import PlanBook
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _COLUMNS = ("org_id", "environment")
@@ -63,6 +50,17 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
+        from prometheus_client import CollectorRegistry
+
+        from precipiq_billing.delivery_store import DeliveryStore
+        from precipiq_billing.endpoint_store import EndpointStore
+        from precipiq_billing.endpoints import EndpointLimits
+        from precipiq_billing.live_endpoints import LiveEndpoints
+        from precipiq_billing.metrics import DeliveryMetrics
+        from precipiq_billing.plans.routes import PlanWebhook
+        from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
+        from precipiq_billing.plans.store import SubscriptionStore
+
         config = self.config
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
         database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
@@ -99,10 +97,19 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        from precipiq_billing.kinds import kinds
+
         return kinds(services.get(FinancialEvents).present)
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        from precipiq_billing.endpoint_routes import EndpointRoutes
+        from precipiq_billing.plans.models import PlanWebhookOut
+        from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes
+        from precipiq_billing.plans.service import UnlimitedPlans
+        from precipiq_billing.routes import FinancialEventRoutes
+        from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
+
         http = services.get(HttpSettings)
         clock = services.get(Clock)  # type: ignore[type-abstract]
         body_bytes_max = self.config.webhook_body_bytes_max
@@ -129,6 +136,9 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
+        from precipiq_billing.commands import stripe_group
+        from precipiq_billing.plans.commands import plans_group
+
         return [stripe_group, plans_group]
 
     @hookimpl

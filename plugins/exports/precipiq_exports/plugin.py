@@ -8,8 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from prometheus_client import CollectorRegistry
-
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.auth import AddressLimiter
 from precipiq_core.contracts.bundle_store import BundleStore
@@ -20,29 +18,19 @@ from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
-from precipiq_exports.bundle_commands import bundle_group
-from precipiq_exports.commands import ledger_group, signing_keys_group
 from precipiq_exports.config import ExportsConfig
-from precipiq_exports.job_store import JobStore
-from precipiq_exports.kinds import KINDS
-from precipiq_exports.leases import LeaseKeeper
-from precipiq_exports.local_bundles import LocalBundles
-from precipiq_exports.maker import BundleMaker, MakerOptions
-from precipiq_exports.metrics import ExportMetrics
-from precipiq_exports.routes import ExportRoutes, PublishedKeys
-from precipiq_exports.runner import ExportRunner, RunnerLimits
-from precipiq_exports.service import ExportService, ServiceLimits
-from precipiq_exports.signer import Signer
-from precipiq_exports.signing_key_store import SigningKeyStore
+from precipiq_exports.runner import ExportRunner
+from precipiq_exports.service import ExportService
 from precipiq_exports.signing_keys import SigningKeys
-from precipiq_exports.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES = {
@@ -64,6 +52,19 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
+        from prometheus_client import CollectorRegistry
+
+        from precipiq_exports.job_store import JobStore
+        from precipiq_exports.leases import LeaseKeeper
+        from precipiq_exports.local_bundles import LocalBundles
+        from precipiq_exports.maker import BundleMaker, MakerOptions
+        from precipiq_exports.metrics import ExportMetrics
+        from precipiq_exports.runner import RunnerLimits
+        from precipiq_exports.service import ServiceLimits
+        from precipiq_exports.signer import Signer
+        from precipiq_exports.signing_key_store import SigningKeyStore
+        from precipiq_exports.upkeep import Upkeep
+
         config = self.config
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
         ledger = services.get(Ledger)  # type: ignore[type-abstract]
@@ -114,10 +115,14 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        from precipiq_exports.kinds import KINDS
+
         return KINDS
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        from precipiq_exports.routes import ExportRoutes, PublishedKeys
+
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
         published = PublishedKeys(keys, limiter, self.config, services.get(Clock))  # type: ignore[type-abstract]
@@ -130,6 +135,9 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
+        from precipiq_exports.bundle_commands import bundle_group
+        from precipiq_exports.commands import ledger_group, signing_keys_group
+
         return [ledger_group, signing_keys_group, bundle_group]
 
     @hookimpl

@@ -16,28 +16,21 @@ from precipiq_core.contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers
 from precipiq_core.contracts.secrets import MasterKey
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import DeploymentError
-from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, suggest
-from precipiq_ledger.checkpoint_exchange import CheckpointExchange
-from precipiq_ledger.checkpointer import Checkpointer
-from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
-from precipiq_ledger.commands import ledger_group
 from precipiq_ledger.config import LedgerConfig
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
-from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
-from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
-from precipiq_ledger.routes import LedgerRoutes
-from precipiq_ledger.service import REDACTION, LedgerService, Limits
-from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
+from precipiq_ledger.drivers.postgres import PostgresDriver
+from precipiq_ledger.drivers.sqlite import SqliteDriver
+from precipiq_ledger.service import LedgerService
+from precipiq_ledger.verifier import Verifier
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint
+
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _OWN_DRIVERS = {"sqlite": SqliteDriver.name, "postgresql": PostgresDriver.name}
@@ -54,6 +47,10 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
+        from precipiq_ledger.checkpoints import CheckpointFiles
+        from precipiq_ledger.service import Limits
+        from precipiq_ledger.verifier import StoredChains, VerifierLimits
+
         config = self.config
         depth_max = services.get(HttpSettings).depth_max
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
@@ -75,6 +72,9 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
+        from precipiq_ledger.service import REDACTION
+
         return [
             EntryKind(
                 DECISION,
@@ -93,6 +93,11 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
+        from precipiq_core.database.postgres import PostgresDatabase
+        from precipiq_core.database.sqlite import SqliteDatabase
+        from precipiq_ledger.drivers.postgres import PostgresDriverOptions
+        from precipiq_ledger.drivers.sqlite import SqliteDriverOptions
+
         database = services.find(Database)  # type: ignore[type-abstract]
         scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
         if isinstance(database, SqliteDatabase):
@@ -114,11 +119,15 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
+        from precipiq_ledger.routes import LedgerRoutes
+
         service, verifier = services.get(LedgerService), services.get(Verifier)
         return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings)).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
+        from precipiq_ledger.commands import ledger_group
+
         return [ledger_group]
 
     @hookimpl
@@ -141,6 +150,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _followers(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
+
         service, config = services.get(LedgerService), self.config
         runner = FollowerRunner(
             service,
@@ -158,6 +169,10 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_ledger.checkpoint_exchange import CheckpointExchange
+        from precipiq_ledger.checkpointer import Checkpointer
+        from precipiq_ledger.checkpoints import CheckpointSigner
+
         signer = CheckpointSigner(services.get(MasterKey))  # type: ignore[type-abstract]
         store = services.get(LedgerService).store
         clock = services.get(Clock)  # type: ignore[type-abstract]

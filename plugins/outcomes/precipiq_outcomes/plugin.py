@@ -14,26 +14,20 @@ from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.followers import Follower
 from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 from precipiq_outcomes.analytics import Analytics
-from precipiq_outcomes.commands import outcomes_group
 from precipiq_outcomes.config import OutcomesConfig
-from precipiq_outcomes.correlator import Correlator
-from precipiq_outcomes.estimator import Estimator
-from precipiq_outcomes.kinds import kinds
-from precipiq_outcomes.liability import RiskModel
-from precipiq_outcomes.link_store import LinkStore
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import TABLES, ProjectionStore
-from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
 from precipiq_outcomes.service import LinkService
-from precipiq_outcomes.sums import Sums
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint
+
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _COLUMNS = ("org_id", "environment")
@@ -52,6 +46,12 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
+        from precipiq_outcomes.correlator import Correlator
+        from precipiq_outcomes.estimator import Estimator
+        from precipiq_outcomes.liability import RiskModel
+        from precipiq_outcomes.link_store import LinkStore
+        from precipiq_outcomes.sums import Sums
+
         config, risk = self.config, self.config.liability
         clock = services.get(Clock)  # type: ignore[type-abstract]
         database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
@@ -77,11 +77,15 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
+        from precipiq_outcomes.kinds import kinds
+
         service = services.get(LinkService)
         return kinds(service.present_links, service.present_estimates)
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
+        from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
+
         links = LinkRoutes(services.get(LinkService), services.get(HttpSettings))
         return [*links.endpoints(), *AnalyticsRoutes(services.get(Analytics)).endpoints()]
 
@@ -95,6 +99,8 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
+        from precipiq_outcomes.commands import outcomes_group
+
         return [outcomes_group]
 
     @hookimpl

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import ClassVar
-
-from prometheus_client import CollectorRegistry
+from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import AddressLimiter
@@ -14,14 +12,14 @@ from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
-from precipiq_core.http.endpoint import Endpoint
-from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_ws_stream.config import WsStreamConfig
-from precipiq_ws_stream.metrics import StreamMetrics
-from precipiq_ws_stream.routes import StreamRoutes
 from precipiq_ws_stream.service import Streams
+
+if TYPE_CHECKING:
+    from precipiq_core.http.endpoint import Endpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
 
 
 class WsStreamPlugin(PluginBase[WsStreamConfig]):
@@ -35,6 +33,10 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
+        from prometheus_client import CollectorRegistry
+
+        from precipiq_ws_stream.metrics import StreamMetrics
+
         streams = Streams(
             services.get(Ledger),  # type: ignore[type-abstract]
             services.get(AddressLimiter),  # type: ignore[type-abstract]
@@ -47,6 +49,8 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint]:
+        from precipiq_ws_stream.routes import StreamRoutes
+
         return StreamRoutes(services.get(Streams), self.config).endpoints()
 
     @hookimpl
