@@ -24,12 +24,10 @@ from precipiq_core.contracts.followers import Follower
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.contracts.vault import WrappedSecrets
-from precipiq_core.database import ManagedDatabase, new_database
 from precipiq_core.deployment import Deployment
 from precipiq_core.enabled import EnabledPlugins, enable
 from precipiq_core.errors import DeploymentError
 from precipiq_core.plugin import AnyPlugin
-from precipiq_core.secrets import open_master_key
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from precipiq_core.contracts.auth import Authenticator
+    from precipiq_core.database import ManagedDatabase
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
@@ -195,6 +194,8 @@ class Boot:
         services.provide(Followers, Registry[Follower]())  # type: ignore[type-abstract]
         services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
         if deployment.database is not None:
+            from precipiq_core.database import new_database
+
             database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
             services.provide(Database, database)  # type: ignore[type-abstract]
         classes = self._enabled.classes.values()
@@ -239,6 +240,8 @@ class _LazyMasterKey:
 
     def derive(self, purpose: str) -> bytes:
         if self._key is None:
+            from precipiq_core.secrets import open_master_key
+
             self._key = open_master_key(self._deployment.secrets, self._randomness)
         return self._key.derive(purpose)
 

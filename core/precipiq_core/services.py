@@ -35,13 +35,21 @@ class Services:
 
     def provide(self, capability: type[T], value: T) -> None:
         """Register ``value`` as the provider. Raises ``DeploymentError`` for a second or an undeclared one."""
-        name = capability.__name__
-        if capability in self._owners:
-            raise DeploymentError([f"{name} is provided by both {self._owners[capability]} and {self._owner}"])
         if self._declared is not None and capability not in self._declared:
+            name = capability.__name__
             raise DeploymentError([f"plugin {self._owner} provides {name} without declaring it in provides"])
-        self._values[capability] = value
-        self._owners[capability] = self._owner
+        self.keep(capability, value)
+
+    def keep(self, part: type[T], value: T) -> None:
+        """Register a part of the plugin's own, for its commands and routes; nothing that others ask for.
+
+        It is not declared, so that loading the plugin need not import it. Raises ``DeploymentError`` for a second one.
+        """
+        name = part.__name__
+        if part in self._owners:
+            raise DeploymentError([f"{name} is provided by both {self._owners[part]} and {self._owner}"])
+        self._values[part] = value
+        self._owners[part] = self._owner
         ping = getattr(value, "ping", None)
         if callable(ping):
             self._pings[name] = cast("Callable[[], Awaitable[None]]", ping)

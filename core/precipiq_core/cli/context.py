@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +11,6 @@ import click
 from precipiq_core.boot import Assembly, Boot
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.deployment import Deployment
 from precipiq_core.errors import NotFound
 from precipiq_core.logs.settings import LogSettings
@@ -70,12 +68,16 @@ def assemble_for_command(boot: Boot, *, answers_requests: bool = False) -> Assem
 
 async def must_exist(chain: Chain, services: Services) -> None:
     """Raises ``NotFound`` for a chain without an entry: a misspelt organisation must not become one."""
+    from precipiq_core.contracts.ledger import Ledger
+
     if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
         raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")
 
 
 def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T]]) -> T:
     """Run ``work`` with the deployment's parts started, as a plugin's command does."""
+    import asyncio  # with what it brings along a tenth of all that listing commands takes
+
     from precipiq_core.lifespan import running
 
     context = ctx.find_object(CliContext)

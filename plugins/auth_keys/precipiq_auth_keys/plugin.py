@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_auth_keys.config import AuthKeysConfig
-from precipiq_auth_keys.service import KeyService
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.auth import AddressLimiter, Authenticator, RateLimiter
 from precipiq_core.contracts.chain import EntryKind
@@ -45,7 +44,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     name = "auth_keys"
     Config = AuthKeysConfig
-    provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter, KeyService)
+    provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
 
@@ -54,6 +53,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         from precipiq_auth_keys.address_limiter import AddressWindows
         from precipiq_auth_keys.authenticator import KeyAuthenticator
         from precipiq_auth_keys.rate_limiter import SecondWindows
+        from precipiq_auth_keys.service import KeyService
         from precipiq_auth_keys.store import KeyStore
 
         config = self.config
@@ -73,7 +73,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             "batch": config.batches_per_second_max,
             "read": config.reads_per_second_max,
         }
-        services.provide(KeyService, service)
+        services.keep(KeyService, service)
         counter, windows = self._counters(clock)
         plans = services.find(Plans)  # type: ignore[type-abstract]
         self._limiter = SecondWindows(quotas, clock, counter, plans)  # type: ignore[arg-type]
@@ -109,6 +109,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_auth_keys.routes import KeyRoutes
+        from precipiq_auth_keys.service import KeyService
 
         return KeyRoutes(services.get(KeyService), self.config).endpoints()
 
@@ -133,6 +134,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
         from precipiq_auth_keys.first_start import first_start
+        from precipiq_auth_keys.service import KeyService
         from precipiq_auth_keys.watcher import KeyWatcher
 
         info = services.get(DeploymentInfo)

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_billing.config import BillingConfig
-from precipiq_billing.deliveries import Deliveries
-from precipiq_billing.endpoints import StripeEndpoints
-from precipiq_billing.service import FinancialEvents
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
@@ -45,21 +42,22 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     name = "billing"
     Config = BillingConfig
-    provides: ClassVar[tuple[type, ...]] = (FinancialEvents, StripeEndpoints, Deliveries, Plans)
+    provides: ClassVar[tuple[type, ...]] = (Plans,)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
 
     @hookimpl
     def provide(self, services: Services) -> None:
         from prometheus_client import CollectorRegistry
 
+        from precipiq_billing.deliveries import Deliveries
         from precipiq_billing.delivery_store import DeliveryStore
         from precipiq_billing.endpoint_store import EndpointStore
-        from precipiq_billing.endpoints import EndpointLimits
+        from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
         from precipiq_billing.live_endpoints import LiveEndpoints
         from precipiq_billing.metrics import DeliveryMetrics
-        from precipiq_billing.plans.routes import PlanWebhook
         from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
         from precipiq_billing.plans.store import SubscriptionStore
+        from precipiq_billing.service import FinancialEvents
 
         config = self.config
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
@@ -87,27 +85,31 @@ class BillingPlugin(PluginBase[BillingConfig]):
         self._book: PlanBook | None = None
         if config.plans is not None:
             self._book = PlanBook(SubscriptionStore(database), config.plans, clock)
+            from precipiq_billing.plans.routes import PlanWebhook
+
             self._plan_webhook = PlanWebhook(self._book, config.plans, clock)
         services.provide(Plans, self._book or UnlimitedPlans())  # type: ignore[type-abstract]
-        services.provide(FinancialEvents, events)
-        services.provide(Deliveries, deliveries)
-        services.provide(
-            StripeEndpoints, StripeEndpoints(self._endpoint_store, vault, ledger, clock, randomness, limits)
-        )
+        services.keep(FinancialEvents, events)
+        services.keep(Deliveries, deliveries)
+        services.keep(StripeEndpoints, StripeEndpoints(self._endpoint_store, vault, ledger, clock, randomness, limits))
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         from precipiq_billing.kinds import kinds
+        from precipiq_billing.service import FinancialEvents
 
         return kinds(services.get(FinancialEvents).present)
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        from precipiq_billing.deliveries import Deliveries
         from precipiq_billing.endpoint_routes import EndpointRoutes
+        from precipiq_billing.endpoints import StripeEndpoints
         from precipiq_billing.plans.models import PlanWebhookOut
         from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes
         from precipiq_billing.plans.service import UnlimitedPlans
         from precipiq_billing.routes import FinancialEventRoutes
+        from precipiq_billing.service import FinancialEvents
         from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
 
         http = services.get(HttpSettings)
@@ -155,6 +157,9 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_billing.deliveries import Deliveries
+        from precipiq_billing.endpoints import StripeEndpoints
+
         if not services.get(DeploymentInfo).serving:
             yield
             return

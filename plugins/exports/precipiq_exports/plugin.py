@@ -22,9 +22,6 @@ from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 from precipiq_exports.config import ExportsConfig
-from precipiq_exports.runner import ExportRunner
-from precipiq_exports.service import ExportService
-from precipiq_exports.signing_keys import SigningKeys
 
 if TYPE_CHECKING:
     import click
@@ -46,7 +43,6 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     name = "exports"
     Config = ExportsConfig
-    provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
     optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter, Plans)
 
@@ -59,10 +55,11 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         from precipiq_exports.local_bundles import LocalBundles
         from precipiq_exports.maker import BundleMaker, MakerOptions
         from precipiq_exports.metrics import ExportMetrics
-        from precipiq_exports.runner import RunnerLimits
-        from precipiq_exports.service import ServiceLimits
+        from precipiq_exports.runner import ExportRunner, RunnerLimits
+        from precipiq_exports.service import ExportService, ServiceLimits
         from precipiq_exports.signer import Signer
         from precipiq_exports.signing_key_store import SigningKeyStore
+        from precipiq_exports.signing_keys import SigningKeys
         from precipiq_exports.upkeep import Upkeep
 
         config = self.config
@@ -109,9 +106,9 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         )
         service.on_change = runner.wake
         self._upkeep = Upkeep(store, service, bundles, clock, work_folder, config.upkeep_interval_s)
-        services.provide(ExportService, service)
-        services.provide(SigningKeys, keys)
-        services.provide(ExportRunner, runner)
+        services.keep(ExportService, service)
+        services.keep(SigningKeys, keys)
+        services.keep(ExportRunner, runner)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -122,6 +119,8 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
         from precipiq_exports.routes import ExportRoutes, PublishedKeys
+        from precipiq_exports.service import ExportService
+        from precipiq_exports.signing_keys import SigningKeys
 
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
@@ -154,6 +153,8 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_exports.runner import ExportRunner
+
         tasks: list[asyncio.Task[None]] = []
         if services.get(DeploymentInfo).serving:
             tasks = [

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
@@ -21,19 +21,18 @@ from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, suggest
 from precipiq_ledger.config import LedgerConfig
-from precipiq_ledger.drivers.postgres import PostgresDriver
-from precipiq_ledger.drivers.sqlite import SqliteDriver
-from precipiq_ledger.service import LedgerService
-from precipiq_ledger.verifier import Verifier
 
 if TYPE_CHECKING:
     import click
 
+    from precipiq_core.database.postgres import PostgresDatabase
+    from precipiq_core.database.sqlite import SqliteDatabase
     from precipiq_core.http.endpoint import Endpoint
 
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
-_OWN_DRIVERS = {"sqlite": SqliteDriver.name, "postgresql": PostgresDriver.name}
+_OWN_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgres"}
+"""The names of our drivers by the dialect of the database that they act on."""
 
 
 class LedgerPlugin(PluginBase[LedgerConfig]):
@@ -41,15 +40,15 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     name = "ledger"
     Config = LedgerConfig
-    provides: ClassVar[tuple[type, ...]] = (Ledger, LedgerService, Verifier, ChainAudit)
+    provides: ClassVar[tuple[type, ...]] = (Ledger, ChainAudit)
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
 
     @hookimpl
     def provide(self, services: Services) -> None:
         from precipiq_ledger.checkpoints import CheckpointFiles
-        from precipiq_ledger.service import Limits
-        from precipiq_ledger.verifier import StoredChains, VerifierLimits
+        from precipiq_ledger.service import LedgerService, Limits
+        from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
         config = self.config
         depth_max = services.get(HttpSettings).depth_max
@@ -65,15 +64,15 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         )
         self._files = files
         services.provide(Ledger, service)  # type: ignore[type-abstract]
-        services.provide(LedgerService, service)
+        services.keep(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits)  # type: ignore[type-abstract]
-        services.provide(Verifier, verifier)
+        services.keep(Verifier, verifier)
         services.provide(ChainAudit, StoredChains(service, verifier))  # type: ignore[type-abstract]
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
-        from precipiq_ledger.service import REDACTION
+        from precipiq_ledger.service import REDACTION, LedgerService
 
         return [
             EntryKind(
@@ -93,18 +92,17 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
-        from precipiq_core.database.postgres import PostgresDatabase
-        from precipiq_core.database.sqlite import SqliteDatabase
-        from precipiq_ledger.drivers.postgres import PostgresDriverOptions
-        from precipiq_ledger.drivers.sqlite import SqliteDriverOptions
-
         database = services.find(Database)  # type: ignore[type-abstract]
         scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
-        if isinstance(database, SqliteDatabase):
-            return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
-        if isinstance(database, PostgresDatabase):
-            return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]
-        return []
+        if database is None:
+            return []
+        if database.dialect == "sqlite":
+            from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+
+            return [SqliteDriver(cast("SqliteDatabase", database), SqliteDriverOptions(scan_rows_max, poll_s))]
+        from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+
+        return [PostgresDriver(cast("PostgresDatabase", database), PostgresDriverOptions(scan_rows_max, poll_s))]
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
@@ -120,6 +118,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_ledger.routes import LedgerRoutes
+        from precipiq_ledger.service import LedgerService
+        from precipiq_ledger.verifier import Verifier
 
         service, verifier = services.get(LedgerService), services.get(Verifier)
         return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings)).endpoints()
@@ -136,6 +136,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services, driver: EntryStoreDriver) -> AsyncIterator[None]:
+        from precipiq_ledger.service import LedgerService
+
         service = services.get(LedgerService)
         async with driver.open() as store:
             service.start(store, services.get(EntryKinds).by_name)  # type: ignore[type-abstract]
@@ -151,6 +153,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     @asynccontextmanager
     async def _followers(self, services: Services) -> AsyncIterator[None]:
         from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
+        from precipiq_ledger.service import LedgerService
 
         service, config = services.get(LedgerService), self.config
         runner = FollowerRunner(
@@ -172,6 +175,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         from precipiq_ledger.checkpoint_exchange import CheckpointExchange
         from precipiq_ledger.checkpointer import Checkpointer
         from precipiq_ledger.checkpoints import CheckpointSigner
+        from precipiq_ledger.service import LedgerService
 
         signer = CheckpointSigner(services.get(MasterKey))  # type: ignore[type-abstract]
         store = services.get(LedgerService).store

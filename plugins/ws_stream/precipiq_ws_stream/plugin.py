@@ -15,7 +15,6 @@ from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_ws_stream.config import WsStreamConfig
-from precipiq_ws_stream.service import Streams
 
 if TYPE_CHECKING:
     from precipiq_core.http.endpoint import Endpoint
@@ -27,15 +26,16 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     name = "ws_stream"
     Config = WsStreamConfig
-    provides: ClassVar[tuple[type, ...]] = (Streams,)
     requires: ClassVar[tuple[type, ...]] = (Ledger, AddressLimiter)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
 
     @hookimpl
-    def provide(self, services: Services) -> None:
+    def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint]:
         from prometheus_client import CollectorRegistry
 
         from precipiq_ws_stream.metrics import StreamMetrics
+        from precipiq_ws_stream.routes import StreamRoutes
+        from precipiq_ws_stream.service import Streams
 
         streams = Streams(
             services.get(Ledger),  # type: ignore[type-abstract]
@@ -45,13 +45,8 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
             StreamMetrics(services.get(CollectorRegistry)),
             services.find(Plans),  # type: ignore[type-abstract]
         )
-        services.provide(Streams, streams)
-
-    @hookimpl
-    def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint]:
-        from precipiq_ws_stream.routes import StreamRoutes
-
-        return StreamRoutes(services.get(Streams), self.config).endpoints()
+        services.keep(Streams, streams)
+        return StreamRoutes(streams, self.config).endpoints()
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
@@ -59,6 +54,8 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_ws_stream.service import Streams
+
         if not services.get(DeploymentInfo).serving:
             yield
             return
