@@ -80,6 +80,12 @@ def server_database(
         yield copied
 
 
+@pytest.fixture
+def empty_database(database: str, request: pytest.FixtureRequest) -> PostgresDatabase | None:
+    """A PostgreSQL database without anything, or None for a file of SQLite: for schemas that a test makes up."""
+    return None if database == "sqlite" else request.getfixturevalue("postgres")
+
+
 @contextmanager
 def copy_of(database: PostgresDatabase, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
     copied = database.copy()

@@ -51,10 +51,10 @@ class FakeLedger:
 
 
 @pytest.fixture
-async def opened(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[Database]:
+async def opened(empty_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[Database]:
     (tmp_path / "revisions").mkdir()
     (tmp_path / "revisions" / "0001_notes.py").write_text(REVISION)
-    settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
+    settings = {"migrate_at_start": True} if empty_database is None else empty_database.settings()
     database = new_database(DatabaseSettings.model_validate(settings), tmp_path)
     tables = {"notes": ("org_id", None), "note_events": ("org_id", "environment")}
     async with database.opened([Migration("notes", tmp_path / "revisions", tables)]):

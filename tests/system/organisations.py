@@ -11,12 +11,13 @@ import asyncio, json, os, sys
 from pathlib import Path
 from precipiq_auth_keys.service import KeyService
 from precipiq_core.lifespan import running
-from precipiq_core.cli.context import assemble_for_command, boot_for_command
+from precipiq_core.cli.context import assemble_for_command
 from precipiq_core.contracts.auth import SCOPES
 from precipiq_core.deployment import load_deployment
 
 async def main():
-    assembly = assemble_for_command(boot_for_command(load_deployment(Path(os.environ["PRECIPIQ_CONFIG"]), os.environ)))
+    deployment = load_deployment(Path(os.environ["PRECIPIQ_CONFIG"]), os.environ)
+    assembly = assemble_for_command(deployment, answers_requests=False)
     async with running(assembly):
         keys = assembly.services.get(KeyService)
         for number in range(int(sys.argv[1])):

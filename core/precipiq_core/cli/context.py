@@ -45,7 +45,7 @@ class CliContext:
         """Everything that a plugin's command runs with."""
         if self.assembly is None:
             assert self.boot is not None, "commands are found before they run"
-            self.assembly = assemble_for_command(self.boot)
+            self.assembly = _assembled(self.boot, answers_requests=False)
         return self.assembly
 
 
@@ -56,8 +56,12 @@ def boot_for_command(deployment: Deployment) -> Boot:
     )
 
 
-def assemble_for_command(boot: Boot, *, answers_requests: bool = False) -> Assembly:
-    """Everything that a command runs with; logs go to standard error from level warning."""
+def assemble_for_command(deployment: Deployment, *, answers_requests: bool = True) -> Assembly:
+    """Everything that a command runs with, with or without routes; logs go to standard error from level warning."""
+    return _assembled(boot_for_command(deployment), answers_requests=answers_requests)
+
+
+def _assembled(boot: Boot, *, answers_requests: bool) -> Assembly:
     from precipiq_core.logs.setup import configure_logging
 
     control = configure_logging(LogSettings(level="warning"))

@@ -16,7 +16,7 @@ import click
 
 from precipiq_core import __version__
 from precipiq_core.boot import Assembly
-from precipiq_core.cli.context import CliContext, assemble_for_command, boot_for_command
+from precipiq_core.cli.context import CliContext, assemble_for_command
 from precipiq_core.deployment import Deployment, load_deployment
 from precipiq_core.discovery import installed_plugins
 from precipiq_core.errors import DeploymentError, PrecipiqError
@@ -115,8 +115,7 @@ def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str
 def check(ctx: click.Context, as_json: bool) -> None:
     """Boot without opening sockets or databases, and say what each plugin contributes."""
     try:
-        boot = boot_for_command(_deployment(ctx.find_root().params["config"]))
-        assembly = assemble_for_command(boot, answers_requests=True)
+        assembly = assemble_for_command(_deployment(ctx.find_root().params["config"]))
         from precipiq_core.app import Application
 
         Application(assembly)
@@ -177,7 +176,7 @@ def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
 @click.pass_context
 def migrate(ctx: click.Context, post: bool) -> None:
     """Bring the database to the schema that the enabled plugins need."""
-    assembly = assemble_for_command(boot_for_command(_deployment(ctx.find_root().params["config"])))
+    assembly = assemble_for_command(_deployment(ctx.find_root().params["config"]), answers_requests=False)
     if assembly.database is None:
         click.echo("this deployment has no [database]: nothing to migrate")
         return
