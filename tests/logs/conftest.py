@@ -23,34 +23,12 @@ import structlog
 from precipiq_auth_keys.secret_format import RANDOM_BYTES, is_well_formed, make_key
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
+from tests.logs.forms import FORMS, LEVELS
 
 Level = Literal["debug", "info"]
 Capture = Callable[..., AbstractContextManager[io.BytesIO]]
 
 _WINDOW = 8
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
-
-
-def _percent(text: str) -> str:
-    return "".join(f"%{byte:02x}" for byte in text.encode())
-
-
-FORMS: dict[str, Callable[[str], str]] = {
-    "plain": str,
-    "percent": _percent,
-    "double-percent": lambda text: _percent(text).replace("%", "%25"),
-    "half-percent": lambda text: "".join(_percent(c) if i % 2 else c for i, c in enumerate(text)),
-    "base64": lambda text: base64.b64encode(text.encode()).decode(),
-    "base64-shifted": lambda text: base64.urlsafe_b64encode(b"u:" + text.encode()).decode(),
-    "base64-wrapped": lambda text: base64.encodebytes(b"?" * 50 + text.encode() + b">" * 50).decode(),
-    "json-escaped": lambda text: "".join(f"\\u{ord(c):04X}" for c in text),
-    "json-in-json": lambda text: json.dumps(json.dumps({"k": text}).replace("_", "\\u005f")),
-    "bytes-repr": lambda text: repr(text.encode()),
-    "hex-escaped": lambda text: "b'" + "".join(f"\\x{ord(c):02x}" for c in text) + "'",
-    "hex": lambda text: text.encode().hex(),
-    "upper": str.upper,
-    "lower": str.lower,
-}
 
 
 def new_secret() -> str:
@@ -89,7 +67,7 @@ def undefended(level: Level = "debug") -> Iterator[io.BytesIO]:
     root = logging.getLogger()
     before, root_level = root.handlers[:], root.level
     root.handlers[:] = [logging.StreamHandler(text)]
-    root.setLevel(_LEVELS[level])
+    root.setLevel(LEVELS[level])
     config = structlog.get_config()
     structlog.reset_defaults()
     hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
@@ -125,10 +103,11 @@ def defended(level: Level = "debug", line_bytes_max: int = 64 * 1024) -> Iterato
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for ``form`` or ``level`` runs with each."""
-    if "form" in metafunc.fixturenames:
+    """A test that asks for ``form`` or ``level``, and does not choose among them, runs with each."""
+    chosen = " ".join(str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
+    if "form" in metafunc.fixturenames and "form" not in chosen:
         metafunc.parametrize("form", FORMS.values(), ids=FORMS)
-    if "level" in metafunc.fixturenames:
+    if "level" in metafunc.fixturenames and "level" not in chosen:
         metafunc.parametrize("level", ["info", "debug"])
 
 

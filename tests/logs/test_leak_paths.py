@@ -27,6 +27,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from precipiq_core.logs.setup import loop_exception_handler
+from tests.effort import some_of
+from tests.logs.forms import FORMS, LEVELS
 
 Act = Callable[[str], None]
 PATHS: dict[str, Act] = {}
@@ -330,7 +332,13 @@ def a_url_with_the_key(text: str) -> None:
         logging.getLogger("plugin").info("GET /x?a=1%sapi_key=%s&api%%255Fkey=%s", separator, text, text)
 
 
-@pytest.mark.parametrize("act", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize(
+    ("act", "form", "level"),
+    [
+        pytest.param(act, form, level, id=f"{path}-{name}-{level}")
+        for (path, act), (name, form), level in some_of(PATHS.items(), FORMS.items(), LEVELS)
+    ],
+)
 def test_no_path_shows_a_secret(act, form, level, secret, undefended, defended, shows):
     text = form(secret)
     with undefended() as output:
@@ -366,7 +374,13 @@ def test_the_loops_handler_says_what_failed_but_not_with_what(secret, defended, 
     assert not shows(output.getvalue(), secret)
 
 
-@pytest.mark.parametrize("position", range(900, 1100, 23))
+@pytest.mark.parametrize(
+    ("position", "form"),
+    [
+        pytest.param(position, form, id=f"{position}-{name}")
+        for position, (name, form) in some_of(range(900, 1100, 23), FORMS.items())
+    ],
+)
 def test_a_secret_at_the_cut_is_gone_whole(position, form, secret, defended, shows):
     with defended(line_bytes_max=1024) as output:
         logging.getLogger("plugin").warning("x" * position + " " + form(secret) + " " + "y" * 3000)

@@ -14,6 +14,8 @@ from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
+from tests.effort import some_of
+from tests.logs.forms import FORMS
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +87,13 @@ async def test_ids_differ():
     assert len({await server.get() for _ in range(200)}) == 200
 
 
-@pytest.mark.parametrize("position", range(430, 510, 9))
+@pytest.mark.parametrize(
+    ("position", "form"),
+    [
+        pytest.param(position, form, id=f"{position}-{name}")
+        for position, (name, form) in some_of(range(430, 510, 9), FORMS.items())
+    ],
+)
 async def test_a_secret_at_the_end_of_a_long_path_is_gone_whole(position, form, secret, shows):
     server = Server()
     await server.get(path="/" + "p" * position + "/" + form(secret))

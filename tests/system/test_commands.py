@@ -96,10 +96,10 @@ def test_plugins_lists_what_is_installed_and_enabled(tmp_path: Path) -> None:
 
 
 def test_serve_refuses_a_schema_that_is_not_migrated_and_says_what_to_run(
-    server_database: PostgresDatabase | None, tmp_path: Path
+    empty_database: PostgresDatabase | None, tmp_path: Path
 ) -> None:
     server = ServerProcess(
-        tmp_path, postgres=server_database, overrides={"PRECIPIQ__DATABASE__MIGRATE_AT_START": "false"}
+        tmp_path, postgres=empty_database, overrides={"PRECIPIQ__DATABASE__MIGRATE_AT_START": "false"}
     )
     [problem] = problems_of_a_start(server)
     refused = server.run("orgs", "list", check=False)

@@ -11,10 +11,11 @@ import time
 import httpx2
 
 from precipiq_testkit.server import ServerProcess
+from tests.effort import rounds
 
 from .client import Client, decision
 
-ROUNDS = 50
+ROUNDS = rounds(8, long=50)
 WRITERS = 4
 
 

@@ -1,6 +1,6 @@
 """Three nodes on one PostgreSQL while nodes, connections and the database die: nothing acknowledged is ever lost.
 
-``PRECIPIQ_TEST_ROUNDS=50`` runs the whole; fewer rounds are enough for every day.
+With ``--long`` 50 rounds; fewer are enough for every day.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import pytest
 
 from precipiq_testkit.postgres import OwnPostgres, PostgresDatabase, own_postgres
 from precipiq_testkit.server import ServerProcess
+from tests.effort import rounds
 
 from .client import Client, decision
 
-ROUNDS = int(os.environ.get("PRECIPIQ_TEST_ROUNDS", "12"))
+ROUNDS = rounds(9, long=50)
 NODES = 3
 WRITERS = 6
 RECOVERY_MAX_S = 10.0

@@ -16,8 +16,9 @@ from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.deployment import load_deployment
 from precipiq_core.http.router import full_path
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
+from tests.effort import rounds
 
-EXAMPLES = 25
+EXAMPLES = rounds(5, long=25)
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -51,7 +52,7 @@ def test_a_key_that_may_only_read_breaks_the_document_as_little(server: ServerPr
     key = server.create_key("test", "read")
     head = httpx2.get(f"{server.url}/api/v1/ledger/head", headers={"X-Precipiq-Key": key}).json()["data"]
 
-    done = schemathesis(server, tmp_path, key, examples=5)
+    done = schemathesis(server, tmp_path, key, examples=rounds(2, long=5))
 
     assert done.returncode == 0, done.stdout[-6000:]
     assert not [line for line in server.log_lines() if line.get("event") == "request failed"]

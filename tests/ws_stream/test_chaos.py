@@ -1,6 +1,6 @@
 """Whatever dies, a client that resumes where it was has every entry once; what was rewritten is never passed off.
 
-``PRECIPIQ_TEST_ROUNDS=50`` runs 1,000 cycles; fewer rounds are enough for every day.
+With ``--long`` 1,000 cycles; fewer are enough for every day.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pytest
 
 from precipiq_testkit.postgres import OwnPostgres, own_postgres
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.effort import rounds
 from tests.system.client import Client
 from tests.ws_stream.following import (
     Appender,
@@ -33,7 +34,7 @@ from tests.ws_stream.streams import Stream, stream, stream_url
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = int(os.environ.get("PRECIPIQ_TEST_ROUNDS", "2"))
+ROUNDS = rounds(1, long=50)
 CYCLES = 20 * ROUNDS
 EVENT_CYCLES = 5 * ROUNDS
 ENTRIES_BEFORE = 1500

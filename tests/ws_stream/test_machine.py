@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,13 +27,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.effort import rounds
 from tests.system.client import Client, decision
 from tests.ws_stream.following import reset
 from tests.ws_stream.streams import Frame, stream_url
 
 AGENTS = ("agent-0", "agent-1", "agent-2")
 FILTERS: tuple[dict[str, str], ...] = ({}, {"agent_id": AGENTS[1]}, {"kinds": "redaction,key_created"})
-EXAMPLES = 4 * int(os.environ.get("PRECIPIQ_TEST_ROUNDS", "3"))
+EXAMPLES = rounds(6, long=200)
 READ_TIMEOUT_S = 10.0
 REVOKED_WITHIN_S = 5.0
 LET_GO_WITHIN_S = 20.0
