@@ -32,6 +32,7 @@ from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
+from precipiq_testkit.server import ServerProcess
 
 CHAIN, OTHER_CHAIN = Chain("org_alpha", "live"), Chain("org_beta", "live")
 ENTRIES, REDACTED, REDACTION = 9, 2, 8
@@ -280,6 +281,13 @@ class PostgresIntruder(Intruder):
         values = dict(zip(self.columns, self.get(seq, *self.columns), strict=True)) | changes
         marks = ", ".join("?" * len(values))
         self.execute(f"INSERT INTO entries ({', '.join(values)}) VALUES ({marks})", *values.values())
+
+
+def intruder_of(server: ServerProcess, chain: Chain, folder: Path) -> Intruder:
+    """One who got into that server's database."""
+    if server.postgres is None:
+        return SqliteIntruder(server.database_file, chain, folder)
+    return PostgresIntruder(server.postgres, chain, folder)
 
 
 def core_database(database: PostgresDatabase) -> postgres.PostgresDatabase:

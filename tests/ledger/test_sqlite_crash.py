@@ -18,12 +18,13 @@ from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.drivers.sqlite import SqliteDriver
 from precipiq_ledger.verify import GENESIS, verify_stretch
+from tests.effort import rounds
 
 ALPHA = Chain("org_alpha", "live")
 MIGRATION = Migration(
     "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
 )
-ROUNDS_COUNT = 10
+ROUNDS_COUNT = rounds(4, long=10)
 
 APPENDER = """
 import asyncio, json, sys, time
@@ -68,6 +69,7 @@ def acknowledge_then_kill(path: Path, seed: int, count: int) -> list[tuple[int, 
     return seen
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_every_acknowledged_entry_survives_a_kill(tmp_path: Path) -> None:
     path, rng = tmp_path / "precipiq.db", random.Random(3)

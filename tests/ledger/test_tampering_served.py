@@ -28,7 +28,7 @@ from precipiq_core.database.postgres_roles import Roles
 from precipiq_core.deployment import load_deployment
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess
-from tests.ledger.intruders import Intruder, PostgresCopies, PostgresIntruder, SqliteIntruder
+from tests.ledger.intruders import Intruder, PostgresCopies, PostgresIntruder, intruder_of
 
 pytestmark = pytest.mark.slow
 
@@ -101,10 +101,7 @@ class Copy:
         original.restore(self.server)
 
     def intruder(self) -> Intruder:
-        chain = Chain(self.server.org_id, "test")
-        if self.server.postgres is None:
-            return SqliteIntruder(self.server.database_file, chain, self.server.folder)
-        return PostgresIntruder(self.server.postgres, chain, self.server.folder)
+        return intruder_of(self.server, Chain(self.server.org_id, "test"), self.server.folder)
 
     def intrude(self, *acts: str | Callable[[Intruder], object]) -> None:
         """Statements, or what an intruder does."""
