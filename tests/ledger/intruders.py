@@ -290,9 +290,9 @@ def intruder_of(server: ServerProcess, chain: Chain, folder: Path) -> Intruder:
     return PostgresIntruder(server.postgres, chain, folder)
 
 
-def core_database(database: PostgresDatabase) -> postgres.PostgresDatabase:
+def core_database(database: PostgresDatabase, **settings: object) -> postgres.PostgresDatabase:
     """The core's database over the same; its secrets must be in the environment."""
-    return postgres.PostgresDatabase(DatabaseSettings.model_validate(database.settings()))
+    return postgres.PostgresDatabase(DatabaseSettings.model_validate(database.settings() | settings))
 
 
 class Original(ABC):

@@ -7,13 +7,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import asyncpg
 import pytest
 
-import precipiq_ledger
 from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.contracts.database import Migration, Statement
 from precipiq_core.contracts.entry_store import Appended, EntryStore
@@ -22,7 +20,6 @@ from precipiq_core.database import postgres_address
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.postgres_errors import AWAY, UNKNOWN_OUTCOME
 from precipiq_core.database.postgres_roles import begin_as, literal
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import Unavailable
 from precipiq_ledger.drivers import postgres_append
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
@@ -30,14 +27,13 @@ from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.pooler import FaultProxy
 from precipiq_testkit.sealing import Writer
+from tests.ledger.intruders import core_database, migration
 
 pytestmark = pytest.mark.anyio
 
 T = TypeVar("T")
 
 CHAIN, OTHER = Chain("org_alpha", "live"), Chain("org_beta", "live")
-COLUMNS = ("org_id", "environment")
-LEDGER = Path(precipiq_ledger.__file__).parent / "sql" / "migrations"
 NOTES = """
 from alembic import op
 revision, down_revision, branch_labels, depends_on = "notes_0001", None, ("notes",), None
@@ -70,16 +66,20 @@ class Node:
         return await self.store.read(chain, 0, 10_000)
 
 
-@pytest.fixture
-def migrations(tmp_path: Path) -> list[Migration]:
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "0001_notes.py").write_text(NOTES)
-    tables = {"entries": COLUMNS, "ledger_checkpoints": COLUMNS}
-    return [Migration("notes", tmp_path / "notes", {}), Migration("ledger", LEDGER, tables, frozenset({"entries"}))]
+@pytest.fixture(scope="module")
+def migrations(shared_postgres: testkit.PostgresDatabase, tmp_path_factory: pytest.TempPathFactory) -> list[Migration]:
+    """The schema of a module's database, which has it already."""
+    folder = tmp_path_factory.mktemp("notes")
+    (folder / "0001_notes.py").write_text(NOTES)
+    migrations = [Migration("notes", folder, {}), migration("postgresql")]
+    core_database(shared_postgres).migrate(migrations)
+    return migrations
 
 
 @pytest.fixture
-def postgres(shared_postgres: testkit.PostgresDatabase) -> Iterator[testkit.PostgresDatabase]:
+def postgres(
+    shared_postgres: testkit.PostgresDatabase, migrations: list[Migration]
+) -> Iterator[testkit.PostgresDatabase]:
     yield shared_postgres
     shared_postgres.empty("entries", "notes")
 
@@ -102,7 +102,7 @@ def via(proxy: FaultProxy, postgres: testkit.PostgresDatabase) -> str:
 async def opened(
     postgres: testkit.PostgresDatabase, migrations: Sequence[Migration], seed: int, **settings: object
 ) -> AsyncIterator[Node]:
-    database = PostgresDatabase(DatabaseSettings.model_validate(postgres.settings() | settings))
+    database = core_database(postgres, migrate_at_start=False, **settings)
     options = PostgresDriverOptions(watch_poll_s=0.2)
     async with database.opened(migrations), PostgresDriver(database, options).open() as store:
         yield Node(database, store, Writer(store, seed=seed))
@@ -404,7 +404,7 @@ async def test_patience_with_a_locked_chain_ends_and_leaves_nothing_open(
     role = f"ALTER ROLE {postgres.runtime_role} IN DATABASE {postgres.name} SET lock_timeout"
     await asyncio.to_thread(postgres.sql, f"{role} = '200ms'")
     try:
-        async with opened(postgres, migrations, 3, migrate_at_start=False) as node:
+        async with opened(postgres, migrations, 3) as node:
             node.writer = Writer(node.store, other.writer.clock, seed=3)
             await node.settle(other if shared else None)
             holder = await asyncpg.connect(postgres.url)

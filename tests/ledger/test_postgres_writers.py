@@ -20,11 +20,9 @@ from pathlib import Path
 
 import pytest
 
-import precipiq_ledger
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.clock import SystemClock
 from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
-from precipiq_core.contracts.database import Migration
 from precipiq_core.contracts.entry_store import EntryStore
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings
@@ -33,6 +31,7 @@ from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
 from tests.effort import rounds
+from tests.ledger.intruders import migration
 
 REPOSITORY = Path(__file__).parents[2]
 PROCESSES = rounds(4, long=8)
@@ -41,14 +40,6 @@ TASKS_EACH = 32
 BATCH_MAX = 8
 KEYED_EVERY = 10
 TIMEOUT_S = 300
-
-COLUMNS = ("org_id", "environment")
-MIGRATION = Migration(
-    "ledger",
-    Path(precipiq_ledger.__file__).parent / "sql" / "migrations",
-    {"entries": COLUMNS, "ledger_checkpoints": COLUMNS},
-    frozenset({"entries"}),
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,10 @@ def chains(count: int) -> list[Chain]:
 @asynccontextmanager
 async def opened(settings: dict[str, object]) -> AsyncIterator[EntryStore]:
     database = PostgresDatabase(DatabaseSettings.model_validate(settings))
-    async with database.opened([MIGRATION]), PostgresDriver(database, PostgresDriverOptions()).open() as store:
+    async with (
+        database.opened([migration("postgresql")]),
+        PostgresDriver(database, PostgresDriverOptions()).open() as store,
+    ):
         yield store
 
 
