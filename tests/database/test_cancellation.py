@@ -158,7 +158,7 @@ def migrations(tmp_path: Path) -> list[Migration]:
 Opening = Callable[[], Any]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.system)])
 def opening(request: pytest.FixtureRequest, tmp_path: Path, migrations: list[Migration]) -> Opening:
     """Opens a fresh database with its entry store, each time it is called."""
     if request.param == "postgres":

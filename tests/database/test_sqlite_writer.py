@@ -226,6 +226,7 @@ async def test_a_handler_with_too_few_results_stores_nothing(writer: SqliteWrite
     assert stored(path) == []
 
 
+@pytest.mark.system
 def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
     program = f"""
 import asyncio
