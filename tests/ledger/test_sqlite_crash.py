@@ -24,7 +24,7 @@ ALPHA = Chain("org_alpha", "live")
 MIGRATION = Migration(
     "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
 )
-ROUNDS_COUNT = rounds(4, long=10)
+ROUNDS_COUNT = rounds(3, long=10)
 
 APPENDER = """
 import asyncio, json, os, signal, sys
