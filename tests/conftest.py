@@ -51,7 +51,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["sqlite", "postgres"], scope="module")
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.system)], scope="module")
 def database(request: pytest.FixtureRequest) -> str:
     """Which database a test's servers use."""
     return str(request.param)

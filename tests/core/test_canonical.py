@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from precipiq_core.canonical import NotCanonical, canonical
+from tests.effort import rounds
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "ledger-vectors.json").read_bytes())["entries"]
 NAN, INFINITY = math.nan, math.inf
@@ -123,7 +124,7 @@ def test_strings_are_escaped_as_little_as_section_3_2_2_2_says():
     assert canonical({"é": every}) == '{"é":'.encode() + expected.encode() + b"}"  # the plain writer's
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=rounds(100, long=400), deadline=None)
 @given(values)
 @example([2.0**53, 2.0**53 - 1, -(2.0**53), 1e21, 1.0, {"a": 1.0, "b": {"c": [0.5, -0.0]}}])
 @example({"\U00010000": 1, "\ue000": 2, "a": 3.0})

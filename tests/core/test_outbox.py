@@ -51,14 +51,21 @@ class FakeLedger:
 
 
 @pytest.fixture
-async def opened(empty_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[Database]:
+def settings(database: str, request: pytest.FixtureRequest) -> dict[str, object]:
+    if database == "sqlite":
+        return {"migrate_at_start": True}
+    postgres: PostgresDatabase = request.getfixturevalue("postgres")
+    return postgres.settings()
+
+
+@pytest.fixture
+async def opened(settings: dict[str, object], tmp_path: Path) -> AsyncIterator[Database]:
     (tmp_path / "revisions").mkdir()
     (tmp_path / "revisions" / "0001_notes.py").write_text(REVISION)
-    settings = {"migrate_at_start": True} if empty_database is None else empty_database.settings()
-    database = new_database(DatabaseSettings.model_validate(settings), tmp_path)
+    opened = new_database(DatabaseSettings.model_validate(settings), tmp_path)
     tables = {"notes": ("org_id", None), "note_events": ("org_id", "environment")}
-    async with database.opened([Migration("notes", tmp_path / "revisions", tables)]):
-        yield database
+    async with opened.opened([Migration("notes", tmp_path / "revisions", tables)]):
+        yield opened
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from precipiq_core.errors import DeploymentError, InternalError, Unavailable, Va
 from precipiq_core.secret_process import SecretProcess, call_once
 from tests.core.secret_servants import SECRET, Servant, Unloadable
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0

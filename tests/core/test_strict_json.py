@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from precipiq_core import strict_json
 from precipiq_core.strict_json import JsonRefused, loads
+from tests.effort import rounds
 
 BACKSLASH = "\\"
 
@@ -227,7 +228,7 @@ def mutated(text, seed):
     return text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(75, long=300), deadline=None)
 @given(documents, st.integers(0, 2**32))
 @example('{"a":1,"a":":"}', 0)
 @example('{"a":{"b":1},"a":2}', 0)
@@ -235,20 +236,20 @@ def test_mutated_json_has_the_same_outcome_fast_and_slow(text, seed):
     assert_one_outcome(mutated(text, seed).encode(errors="surrogatepass"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(75, long=300), deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.integers(0, 3))
 def test_adversarial_pieces_have_the_same_outcome_fast_and_slow(text, max_depth):
     assert_one_outcome(text.encode())
     assert_one_outcome(text.encode(), max_depth)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=rounds(50, long=200), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", ":", "\\u0061", "\\u003a", "\\u003A"]), documents), max_size=5))
 def test_objects_of_any_keys_have_the_same_outcome_fast_and_slow(pairs):
     assert_one_outcome(("{" + ",".join(f'"{key}":{text}' for key, text in pairs) + "}").encode())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=rounds(50, long=100), deadline=None)
 @given(st.binary(max_size=30))
 def test_random_bytes_have_the_same_outcome_fast_and_slow(body):
     assert_one_outcome(body)

@@ -23,7 +23,7 @@ from precipiq_testkit.sealing import Writer, entry_id
 
 from .plugins import ALPHA, BETA, KEYS, LEDGER, new_database, notes_plugin, opened, write_revision
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 DENIED = "42501"
 ADD = Statement(

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,32 @@ def block(
 def hold(writer: SqliteWriter) -> tuple[asyncio.Future[None], asyncio.Event]:
     event = asyncio.Event()
     return writer.submit(block, (asyncio.get_running_loop(), event)), event
+
+
+async def test_nobody_is_answered_before_the_commit(path: Path) -> None:
+    reached, go = threading.Event(), threading.Event()
+
+    def stop_at_commit(statement: str) -> None:
+        if statement == "COMMIT":
+            reached.set()
+            go.wait(60)
+
+    def connect() -> sqlite3.Connection:
+        connection = open_for_writing(path, 5)
+        connection.set_trace_callback(stop_at_commit)
+        return connection
+
+    writer = SqliteWriter(connect, queue_max=10, group_rows_max=10)
+    await writer.start()
+    future = writer.submit(Groups().insert, 1)
+    assert await asyncio.to_thread(reached.wait, 60)
+    await asyncio.sleep(0)  # what was answered by then has arrived
+    was_answered = future.done()
+    go.set()
+    assert await future == 1
+    assert not was_answered
+    assert stored(path) == [1]
+    await writer.close()
 
 
 async def test_what_waits_shares_transactions_up_to_the_limit_of_rows(writer: SqliteWriter, path: Path) -> None:
@@ -226,6 +253,7 @@ async def test_a_handler_with_too_few_results_stores_nothing(writer: SqliteWrite
     assert stored(path) == []
 
 
+@pytest.mark.system
 def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
     program = f"""
 import asyncio

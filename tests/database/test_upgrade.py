@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,8 @@ from precipiq_testkit.server import ServerProcess, running_server
 
 from .plugins import ALPHA, COLUMNS, KEYS, LEDGER, new_database, opened, write_revision
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 MIGRATIONS = [f"plugins/{plugin}/precipiq_{plugin}/sql/migrations" for plugin in ("ledger", "auth_keys")]
 PACKAGES = ("core", "plugins/ledger", "plugins/auth_keys")
@@ -41,20 +43,18 @@ class Client(threading.Thread):
         self.server, self.key = server, key
         self.hashes: dict[str, str] = {}
         self.failures: list[str] = []
-        self.slowest_s = 0.0
         self.stopped = threading.Event()
         self.start()
 
     def run(self) -> None:
         body = {"agent_id": "upgrade", "action_type": "write", "inputs": {}, "outputs": {}, "confidence": 0.5}
-        with httpx2.Client(base_url=self.server.url, headers={"X-Precipiq-Key": self.key}, timeout=30) as http:
+        with httpx2.Client(base_url=self.server.url, headers={"X-Precipiq-Key": self.key}, timeout=60) as http:
             while not self.stopped.is_set():
                 try:
                     answer = http.post("/api/v1/decisions", json=body)
                 except httpx2.HTTPError as error:
                     self.failures.append(repr(error))
                     continue
-                self.slowest_s = max(self.slowest_s, answer.elapsed.total_seconds())
                 if answer.status_code != 201:
                     self.failures.append(f"{answer.status_code} {answer.text}")
                     continue
@@ -88,19 +88,16 @@ def writing(*servers: ServerProcess, key: str) -> Iterator[list[Client]]:
         said = [line for line in writer.server.log_lines() if line.get("level") not in ("info", "debug")]
         assert writer.failures == [], (len(writer.hashes), writer.server.folder.name, said[-5:])
         assert len(writer.hashes) >= 10
-        assert writer.slowest_s < 15
 
 
 @contextmanager
-def two_servers(
-    folder: Path, postgres: testkit.PostgresDatabase, variables: Mapping[str, str] | None = None
-) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+def two_servers(folder: Path, postgres: testkit.PostgresDatabase) -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Two nodes of one deployment; the first has the key."""
     with ExitStack() as stack:
-        first = stack.enter_context(running_server(folder / "first", postgres=postgres, overrides=variables))
+        first = stack.enter_context(running_server(folder / "first", postgres=postgres))
         (folder / "second" / "data").mkdir(parents=True)
         shutil.copy(first.data_dir / "master.key", folder / "second" / "data")
-        second = stack.enter_context(running_server(folder / "second", postgres=postgres, overrides=variables))
+        second = stack.enter_context(running_server(folder / "second", postgres=postgres))
         yield first, second
 
 
@@ -199,36 +196,35 @@ def old_commit() -> str:
 def old_code(tmp_path: Path) -> dict[str, str]:
     """The variables under which a process runs the old version."""
     commit = old_commit()
-    folder = tmp_path / "old"
+    folder = tmp_path / "old code"
     folder.mkdir()
     git("archive", "--format=tar", f"--output={tmp_path / 'old.tar'}", commit, *PACKAGES)
     shutil.unpack_archive(tmp_path / "old.tar", folder, filter="data")
     return {"PYTHONPATH": os.pathsep.join(str(folder / package) for package in PACKAGES)}
 
 
-@pytest.mark.slow
-def test_servers_of_the_version_before_write_on_while_this_one_migrates(
+def test_a_server_of_the_version_before_writes_on_while_this_one_migrates(
     postgres: testkit.PostgresDatabase, tmp_path: Path, old_code: dict[str, str]
 ) -> None:
-    with two_servers(tmp_path, postgres, old_code) as old:
-        key = old[0].key
-        mapped = Path(f"/proc/{old[0].process.pid}/environ").read_bytes()
+    with ExitStack() as stack:
+        old = stack.enter_context(running_server(tmp_path / "old", postgres=postgres, overrides=old_code))
+        key = old.key
+        mapped = Path(f"/proc/{old.process.pid}/environ").read_bytes()
         assert f"PYTHONPATH={old_code['PYTHONPATH']}".encode() in mapped
         new = ServerProcess(
             tmp_path / "new", postgres=postgres, overrides={"PRECIPIQ__DATABASE__MIGRATE_AT_START": "false"}
         )
         (new.data_dir).mkdir()
-        shutil.copy(old[0].data_dir / "master.key", new.data_dir)
-        with writing(*old, key=key) as before:
+        shutil.copy(old.data_dir / "master.key", new.data_dir)
+        with writing(old, key=key) as before:
             new.run("migrate")
-            with running(new), writing(new, key=key) as after:
-                for server in (old[0], new):
+            stack.enter_context(running(new))
+            with writing(new, key=key) as after:
+                for server in (old, new):
                     assert_whole(server, key, [*before, *after])
-        assert [server.stop() for server in old] == [0, 0]
-    new.run("migrate", "--post")
-    with running(new):
+        assert old.stop() == 0
         with writing(new, key=key) as last:
-            pass
+            new.run("migrate", "--post")
         assert_whole(new, key, [*before, *after, *last])
         assert new.stop() == 0
 

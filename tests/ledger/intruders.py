@@ -32,6 +32,7 @@ from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
+from precipiq_testkit.server import ServerProcess
 
 CHAIN, OTHER_CHAIN = Chain("org_alpha", "live"), Chain("org_beta", "live")
 ENTRIES, REDACTED, REDACTION = 9, 2, 8
@@ -282,9 +283,16 @@ class PostgresIntruder(Intruder):
         self.execute(f"INSERT INTO entries ({', '.join(values)}) VALUES ({marks})", *values.values())
 
 
-def core_database(database: PostgresDatabase) -> postgres.PostgresDatabase:
+def intruder_of(server: ServerProcess, chain: Chain, folder: Path) -> Intruder:
+    """One who got into that server's database."""
+    if server.postgres is None:
+        return SqliteIntruder(server.database_file, chain, folder)
+    return PostgresIntruder(server.postgres, chain, folder)
+
+
+def core_database(database: PostgresDatabase, **settings: object) -> postgres.PostgresDatabase:
     """The core's database over the same; its secrets must be in the environment."""
-    return postgres.PostgresDatabase(DatabaseSettings.model_validate(database.settings()))
+    return postgres.PostgresDatabase(DatabaseSettings.model_validate(database.settings() | settings))
 
 
 class Original(ABC):

@@ -14,6 +14,8 @@ import pytest
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
 
+pytestmark = pytest.mark.system
+
 DECISIONS = 3
 
 

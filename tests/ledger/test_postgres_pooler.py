@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,51 +10,42 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import precipiq_ledger
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration
 from precipiq_core.contracts.entry_store import EntryStore
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_ledger.verify import GENESIS, verify_stretch
-from precipiq_testkit import postgres as testkit
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.pooler import TransactionPooler
+from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.conftest import copy_of
+from tests.ledger.intruders import core_database, migration
 from tests.system.client import Client, decision
 
 CHAIN, OTHER = Chain("org_alpha", "live"), Chain("org_beta", "live")
-COLUMNS = ("org_id", "environment")
-MIGRATION = Migration(
-    "ledger",
-    Path(precipiq_ledger.__file__).parent / "sql" / "migrations",
-    {"entries": COLUMNS, "ledger_checkpoints": COLUMNS},
-    frozenset({"entries"}),
-)
 
 
-def pooled(database: testkit.PostgresDatabase, pooler: TransactionPooler) -> dict[str, object]:
-    """The settings of a deployment behind that pooler."""
+def pooled(database: PostgresDatabase, pooler: TransactionPooler) -> dict[str, object]:
+    """What a deployment behind that pooler sets."""
     url = f"postgresql://{database.runtime_role}@127.0.0.1:{pooler.port}/{database.name}"
-    return database.settings() | {"url": url, "listen_url": database.url, "transaction_pooler": True}
+    return {"url": url, "listen_url": database.url, "transaction_pooler": True}
 
 
 class OwnDatabaseDriver(PostgresDriver):
     """Opens its database with each store, as a process of its own would."""
 
-    def __init__(self, settings: dict[str, object]) -> None:
-        self._own = PostgresDatabase(DatabaseSettings.model_validate(settings))
+    def __init__(self, database: PostgresDatabase, pooler: TransactionPooler, **settings: object) -> None:
+        self._own = core_database(database, migrate_at_start=False, **pooled(database, pooler), **settings)
         super().__init__(self._own, PostgresDriverOptions(find_scan_rows_max=25, watch_poll_s=0.05))
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
-        async with self._own.opened([MIGRATION]), super()._open() as store:
+        async with self._own.opened([migration("postgresql")]), super()._open() as store:
             yield store
 
 
-def new_pooler(database: testkit.PostgresDatabase) -> TransactionPooler:
+def new_pooler(database: PostgresDatabase) -> TransactionPooler:
     if urlsplit(database.admin_url).password:
         pytest.skip("the pooler does not speak SCRAM")
     login = {"user": database.runtime_role, "database": database.name}
@@ -63,31 +53,30 @@ def new_pooler(database: testkit.PostgresDatabase) -> TransactionPooler:
 
 
 @pytest.fixture(scope="module")
-def pooler(shared_postgres: testkit.PostgresDatabase) -> Iterator[TransactionPooler]:
-    with new_pooler(shared_postgres) as pooler:
+def pooler(migrated: PostgresDatabase) -> Iterator[TransactionPooler]:
+    with new_pooler(migrated) as pooler:
         yield pooler
         assert pooler.transactions > 0, "everything went past the pooler"
 
 
 class TestPostgresDriverBehindAPooler(EntryStoreConformance):
     @pytest.fixture
-    def driver(self, shared_postgres: testkit.PostgresDatabase, pooler: TransactionPooler) -> Iterator[PostgresDriver]:
-        yield OwnDatabaseDriver(pooled(shared_postgres, pooler))
-        shared_postgres.empty("entries")
+    def driver(self, migrated: PostgresDatabase, pooler: TransactionPooler) -> Iterator[PostgresDriver]:
+        yield OwnDatabaseDriver(migrated, pooler)
+        migrated.empty("entries")
 
     @pytest.fixture
-    def reopen(self, shared_postgres: testkit.PostgresDatabase, pooler: TransactionPooler) -> Reopen:
-        settings = pooled(shared_postgres, pooler) | {"migrate_at_start": False}
-        return lambda: OwnDatabaseDriver(settings).open()
+    def reopen(self, migrated: PostgresDatabase, pooler: TransactionPooler) -> Reopen:
+        return lambda: OwnDatabaseDriver(migrated, pooler).open()
 
 
 @pytest.mark.anyio
 async def test_nodes_that_share_the_poolers_connections_write_and_verify_at_the_same_time(
-    shared_postgres: testkit.PostgresDatabase, pooler: TransactionPooler
+    migrated: PostgresDatabase, pooler: TransactionPooler
 ) -> None:
     """More clients than server connections: whatever one leaves behind, another would meet."""
-    settings = pooled(shared_postgres, pooler) | {"connections_max": 4}
-    async with OwnDatabaseDriver(settings).open() as one, OwnDatabaseDriver(settings).open() as two:
+    drivers = [OwnDatabaseDriver(migrated, pooler, connections_max=4) for _ in range(2)]
+    async with drivers[0].open() as one, drivers[1].open() as two:
         writers = [Writer(one, seed=1)]
         writers.append(Writer(two, writers[0].clock, seed=2))
 
@@ -113,16 +102,17 @@ async def test_nodes_that_share_the_poolers_connections_write_and_verify_at_the_
         for chain in (CHAIN, OTHER):
             assert [entry.seq for entry in await one.read(chain, 0, 1000)] == list(range(1, 91))
     print(f"{pooler.transactions} transactions over {pooler.server_logins} logins of the pooler")
-    await asyncio.to_thread(shared_postgres.empty, "entries")
+    await asyncio.to_thread(migrated.empty, "entries")
 
 
 @pytest.fixture
-def served(postgres: testkit.PostgresDatabase, tmp_path: Path) -> Iterator[tuple[ServerProcess, TransactionPooler]]:
-    with new_pooler(postgres) as pooler:
+def served(
+    migrated_postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[ServerProcess, TransactionPooler]]:
+    with copy_of(migrated_postgres, monkeypatch) as postgres, new_pooler(postgres) as pooler:
         overrides = {
             f"PRECIPIQ__DATABASE__{name.upper()}": str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in pooled(postgres, pooler).items()
-            if name in ("url", "listen_url", "transaction_pooler")
         }
         overrides["PRECIPIQ__PLUGINS__LEDGER__VERIFY_INLINE_ENTRIES_MAX"] = "10"
         with running_server(tmp_path / "server", postgres=postgres, overrides=overrides) as server:
@@ -144,9 +134,7 @@ def test_a_server_behind_a_pooler_serves_everything(served: tuple[ServerProcess,
     assert client.http.delete(f"/api-keys/{made['id']}").is_success
     assert Client(server, made["key"]).http.get("/ledger/head").status_code == 401
     assert client.verify()["is_valid"], "in processes, through the pooler"
-    whose = "--org", server.org_id, "--env", "test"
-    assert made["id"] in server.run("keys", "list", *whose, "--json").stdout
-    assert json.loads(server.run("ledger", "verify", *whose, "--json").stdout)["is_valid"]
+    assert made["id"] in server.run("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout
     assert server.run("migrate").returncode == 0
     assert [line for line in server.log_lines() if line["level"] in ("error", "critical")] == []
     assert server.stop() == 0

@@ -20,11 +20,9 @@ from pathlib import Path
 
 import pytest
 
-import precipiq_ledger
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.clock import SystemClock
 from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
-from precipiq_core.contracts.database import Migration
 from precipiq_core.contracts.entry_store import EntryStore
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings
@@ -32,21 +30,16 @@ from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptio
 from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
+from tests.effort import rounds
+from tests.ledger.intruders import migration
 
-PROCESSES = 8
-APPENDS_EACH = int(os.environ.get("PRECIPIQ_TEST_APPENDS", "2000"))
+REPOSITORY = Path(__file__).parents[2]
+PROCESSES = rounds(4, long=8)
+APPENDS_EACH = rounds(250, long=2000)
 TASKS_EACH = 32
 BATCH_MAX = 8
 KEYED_EVERY = 10
 TIMEOUT_S = 300
-
-COLUMNS = ("org_id", "environment")
-MIGRATION = Migration(
-    "ledger",
-    Path(precipiq_ledger.__file__).parent / "sql" / "migrations",
-    {"entries": COLUMNS, "ledger_checkpoints": COLUMNS},
-    frozenset({"entries"}),
-)
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,10 @@ def chains(count: int) -> list[Chain]:
 @asynccontextmanager
 async def opened(settings: dict[str, object]) -> AsyncIterator[EntryStore]:
     database = PostgresDatabase(DatabaseSettings.model_validate(settings))
-    async with database.opened([MIGRATION]), PostgresDriver(database, PostgresDriverOptions()).open() as store:
+    async with (
+        database.opened([migration("postgresql")]),
+        PostgresDriver(database, PostgresDriverOptions()).open() as store,
+    ):
         yield store
 
 
@@ -123,9 +119,9 @@ def run_writers(settings: dict[str, object], chains_count: int, folder: Path) ->
     with ExitStack() as stack:
         processes = []
         for task in tasks:
-            command = [sys.executable, __file__, json.dumps(asdict(task))]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            process = stack.enter_context(subprocess.Popen(command, text=True, **pipes))  # type: ignore[call-overload]
+            command = [sys.executable, "-m", "tests.ledger.test_postgres_writers", json.dumps(asdict(task))]
+            options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": REPOSITORY}
+            process = stack.enter_context(subprocess.Popen(command, text=True, **options))  # type: ignore[call-overload]
             stack.callback(process.kill)
             processes.append(process)
         for process in processes:
@@ -147,7 +143,7 @@ def run_writers(settings: dict[str, object], chains_count: int, folder: Path) ->
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("chains_count", [1, 8])
-async def test_eight_processes_write_dense_chains_with_true_receipts(
+async def test_many_processes_write_dense_chains_with_true_receipts(
     chains_count: int, postgres: testkit.PostgresDatabase, tmp_path: Path
 ) -> None:
     settings = postgres.settings()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from precipiq_core.contracts.chain import Chain
 from precipiq_testkit.postgres import SERVER_VARIABLE
 from precipiq_testkit.server import ServerProcess
+from tests.ledger.intruders import intruder_of
 from tests.system.client import Client
 from tests.system.independent_verifier import verify
 from tests.system.stored import files_of, rows_of
@@ -38,6 +41,11 @@ def decide(client: Client, secret: str) -> Any:
         alternatives=[{"text": f"alt-{secret}"}],
         metadata={"note": f"meta-{secret}"},
     )
+
+
+def with_key_for(client: Client, server: ServerProcess, *scopes: str) -> Client:
+    """A client of the same chain."""
+    return Client(server, client.data("POST", "/api-keys", json={"scopes": scopes})["key"])
 
 
 def redact(client: Client, decision_id: str, reason: str = "asked for") -> httpx2.Response:
@@ -172,27 +180,23 @@ def test_a_second_redaction_is_a_conflict_and_changes_nothing(client: Client) ->
 @pytest.mark.parametrize("scopes", [("read",), ("write",), ("export",), ("read", "write", "export")])
 def test_only_an_admin_key_erases(client: Client, target: ServerProcess, scopes: tuple[str, ...]) -> None:
     receipt = decide(client, "kept")
-    other = Client(target, target.create_key("test", *scopes))
+    other = with_key_for(client, target, *scopes)
     assert_error(redact(other, receipt["decision_id"]), 403, "forbidden")
     assert client.data("GET", f"/decisions/{receipt['decision_id']}")["metadata"] == {"note": "meta-kept"}
 
 
 def test_an_admin_key_needs_no_other_scope(client: Client, target: ServerProcess) -> None:
     receipt = decide(client, "x")
-    assert redact(Client(target, target.create_key("test", "admin")), receipt["decision_id"]).status_code == 200
+    assert redact(with_key_for(client, target, "admin"), receipt["decision_id"]).status_code == 200
 
 
-def test_other_chains_decisions_are_unknown(client: Client, target: ServerProcess) -> None:
+def test_other_chains_decisions_are_unknown(client: Client, target: ServerProcess, fresh_client: Client) -> None:
     """Another organisation's and the other environment's ids answer byte for byte like one that never was."""
     receipt = decide(client, "kept")
-    organisation = target.run("orgs", "create", "somebody else", "--json").stdout
-    org_id = organisation.partition('"org_id": "')[2].partition('"')[0]
-    assert org_id.startswith("org_")
-    foreign = Client(target, target.create_key("test", org_id=org_id))
     live = Client(target, target.create_key("live"))
     unknown = redact(client, "00000000-0000-7000-8000-000000000000")
     assert_error(unknown, 404, "not_found")
-    for intruder in (foreign, live):
+    for intruder in (fresh_client, live):
         assert (redact(intruder, receipt["decision_id"]).status_code) == 404
         assert redact(intruder, receipt["decision_id"]).content == unknown.content
     assert client.data("GET", f"/decisions/{receipt['decision_id']}")["metadata"] == {"note": "meta-kept"}
@@ -224,18 +228,18 @@ def test_a_retry_of_an_erased_decision_returns_its_receipt(client: Client) -> No
     assert client.data("GET", f"/decisions/{first['decision_id']}")["inputs"] is None
 
 
-def test_a_payload_that_went_without_a_redaction_entry_is_a_break(server: ServerProcess) -> None:
-    client = Client(server)
-    receipts = [decide(client, str(number)) for number in range(4)]
-    assert redact(client, receipts[0]["decision_id"]).status_code == 200
-    assert client.verify()["is_valid"]
-    on_entries = "" if server.postgres is None else " ON entries"
-    server.sql(
-        f"DROP TRIGGER entries_are_never_changed{on_entries}",
-        f"UPDATE entries SET payload = NULL WHERE seq = {receipts[2]['seq']}",
-    )
+def test_a_payload_that_went_without_a_redaction_entry_is_a_break(
+    fresh_client: Client, target: ServerProcess, tmp_path: Path
+) -> None:
+    receipts = [decide(fresh_client, str(number)) for number in range(4)]
+    assert redact(fresh_client, receipts[0]["decision_id"]).status_code == 200
+    [first] = fresh_client.data("GET", "/ledger/entries", params={"limit": 1})["items"]
+    assert fresh_client.verify()["is_valid"]
+    with closing(intruder_of(target, Chain(first["statement"]["org_id"], "test"), tmp_path)) as intruder:
+        intruder.drop_triggers()
+        intruder.set(receipts[2]["seq"], payload=None)
 
-    verdict = client.verify()
+    verdict = fresh_client.verify()
 
     broken = verdict["first_broken_link"]
     assert verdict["is_valid"] is False
@@ -244,4 +248,4 @@ def test_a_payload_that_went_without_a_redaction_entry_is_a_break(server: Server
         "PAYLOAD_ABSENT",
         receipts[2]["decision_id"],
     )
-    assert verify(client.entries()) == f"entry {receipts[2]['seq']}: payload is gone"
+    assert verify(fresh_client.entries()) == f"entry {receipts[2]['seq']}: payload is gone"

@@ -18,15 +18,16 @@ from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.drivers.sqlite import SqliteDriver
 from precipiq_ledger.verify import GENESIS, verify_stretch
+from tests.effort import rounds
 
 ALPHA = Chain("org_alpha", "live")
 MIGRATION = Migration(
     "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
 )
-ROUNDS_COUNT = 10
+ROUNDS_COUNT = rounds(3, long=10)
 
 APPENDER = """
-import asyncio, json, sys, time
+import asyncio, json, os, signal, sys
 from pathlib import Path
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration
@@ -35,7 +36,7 @@ from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.drivers.sqlite import SqliteDriver
 from precipiq_testkit.sealing import Writer
 
-path, migrations, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+path, migrations, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 ALPHA = Chain("org_alpha", "live")
 migration = Migration("ledger", migrations, {"entries": ("org_id", "environment")})
 
@@ -43,37 +44,37 @@ async def main():
     database = SqliteDatabase(DatabaseSettings(migrate_at_start=True), path)
     async with database.opened([migration]), SqliteDriver(database).open() as store:
         writer = Writer(store, seed=seed)
+        acknowledged = []
         async def append():
             while True:
                 appended = await writer.append(ALPHA, writer.draft(), writer.draft())
                 for entry in appended.entries:
                     print("acknowledged", json.dumps([entry.seq, entry.hash]), flush=True)
+                    acknowledged.append(entry)
+                if len(acknowledged) >= count:
+                    os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.gather(*(append() for _ in range(8)))
 
 asyncio.run(main())
 """
 
 
-def acknowledge_then_kill(path: Path, seed: int, count: int) -> list[tuple[int, str]]:
-    arguments = [sys.executable, "-c", APPENDER, str(path), str(MIGRATION.location), str(seed)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        seen: list[tuple[int, str]] = []
-        for line in process.stdout:
-            if len(seen) == count:
-                process.kill()
-            if line.startswith("acknowledged") and line.endswith("\n"):
-                seen.append(tuple(json.loads(line.split(" ", 1)[1])))
-    assert process.returncode == -9, "the appender ended by itself"
-    return seen
+def acknowledge_then_die(path: Path, seed: int, count: int) -> list[tuple[int, str]]:
+    """It kills itself right after an answer: a commit that has not ended by then never ends."""
+    arguments = [sys.executable, "-c", APPENDER, str(path), str(MIGRATION.location), str(seed), str(count)]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == -9, "the appender ended by itself"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("acknowledged")]
+    return [tuple(json.loads(line.split(" ", 1)[1])) for line in lines]
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_every_acknowledged_entry_survives_a_kill(tmp_path: Path) -> None:
     path, rng = tmp_path / "precipiq.db", random.Random(3)
     acknowledged: list[tuple[int, str]] = []
     for seed in range(ROUNDS_COUNT):
-        acknowledged += acknowledge_then_kill(path, seed, rng.randrange(1, 400))
+        acknowledged += acknowledge_then_die(path, seed, rng.randrange(1, 400))
 
     async def stored() -> tuple[dict[int, str], object]:
         database = SqliteDatabase(DatabaseSettings(), path)

@@ -18,6 +18,7 @@ from precipiq_ledger.drivers.grouping import idempotency_check
 from precipiq_ledger.drivers.postgres_columns import indexed_columns
 from precipiq_ledger.verifier import VerifierLimits
 from precipiq_ledger.verify import GENESIS, verify_stretch
+from tests.effort import rounds
 from tests.ledger.intruders import (
     BYTES,
     CHAIN,
@@ -38,10 +39,8 @@ COLUMNS = {
     "sqlite": ("org_id", "environment", "seq", "statement", "payload", "hash", "idempotency_key", "idempotency_check"),
 }
 COLUMNS["postgres"] = (*COLUMNS["sqlite"], "id", "kind", "agent_id", "action_type", "redacts_seq")
-PLACES_MAX = {"sqlite": 40, "postgres": 4}
+PLACES_MAX = {"sqlite": rounds(6, long=40), "postgres": rounds(2, long=4)}
 """Bytes that are altered of each value: a verification over PostgreSQL connects several times."""
-
-LIMITS = pytest.mark.parametrize("limits", [INLINE, IN_PROCESSES], ids=["inline", "processes"])
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +63,11 @@ def intruder(original: Original, tmp_path: Path) -> Iterator[Intruder]:
     intruder.close()
 
 
-@LIMITS
-@pytest.mark.parametrize("chain", [CHAIN, OTHER_CHAIN], ids=["alpha", "beta"])
+@pytest.mark.parametrize(
+    ("chain", "limits"),
+    [(CHAIN, INLINE), (OTHER_CHAIN, INLINE), (CHAIN, IN_PROCESSES)],
+    ids=["alpha", "beta", "alpha in processes"],
+)
 def test_an_untouched_chain_holds_from_wherever_it_is_checked(
     original: Original, tmp_path: Path, limits: VerifierLimits, chain: Any
 ) -> None:
@@ -137,8 +139,6 @@ def test_a_deleted_row_is_missed(intruder: Intruder, seq: int) -> None:
     intruder.remove(seq, seq)
     expected = (seq, "SEQ_GAP") if seq != REDACTION else (REDACTED, "PAYLOAD_ABSENT")
     assert intruder.found() == expected
-    if seq == 4:
-        assert intruder.found(IN_PROCESSES) == expected
 
 
 @pytest.mark.parametrize("seq", [1, 4, ENTRIES])

@@ -1,23 +1,36 @@
-"""What an intruder did to the database, as the operator learns it: over HTTP, from the command line, in processes."""
+"""What an intruder did to the database, as the operator learns it: over HTTP, from the command line, in processes.
+
+Most tests call the command in this process; one of each exit code runs it as the operator does.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
+from structlog.testing import capture_logs
 
+from precipiq_core.boot import assemble
+from precipiq_core.cli.context import CliContext, TerminalConsole
+from precipiq_core.cli.main import cli
+from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.database.postgres_roles import Roles
+from precipiq_core.deployment import load_deployment
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess
-from tests.ledger.intruders import Intruder, PostgresCopies, PostgresIntruder, SqliteIntruder
+from tests.ledger.intruders import Intruder, PostgresCopies, PostgresIntruder, intruder_of
+
+pytestmark = pytest.mark.slow
 
 DECISIONS = 12
 LAST = DECISIONS + 1  # the first entry is the key's creation
@@ -25,7 +38,6 @@ OVERRIDES = {
     "PRECIPIQ__PLUGINS__LEDGER__VERIFY_INLINE_ENTRIES_MAX": "0",
     "PRECIPIQ__PLUGINS__LEDGER__VERIFY_PROCESSES": "2",
 }
-IN_PROCESSES = pytest.mark.parametrize("overrides", [{}, OVERRIDES], ids=["inline", "processes"])
 VIEW = ("ALTER TABLE entries RENAME TO hidden", "CREATE VIEW entries AS SELECT * FROM hidden WHERE seq < 9")
 
 
@@ -39,10 +51,10 @@ def decide(server: ServerProcess, count: int) -> None:
 class Original(ABC):
     """A stopped server with a chain and its checkpoint (one is written when it stops)."""
 
-    def __init__(self, folder: Path, postgres: PostgresDatabase | None) -> None:
-        self.server = ServerProcess(folder, postgres=postgres).start()
-        decide(self.server, DECISIONS)
-        assert self.server.stop() == 0
+    def __init__(self, server: ServerProcess) -> None:
+        self.server = server
+        decide(server, DECISIONS)
+        assert server.stop() == 0
 
     @abstractmethod
     def restore(self, copied: ServerProcess) -> None:
@@ -60,8 +72,8 @@ class SqliteOriginal(Original):
 class PostgresOriginal(Original):
     """There is one copy at a time: the database itself, made anew."""
 
-    def __init__(self, folder: Path, postgres: PostgresDatabase) -> None:
-        super().__init__(folder, postgres)
+    def __init__(self, server: ServerProcess, postgres: PostgresDatabase) -> None:
+        super().__init__(server)
         self.copies = PostgresCopies(postgres)
 
     def restore(self, copied: ServerProcess) -> None:
@@ -69,14 +81,11 @@ class PostgresOriginal(Original):
 
 
 @pytest.fixture(scope="module")
-def original(
-    database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Original]:
-    folder = tmp_path_factory.mktemp("original")
-    if database == "sqlite":
-        yield SqliteOriginal(folder, None)
+def original(shared_server: ServerProcess) -> Iterator[Original]:
+    if shared_server.postgres is None:
+        yield SqliteOriginal(shared_server)
         return
-    made = PostgresOriginal(folder, request.getfixturevalue("shared_postgres"))
+    made = PostgresOriginal(shared_server, shared_server.postgres)
     yield made
     made.copies.drop()
 
@@ -88,13 +97,11 @@ class Copy:
         shutil.copytree(original.server.folder, folder)
         self.server = ServerProcess(folder, postgres=original.server.postgres, overrides=overrides)
         self.server.org_id, self.server.key = original.server.org_id, original.server.key
+        self.overrides = overrides
         original.restore(self.server)
 
     def intruder(self) -> Intruder:
-        chain = Chain(self.server.org_id, "test")
-        if self.server.postgres is None:
-            return SqliteIntruder(self.server.database_file, chain, self.server.folder)
-        return PostgresIntruder(self.server.postgres, chain, self.server.folder)
+        return intruder_of(self.server, Chain(self.server.org_id, "test"), self.server.folder)
 
     def intrude(self, *acts: str | Callable[[Intruder], object]) -> None:
         """Statements, or what an intruder does."""
@@ -111,10 +118,23 @@ class Copy:
         [path] = (self.server.data_dir / "checkpoints").iterdir()
         return path
 
-    def verify(self, *options: str) -> tuple[int, dict[str, Any]]:
+    @property
+    def verification(self) -> tuple[str, ...]:
+        """The command."""
+        return ("ledger", "verify", "--org", self.server.org_id, "--env", "test")
+
+    def verify(self) -> tuple[int, dict[str, Any]]:
         """Exit code and the one JSON document of ``ledger verify --json``."""
-        arguments = ("ledger", "verify", "--org", self.server.org_id, "--env", "test", "--json", *options)
-        done = self.server.run(*arguments, check=False)
+        deployment = load_deployment(self.server.config, os.environ | self.overrides)
+        here = {"clock": SystemClock(), "randomness": SystemRandomness(), "console": TerminalConsole()}
+        assembly = assemble(deployment, serving=False, **here)  # type: ignore[arg-type]
+        with capture_logs():
+            done = CliRunner().invoke(cli, [*self.verification, "--json"], obj=CliContext(assembly))
+        return done.exit_code, json.loads(done.stdout)
+
+    def verify_in_a_process(self) -> tuple[int, dict[str, Any]]:
+        """The same, from the shell."""
+        done = self.server.run(*self.verification, "--json", check=False)
         return done.returncode, json.loads(done.stdout)
 
 
@@ -128,9 +148,8 @@ def place(document: dict[str, Any]) -> tuple[int, str]:
     return broken["seq"], broken["code"]
 
 
-@IN_PROCESSES
-def test_an_intact_chain_exits_0(copy: Callable[..., Copy], overrides: dict[str, str]) -> None:
-    code, document = copy(overrides).verify()
+def test_an_intact_chain_exits_0(copy: Callable[..., Copy]) -> None:
+    code, document = copy(OVERRIDES).verify()
     assert (code, document["is_valid"], document["verdict"]) == (0, True, "checkpointed")
     assert (document["records_checked"], document["head"]["seq"], document["unchecked"]) == (LAST, LAST, [])
 
@@ -178,7 +197,7 @@ def test_a_broken_chain_exits_1_and_names_the_entry(copy: Callable[..., Copy], a
 def test_a_table_that_is_gone_could_not_be_checked(copy: Callable[..., Copy]) -> None:
     copied = copy({})
     copied.intrude("DROP TABLE entries")
-    code, document = copied.verify()
+    code, document = copied.verify_in_a_process()
     assert (code, document["is_valid"], document["verdict"]) == (2, None, "could_not_check")
 
 
@@ -221,13 +240,21 @@ def test_without_checkpoints_the_verdict_says_that_nothing_speaks_for_the_chain(
     assert any("no checkpoint" in sentence for sentence in document["unchecked"])
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_the_terminal_shows_what_the_json_says(copy: Callable[..., Copy]) -> None:
     copied = copy({})
-    arguments = ("ledger", "verify", "--org", copied.server.org_id, "--env", "test")
-    assert "intact: 13 entries" in copied.server.run(*arguments).stdout
+    assert "intact: 13 entries" in copied.server.run(*copied.verification).stdout
     copied.intrude(lambda intruder: intruder.remove(6, 6))
-    done = copied.server.run(*arguments, check=False)
+    done = copied.server.run(*copied.verification, check=False)
     assert (done.returncode, "BROKEN at entry 6" in done.stdout, "SEQ_GAP" in done.stdout) == (1, True, True)
+
+
+@contextmanager
+def serving(server: ServerProcess) -> Iterator[ServerProcess]:
+    try:
+        yield server.start()
+    finally:
+        server.kill()
 
 
 def verify_over_http(server: ServerProcess) -> dict[str, Any]:
@@ -237,27 +264,19 @@ def verify_over_http(server: ServerProcess) -> dict[str, Any]:
     return dict(answer.json()["data"])
 
 
-@pytest.fixture
-def restored(original: Original, tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that went on for a while and then got its old database back."""
-    copied = Copy(original, tmp_path / "copy", OVERRIDES).server
-    copied.start()
-    decide(copied, 4)
-    assert copied.stop() == 0
-    original.restore(copied)
-    copied.start()
-    yield copied
-    copied.kill()
+def test_a_restored_old_copy_is_found_over_http_and_cried_out_at_the_start(copy: Callable[..., Copy]) -> None:
+    copied = copy({})
+    copied.intrude(lambda intruder: intruder.remove(LAST - 3))
+    if copied.server.postgres is not None:
+        copied.intrude("DELETE FROM ledger_checkpoints")
+    with serving(copied.server) as restored:
+        assert place(verify_over_http(restored)) == (LAST - 3, "TRUNCATED")
+        cried = [line for line in restored.log_lines() if "shorter than a checkpoint" in str(line.get("event"))]
+        assert [(line["head_seq"], line["checkpoint_seq"]) for line in cried] == [(LAST - 4, LAST)]
 
+        decide(restored, 6)  # new entries where the lost ones were do not hide it
 
-def test_a_restored_old_copy_is_found_over_http_and_cried_out_at_the_start(restored: ServerProcess) -> None:
-    assert place(verify_over_http(restored)) == (LAST + 1, "TRUNCATED")
-    cried = [line for line in restored.log_lines() if "shorter than a checkpoint" in str(line.get("event"))]
-    assert [(line["head_seq"], line["checkpoint_seq"]) for line in cried] == [(LAST, LAST + 4)]
-
-    decide(restored, 6)  # new entries where the lost ones were do not hide it
-
-    assert place(verify_over_http(restored)) == (LAST + 4, "INCONSISTENT_WITH_CHECKPOINT")
+        assert place(verify_over_http(restored)) == (LAST, "INCONSISTENT_WITH_CHECKPOINT")
 
 
 def hide(intruder: Intruder) -> None:
@@ -269,11 +288,9 @@ def hide(intruder: Intruder) -> None:
             intruder.execute(statement)
 
 
-@IN_PROCESSES
-def test_what_is_found_over_http(copy: Callable[..., Copy], overrides: dict[str, str]) -> None:
-    copied = copy(overrides)
-    server = copied.server.start()
-    try:
+def test_what_is_found_over_http(copy: Callable[..., Copy]) -> None:
+    copied = copy(OVERRIDES)
+    with serving(copied.server) as server:
         assert verify_over_http(server)["is_valid"]
         for act, expected in (
             (other_payload, (5, "PAYLOAD_MISMATCH")),
@@ -284,5 +301,3 @@ def test_what_is_found_over_http(copy: Callable[..., Copy], overrides: dict[str,
             assert place(verify_over_http(server)) == expected
         copied.intrude(hide)
         assert place(verify_over_http(server))[0] == 1
-    finally:
-        server.kill()

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -39,6 +39,8 @@ SELECT rolname, split_part(setting, '=', 1) AS name,
 FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole, unnest(setconfig) AS setting
 WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = '{database}')
 """
+_PORTS_EACH = 50
+_ports = count()
 _names = count(1)
 
 
@@ -224,7 +226,7 @@ class OwnPostgres:
         self._binaries = _reachable(binaries or find_binaries(), self._folder, self._user)
         self._settings = {**(_DURABLE if durable else _FAST), **settings}
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = _own_port()
         self._make()
 
     @property
@@ -390,7 +392,17 @@ def _reachable(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> 
     return copied / "bin"
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _own_port() -> int:
+    """A free port below those that the kernel gives out, so that nobody is given it while the server is stopped.
+
+    Processes that run tests at the same time look in different places.
+    """
+    lowest = 10_000
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    highest = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32_768
+    for number in count(os.getpid() * _PORTS_EACH + next(_ports)):
+        port = lowest + number % (highest - lowest)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")

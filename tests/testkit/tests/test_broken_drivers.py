@@ -14,6 +14,8 @@ import pytest
 from precipiq_testkit.broken_drivers import SHELF, Fault
 from precipiq_testkit.entry_store import standard_tests
 
+pytestmark = [pytest.mark.slow, pytest.mark.system]
+
 SUITES = """
 import pytest
 from precipiq_testkit.broken_drivers import SHELF, BrokenDriver
@@ -44,8 +46,12 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder: Path = tmp_path_factory.mktemp("shelf")
     (folder / "test_shelf.py").write_text(SUITES)
     wanted = [f"test_shelf.py::Test{fault.__name__}::{fault.caught_by}" for fault in SHELF]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    plugins = ("no:cacheprovider", "anyio.pytest_plugin", "precipiq_testkit.plugin")  # others only cost time
+    command = [sys.executable, "-m", "pytest", "-q", *(option for name in plugins for option in ("-p", name))]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     subprocess.run(
         [*command, "--junitxml=report.xml", *wanted],
         cwd=folder,

@@ -24,6 +24,7 @@ def run_pytest(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.system
 def test_the_example_in_the_readme_runs_and_says_what_it_skips(tmp_path: Path) -> None:
     example = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
     (tmp_path / "test_my_driver.py").write_text(example)
@@ -33,6 +34,7 @@ def test_the_example_in_the_readme_runs_and_says_what_it_skips(tmp_path: Path) -
     assert "the suite's fixture `reopen` is not filled" in said
 
 
+@pytest.mark.system
 def test_overriding_a_standard_test_fails_the_collection(tmp_path: Path) -> None:
     (tmp_path / "test_my_driver.py").write_text(
         "from precipiq_testkit.entry_store import EntryStoreConformance\n"
