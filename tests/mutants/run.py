@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from tests.mutants.breaks import ROOT, Break, StaleBreakError, check_fits, load_breaks
+from tests.mutants.breaks import Break, StaleBreakError, check_fits, load_breaks
 from tests.mutants.copies import Copy
 
 TESTS_TIMEOUT_S = 300.0
@@ -135,7 +135,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--area", help="only the breaks of tests/mutants/AREA.toml")
     parser.add_argument("--list", action="store_true", help="print the breaks and run nothing")
     parser.add_argument("--jobs", type=int, default=1, help="copies of the tree that work side by side (1)")
-    parser.add_argument("--tests", choices=["named", "all"], default="named", help="all: the whole suite for each break")
+    parser.add_argument("--tests", choices=["named", "all"], default="named", help="all: the whole suite each time")
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests without a break first")
     return parser.parse_args()
 
