@@ -151,7 +151,20 @@ async def test_a_client_with_a_small_body_sees_the_early_answer_and_keeps_its_co
             writer.write(b"POST /now/401 HTTP/1.1\r\nhost: test\r\ncontent-length: 60000\r\n\r\n" + b"x" * 60_000)
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 401")
+            assert b"connection" not in head.lower()
             assert await reader.readexactly(2) == b"no"
+        writer.close()
+
+
+@pytest.mark.parametrize("framing", ["content-length: 100000", "transfer-encoding: chunked"])
+async def test_an_answer_after_which_the_connection_ends_says_so(served, framing) -> None:
+    async with served(APP) as server, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"POST /now/413 HTTP/1.1\r\nhost: test\r\n{framing}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413")
+        assert b"\r\nconnection: close\r\n" in head.lower()
+        assert await reader.read() == b"no"
         writer.close()
 
 
