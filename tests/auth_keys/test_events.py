@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -157,6 +158,12 @@ async def test_a_rotation_that_lost_the_race_leaves_neither_a_key_nor_an_event(b
 
     await bench.service.deliver_events()
     assert (bench.kinds(), await bench.service.keys(chain)) == (kinds, keys)
+
+
+async def test_of_first_organisations_that_are_made_at_the_same_time_one_is_stored(bench: Bench) -> None:
+    made = await asyncio.gather(*(bench.service.create_first_organisation(f"o{number}") for number in range(8)))
+    [first] = [organisation for organisation in made if organisation is not None]
+    assert await bench.store.organisations() == [first]
 
 
 def put_event(server: ServerProcess, event_id: str, body: dict[str, Any]) -> None:
