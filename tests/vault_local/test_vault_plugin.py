@@ -14,13 +14,13 @@ from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from precipiq_core.app import running
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import CliContext
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.running import running
 from precipiq_core.services import Services
 from precipiq_core.settings import SecretReference
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, WindowCounter
 from precipiq_auth_keys.authenticator import KeyAuthenticator
-from precipiq_auth_keys.commands import keys_group, orgs_group
+from precipiq_auth_keys.command_index import COMMANDS
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.first_start import first_start
 from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
@@ -110,7 +110,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [orgs_group, keys_group]
+        return COMMANDS
 
     @hookimpl
     def secret_names(self, services: Services) -> Sequence[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from precipiq_billing.commands import stripe_group
+from precipiq_billing.command_index import COMMANDS
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.delivery_store import DeliveryStore
@@ -20,7 +20,6 @@ from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
 from precipiq_billing.kinds import kinds
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.metrics import DeliveryMetrics
-from precipiq_billing.plans.commands import plans_group
 from precipiq_billing.plans.models import PlanWebhookOut
 from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes, PlanWebhook
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
@@ -129,7 +128,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [stripe_group, plans_group]
+        return COMMANDS
 
     @hookimpl
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:

@@ -24,8 +24,7 @@ from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
-from precipiq_exports.bundle_commands import bundle_group
-from precipiq_exports.commands import ledger_group, signing_keys_group
+from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig
 from precipiq_exports.job_store import JobStore
 from precipiq_exports.kinds import KINDS
@@ -130,7 +129,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [ledger_group, signing_keys_group, bundle_group]
+        return COMMANDS
 
     @hookimpl
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:

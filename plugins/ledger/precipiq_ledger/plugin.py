@@ -26,7 +26,7 @@ from precipiq_core.settings import HttpSettings, suggest
 from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
-from precipiq_ledger.commands import ledger_group
+from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
@@ -119,7 +119,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [ledger_group]
+        return COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

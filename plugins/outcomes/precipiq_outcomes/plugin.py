@@ -19,7 +19,7 @@ from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 from precipiq_outcomes.analytics import Analytics
-from precipiq_outcomes.commands import outcomes_group
+from precipiq_outcomes.command_index import COMMANDS
 from precipiq_outcomes.config import OutcomesConfig
 from precipiq_outcomes.correlator import Correlator
 from precipiq_outcomes.estimator import Estimator
@@ -95,7 +95,7 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [outcomes_group]
+        return COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
