@@ -111,10 +111,12 @@ def assemble(
     installed: Iterable[EntryPoint] | None = None,
     registry: CollectorRegistry | None = None,
     edge: bool = True,
+    commands: bool = True,
 ) -> Assembly:
     """Boot up to the point where sockets and databases would be opened. ``registry``: of metrics, default a new one.
 
     ``edge``: whether plugins are asked for what answers requests; a command needs none of it.
+    ``commands``: whether they are asked for commands; one that runs needs no others.
     """
     problems: list[str] = []
     points = installed_plugins() if installed is None else tuple(installed)
@@ -132,7 +134,7 @@ def assemble(
     if problems:
         raise DeploymentError(problems)
     collector.provide(services)
-    return _collect(deployment, clock, randomness, services, registered, collector, edge=edge)
+    return _collect(deployment, clock, randomness, services, registered, collector, edge=edge, commands=commands)
 
 
 def _configure(
@@ -219,6 +221,7 @@ def _collect(
     collector: Collector,
     *,
     edge: bool,
+    commands: bool,
 ) -> Assembly:
     problems: list[str] = []
     kinds: list[Contribution[EntryKind]] = collector.collect("entry_kinds", services)
@@ -234,10 +237,8 @@ def _collect(
     followers: list[Contribution[Follower]] = collector.collect("followers", services)
     cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)  # type: ignore[type-abstract]
     found = _collect_edge(collector, services) if edge else _Edge()
-    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
-    rank = {name: index for index, name in enumerate(deployment.plugins, start=1)}
-    commands.sort(key=lambda item: rank.get(item.owner, 0))  # as in `precipiq --help`, which knows no boot order
-    command_by_name = merge_commands(commands, problems)
+    contributed = _collect_commands(deployment, collector, services) if commands else []
+    command_by_name = merge_commands(contributed, problems)
     assembly = Assembly(
         deployment,
         clock,
@@ -253,7 +254,7 @@ def _collect(
         found.middleware,
         found.authenticators,
         collector.collect("migrations", services),
-        commands,
+        contributed,
         command_by_name,
         collector.collect("secret_names", services),
         wrapped,
@@ -263,6 +264,15 @@ def _collect(
     if problems:
         raise DeploymentError(problems)
     return assembly
+
+
+def _collect_commands(
+    deployment: Deployment, collector: Collector, services: Services
+) -> list[Contribution[click.Command]]:
+    """In the deployment's order, as in ``precipiq --help``, which knows no boot order."""
+    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
+    rank = {name: index for index, name in enumerate(deployment.plugins, start=1)}
+    return sorted(commands, key=lambda item: rank.get(item.owner, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def test_check_shows_who_contributes_which_commands_and_wrapped_secrets(
     assembly = boot(one, plugin("two", group("chain", command("export"))))
     config = tmp_path / "precipiq.toml"
     config.write_text('[deployment]\nname = "t"\n')
-    monkeypatch.setattr(check, "assemble_for_command", lambda _, *, edge: assembly)
+    monkeypatch.setattr(check, "assemble_for_command", lambda _, **options: assembly)
 
     report = json.loads(CliRunner().invoke(main.cli, ["check", "--json", "--config", str(config)]).output)
 

@@ -20,7 +20,7 @@ from precipiq_core.errors import DeploymentError
 def check(ctx: click.Context, as_json: bool) -> None:
     """Boot without opening sockets or databases, and say what each plugin contributes."""
     try:
-        assembly = assemble_for_command(deployment_of(ctx), edge=True)
+        assembly = assemble_for_command(deployment_of(ctx), edge=True, commands=True)
         Application(assembly)
     except DeploymentError as error:
         if as_json:

@@ -52,18 +52,18 @@ def deployment_of(ctx: click.Context) -> Deployment:
     return load_deployment(config_of(ctx), os.environ)
 
 
-def assembly_of(ctx: click.Context) -> Assembly:
-    """The deployment, booted for commands once in a process."""
+def assembly_of(ctx: click.Context, *, commands: bool = False) -> Assembly:
+    """The deployment, booted for commands once in a process. ``commands``: see ``boot.assemble``."""
     context = ctx.ensure_object(CliContext)
     if context.assembly is None:
-        context.assembly = assemble_for_command(deployment_of(ctx))
+        context.assembly = assemble_for_command(deployment_of(ctx), commands=commands)
     return context.assembly
 
 
-def assemble_for_command(deployment: Deployment, *, edge: bool = False) -> Assembly:
+def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands: bool = False) -> Assembly:
     """Boot for a command rather than for serving; logs go to standard error from level warning.
 
-    ``edge``: with routes, middleware and authenticators, which only ``precipiq check`` looks at.
+    ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
     """
     from precipiq_core.boot import assemble
     from precipiq_core.clock import SystemClock, SystemRandomness
@@ -78,6 +78,7 @@ def assemble_for_command(deployment: Deployment, *, edge: bool = False) -> Assem
         console=TerminalConsole(),
         serving=False,
         edge=edge,
+        commands=commands,
     )
     control.add(names=[item.value for item in assembly.secret_names])
     return assembly

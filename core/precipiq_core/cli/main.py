@@ -30,14 +30,14 @@ class PrecipiqGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
-            contributed = set(self._indexed(ctx) or assembly_of(ctx).command_by_name)
+            contributed = set(self._indexed(ctx) or assembly_of(ctx, commands=True).command_by_name)
         except PrecipiqError:
             contributed = set()
         return sorted({*super().list_commands(ctx), *contributed})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = super().get_command(ctx, cmd_name) or self._indexed(ctx).get(cmd_name)
-        return command or assembly_of(ctx).command_by_name.get(cmd_name)
+        return command or assembly_of(ctx, commands=True).command_by_name.get(cmd_name)
 
     def _indexed(self, ctx: click.Context) -> Mapping[str, click.Command]:
         """Nothing when only the booted plugins can tell."""

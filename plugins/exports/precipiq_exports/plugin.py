@@ -20,7 +20,6 @@ from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
@@ -32,7 +31,6 @@ from precipiq_exports.leases import LeaseKeeper
 from precipiq_exports.local_bundles import LocalBundles
 from precipiq_exports.maker import BundleMaker, MakerOptions
 from precipiq_exports.metrics import ExportMetrics
-from precipiq_exports.routes import ExportRoutes, PublishedKeys
 from precipiq_exports.runner import ExportRunner, RunnerLimits
 from precipiq_exports.service import ExportService, ServiceLimits
 from precipiq_exports.signer import Signer
@@ -42,6 +40,8 @@ from precipiq_exports.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES = {
@@ -117,6 +117,8 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        from precipiq_exports.routes import ExportRoutes, PublishedKeys
+
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
         published = PublishedKeys(keys, limiter, self.config, services.get(Clock))  # type: ignore[type-abstract]
