@@ -25,7 +25,7 @@ from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Fo
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.contracts.vault import WrappedSecrets
 from precipiq_core.contribution import Contribution
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import installed_plugins, load_plugins
 from precipiq_core.errors import DeploymentError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import click
 
     from precipiq_core.contracts.auth import Authenticator
-    from precipiq_core.database import ManagedDatabase
+    from precipiq_core.database.open import ManagedDatabase
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
