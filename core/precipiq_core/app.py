@@ -18,12 +18,12 @@ from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.error_boundary import ErrorBoundary
 from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
-from precipiq_core.lifespan import running
 from precipiq_core.logs.credential_shield import CredentialShield
 from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.sink import Sink
-from precipiq_core.operations import Operations
 from precipiq_core.operations.metrics import RequestMetrics
+from precipiq_core.operations.plugin import Operations
+from precipiq_core.running import running
 from precipiq_core.serving.drain import DrainGate
 from precipiq_core.serving.head_limit import HeadLimit
 from precipiq_core.serving.proxies import TrustedProxies

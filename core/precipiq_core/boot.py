@@ -5,17 +5,17 @@ Opens no socket and no database. Either everything is right, or one ``Deployment
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+
+from prometheus_client import CollectorRegistry
 
 from precipiq_core.cli.groups import merge_commands
 from precipiq_core.clock import Clock, Randomness
-from precipiq_core.collect import Contribution
+from precipiq_core.collect import Collector
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
@@ -24,24 +24,26 @@ from precipiq_core.contracts.followers import Follower
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.contracts.vault import WrappedSecrets
+from precipiq_core.contribution import Contribution
+from precipiq_core.database.open import new_database
 from precipiq_core.deployment import Deployment
-from precipiq_core.enabled import EnabledPlugins, enable
+from precipiq_core.discovery import installed_plugins, load_plugins
 from precipiq_core.errors import DeploymentError
+from precipiq_core.graph import boot_order
+from precipiq_core.operations.plugin import Operations
 from precipiq_core.plugin import AnyPlugin
+from precipiq_core.secrets import open_master_key
 from precipiq_core.services import Services
-from precipiq_core.settings import HttpSettings
+from precipiq_core.settings import HttpSettings, parse_settings
 
 if TYPE_CHECKING:
     import click
-    from prometheus_client import CollectorRegistry
 
     from precipiq_core.contracts.auth import Authenticator
     from precipiq_core.database.open import ManagedDatabase
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
-
-    Route: TypeAlias = Endpoint | PlainEndpoint | WebSocketEndpoint
 
 
 class _Named(Protocol):
@@ -50,7 +52,6 @@ class _Named(Protocol):
 
 
 NamedT = TypeVar("NamedT", bound=_Named)
-RouteT = TypeVar("RouteT")
 
 
 class Registry(Generic[NamedT]):
@@ -74,7 +75,7 @@ class Registry(Generic[NamedT]):
             self._by_name[name] = item.value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Assembly:
     """Everything that boot found, in boot order, with its owner's name. ``command_by_name``: groups put together."""
 
@@ -86,7 +87,9 @@ class Assembly:
     database: ManagedDatabase | None
     kinds: Sequence[Contribution[EntryKind]]
     drivers: Sequence[Contribution[EntryStoreDriver]]
-    routes: Sequence[Contribution[Route]]
+    endpoints: Sequence[Contribution[Endpoint]]
+    plain_endpoints: Sequence[Contribution[PlainEndpoint]]
+    websocket_endpoints: Sequence[Contribution[WebSocketEndpoint]]
     middleware: Sequence[Contribution[LayeredMiddleware]]
     authenticators: Sequence[Contribution[Authenticator]]
     migrations: Sequence[Contribution[Migration]]
@@ -96,115 +99,6 @@ class Assembly:
     wrapped_secrets: Sequence[Contribution[WrappedSecrets]]
     followers: Sequence[Contribution[Follower]]
     lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]] = field(default=())
-
-    @cached_property
-    def endpoints(self) -> Sequence[Contribution[Endpoint]]:
-        from precipiq_core.http.endpoint import Endpoint
-
-        return self._routes_of(Endpoint)
-
-    @cached_property
-    def plain_endpoints(self) -> Sequence[Contribution[PlainEndpoint]]:
-        from precipiq_core.http.endpoint import PlainEndpoint
-
-        return self._routes_of(PlainEndpoint)
-
-    @cached_property
-    def websocket_endpoints(self) -> Sequence[Contribution[WebSocketEndpoint]]:
-        from precipiq_core.http.websocket import WebSocketEndpoint
-
-        return self._routes_of(WebSocketEndpoint)
-
-    def _routes_of(self, kind: type[RouteT]) -> list[Contribution[RouteT]]:
-        return [Contribution(item.owner, item.value) for item in self.routes if isinstance(item.value, kind)]
-
-
-class Boot:
-    """One boot of a deployment, as far as it is asked for: its commands, or all that it consists of.
-
-    ``registry``: of metrics, default a new one.
-    """
-
-    def __init__(
-        self,
-        deployment: Deployment,
-        *,
-        clock: Clock,
-        randomness: Randomness,
-        console: Console,
-        serving: bool,
-        installed: Iterable[EntryPoint] | None = None,
-        registry: CollectorRegistry | None = None,
-    ) -> None:
-        self._deployment = deployment
-        self._clock = clock
-        self._randomness = randomness
-        self._console = console
-        self._serving = serving
-        self._registry = registry
-        self._problems: list[str] = []
-        self._enabled = enable(deployment, self._offered(), Services(self._provide), installed, self._problems)
-
-    def commands(self) -> Mapping[str, click.Command]:
-        """What plugins add to the command line. Raises ``DeploymentError``."""
-        if self._problems:
-            raise DeploymentError(self._problems)
-        return self._enabled.command_by_name()
-
-    def assembly(self, *, answers_requests: bool = True) -> Assembly:
-        """Everything, up to the point where sockets and databases would be opened.
-
-        ``answers_requests``: False leaves out routes, middleware and authenticators. Raises ``DeploymentError``.
-        """
-        problems, services = self._problems, self._enabled.services
-        workers = self._deployment.server.workers
-        database = self._deployment.database
-        if database is not None and database.url.startswith("sqlite:") and workers > 1:
-            problems.append(f"server.workers: {workers} processes cannot serve one SQLite database: use PostgreSQL")
-        if problems:
-            raise DeploymentError(problems)
-        services.fill()
-        return _collect(self._enabled, self._clock, self._randomness, answers_requests=answers_requests)
-
-    def _offered(self) -> list[type]:
-        """The capabilities that core provides, before any plugin is loaded."""
-        offered: list[type] = [DeploymentInfo, Clock, Randomness, Console, HttpSettings, MasterKey]
-        offered += [EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry]
-        if "prometheus_client" in sys.modules:  # else no plugin can have named it
-            from prometheus_client import CollectorRegistry
-
-            offered.append(CollectorRegistry)
-        return offered if self._deployment.database is None else [*offered, Database]
-
-    def _provide(self, services: Services) -> None:
-        """Let core, then each plugin in boot order, make and provide its parts."""
-        deployment, serving = self._deployment, self._serving
-        scheme = "https" if deployment.server.tls else "http"
-        public_url = deployment.public_url or f"{scheme}://{deployment.server.bind}"
-        services.provide(
-            DeploymentInfo,
-            DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, deployment.server.workers),
-        )
-        services.provide(Clock, self._clock)  # type: ignore[type-abstract]
-        services.provide(Randomness, self._randomness)  # type: ignore[type-abstract]
-        services.provide(Console, self._console)  # type: ignore[type-abstract]
-        services.provide(HttpSettings, deployment.http)
-        services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
-        services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
-        services.provide(Followers, Registry[Follower]())  # type: ignore[type-abstract]
-        services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
-        if deployment.database is not None:
-            from precipiq_core.database.open import new_database
-
-            database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
-            services.provide(Database, database)  # type: ignore[type-abstract]
-        classes = self._enabled.classes.values()
-        if any(MasterKey in (*plugin.requires, *plugin.optional) for plugin in classes):
-            services.provide(MasterKey, _LazyMasterKey(deployment, self._randomness))  # type: ignore[type-abstract]
-        from prometheus_client import CollectorRegistry
-
-        services.provide(CollectorRegistry, self._registry or CollectorRegistry(auto_describe=False))
-        self._enabled.collector.provide(services)
 
 
 def assemble(
@@ -216,18 +110,92 @@ def assemble(
     serving: bool,
     installed: Iterable[EntryPoint] | None = None,
     registry: CollectorRegistry | None = None,
+    edge: bool = True,
+    commands: bool = True,
 ) -> Assembly:
-    """Boot up to the point where sockets and databases would be opened; see :class:`Boot`."""
-    boot = Boot(
-        deployment,
-        clock=clock,
-        randomness=randomness,
-        console=console,
-        serving=serving,
-        installed=installed,
-        registry=registry,
+    """Boot up to the point where sockets and databases would be opened. ``registry``: of metrics, default a new one.
+
+    ``edge``: whether plugins are asked for what answers requests; a command needs none of it.
+    ``commands``: whether they are asked for commands; one that runs needs no others.
+    """
+    problems: list[str] = []
+    points = installed_plugins() if installed is None else tuple(installed)
+    classes = load_plugins(deployment.plugins, points, problems)
+    plugins = _configure(deployment, classes, problems)
+    services = _core_services(deployment, clock, randomness, console, serving, classes)
+    services.provide(CollectorRegistry, registry or CollectorRegistry(auto_describe=False))
+    _find_unshareable_database(deployment, services, problems)
+    order = boot_order(classes, services.owners, problems)
+    collector = Collector()
+    registered: dict[str, AnyPlugin] = {"operations": Operations(Operations.Config())}
+    registered |= {name: plugins[name] for name in order if name in plugins}
+    for name, plugin in registered.items():
+        collector.register(name, plugin, problems)
+    if problems:
+        raise DeploymentError(problems)
+    collector.provide(services)
+    return _collect(deployment, clock, randomness, services, registered, collector, edge=edge, commands=commands)
+
+
+def _configure(
+    deployment: Deployment, classes: Mapping[str, type[AnyPlugin]], problems: list[str]
+) -> dict[str, AnyPlugin]:
+    plugins: dict[str, AnyPlugin] = {}
+    for name, plugin in classes.items():
+        where = f"plugins.{name}"
+        base_dir = deployment.data_dir
+        config = parse_settings(
+            plugin.Config, deployment.plugins[name], where=where, base_dir=base_dir, problems=problems
+        )
+        if config is None:
+            continue
+        try:
+            plugins[name] = plugin(config)
+        except DeploymentError as error:
+            problems.extend(error.problems)
+        except Exception as error:  # noqa: BLE001  (a plugin's constructor may fail in any way)
+            problems.append(f"{where}: {type(error).__name__}: {error}")
+    return plugins
+
+
+def _core_services(
+    deployment: Deployment,
+    clock: Clock,
+    randomness: Randomness,
+    console: Console,
+    serving: bool,
+    classes: Mapping[str, type[AnyPlugin]],
+) -> Services:
+    services = Services()
+    bind = deployment.server.bind
+    scheme = "https" if deployment.server.tls else "http"
+    public_url = deployment.public_url or f"{scheme}://{bind}"
+    services.provide(
+        DeploymentInfo,
+        DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, deployment.server.workers),
     )
-    return boot.assembly()
+    services.provide(Clock, clock)  # type: ignore[type-abstract]
+    services.provide(Randomness, randomness)  # type: ignore[type-abstract]
+    services.provide(Console, console)  # type: ignore[type-abstract]
+    services.provide(HttpSettings, deployment.http)
+    services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
+    services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
+    services.provide(Followers, Registry[Follower]())  # type: ignore[type-abstract]
+    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
+    if deployment.database is not None:
+        database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
+        services.provide(Database, database)  # type: ignore[type-abstract]
+    wanted = {capability for plugin in classes.values() for capability in (*plugin.requires, *plugin.optional)}
+    if MasterKey in wanted:
+        services.provide(MasterKey, _LazyMasterKey(deployment, randomness))  # type: ignore[type-abstract]
+    return services
+
+
+def _find_unshareable_database(deployment: Deployment, services: Services, problems: list[str]) -> None:
+    database = services.find(Database)  # type: ignore[type-abstract]
+    workers = deployment.server.workers
+    if database is not None and database.dialect == "sqlite" and workers > 1:
+        problems.append(f"server.workers: {workers} processes cannot serve one SQLite database: use PostgreSQL")
 
 
 class _LazyMasterKey:
@@ -240,15 +208,22 @@ class _LazyMasterKey:
 
     def derive(self, purpose: str) -> bytes:
         if self._key is None:
-            from precipiq_core.secrets import open_master_key
-
             self._key = open_master_key(self._deployment.secrets, self._randomness)
         return self._key.derive(purpose)
 
 
-def _collect(enabled: EnabledPlugins, clock: Clock, randomness: Randomness, *, answers_requests: bool) -> Assembly:
+def _collect(
+    deployment: Deployment,
+    clock: Clock,
+    randomness: Randomness,
+    services: Services,
+    plugins: Mapping[str, AnyPlugin],
+    collector: Collector,
+    *,
+    edge: bool,
+    commands: bool,
+) -> Assembly:
     problems: list[str] = []
-    collector, services = enabled.collector, enabled.services
     kinds: list[Contribution[EntryKind]] = collector.collect("entry_kinds", services)
     drivers: list[Contribution[EntryStoreDriver]] = collector.collect("entry_store_drivers", services)
     cast("Registry[EntryKind]", services.get(EntryKinds)).fill("entry kind", kinds, problems)  # type: ignore[type-abstract]
@@ -261,21 +236,25 @@ def _collect(enabled: EnabledPlugins, clock: Clock, randomness: Randomness, *, a
     )
     followers: list[Contribution[Follower]] = collector.collect("followers", services)
     cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)  # type: ignore[type-abstract]
-    command_by_name = merge_commands(enabled.commands, problems)
+    found = _collect_edge(collector, services) if edge else _Edge()
+    contributed = _collect_commands(deployment, collector, services) if commands else []
+    command_by_name = merge_commands(contributed, problems)
     assembly = Assembly(
-        enabled.deployment,
+        deployment,
         clock,
         randomness,
         services,
-        enabled.plugins,
+        plugins,
         cast("ManagedDatabase | None", services.find(Database)),
         kinds,
         drivers,
-        collector.collect("routes", services) if answers_requests else (),
-        collector.collect("middleware", services) if answers_requests else (),
-        collector.collect("authenticators", services) if answers_requests else (),
+        found.endpoints,
+        found.plain_endpoints,
+        found.websocket_endpoints,
+        found.middleware,
+        found.authenticators,
         collector.collect("migrations", services),
-        enabled.commands,
+        contributed,
         command_by_name,
         collector.collect("secret_names", services),
         wrapped,
@@ -285,3 +264,37 @@ def _collect(enabled: EnabledPlugins, clock: Clock, randomness: Randomness, *, a
     if problems:
         raise DeploymentError(problems)
     return assembly
+
+
+def _collect_commands(
+    deployment: Deployment, collector: Collector, services: Services
+) -> list[Contribution[click.Command]]:
+    """In the deployment's order, as in ``precipiq --help``, which knows no boot order."""
+    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
+    rank = {name: index for index, name in enumerate(deployment.plugins, start=1)}
+    return sorted(commands, key=lambda item: rank.get(item.owner, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """What answers requests."""
+
+    endpoints: Sequence[Contribution[Endpoint]] = ()
+    plain_endpoints: Sequence[Contribution[PlainEndpoint]] = ()
+    websocket_endpoints: Sequence[Contribution[WebSocketEndpoint]] = ()
+    middleware: Sequence[Contribution[LayeredMiddleware]] = ()
+    authenticators: Sequence[Contribution[Authenticator]] = ()
+
+
+def _collect_edge(collector: Collector, services: Services) -> _Edge:
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
+
+    routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
+    return _Edge(
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, PlainEndpoint)],
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, WebSocketEndpoint)],
+        collector.collect("middleware", services),
+        collector.collect("authenticators", services),
+    )

@@ -26,9 +26,9 @@ from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.entry_store import EntryAuditor
 from precipiq_core.deployment import load_deployment
-from precipiq_core.lifespan import running
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
+from precipiq_core.running import running
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService

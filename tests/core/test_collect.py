@@ -12,8 +12,8 @@ import pytest
 
 from precipiq_core.app import Application
 from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.lifespan import running
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.running import running
 from precipiq_core.services import Services
 
 pytestmark = pytest.mark.anyio

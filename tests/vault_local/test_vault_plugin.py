@@ -19,8 +19,8 @@ from precipiq_core.cli.context import CliContext
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.lifespan import running
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.running import running
 from precipiq_core.secret_location import SecretLocation
 from precipiq_core.services import Services
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from precipiq_core.boot import Assembly, Boot
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.deployment import Deployment
-from precipiq_core.errors import NotFound
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.services import Services
+if TYPE_CHECKING:
+    from precipiq_core.boot import Assembly
+    from precipiq_core.contracts.chain import Chain
+    from precipiq_core.deployment import Deployment
+    from precipiq_core.services import Services
 
 T = TypeVar("T")
+
+CONFIG_VARIABLE = "PRECIPIQ_CONFIG"
+DEFAULT_CONFIG = Path("deployments/embedded/precipiq.toml")
 
 
 class TerminalConsole:
@@ -28,44 +31,55 @@ class TerminalConsole:
 
 @dataclass
 class CliContext:
-    """The object that click hands to every command: what was booted so far."""
+    """The object that click hands to every command.
+
+    ``assembly``: the booted deployment, once a command needed it. ``indexed``: see ``precipiq_core.cli.index``.
+    """
 
     assembly: Assembly | None = None
-    boot: Boot | None = None
-
-    def command_by_name(self, deployment: Callable[[], Deployment]) -> Mapping[str, click.Command]:
-        """What plugins add to the command line. Raises ``PrecipiqError``."""
-        if self.assembly is not None:
-            return self.assembly.command_by_name
-        if self.boot is None:
-            self.boot = boot_for_command(deployment())
-        return self.boot.commands()
-
-    def assembled(self) -> Assembly:
-        """Everything that a plugin's command runs with."""
-        if self.assembly is None:
-            assert self.boot is not None, "commands are found before they run"
-            self.assembly = _assembled(self.boot, answers_requests=False)
-        return self.assembly
+    indexed: Mapping[str, click.Command] | None = None
 
 
-def boot_for_command(deployment: Deployment) -> Boot:
-    """Boot for a command rather than for serving."""
-    return Boot(
-        deployment, clock=SystemClock(), randomness=SystemRandomness(), console=TerminalConsole(), serving=False
-    )
+def config_of(ctx: click.Context) -> Path:
+    """The deployment file that the command line or the environment names."""
+    return ctx.find_root().params.get("config") or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
 
 
-def assemble_for_command(deployment: Deployment, *, answers_requests: bool = True) -> Assembly:
-    """Everything that a command runs with, with or without routes; logs go to standard error from level warning."""
-    return _assembled(boot_for_command(deployment), answers_requests=answers_requests)
+def deployment_of(ctx: click.Context) -> Deployment:
+    """The deployment, read and checked. Raises ``DeploymentError`` with everything that is wrong."""
+    from precipiq_core.deployment import load_deployment
+
+    return load_deployment(config_of(ctx), os.environ)
 
 
-def _assembled(boot: Boot, *, answers_requests: bool) -> Assembly:
+def assembly_of(ctx: click.Context, *, commands: bool = False) -> Assembly:
+    """The deployment, booted for commands once in a process. ``commands``: see ``boot.assemble``."""
+    context = ctx.ensure_object(CliContext)
+    if context.assembly is None:
+        context.assembly = assemble_for_command(deployment_of(ctx), commands=commands)
+    return context.assembly
+
+
+def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands: bool = False) -> Assembly:
+    """Boot for a command rather than for serving; logs go to standard error from level warning.
+
+    ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
+    """
+    from precipiq_core.boot import assemble
+    from precipiq_core.clock import SystemClock, SystemRandomness
+    from precipiq_core.logs.settings import LogSettings
     from precipiq_core.logs.setup import configure_logging
 
     control = configure_logging(LogSettings(level="warning"))
-    assembly = boot.assembly(answers_requests=answers_requests)
+    assembly = assemble(
+        deployment,
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=TerminalConsole(),
+        serving=False,
+        edge=edge,
+        commands=commands,
+    )
     control.add(names=[item.value for item in assembly.secret_names])
     return assembly
 
@@ -73,6 +87,7 @@ def _assembled(boot: Boot, *, answers_requests: bool) -> Assembly:
 async def must_exist(chain: Chain, services: Services) -> None:
     """Raises ``NotFound`` for a chain without an entry: a misspelt organisation must not become one."""
     from precipiq_core.contracts.ledger import Ledger
+    from precipiq_core.errors import NotFound
 
     if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
         raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")
@@ -80,13 +95,11 @@ async def must_exist(chain: Chain, services: Services) -> None:
 
 def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T]]) -> T:
     """Run ``work`` with the deployment's parts started, as a plugin's command does."""
-    import asyncio  # with what it brings along a tenth of all that listing commands takes
+    import asyncio
 
-    from precipiq_core.lifespan import running
+    from precipiq_core.running import running
 
-    context = ctx.find_object(CliContext)
-    assert context is not None
-    assembly = context.assembled()
+    assembly = assembly_of(ctx)
 
     async def main() -> T:
         async with running(assembly):

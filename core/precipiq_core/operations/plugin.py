@@ -5,47 +5,41 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
+
+from precipiq_core.cli.vault_index import VAULT_COMMANDS
+from precipiq_core.contracts.vault import KeyVault
+from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+from precipiq_core.http.envelope import Answer, encode, send_answer
+from precipiq_core.http.openapi_parts import Document
+from precipiq_core.operations.docs import CONTENT_SECURITY_POLICY, docs_page
+from precipiq_core.operations.health import healthz, readyz
+from precipiq_core.operations.metrics import metrics_page
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
 
 if TYPE_CHECKING:
     import click
-    from starlette.types import Receive, Scope, Send
-
-    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-    from precipiq_core.http.openapi_parts import Document
 
 
 class Operations(PluginBase[PluginConfig]):
-    """``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``: without a key, without tenant data.
-
-    ``has_vault``: whether a plugin provides a ``KeyVault``, for the commands over it.
-    """
+    """``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``: without a key, without tenant data."""
 
     name = "operations"
 
-    def __init__(self, config: PluginConfig, *, has_vault: bool = False) -> None:
+    def __init__(self, config: PluginConfig) -> None:
         super().__init__(config)
-        self._has_vault = has_vault
         self._document = b"{}"
         self._page = b""
 
     def describe(self, document: Document) -> None:
         """Say what ``/openapi.json`` serves, once everybody's endpoints are known."""
-        from precipiq_core.http.envelope import encode
-        from precipiq_core.operations.docs import docs_page
-
         self._document = encode(document)
         self._page = docs_page(document).encode()
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
-        from prometheus_client import CollectorRegistry
-
-        from precipiq_core.http.endpoint import PlainEndpoint
-        from precipiq_core.operations.health import healthz, readyz
-        from precipiq_core.operations.metrics import metrics_page
-
         def pings() -> Mapping[str, Callable[[], Awaitable[None]]]:
             return services.pings
 
@@ -60,20 +54,11 @@ class Operations(PluginBase[PluginConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        if not self._has_vault:
-            return []
-        from precipiq_core.operations.vault_commands import vault_group  # it runs whole deployments, this plugin too
-
-        return [vault_group]
+        return () if services.find(KeyVault) is None else VAULT_COMMANDS  # type: ignore[type-abstract]
 
     async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from precipiq_core.http.envelope import Answer, send_answer
-
         await send_answer(send, Answer(200, self._document))
 
     async def _docs(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from precipiq_core.http.envelope import Answer, send_answer
-        from precipiq_core.operations.docs import CONTENT_SECURITY_POLICY
-
         policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
         await send_answer(send, Answer(200, self._page, ((b"content-type", b"text/html; charset=utf-8"), policy)))

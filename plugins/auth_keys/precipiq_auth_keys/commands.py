@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import click
 
+from precipiq_auth_keys.records import key_record, new_key_record
+from precipiq_auth_keys.service import KeyService, NewKey
+from precipiq_auth_keys.store import KeyRecord, Organisation
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.cli.options import json_option
 from precipiq_core.clock import Clock, parse_timestamp
 from precipiq_core.contracts.auth import SCOPES, Scope
 from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
 from precipiq_core.services import Services
-
-if TYPE_CHECKING:
-    from precipiq_auth_keys.service import NewKey
-    from precipiq_auth_keys.store import KeyRecord, Organisation
 
 env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)
 
@@ -33,7 +32,6 @@ def orgs_group() -> None:
 @click.pass_context
 def create_organisation(ctx: click.Context, name: str, as_json: bool) -> None:
     """Make an organisation."""
-    from precipiq_auth_keys.service import KeyService
 
     async def work(services: Services) -> Organisation:
         return await services.get(KeyService).create_organisation(name)
@@ -48,7 +46,6 @@ def create_organisation(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.pass_context
 def list_organisations(ctx: click.Context, as_json: bool) -> None:
     """List all organisations."""
-    from precipiq_auth_keys.service import KeyService
 
     async def work(services: Services) -> list[Organisation]:
         return await services.get(KeyService).organisations()
@@ -77,8 +74,6 @@ def create_key(
     ctx: click.Context, org_id: str, environment: str, scopes: tuple[str, ...], expires_at: str | None, as_json: bool
 ) -> None:
     """Make a key and show it, this once."""
-    from precipiq_auth_keys.service import KeyService
-
     try:
         expires_us = None if expires_at is None else parse_timestamp(expires_at)
     except ValueError:
@@ -99,8 +94,6 @@ def create_key(
 @click.pass_context
 def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
     """List the keys of an organisation and environment."""
-    from precipiq_auth_keys.routes import key_record
-    from precipiq_auth_keys.service import KeyService
 
     async def work(services: Services) -> list[KeyRecord]:
         return await services.get(KeyService).keys(Chain(org_id, cast("Environment", environment)))
@@ -128,8 +121,6 @@ def rotate_key(ctx: click.Context, key_id: str, grace_seconds: int, as_json: boo
 
 
 async def _rotate(key_id: str, grace_s: int, services: Services) -> NewKey:
-    from precipiq_auth_keys.service import KeyService
-
     service = services.get(KeyService)
     return await service.rotate(await service.chain_of(key_id), key_id, grace_s, SYSTEM)
 
@@ -140,22 +131,16 @@ async def _rotate(key_id: str, grace_s: int, services: Services) -> NewKey:
 @click.pass_context
 def revoke_key(ctx: click.Context, key_id: str, as_json: bool) -> None:
     """End a key now, everywhere within 5 seconds."""
-    from precipiq_auth_keys.routes import key_record
-
     key = run_in_deployment(ctx, partial(_revoke, key_id))
     click.echo(json.dumps(key_record(key)) if as_json else f"revoked {key.key_id}")
 
 
 async def _revoke(key_id: str, services: Services) -> KeyRecord:
-    from precipiq_auth_keys.service import KeyService
-
     service = services.get(KeyService)
     return await service.revoke(await service.chain_of(key_id), key_id, SYSTEM)
 
 
 def _show_new(new: NewKey, as_json: bool) -> None:
-    from precipiq_auth_keys.routes import new_key_record
-
     if as_json:
         record = new_key_record(new)
         click.echo(json.dumps({"id": record["id"], "key": record["key"], "environment": record["environment"]}))

@@ -8,7 +8,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, WindowCounter
+from precipiq_auth_keys.authenticator import KeyAuthenticator
+from precipiq_auth_keys.command_index import COMMANDS
 from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_auth_keys.first_start import first_start
+from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
+from precipiq_auth_keys.service import EVENT_KINDS, KeyService
+from precipiq_auth_keys.store import KeyStore
+from precipiq_auth_keys.watcher import KeyWatcher
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.auth import AddressLimiter, Authenticator, RateLimiter
 from precipiq_core.contracts.chain import EntryKind
@@ -22,10 +30,7 @@ from precipiq_core.services import Services
 if TYPE_CHECKING:
     import click
 
-    from precipiq_auth_keys.address_limiter import WindowCounter
-    from precipiq_auth_keys.rate_limiter import Counter
     from precipiq_core.http.endpoint import Endpoint
-
 
 REVOCATION_WITHIN_S = 5.0
 """The contract: a revocation takes effect on every node within this time."""
@@ -44,18 +49,12 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     name = "auth_keys"
     Config = AuthKeysConfig
-    provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter)
+    provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter, KeyService)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from precipiq_auth_keys.address_limiter import AddressWindows
-        from precipiq_auth_keys.authenticator import KeyAuthenticator
-        from precipiq_auth_keys.rate_limiter import SecondWindows
-        from precipiq_auth_keys.service import KeyService
-        from precipiq_auth_keys.store import KeyStore
-
         config = self.config
         clock = services.get(Clock)  # type: ignore[type-abstract]
         self._store = KeyStore(services.get(Database))  # type: ignore[type-abstract]
@@ -73,7 +72,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             "batch": config.batches_per_second_max,
             "read": config.reads_per_second_max,
         }
-        services.keep(KeyService, service)
+        services.provide(KeyService, service)
         counter, windows = self._counters(clock)
         plans = services.find(Plans)  # type: ignore[type-abstract]
         self._limiter = SecondWindows(quotas, clock, counter, plans)  # type: ignore[arg-type]
@@ -82,9 +81,6 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     def _counters(self, clock: Clock) -> tuple[Counter, WindowCounter]:
         """Of organisations and of addresses; what the first one runs carries both."""
-        from precipiq_auth_keys.address_limiter import LocalWindows
-        from precipiq_auth_keys.rate_limiter import LocalCounter
-
         counter, windows = LocalCounter(clock), LocalWindows(clock, addresses_max=self.config.addresses_max)
         server = self.config.redis_server()
         if server is None:
@@ -98,8 +94,6 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        from precipiq_auth_keys.service import EVENT_KINDS
-
         return EVENT_KINDS
 
     @hookimpl
@@ -109,7 +103,6 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_auth_keys.routes import KeyRoutes
-        from precipiq_auth_keys.service import KeyService
 
         return KeyRoutes(services.get(KeyService), self.config).endpoints()
 
@@ -119,9 +112,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        from precipiq_auth_keys.commands import keys_group, orgs_group
-
-        return [orgs_group, keys_group]
+        return COMMANDS
 
     @hookimpl
     def secret_names(self, services: Services) -> Sequence[str]:
@@ -133,10 +124,6 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        from precipiq_auth_keys.first_start import first_start
-        from precipiq_auth_keys.service import KeyService
-        from precipiq_auth_keys.watcher import KeyWatcher
-
         info = services.get(DeploymentInfo)
         service = services.get(KeyService)
         clock = services.get(Clock)  # type: ignore[type-abstract]

@@ -65,7 +65,7 @@ class LocalCounter:
 
     @cached_property
     def _storage(self) -> MemoryStorage:
-        from limits.aio.storage import MemoryStorage  # commands count nothing, and it costs them a tenth of their time
+        from limits.aio.storage import MemoryStorage
 
         return MemoryStorage()
 
@@ -76,7 +76,7 @@ class LocalCounter:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        assert self._storage, "made here, so that no request waits for it"
+        assert self._storage is not None, "it is imported before the first request"
         log.info("rate limits count per process: each server process has counters of its own", storage="memory")
         yield
 

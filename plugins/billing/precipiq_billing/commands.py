@@ -7,19 +7,21 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 import click
 
+from precipiq_billing.deliveries import Deliveries
+from precipiq_billing.endpoint_records import endpoint_record
+from precipiq_billing.endpoint_store import StripeEndpoint
+from precipiq_billing.endpoints import StripeEndpoints
+from precipiq_billing.errors import NotAStripeEvent
 from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.services import Services
-
-if TYPE_CHECKING:
-    from precipiq_billing.endpoint_store import StripeEndpoint
 
 _SECRET_CHARACTERS = range(22, 256)
 
@@ -47,7 +49,6 @@ def endpoints_group() -> None:
 @click.pass_context
 def create_endpoint(ctx: click.Context, org_id: str, environment: str, description: str | None, as_json: bool) -> None:
     """Make an endpoint; register its URL in Stripe, then set the secret that Stripe shows."""
-    from precipiq_billing.endpoints import StripeEndpoints
 
     async def work(services: Services) -> dict[str, Any]:
         chain = Chain(org_id, cast("Environment", environment))
@@ -64,7 +65,6 @@ def create_endpoint(ctx: click.Context, org_id: str, environment: str, descripti
 @click.pass_context
 def list_endpoints(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
     """List the endpoints, newest first."""
-    from precipiq_billing.endpoints import StripeEndpoints
 
     async def work(services: Services) -> list[dict[str, Any]]:
         chain = Chain(org_id, cast("Environment", environment))
@@ -85,7 +85,6 @@ def list_endpoints(ctx: click.Context, org_id: str, environment: str, as_json: b
 @click.pass_context
 def delete_endpoint(ctx: click.Context, endpoint_id: str, org_id: str, environment: str, as_json: bool) -> None:
     """Delete an endpoint and its secrets."""
-    from precipiq_billing.endpoints import StripeEndpoints
 
     async def work(services: Services) -> dict[str, Any]:
         chain = Chain(org_id, cast("Environment", environment))
@@ -113,8 +112,6 @@ def set_secret(
     as_json: bool,
 ) -> None:
     """Set or roll an endpoint's signing secret. It is never an argument: those can be seen by everybody."""
-    from precipiq_billing.endpoints import StripeEndpoints
-
     secret = (
         click.prompt("signing secret", hide_input=True, err=True) if secret_file is None else secret_file.read()
     ).strip()
@@ -149,9 +146,6 @@ def replay(ctx: click.Context, file: Path, org_id: str, environment: str, as_jso
 
 
 async def _replay(chain: Chain, file: Path, services: Services) -> dict[str, int]:
-    from precipiq_billing.deliveries import Deliveries
-    from precipiq_billing.errors import NotAStripeEvent
-
     await must_exist(chain, services)
     deliveries = services.get(Deliveries)
     counts: Counter[str] = Counter()
@@ -204,8 +198,6 @@ def _is_json(text: str) -> bool:
 
 
 def _record(services: Services, endpoint: StripeEndpoint) -> dict[str, Any]:
-    from precipiq_billing.endpoint_routes import endpoint_record
-
     now_us = services.get(Clock).now_us()  # type: ignore[type-abstract]
     return endpoint_record(endpoint, services.get(DeploymentInfo).public_url, now_us)
 

@@ -8,7 +8,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from prometheus_client import CollectorRegistry
+
+from precipiq_billing.command_index import COMMANDS
 from precipiq_billing.config import BillingConfig
+from precipiq_billing.deliveries import Deliveries
+from precipiq_billing.delivery_store import DeliveryStore
+from precipiq_billing.endpoint_store import EndpointStore
+from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
+from precipiq_billing.kinds import kinds
+from precipiq_billing.live_endpoints import LiveEndpoints
+from precipiq_billing.metrics import DeliveryMetrics
+from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
+from precipiq_billing.plans.store import SubscriptionStore
+from precipiq_billing.service import FinancialEvents
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
@@ -23,9 +36,7 @@ from precipiq_core.settings import HttpSettings
 if TYPE_CHECKING:
     import click
 
-    from precipiq_billing.plans.service import PlanBook
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _COLUMNS = ("org_id", "environment")
@@ -42,23 +53,11 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     name = "billing"
     Config = BillingConfig
-    provides: ClassVar[tuple[type, ...]] = (Plans,)
+    provides: ClassVar[tuple[type, ...]] = (FinancialEvents, StripeEndpoints, Deliveries, Plans)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from prometheus_client import CollectorRegistry
-
-        from precipiq_billing.deliveries import Deliveries
-        from precipiq_billing.delivery_store import DeliveryStore
-        from precipiq_billing.endpoint_store import EndpointStore
-        from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
-        from precipiq_billing.live_endpoints import LiveEndpoints
-        from precipiq_billing.metrics import DeliveryMetrics
-        from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
-        from precipiq_billing.plans.store import SubscriptionStore
-        from precipiq_billing.service import FinancialEvents
-
         config = self.config
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
         database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
@@ -89,28 +88,24 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
             self._plan_webhook = PlanWebhook(self._book, config.plans, clock)
         services.provide(Plans, self._book or UnlimitedPlans())  # type: ignore[type-abstract]
-        services.keep(FinancialEvents, events)
-        services.keep(Deliveries, deliveries)
-        services.keep(StripeEndpoints, StripeEndpoints(self._endpoint_store, vault, ledger, clock, randomness, limits))
+        services.provide(FinancialEvents, events)
+        services.provide(Deliveries, deliveries)
+        services.provide(
+            StripeEndpoints, StripeEndpoints(self._endpoint_store, vault, ledger, clock, randomness, limits)
+        )
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        from precipiq_billing.kinds import kinds
-        from precipiq_billing.service import FinancialEvents
-
         return kinds(services.get(FinancialEvents).present)
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
-        from precipiq_billing.deliveries import Deliveries
+        from precipiq_billing.endpoint_records import ENDPOINT_PATH
         from precipiq_billing.endpoint_routes import EndpointRoutes
-        from precipiq_billing.endpoints import StripeEndpoints
         from precipiq_billing.plans.models import PlanWebhookOut
         from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes
-        from precipiq_billing.plans.service import UnlimitedPlans
         from precipiq_billing.routes import FinancialEventRoutes
-        from precipiq_billing.service import FinancialEvents
-        from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
+        from precipiq_billing.webhooks import RawWebhook, StripeWebhooks
 
         http = services.get(HttpSettings)
         clock = services.get(Clock)  # type: ignore[type-abstract]
@@ -138,10 +133,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        from precipiq_billing.commands import stripe_group
-        from precipiq_billing.plans.commands import plans_group
-
-        return [stripe_group, plans_group]
+        return COMMANDS
 
     @hookimpl
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
@@ -157,9 +149,6 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        from precipiq_billing.deliveries import Deliveries
-        from precipiq_billing.endpoints import StripeEndpoints
-
         if not services.get(DeploymentInfo).serving:
             yield
             return

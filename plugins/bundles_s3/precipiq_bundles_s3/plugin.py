@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
+from precipiq_bundles_s3.bucket import BucketSettings
 from precipiq_bundles_s3.config import BundlesS3Config
+from precipiq_bundles_s3.service import S3Bundles
 from precipiq_core.contracts.bundle_store import BundleStore
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
@@ -21,9 +23,6 @@ class BundlesS3Plugin(PluginBase[BundlesS3Config]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from precipiq_bundles_s3.bucket import BucketSettings
-        from precipiq_bundles_s3.service import S3Bundles
-
         self._bundles = S3Bundles(BucketSettings(**self.config.model_dump()))
         services.provide(BundleStore, self._bundles)  # type: ignore[type-abstract]
 

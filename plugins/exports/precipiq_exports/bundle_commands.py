@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-if TYPE_CHECKING:
-    from precipiq_exports.bundle import verify
+from precipiq_exports.bundle import verify
 
 EXIT_FAILED = 1
 EXIT_COULD_NOT_CHECK = 2
@@ -30,8 +33,6 @@ def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_js
 
     Exit code: 0 verified, 1 failed, 2 could not check.
     """
-    from precipiq_exports.bundle import verify
-
     try:
         expected = None if fingerprint is None else verify.plain_fingerprint(fingerprint)
         report = verify.check(str(file), expected)
@@ -52,14 +53,6 @@ def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_js
 
 def _check_signature(source: verify.Source, report: verify.Report) -> None:
     """By an implementation that has nothing in common with that of verify.py."""
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    from precipiq_exports.bundle import verify
-
     try:
         key = load_pem_public_key(source.read(verify.PUBLIC_KEY))
         if not isinstance(key, RSAPublicKey):

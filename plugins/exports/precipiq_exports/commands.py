@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 from pydantic import ValidationError
@@ -18,14 +18,14 @@ from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
 from precipiq_core.errors import Unavailable
 from precipiq_core.services import Services
-from precipiq_exports.jobs import FORMATS
-
-if TYPE_CHECKING:
-    from precipiq_exports.jobs import Job
-    from precipiq_exports.leases import Progress
-    from precipiq_exports.models import ExportIn
-    from precipiq_exports.service import ExportService
-    from precipiq_exports.signing_key_store import SigningKey
+from precipiq_exports.jobs import FORMATS, Job
+from precipiq_exports.leases import Progress
+from precipiq_exports.models import ExportIn
+from precipiq_exports.records import export_record
+from precipiq_exports.runner import ExportRunner
+from precipiq_exports.service import ExportService
+from precipiq_exports.signing_key_store import SigningKey
+from precipiq_exports.signing_keys import SigningKeys, key_record
 
 _SHOWN_EVERY_S = 0.1
 
@@ -61,9 +61,6 @@ def export(
 
     The bundle can be downloaded from the server as well, until it expires.
     """
-    from precipiq_exports.models import ExportIn
-    from precipiq_exports.records import export_record
-
     try:
         wanted = ExportIn.model_validate({**filters, "formats": list(formats or FORMATS)})
     except ValidationError as error:
@@ -80,10 +77,6 @@ def export(
 
 
 async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, services: Services) -> Job:
-    from precipiq_exports.leases import Progress
-    from precipiq_exports.runner import ExportRunner
-    from precipiq_exports.service import ExportService
-
     service, runner = services.get(ExportService), services.get(ExportRunner)
     await must_exist(chain, services)
     job = await service.request_leased(chain, wanted.as_request(), SYSTEM, runner.owner)
@@ -140,7 +133,6 @@ def signing_keys_group() -> None:
 @click.pass_context
 def create_key(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
     """Make the chain's signing key, unless it has one; show it."""
-    from precipiq_exports.signing_keys import SigningKeys
 
     async def work(services: Services) -> SigningKey:
         chain = Chain(org_id, cast("Environment", environment))
@@ -156,7 +148,6 @@ def create_key(ctx: click.Context, org_id: str, environment: str, as_json: bool)
 @click.pass_context
 def rotate_key(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
     """Replace the chain's signing key by a new one."""
-    from precipiq_exports.signing_keys import SigningKeys
 
     async def work(services: Services) -> SigningKey:
         chain = Chain(org_id, cast("Environment", environment))
@@ -172,7 +163,6 @@ def rotate_key(ctx: click.Context, org_id: str, environment: str, as_json: bool)
 @click.pass_context
 def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
     """List the chain's signing keys, newest first."""
-    from precipiq_exports.signing_keys import SigningKeys, key_record
 
     async def work(services: Services) -> list[SigningKey]:
         return await services.get(SigningKeys).of_chain(Chain(org_id, cast("Environment", environment)))
@@ -186,8 +176,6 @@ def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) 
 
 
 def _show(key: SigningKey, as_json: bool) -> None:
-    from precipiq_exports.signing_keys import key_record
-
     record = key_record(key)
     if as_json:
         click.echo(json.dumps(record))

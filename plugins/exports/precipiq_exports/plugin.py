@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from prometheus_client import CollectorRegistry
+
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.auth import AddressLimiter
 from precipiq_core.contracts.bundle_store import BundleStore
@@ -21,13 +23,25 @@ from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
+from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.kinds import KINDS
+from precipiq_exports.leases import LeaseKeeper
+from precipiq_exports.local_bundles import LocalBundles
+from precipiq_exports.maker import BundleMaker, MakerOptions
+from precipiq_exports.metrics import ExportMetrics
+from precipiq_exports.runner import ExportRunner, RunnerLimits
+from precipiq_exports.service import ExportService, ServiceLimits
+from precipiq_exports.signer import Signer
+from precipiq_exports.signing_key_store import SigningKeyStore
+from precipiq_exports.signing_keys import SigningKeys
+from precipiq_exports.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import click
 
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES = {
@@ -43,25 +57,12 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     name = "exports"
     Config = ExportsConfig
+    provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
     optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter, Plans)
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from prometheus_client import CollectorRegistry
-
-        from precipiq_exports.job_store import JobStore
-        from precipiq_exports.leases import LeaseKeeper
-        from precipiq_exports.local_bundles import LocalBundles
-        from precipiq_exports.maker import BundleMaker, MakerOptions
-        from precipiq_exports.metrics import ExportMetrics
-        from precipiq_exports.runner import ExportRunner, RunnerLimits
-        from precipiq_exports.service import ExportService, ServiceLimits
-        from precipiq_exports.signer import Signer
-        from precipiq_exports.signing_key_store import SigningKeyStore
-        from precipiq_exports.signing_keys import SigningKeys
-        from precipiq_exports.upkeep import Upkeep
-
         config = self.config
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
         ledger = services.get(Ledger)  # type: ignore[type-abstract]
@@ -106,21 +107,17 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         )
         service.on_change = runner.wake
         self._upkeep = Upkeep(store, service, bundles, clock, work_folder, config.upkeep_interval_s)
-        services.keep(ExportService, service)
-        services.keep(SigningKeys, keys)
-        services.keep(ExportRunner, runner)
+        services.provide(ExportService, service)
+        services.provide(SigningKeys, keys)
+        services.provide(ExportRunner, runner)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        from precipiq_exports.kinds import KINDS
-
         return KINDS
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
         from precipiq_exports.routes import ExportRoutes, PublishedKeys
-        from precipiq_exports.service import ExportService
-        from precipiq_exports.signing_keys import SigningKeys
 
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
@@ -134,10 +131,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        from precipiq_exports.bundle_commands import bundle_group
-        from precipiq_exports.commands import ledger_group, signing_keys_group
-
-        return [ledger_group, signing_keys_group, bundle_group]
+        return COMMANDS
 
     @hookimpl
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
@@ -153,8 +147,6 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        from precipiq_exports.runner import ExportRunner
-
         tasks: list[asyncio.Task[None]] = []
         if services.get(DeploymentInfo).serving:
             tasks = [

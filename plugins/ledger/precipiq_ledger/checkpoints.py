@@ -16,6 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from precipiq_core.canonical import canonical
 from precipiq_core.clock import format_timestamp
@@ -62,9 +65,6 @@ class CheckpointSigner:
     """Signs heads and checks signatures."""
 
     def __init__(self, master_key: MasterKey) -> None:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
         self._key = Ed25519PrivateKey.from_private_bytes(master_key.derive(KEY_PURPOSE))
         raw = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.key_id = sha256(raw).hexdigest()[:16]
@@ -72,8 +72,6 @@ class CheckpointSigner:
     @property
     def public_key_pem(self) -> str:
         """For whoever checks checkpoints: ``openssl pkeyutl -verify -rawin`` takes it."""
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def sign(self, chain: Chain, head: Head, now_us: int) -> Checkpoint:
@@ -84,8 +82,6 @@ class CheckpointSigner:
 
     def holds(self, checkpoint: Checkpoint) -> bool | None:
         """Whether the signature is ours and right; None when another key signed it."""
-        from cryptography.exceptions import InvalidSignature
-
         if checkpoint.key_id != self.key_id:
             return None
         try:

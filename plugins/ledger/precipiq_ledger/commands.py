@@ -7,18 +7,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
+import orjson
 
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import PrecipiqError
+from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.services import Services
-
-if TYPE_CHECKING:
-    from precipiq_ledger.verifier import Progress
+from precipiq_ledger.records import verdict_record
+from precipiq_ledger.service import LedgerService
+from precipiq_ledger.verifier import Progress, Verifier
 
 EXIT_BROKEN = 1
 EXIT_COULD_NOT_CHECK = 2
@@ -49,8 +51,6 @@ def _with_chain(function: Any) -> Any:  # click's decorators are untyped in this
 @click.pass_context
 def verify(ctx: click.Context, org_id: str, environment: str, from_seq: int, as_json: bool) -> None:
     """Verify a chain. Exit code: 0 intact, 1 broken, 2 could not check."""
-    from precipiq_ledger.routes import verdict_record
-
     chain = Chain(org_id, cast("Environment", environment))
     try:
         verdict = run_in_deployment(ctx, partial(_verify, chain, from_seq, not as_json))
@@ -67,9 +67,6 @@ def verify(ctx: click.Context, org_id: str, environment: str, from_seq: int, as_
 
 
 async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> ChainVerdict:
-    from precipiq_ledger.service import LedgerService
-    from precipiq_ledger.verifier import Verifier
-
     auditor = services.get(LedgerService).store.auditor()
     verifier = services.get(Verifier)
     if not with_bar:
@@ -116,11 +113,6 @@ def entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, o
 
 
 async def _write_entries(chain: Chain, after_seq: int, output: Any, services: Services) -> int:
-    import orjson
-
-    from precipiq_core.http.raw_entry import raw_entry
-    from precipiq_ledger.service import LedgerService
-
     service = services.get(LedgerService)
     head = await service.head(chain)
     count = 0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
@@ -20,19 +20,20 @@ from precipiq_core.errors import DeploymentError
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, suggest
+from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
+from precipiq_ledger.service import REDACTION, LedgerService, Limits
+from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
 if TYPE_CHECKING:
     import click
 
-    from precipiq_core.database.postgres import PostgresDatabase
-    from precipiq_core.database.sqlite import SqliteDatabase
     from precipiq_core.http.endpoint import Endpoint
-
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _OWN_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgres"}
-"""The names of our drivers by the dialect of the database that they act on."""
 
 
 class LedgerPlugin(PluginBase[LedgerConfig]):
@@ -40,16 +41,12 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     name = "ledger"
     Config = LedgerConfig
-    provides: ClassVar[tuple[type, ...]] = (Ledger, ChainAudit)
+    provides: ClassVar[tuple[type, ...]] = (Ledger, LedgerService, Verifier, ChainAudit)
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from precipiq_ledger.checkpoints import CheckpointFiles
-        from precipiq_ledger.service import LedgerService, Limits
-        from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
-
         config = self.config
         depth_max = services.get(HttpSettings).depth_max
         clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
@@ -64,16 +61,13 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         )
         self._files = files
         services.provide(Ledger, service)  # type: ignore[type-abstract]
-        services.keep(LedgerService, service)
+        services.provide(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits)  # type: ignore[type-abstract]
-        services.keep(Verifier, verifier)
+        services.provide(Verifier, verifier)
         services.provide(ChainAudit, StoredChains(service, verifier))  # type: ignore[type-abstract]
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
-        from precipiq_ledger.service import REDACTION, LedgerService
-
         return [
             EntryKind(
                 DECISION,
@@ -96,13 +90,9 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
         if database is None:
             return []
-        if database.dialect == "sqlite":
-            from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
-
-            return [SqliteDriver(cast("SqliteDatabase", database), SqliteDriverOptions(scan_rows_max, poll_s))]
-        from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-
-        return [PostgresDriver(cast("PostgresDatabase", database), PostgresDriverOptions(scan_rows_max, poll_s))]
+        if database.dialect == "postgresql":
+            return _postgres_driver(database, scan_rows_max, poll_s)
+        return _sqlite_driver(database, scan_rows_max, poll_s)
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
@@ -117,18 +107,14 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
-        from precipiq_ledger.routes import LedgerRoutes
-        from precipiq_ledger.service import LedgerService
-        from precipiq_ledger.verifier import Verifier
-
         service, verifier = services.get(LedgerService), services.get(Verifier)
+        from precipiq_ledger.routes import LedgerRoutes
+
         return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings)).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        from precipiq_ledger.commands import ledger_group
-
-        return [ledger_group]
+        return COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
@@ -136,8 +122,6 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services, driver: EntryStoreDriver) -> AsyncIterator[None]:
-        from precipiq_ledger.service import LedgerService
-
         service = services.get(LedgerService)
         async with driver.open() as store:
             service.start(store, services.get(EntryKinds).by_name)  # type: ignore[type-abstract]
@@ -153,7 +137,6 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     @asynccontextmanager
     async def _followers(self, services: Services) -> AsyncIterator[None]:
         from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
-        from precipiq_ledger.service import LedgerService
 
         service, config = services.get(LedgerService), self.config
         runner = FollowerRunner(
@@ -172,10 +155,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
-        from precipiq_ledger.checkpoint_exchange import CheckpointExchange
         from precipiq_ledger.checkpointer import Checkpointer
-        from precipiq_ledger.checkpoints import CheckpointSigner
-        from precipiq_ledger.service import LedgerService
 
         signer = CheckpointSigner(services.get(MasterKey))  # type: ignore[type-abstract]
         store = services.get(LedgerService).store
@@ -185,6 +165,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         tasks = [asyncio.create_task(checkpointer.run())]
         exchange = None
         if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
+            from precipiq_ledger.checkpoint_exchange import CheckpointExchange
+
             exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)  # type: ignore[type-abstract]
             tasks.append(asyncio.create_task(exchange.run()))
         try:
@@ -216,3 +198,21 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
             problem = f"plugins.ledger.driver: {name!r} serves one process only, and server.workers is {workers}"
             raise DeploymentError([problem])
         return drivers[name]
+
+
+def _sqlite_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
+    from precipiq_core.database.sqlite import SqliteDatabase
+    from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+
+    if not isinstance(database, SqliteDatabase):
+        return []
+    return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
+
+
+def _postgres_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
+    from precipiq_core.database.postgres import PostgresDatabase
+    from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+
+    if not isinstance(database, PostgresDatabase):
+        return []
+    return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]

@@ -12,6 +12,8 @@ from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
 from precipiq_core.contracts.chain import Chain, Environment
 from precipiq_core.services import Services
+from precipiq_outcomes.projection import Projection
+from precipiq_outcomes.projection_store import ProjectionStore
 
 
 @click.group("outcomes")
@@ -40,9 +42,6 @@ def rebuild(ctx: click.Context, org_id: str, environment: str, as_json: bool) ->
 
 
 async def _rebuild(chain: Chain, services: Services) -> dict[str, Any]:
-    from precipiq_outcomes.projection import Projection
-    from precipiq_outcomes.projection_store import ProjectionStore
-
     await must_exist(chain, services)
     store, projection = services.get(ProjectionStore), services.get(Projection)
     await projection.catch_up(chain)

@@ -17,16 +17,29 @@ from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
+from precipiq_outcomes.analytics import Analytics
+from precipiq_outcomes.command_index import COMMANDS
 from precipiq_outcomes.config import OutcomesConfig
+from precipiq_outcomes.correlator import Correlator
+from precipiq_outcomes.estimator import Estimator
+from precipiq_outcomes.kinds import kinds
+from precipiq_outcomes.liability import RiskModel
+from precipiq_outcomes.link_store import LinkStore
+from precipiq_outcomes.projection import Projection
+from precipiq_outcomes.projection_store import TABLES, ProjectionStore
+from precipiq_outcomes.service import LinkService
+from precipiq_outcomes.sums import Sums
 
 if TYPE_CHECKING:
     import click
 
     from precipiq_core.http.endpoint import Endpoint
 
-
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
-_COLUMNS: tuple[str, str | None] = ("org_id", "environment")
+_COLUMNS = ("org_id", "environment")
+_TENANT_TABLES: dict[str, tuple[str, str | None]] = dict.fromkeys(
+    ("outcome_cursors", "outcome_stale", *TABLES), _COLUMNS
+)
 
 
 class OutcomesPlugin(PluginBase[OutcomesConfig]):
@@ -34,20 +47,11 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     name = "outcomes"
     Config = OutcomesConfig
+    provides: ClassVar[tuple[type, ...]] = (LinkService, Analytics, Projection, ProjectionStore)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from precipiq_outcomes.analytics import Analytics
-        from precipiq_outcomes.correlator import Correlator
-        from precipiq_outcomes.estimator import Estimator
-        from precipiq_outcomes.liability import RiskModel
-        from precipiq_outcomes.link_store import LinkStore
-        from precipiq_outcomes.projection import Projection
-        from precipiq_outcomes.projection_store import ProjectionStore
-        from precipiq_outcomes.service import LinkService
-        from precipiq_outcomes.sums import Sums
-
         config, risk = self.config, self.config.liability
         clock = services.get(Clock)  # type: ignore[type-abstract]
         database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
@@ -66,46 +70,34 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
             database, analytics, ledger, clock, currency=risk.currency, interval_s=config.estimate_interval_s
         )
         self._correlator = Correlator(store, links, service, projection, ledger, clock, config.correlation)
-        services.keep(LinkService, service)
-        services.keep(Analytics, analytics)
-        services.keep(Projection, projection)
-        services.keep(ProjectionStore, store)
+        services.provide(LinkService, service)
+        services.provide(Analytics, analytics)
+        services.provide(Projection, projection)
+        services.provide(ProjectionStore, store)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        from precipiq_outcomes.kinds import kinds
-        from precipiq_outcomes.service import LinkService
-
         service = services.get(LinkService)
         return kinds(service.present_links, service.present_estimates)
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
-        from precipiq_outcomes.analytics import Analytics
         from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
-        from precipiq_outcomes.service import LinkService
 
         links = LinkRoutes(services.get(LinkService), services.get(HttpSettings))
         return [*links.endpoints(), *AnalyticsRoutes(services.get(Analytics)).endpoints()]
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
-        from precipiq_outcomes.projection_store import TABLES
-
-        tables = ("outcome_cursors", "outcome_stale", *TABLES)
-        return [Migration("outcomes", _MIGRATIONS, dict.fromkeys(tables, _COLUMNS))]
+        return [Migration("outcomes", _MIGRATIONS, _TENANT_TABLES)]
 
     @hookimpl
     def followers(self, services: Services) -> Sequence[Follower]:
-        from precipiq_outcomes.projection import Projection
-
         return [services.get(Projection)]
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        from precipiq_outcomes.commands import outcomes_group
-
-        return [outcomes_group]
+        return COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

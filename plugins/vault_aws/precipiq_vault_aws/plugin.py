@@ -15,6 +15,8 @@ from precipiq_core.errors import PrecipiqError
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_vault_aws.config import VaultAwsConfig
+from precipiq_vault_aws.kms import KmsSettings
+from precipiq_vault_aws.service import AwsVault
 
 log = structlog.get_logger("precipiq.vault")
 
@@ -28,9 +30,6 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from precipiq_vault_aws.kms import KmsSettings
-        from precipiq_vault_aws.service import AwsVault
-
         self._vault = AwsVault(KmsSettings(**self.config.model_dump()))
         services.provide(KeyVault, self._vault)  # type: ignore[type-abstract]
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
+from prometheus_client import CollectorRegistry, Gauge
+
 from precipiq_core.clock import Randomness
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.registries import WrappedSecretsRegistry
@@ -14,6 +16,9 @@ from precipiq_core.contracts.vault import KeyVault
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_vault_local.config import VaultLocalConfig
+from precipiq_vault_local.first_start import first_start
+from precipiq_vault_local.keys import LocalVaultAccess
+from precipiq_vault_local.service import LocalVault, VaultWatch
 
 
 class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
@@ -25,11 +30,6 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
 
     @hookimpl
     def provide(self, services: Services) -> None:
-        from prometheus_client import CollectorRegistry, Gauge
-
-        from precipiq_vault_local.keys import LocalVaultAccess
-        from precipiq_vault_local.service import LocalVault, VaultWatch
-
         config = self.config
         randomness = services.get(Randomness)  # type: ignore[type-abstract]
         previous = tuple(reference.location for reference in config.previous_master_keys)
@@ -50,8 +50,6 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
         """Opens whatever becomes of the vault: entries must flow in without it."""
-        from precipiq_vault_local.first_start import first_start
-
         try:
             if not services.get(DeploymentInfo).serving:
                 yield

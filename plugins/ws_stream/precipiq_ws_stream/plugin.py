@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from prometheus_client import CollectorRegistry
+
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import AddressLimiter
 from precipiq_core.contracts.deployment import DeploymentInfo
@@ -15,6 +17,8 @@ from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_ws_stream.config import WsStreamConfig
+from precipiq_ws_stream.metrics import StreamMetrics
+from precipiq_ws_stream.service import Streams
 
 if TYPE_CHECKING:
     from precipiq_core.http.endpoint import Endpoint
@@ -26,17 +30,12 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     name = "ws_stream"
     Config = WsStreamConfig
+    provides: ClassVar[tuple[type, ...]] = (Streams,)
     requires: ClassVar[tuple[type, ...]] = (Ledger, AddressLimiter)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
 
     @hookimpl
-    def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint]:
-        from prometheus_client import CollectorRegistry
-
-        from precipiq_ws_stream.metrics import StreamMetrics
-        from precipiq_ws_stream.routes import StreamRoutes
-        from precipiq_ws_stream.service import Streams
-
+    def provide(self, services: Services) -> None:
         streams = Streams(
             services.get(Ledger),  # type: ignore[type-abstract]
             services.get(AddressLimiter),  # type: ignore[type-abstract]
@@ -45,8 +44,13 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
             StreamMetrics(services.get(CollectorRegistry)),
             services.find(Plans),  # type: ignore[type-abstract]
         )
-        services.keep(Streams, streams)
-        return StreamRoutes(streams, self.config).endpoints()
+        services.provide(Streams, streams)
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint]:
+        from precipiq_ws_stream.routes import StreamRoutes
+
+        return StreamRoutes(services.get(Streams), self.config).endpoints()
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
@@ -54,8 +58,6 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        from precipiq_ws_stream.service import Streams
-
         if not services.get(DeploymentInfo).serving:
             yield
             return

@@ -14,7 +14,7 @@ from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.errors import DeploymentError
-from precipiq_core.lifespan import running
+from precipiq_core.running import running
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
 from precipiq_testkit.clock import ManualClock, SeededRandomness

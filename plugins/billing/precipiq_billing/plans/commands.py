@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from precipiq_billing.commands import stored_events
+from precipiq_billing.errors import NotAStripeEvent
+from precipiq_billing.plans.service import Account, PlanBook
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.cli.options import json_option
 from precipiq_core.clock import format_timestamp
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.services import Services
-
-if TYPE_CHECKING:
-    from precipiq_billing.plans.service import Account, PlanBook
 
 
 @click.group("plans")
@@ -55,7 +55,6 @@ def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
     FILE holds an event a line, one array of events, or an object whose `data` is that array, as Stripe lists events.
     Order and repetition do not matter.
     """
-    from precipiq_billing.commands import stored_events
 
     async def work(services: Services) -> Replayed:
         return await replayed(_book(services), stored_events(file))
@@ -80,8 +79,6 @@ class Replayed:
 
 async def replayed(book: PlanBook, events: Iterable[object]) -> Replayed:
     """Take each; one that is no event is counted and does not stop the others. Raises ``Unavailable``."""
-    from precipiq_billing.errors import NotAStripeEvent
-
     taken = 0
     reasons: Counter[str] = Counter()
     for event in events:
@@ -96,8 +93,6 @@ async def replayed(book: PlanBook, events: Iterable[object]) -> Replayed:
 
 
 def _book(services: Services) -> PlanBook:
-    from precipiq_billing.plans.service import PlanBook
-
     plans = services.get(Plans)  # type: ignore[type-abstract]
     if not isinstance(plans, PlanBook):
         raise click.ClickException("this deployment has no plans: there is no table plugins.billing.plans")

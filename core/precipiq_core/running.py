@@ -1,4 +1,4 @@
-"""The lifespan of an assembly: its database, then its plugins, in boot order and back."""
+"""The life of an assembly: its database and every plugin's lifespan, entered in boot order and left in reverse."""
 
 from __future__ import annotations
 
