@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from precipiq_core.contracts.auth import Authenticator
-    from precipiq_core.database import ManagedDatabase
+    from precipiq_core.database.open import ManagedDatabase
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
@@ -194,7 +194,7 @@ class Boot:
         services.provide(Followers, Registry[Follower]())  # type: ignore[type-abstract]
         services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
         if deployment.database is not None:
-            from precipiq_core.database import new_database
+            from precipiq_core.database.open import new_database
 
             database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
             services.provide(Database, database)  # type: ignore[type-abstract]

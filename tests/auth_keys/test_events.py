@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,7 @@ from precipiq_auth_keys.store import KeyStore
 from precipiq_core.clock import SystemClock, SystemRandomness, uuid7
 from precipiq_core.contracts.chain import Chain, Draft
 from precipiq_core.contracts.database import Migration
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import NotFound, Unavailable
 from precipiq_testkit.clock import ManualClock, SeededRandomness
@@ -157,6 +158,12 @@ async def test_a_rotation_that_lost_the_race_leaves_neither_a_key_nor_an_event(b
 
     await bench.service.deliver_events()
     assert (bench.kinds(), await bench.service.keys(chain)) == (kinds, keys)
+
+
+async def test_of_first_organisations_that_are_made_at_the_same_time_one_is_stored(bench: Bench) -> None:
+    made = await asyncio.gather(*(bench.service.create_first_organisation(f"o{number}") for number in range(8)))
+    [first] = [organisation for organisation in made if organisation is not None]
+    assert await bench.store.organisations() == [first]
 
 
 def put_event(server: ServerProcess, event_id: str, body: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def test_nobody_else_sees_or_repeats_an_event(client: Client, shared_server: Ser
     assert other.http.get(f"/financial-events/{made['id']}").status_code == 404
     assert other.data("GET", "/financial-events", params={"external_id": "invoice_0042"})["items"] == []
     assert record(other).status_code == 201
-    reader = Client(shared_server, shared_server.create_key("test", "read"))
+    reader = Client(shared_server, client.data("POST", "/api-keys", json={"scopes": ["read"]})["key"])
     assert record(reader).status_code == 403
 
 

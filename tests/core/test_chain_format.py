@@ -67,6 +67,12 @@ def test_sealing_links_and_moves_time_forward_whatever_the_clock_says(clock_us: 
             head = head_of(entry)
 
 
+def test_entries_that_are_sealed_together_share_no_random_part_of_their_ids() -> None:
+    drafts = [prepare(Draft("note", "a", {}), bytes(16))] * 3
+    entries = seal_entries(CHAIN, None, drafts, now_us=0, randomness=bytes(range(30)))
+    assert len({statement_id(entry.statement)[-12:] for entry in entries}) == 3
+
+
 def test_a_payload_splits_into_what_it_was_made_of() -> None:
     prepared = prepare(Draft("note", "a", {}, {"salt": "x", "payload": {"salt": 1}}), bytes(range(16)))
     assert prepared.payload is not None

@@ -12,12 +12,15 @@ import io
 import traceback
 from collections.abc import AsyncIterator, Sequence
 
+import asyncpg
 import pytest
 import structlog
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration, Statement
 from precipiq_core.database.postgres import PostgresDatabase
+from precipiq_core.database.postgres_errors import translated
+from precipiq_core.database.postgres_roles import ENVIRONMENT_SETTING, ORG_SETTING
 from precipiq_core.errors import Conflict, DeploymentError, PrecipiqError
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
@@ -272,6 +275,9 @@ async def test_the_settings_of_a_tenant_end_with_its_transaction(database: Postg
             except PrecipiqError:
                 assert failing != "SELECT 1"
             assert await database.run(lambda c: c.fetchval("SELECT count(*) FROM notes")) == 0
+            for setting in (ORG_SETTING, ENVIRONMENT_SETTING):
+                now = f"SELECT current_setting('{setting}', true)"
+                assert await database.run(lambda c, now=now: c.fetchval(now)) in ("", None)
 
 
 COLLISIONS = [
@@ -303,6 +309,15 @@ async def test_a_conflict_tells_nothing_of_what_is_stored(database: PostgresData
     assert "UniqueViolation" in told or "violates" in told, "the log says what kind of conflict it was"
     for secret in (*MARKS.values(), "org_alpha", "org_beta"):
         assert not [line for line in told.splitlines() if secret in line]
+
+
+def test_the_detail_of_an_error_is_nowhere_in_the_projects() -> None:
+    """PostgreSQL leaves it out where row-level security holds, and gives it for all other tables."""
+    fields = {"C": "23505", "M": "duplicate key", "D": "Key (note)=(47112) already exists."}
+    error = asyncpg.PostgresError.new(fields)
+    assert "47112" in str(error)
+    failure = translated(error)
+    assert "47112" not in "".join(traceback.format_exception(failure))
 
 
 async def test_chains_share_no_keys_and_no_ids(database: PostgresDatabase) -> None:

@@ -11,10 +11,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from precipiq_testkit.server import ServerProcess
 from tests.system.client import Client
 
 TIMEOUT_S = 90.0
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For a test of what does not depend on the database."""
 
 
 def ended(client: Client, export_id: str) -> dict[str, Any]:

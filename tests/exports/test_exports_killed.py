@@ -7,23 +7,29 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.conftest import copy_of
+from tests.effort import rounds
 from tests.system.client import Client, decision
+from tests.system.organisations import organisations
 
-from .evidence import bundle_of, check, ended
+from .evidence import bundle_of, check, ended, restarted
 
-EXPORTS = 20
-KILLS = 6
-BATCHES = 10
+pytestmark = pytest.mark.slow
+
+EXPORTS = rounds(6, long=20)
+KILLS = rounds(3, long=6)
+TIMEOUT_S = 60.0
 
 HURRIED = {
     "PRECIPIQ__PLUGINS__EXPORTS__LEASE_S": "1",
@@ -36,30 +42,57 @@ HURRIED = {
 }
 
 
-def fill(client: Client, batches: int = BATCHES) -> None:
+def fill(client: Client, batches: int = 10) -> None:
     """Hundreds of decisions, so that an export takes a while."""
     for number in range(batches):
         inputs = [{"number": number, "of": index, "padding": "x" * 500} for index in range(100)]
         client.data("POST", "/decisions/batch", json={"decisions": [decision(number, inputs=each) for each in inputs]})
 
 
-@pytest.fixture
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
 def hurried(
-    server_database: PostgresDatabase | None, tmp_path_factory: pytest.TempPathFactory
+    database: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    with running_server(folder, postgres=server_database, overrides=HURRIED) as server:
-        yield server
+    """One for all tests; whoever stops it starts it again."""
+    with ExitStack() as stack:
+        postgres = None
+        if database == "postgres":
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            postgres = stack.enter_context(copy_of(request.getfixturevalue("migrated_postgres"), patch))
+        folder = tmp_path_factory.mktemp("server")
+        yield stack.enter_context(running_server(folder, postgres=postgres, overrides=HURRIED))
 
 
-def ask(server: ServerProcess, number: int) -> bool:
-    """Ask for an export, as often as it takes to be told; False when the server is not there."""
-    headers = {"X-Precipiq-Key": server.key, "Idempotency-Key": f"export-{number}"}
-    try:
-        answer = httpx2.post(f"{server.url}/api/v1/exports", json={"after_seq": number}, headers=headers, timeout=5)
-    except httpx2.HTTPError:
-        return False
-    return answer.status_code == 202
+@pytest.fixture(scope="module")
+def keys(hurried: ServerProcess) -> list[str]:
+    return [key for _, key in organisations(hurried, 3)]
+
+
+@pytest.fixture
+def client(hurried: ServerProcess, keys: list[str]) -> Client:
+    """A client of an organisation of its own, which has a thousand decisions."""
+    client = Client(hurried, keys.pop())
+    fill(client)
+    return client
+
+
+def ask(client: Client, number: int) -> str:
+    """Ask for an export, as often as it takes to be told: its id."""
+    while True:
+        headers = {"Idempotency-Key": f"export-{number}"}
+        try:
+            answer = client.http.post("/exports", json={"after_seq": number}, headers=headers)
+        except httpx2.HTTPError:
+            continue
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["data"]["id"])
 
 
 def look_at_downloads(client: Client) -> None:
@@ -72,92 +105,88 @@ def look_at_downloads(client: Client) -> None:
             assert sha256(answer.content).hexdigest() == now["sha256"]
 
 
-def stored_files(server: ServerProcess) -> list[str]:
-    return sorted(path.name for path in (server.data_dir / "exports").rglob("*") if path.is_file())
+def statuses(client: Client) -> Counter[str]:
+    return Counter(record["status"] for record in client.data("GET", "/exports", params={"limit": 100})["items"])
 
 
-def test_every_export_ends_once_whenever_the_server_is_killed(hurried: ServerProcess, tmp_path: Path) -> None:
+def files_of(server: ServerProcess, export_ids: list[str]) -> list[str]:
+    """What lies in the folder of bundles and of what is being written, of these exports."""
+    paths = (server.data_dir / "exports").rglob("*")
+    return sorted(path.name for path in paths if path.is_file() and path.name.partition(".")[0] in export_ids)
+
+
+def begun(client: Client) -> str:
+    """An export that a worker has in hand: its id."""
+    export_id = str(client.data("POST", "/exports", json={})["id"])
+    wait_for(lambda: client.data("GET", f"/exports/{export_id}")["status"] != "pending", "it does not begin")
+    return export_id
+
+
+def test_every_export_ends_once_whenever_the_server_is_killed(
+    hurried: ServerProcess, client: Client, tmp_path: Path
+) -> None:
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")
     chosen = random.Random(seed)
-    server, port = hurried, hurried.url.rpartition(":")[2]
-    fill(Client(server))
-    asked: set[int] = set()
-    for _ in range(KILLS):
-        for number in range(EXPORTS):
-            if number not in asked and len(asked) < EXPORTS and chosen.random() < 0.5 and ask(server, number):
-                asked.add(number)
-        time.sleep(chosen.uniform(0.0, 1.0))
-        server.kill()
-        server.start_on(port)
-        look_at_downloads(Client(server))
-    for number in range(EXPORTS):
-        assert ask(server, number)
+    for kill in range(KILLS):
+        for number in range(EXPORTS * kill // KILLS, EXPORTS * (kill + 1) // KILLS):
+            ask(client, number)
+        wait_for(lambda: statuses(client)["running"], "none begins")
+        time.sleep(chosen.uniform(0.0, 0.7))
+        restarted(hurried)
+        look_at_downloads(client)
+    ids = [ask(client, number) for number in range(EXPORTS)]
 
-    client = Client(server)
-    newest_first = client.data("GET", "/exports", params={"limit": 100})["items"]
-    records = [ended(client, item["id"]) for item in reversed(newest_first)]
-    assert len(records) == EXPORTS
-    statuses = Counter(record["status"] for record in records)
-    assert set(statuses) <= {"completed", "failed"}
-    assert statuses["completed"] >= EXPORTS - 2, records
+    records = [ended(client, export_id) for export_id in ids]
+    found = statuses(client)
+    assert sum(found.values()) == EXPORTS
+    assert set(found) <= {"completed", "failed"}
+    assert found["completed"] >= EXPORTS - 2, records
     assert all(record["error"]["message"] for record in records if record["status"] == "failed")
     entries = [entry["statement"] for entry in client.entries(500)]
     for kind, status in (("export_completed", "completed"), ("export_failed", "failed")):
         told = [entry["body"]["export"]["id"] for entry in entries if entry["kind"] == kind]
         assert sorted(told) == sorted(record["id"] for record in records if record["status"] == status)
     requested = [entry["body"]["export_id"] for entry in entries if entry["kind"] == "export_requested"]
-    assert sorted(requested) == sorted(record["id"] for record in records)
+    assert sorted(requested) == sorted(ids)
     look_at_downloads(client)
     assert check(bundle_of(client, records[0]), tmp_path)[0] == 0
-    deadline = time.monotonic() + 20
-    while len(stored_files(server)) != statuses["completed"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(stored_files(server)) == statuses["completed"], stored_files(server)
+    wait_for(lambda: len(files_of(hurried, ids)) == found["completed"], "files are left behind")
 
 
-def test_a_server_that_stops_leaves_its_export_to_the_next_start_at_once(hurried: ServerProcess) -> None:
-    client = Client(hurried)
-    fill(client)
+def test_a_server_that_stops_leaves_its_export_to_the_next_start_at_once(
+    hurried: ServerProcess, client: Client
+) -> None:
     port = hurried.url.rpartition(":")[2]
-    export_id = client.data("POST", "/exports", json={})["id"]
-    while client.data("GET", f"/exports/{export_id}")["status"] == "pending":
-        time.sleep(0.01)
+    export_id = begun(client)
     assert hurried.stop() == 0
     hurried.start_on(port)
-    record = ended(Client(hurried), export_id)
-    assert record["status"] == "completed"
+    assert ended(client, export_id)["status"] == "completed"
     assert "interrupted" not in hurried.log_text()
 
 
-def test_a_cancelled_export_stops_and_leaves_no_file(hurried: ServerProcess) -> None:
-    client = Client(hurried)
-    fill(client)
-    export_id = client.data("POST", "/exports", json={})["id"]
-    while client.data("GET", f"/exports/{export_id}")["status"] == "pending":
-        time.sleep(0.01)
+def test_a_cancelled_export_stops_and_leaves_no_file(hurried: ServerProcess, client: Client) -> None:
+    export_id = begun(client)
     assert client.data("DELETE", f"/exports/{export_id}")["status"] == "cancelled"
     refused = client.http.get(f"/exports/{export_id}/download")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "export_not_ready")
-    deadline = time.monotonic() + 20
-    while stored_files(hurried) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert stored_files(hurried) == []
+    wait_for(lambda: files_of(hurried, [export_id]) == [], "a file is left behind")
     assert client.data("GET", f"/exports/{export_id}")["status"] == "cancelled"
 
 
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
 def test_another_node_takes_over_from_one_that_is_killed(
-    postgres: PostgresDatabase, tmp_path_factory: pytest.TempPathFactory
+    server_database: PostgresDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    shared = tmp_path_factory.mktemp("bundles")
     overrides = {
         **HURRIED,
-        "PRECIPIQ__PLUGINS__EXPORTS__FOLDER": str(shared),
+        "PRECIPIQ__PLUGINS__EXPORTS__FOLDER": str(tmp_path_factory.mktemp("bundles")),
         "PRECIPIQ__PLUGINS__EXPORTS__FOLDER_IS_SHARED": "true",
     }
     with ExitStack() as stack:
         first, second = (
-            ServerProcess(tmp_path_factory.mktemp("node"), postgres=postgres, overrides=overrides) for _ in range(2)
+            ServerProcess(tmp_path_factory.mktemp("node"), postgres=server_database, overrides=overrides)
+            for _ in range(2)
         )
         first.start()
         stack.callback(first.kill)
@@ -165,10 +194,10 @@ def test_another_node_takes_over_from_one_that_is_killed(
         for secret in ("master.key", "vault.key"):
             shutil.copy(first.data_dir / secret, second.data_dir / secret)
         client = Client(first)
-        fill(client, 60)
+        fill(client, 30)
         export_id = client.data("POST", "/exports", json={})["id"]
-        while client.data("GET", f"/exports/{export_id}")["progress"] < 0.1:
-            time.sleep(0.01)
+        wait_for(lambda: client.data("GET", f"/exports/{export_id}")["progress"], "it does not begin")
+        assert client.data("GET", f"/exports/{export_id}")["status"] == "running"
         first.kill()
         second.start()
         stack.callback(second.kill)

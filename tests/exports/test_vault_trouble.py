@@ -1,4 +1,4 @@
-"""A master key that is missing or another one: exports fail closed and say why, decisions keep flowing in."""
+"""A master key that is missing, another one or changed: exports fail closed and say why, decisions keep flowing in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
 
 from .evidence import ended, exported
+
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 SETTINGS = {
     "PRECIPIQ__PLUGINS__VAULT_LOCAL__CREATE_MASTER_KEY": "false",
@@ -31,6 +33,14 @@ def put_key(server: ServerProcess, key: str) -> None:
     (server.data_dir / "vault.key").write_text(f"{key}\n")
 
 
+def restarted_with(server: ServerProcess, previous_keys: str) -> Client:
+    port = server.url.rpartition(":")[2]
+    server.stop()
+    server._environment["PRECIPIQ__PLUGINS__VAULT_LOCAL__PREVIOUS_MASTER_KEYS"] = previous_keys
+    server.start_on(port)
+    return Client(server)
+
+
 def failed(client: Client) -> dict[str, str]:
     record = ended(client, client.data("POST", "/exports", json={})["id"])
     assert record["status"] == "failed"
@@ -38,9 +48,28 @@ def failed(client: Client) -> dict[str, str]:
     return error
 
 
-def test_without_a_master_key_exports_fail_closed_and_work_once_it_is_there(server: ServerProcess) -> None:
+def test_exports_fail_closed_without_the_right_master_key_and_keys_can_be_changed(server: ServerProcess) -> None:
     client = Client(server)
     client.decide()
+    without_a_key(server, client)
+    put_key(server, ONE_KEY)
+    before = exported(client)["signing_key"]
+    assert server.run("vault", "status").returncode == 0
+    put_key(server, ANOTHER_KEY)
+    under_another_key(restarted_with(server, "[]"), before)
+
+    (server.data_dir / "old.key").write_text(ONE_KEY)
+    client = restarted_with(server, '[{ file = "old.key" }]')
+    assert exported(client)["signing_key"] == before
+    assert server.run("vault", "rewrap").returncode == 0
+    (server.data_dir / "old.key").unlink()
+    client = restarted_with(server, "[]")
+    assert exported(client)["signing_key"] == before
+    assert client.verify()["is_valid"]
+
+
+def without_a_key(server: ServerProcess, client: Client) -> None:
+    """Exports fail and say why, everything else goes on."""
     error = failed(client)
     assert error["code"] == "unavailable"
     assert "vault.key" in error["message"]
@@ -53,46 +82,11 @@ def test_without_a_master_key_exports_fail_closed_and_work_once_it_is_there(serv
     status = server.run("vault", "status", check=False)
     assert (status.returncode, "vault.key" in status.stderr) == (2, True)
 
-    put_key(server, ONE_KEY)
-    assert exported(client)["status"] == "completed"
-    assert server.run("vault", "status").returncode == 0
 
-
-def test_under_another_master_key_exports_are_refused_and_no_new_key_takes_the_old_ones_place(
-    server: ServerProcess,
-) -> None:
-    client = Client(server)
-    put_key(server, ONE_KEY)
-    record = exported(client)
-    port = server.url.rpartition(":")[2]
-    server.stop()
-    put_key(server, ANOTHER_KEY)
-    server.start_on(port)
-    client = Client(server)
+def under_another_key(client: Client, before: dict[str, str]) -> None:
+    """Exports are refused, and no new signing key takes the old one's place."""
     assert failed(client)["code"] == "vault_refused"
     assert client.decide()["seq"]
     [key] = client.data("GET", "/exports/signing-keys")["items"]
-    assert (key["fingerprint"], key["retired_at"]) == (record["signing_key"]["fingerprint"], None)
+    assert (key["fingerprint"], key["retired_at"]) == (before["fingerprint"], None)
     assert client.verify()["is_valid"]
-
-
-def test_after_a_change_of_master_keys_everything_is_wrapped_anew_and_the_old_one_can_go(
-    server: ServerProcess,
-) -> None:
-    client = Client(server)
-    put_key(server, ONE_KEY)
-    before = exported(client)
-    port = server.url.rpartition(":")[2]
-    server.stop()
-    (server.data_dir / "old.key").write_text(ONE_KEY)
-    put_key(server, ANOTHER_KEY)
-    server._environment["PRECIPIQ__PLUGINS__VAULT_LOCAL__PREVIOUS_MASTER_KEYS"] = '[{ file = "old.key" }]'
-    server.start_on(port)
-    client = Client(server)
-    assert exported(client)["signing_key"] == before["signing_key"]
-    assert server.run("vault", "rewrap").returncode == 0
-    server.stop()
-    (server.data_dir / "old.key").unlink()
-    server._environment["PRECIPIQ__PLUGINS__VAULT_LOCAL__PREVIOUS_MASTER_KEYS"] = "[]"
-    server.start_on(port)
-    assert exported(Client(server))["signing_key"] == before["signing_key"]

@@ -233,6 +233,27 @@ async def test_append_entries_follows_the_head_it_is_told_or_says_that_it_moved(
         assert await connection.fetchval(APPEND, *arguments(CHAIN, (seq, digest), new)) == "moved"
 
 
+@pytest.mark.parametrize(("before", "during"), [("off", "on"), ("local", "local"), ("on", "on")])
+async def test_append_entries_waits_for_the_disk_where_nothing_else_does(
+    database: PostgresDatabase, before: str, during: str
+) -> None:
+    async with acting(database, "runtime") as connection:
+        await connection.execute(f"SET LOCAL synchronous_commit = {before}")
+        told = await connection.fetchval(APPEND, *arguments(CHAIN, await head(connection), sealed(CHAIN, None)))
+        assert (told, await connection.fetchval("SHOW synchronous_commit")) == ("appended", during)
+
+
+async def test_append_entries_looks_at_the_head_once_the_chain_is_its_own(database: PostgresDatabase) -> None:
+    """Whoever comes while another append is about to commit hears that the head moved; nothing is violated."""
+    fresh = Chain("org_contended", "live")
+    async with acting(database, "runtime", fresh) as first, acting(database, "runtime", fresh) as second:
+        assert await first.fetchval(APPEND, *arguments(fresh, (0, ""), sealed(fresh, None))) == "appended"
+        await second.execute("SET LOCAL lock_timeout = '100ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError) as refused:
+            await second.fetchval(APPEND, *arguments(fresh, (0, ""), sealed(fresh, "other")))
+        assert "lock_chain" in str(refused.value.context)
+
+
 async def test_append_entries_begins_a_chain_only_where_there_is_none(database: PostgresDatabase) -> None:
     fresh = Chain("org_fresh", "live")
     new = sealed(fresh, None)

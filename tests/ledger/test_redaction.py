@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from precipiq_core.contracts.chain import Chain
 from precipiq_testkit.postgres import SERVER_VARIABLE
 from precipiq_testkit.server import ServerProcess
 from tests.ledger.intruders import intruder_of
-from tests.system.client import Client
+from tests.system.client import Client, decision
 from tests.system.independent_verifier import verify
 from tests.system.stored import files_of, rows_of
 
@@ -175,6 +176,24 @@ def test_a_second_redaction_is_a_conflict_and_changes_nothing(client: Client) ->
     head = client.data("GET", "/ledger/head")
     assert_error(redact(client, receipt["decision_id"], "again"), 409, "already_redacted")
     assert client.data("GET", "/ledger/head") == head
+
+
+def test_redactions_at_the_same_time_are_one_entry(client: Client) -> None:
+    receipt = decide(client, "x")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: redact(client, receipt["decision_id"], f"reason {number}"), range(8)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert len({answer.json()["data"]["redaction_id"] for answer in answers if answer.status_code == 200}) == 1
+    assert client.data("GET", "/ledger/head")["seq"] == receipt["seq"] + 1
+
+
+def test_equal_payloads_of_one_batch_are_told_neither_by_their_hashes_nor_by_a_salt(client: Client) -> None:
+    """What is erased of one of them cannot be guessed with what the other keeps."""
+    client.data("POST", "/decisions/batch", json={"decisions": [decision(0), decision(0)]})
+    seq = client.data("GET", "/ledger/head")["seq"]
+    entries = client.data("GET", "/ledger/entries", params={"after_seq": seq - 2})["items"]
+    assert len({entry["salt"] for entry in entries}) == 2
+    assert len({entry["statement"]["payload_hash"] for entry in entries}) == 2
 
 
 @pytest.mark.parametrize("scopes", [("read",), ("write",), ("export",), ("read", "write", "export")])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from precipiq_core.contracts.entry_store import AuditBatch, EntryStore
 from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_core.errors import Unavailable
 from precipiq_ledger import verifier as verifier_module
+from precipiq_ledger import verify_worker
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner, compare
 from precipiq_ledger.verifier import Verifier, VerifierLimits, join_stretches
 from precipiq_ledger.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
@@ -131,6 +134,18 @@ async def test_a_range_is_checked_to_its_end_and_no_further(
     after_the_end = (await verdict_of(rows, files, limits, from_seq=9, through_seq=ENTRIES + 2)).broken
     assert after_the_end is not None
     assert (after_the_end.seq, after_the_end.code) == (ENTRIES + 1, "SEQ_GAP")
+
+
+@pytest.mark.parametrize(("named", "expected"), [(4, None), (5, (4, "PAYLOAD_ABSENT"))])
+async def test_a_redaction_explains_a_missing_payload_of_the_entry_whose_hash_it_names(
+    store: EntryStore, rows: Rows, named: int, expected: object
+) -> None:
+    body = {"target_seq": 4, "target_hash": rows.rows[named - 1].hash}
+    writer = Writer(store, seed=1)
+    await writer.append(CHAIN, writer.draft(kind="redaction", body=body, erasable=False))
+    rows.rows[:] = await store.read(CHAIN, 0, 100)
+    rows.rows[3] = replace(rows.rows[3], payload=None)
+    assert found(rows) == expected
 
 
 async def test_an_empty_chain_holds(files: CheckpointFiles) -> None:
@@ -367,6 +382,33 @@ async def test_a_verifying_process_that_is_killed_is_no_verdict(
             with pytest.raises(Unavailable, match="without a result"):
                 await verifier.verify(Suicidal(tmp_path / "reached"), CHAIN)  # type: ignore[arg-type]
     assert (tmp_path / "reached").exists()
+
+
+SLOW_WORKER = """
+import time
+from precipiq_ledger import verify_worker
+
+def verify_stretch(*arguments, **options):
+    print("verifying", flush=True)
+    time.sleep(60)
+
+verify_worker.verify_stretch = verify_stretch
+verify_worker.main()
+"""
+
+
+def test_a_verifying_process_ends_with_the_server_that_started_it() -> None:
+    """However that died: nobody closes the pipe then but the kernel."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", SLOW_WORKER], **pipes) as process:  # type: ignore[call-overload]
+        try:
+            pickle.dump(verify_worker.Task(None, CHAIN, GENESIS, None, 1), process.stdin)  # type: ignore[arg-type]
+            process.stdin.flush()
+            assert process.stdout.readline() == b"verifying\n"
+            process.stdin.close()
+            assert process.wait(10) == 1
+        finally:
+            process.kill()
 
 
 @dataclass(slots=True)

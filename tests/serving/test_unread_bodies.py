@@ -151,12 +151,26 @@ async def test_a_client_with_a_small_body_sees_the_early_answer_and_keeps_its_co
             writer.write(b"POST /now/401 HTTP/1.1\r\nhost: test\r\ncontent-length: 60000\r\n\r\n" + b"x" * 60_000)
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 401")
+            assert b"connection" not in head.lower()
             assert await reader.readexactly(2) == b"no"
+        writer.close()
+
+
+@pytest.mark.parametrize("framing", ["content-length: 100000", "transfer-encoding: chunked"])
+async def test_an_answer_after_which_the_connection_ends_says_so(served, framing) -> None:
+    async with served(APP) as server, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"POST /now/413 HTTP/1.1\r\nhost: test\r\n{framing}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413")
+        assert b"\r\nconnection: close\r\n" in head.lower()
+        assert await reader.read() == b"no"
         writer.close()
 
 
 async def test_a_body_that_never_ends_is_not_read_for_ever(served) -> None:
     async with served(APP) as server, asyncio.timeout(WAIT_S):
+        tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST /now/401 HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000000\r\n\r\n")
         with pytest.raises(ConnectionError):
@@ -165,6 +179,7 @@ async def test_a_body_that_never_ends_is_not_read_for_ever(served) -> None:
                 await writer.drain()
                 await asyncio.sleep(0)
         writer.close()
+        assert await left_behind(tasks_before, descriptors_before) == (0, 0)
 
 
 async def test_a_client_that_waits_for_the_answer_before_it_sends_its_body_gets_it_at_once(monkeypatch) -> None:

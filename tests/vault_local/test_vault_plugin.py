@@ -21,8 +21,8 @@ from precipiq_core.contracts.vault import KeyVault, WrappedSecret, WrappedSecret
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.lifespan import running
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.secret_location import SecretLocation
 from precipiq_core.services import Services
-from precipiq_core.settings import SecretReference
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.plugin import VaultLocalPlugin
 
@@ -114,7 +114,7 @@ def deployment(tmp_path: Path) -> Deployment:
 
 def wrap_under(deployment: Deployment, key: bytes) -> bytes:
     deployment.put_key("some.key", key)
-    access = LocalVaultAccess(SecretReference(file=deployment.folder / "some.key"), (), SystemRandomness())
+    access = LocalVaultAccess(SecretLocation(file=deployment.folder / "some.key"), (), SystemRandomness())
     return access.wrap(b"secret", CONTEXT)
 
 

@@ -42,6 +42,12 @@ PLUGIN = ROOT / "plugins" / "ws_stream" / "precipiq_ws_stream"
 TIMEOUT_S = 60.0
 
 
+@pytest.fixture(scope="module")
+def database() -> str:
+    """What the page shows does not depend on the database: one is enough."""
+    return "sqlite"
+
+
 class Follower:
     """``follow.py`` as a user starts it. Its output is added to a file, run after run."""
 

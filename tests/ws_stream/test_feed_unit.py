@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from precipiq_core.contracts.auth import Principal
+from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.errors import Unavailable
 from precipiq_testkit.clock import ManualClock
 from precipiq_ws_stream.access import TRUSTED_S, KeyAccess, Keys
@@ -205,6 +206,41 @@ async def test_a_redaction_clears_what_is_kept_of_its_chain(world: World) -> Non
     _, late = await world.subscribe(0)
     await eventually(lambda: len(late.frames) == 21)
     assert b'"payload":null' in late.frames[0].text
+
+
+async def test_a_redaction_drops_the_pages_that_were_kept_for_others() -> None:
+    async with a_world(recent_bytes_max=0) as world:
+        _, live = await world.subscribe()
+        [target, *_] = await world.ledger.fill(20)
+        _, early = await world.subscribe(0)
+        await eventually(lambda: len(early.frames) == len(live.frames) == 20)
+        await world.ledger.writer.redact(CHAIN, target)
+        await eventually(lambda: len(live.frames) == 21)
+        _, late = await world.subscribe(0)
+        await eventually(lambda: len(late.frames) == 21)
+        assert b'"payload":null' in late.frames[0].text
+
+
+async def test_a_page_that_was_being_read_when_something_was_erased_is_not_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.ledger.fill(10)
+    size = PageSize(200, 128 * 1024)
+    read, erased = world.ledger.read, asyncio.Event()
+
+    async def slowly(chain: Chain, after_seq: int, limit: int) -> Sequence[Entry]:
+        entries = await read(chain, after_seq, limit)
+        await erased.wait()
+        return entries
+
+    monkeypatch.setattr(world.ledger, "read", slowly)
+    reading = asyncio.create_task(world.replays.page(CHAIN, START, EVERYTHING, size))
+    await eventually(lambda: len(world.ledger.reads) == 1)
+    world.replays.forget(CHAIN)
+    erased.set()
+    await reading
+    await world.replays.page(CHAIN, START, EVERYTHING, size)
+    assert len(world.ledger.reads) == 2
 
 
 async def test_a_redaction_while_nobody_streams_is_no_less_one() -> None:

@@ -21,7 +21,7 @@ from tests.ws_stream.streams import Stream, stream_url
 
 redis_server = testkit_redis.redis_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 QUOTA = 30
 HANDSHAKES = "PRECIPIQ__PLUGINS__WS_STREAM__HANDSHAKES_PER_MINUTE_MAX"

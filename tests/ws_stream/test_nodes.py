@@ -16,16 +16,18 @@ import pytest
 from precipiq_testkit.pooler import FaultProxy
 from precipiq_testkit.postgres import OwnPostgres, PostgresDatabase, PostgresServer, execute, own_postgres
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.effort import rounds
 from tests.system.client import Client
 from tests.ws_stream.following import EVENTUALLY_S, Follower, eventually, reset
 from tests.ws_stream.streams import Stream, assert_linked, stream
 from tests.ws_stream.test_chaos import appending, assert_equal_to_the_ledger, fill
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.slow]
 
-DATABASE_AWAY_S = 3.0
-KILLS = 3
-CUTS = 12
+DATABASE_AWAY_S = rounds(1, long=3)
+KILLS = rounds(1, long=3)
+CUTS = rounds(6, long=12)
+LISTENERS_ENDED = rounds(3, long=10)
 
 
 class Relay:
@@ -167,7 +169,7 @@ async def test_subscribers_of_a_node_that_dies_go_on_at_another(pair: list[Serve
                 follower.server = first
             going = [asyncio.create_task(follower.follow(100_000, 60)) for follower in followers]
             before = len(appender.acknowledged)
-            await eventually(lambda before=before: len(appender.acknowledged) > before + 100)  # type: ignore[misc]
+            await eventually(lambda before=before: len(appender.acknowledged) > before + 50)  # type: ignore[misc]
             await asyncio.to_thread(first.kill)
             assert not any(await asyncio.gather(*going)), "the connection was lost, not left"
             for follower in followers:
@@ -215,14 +217,14 @@ async def test_without_a_listener_delivery_goes_on_by_looking_and_then_it_listen
         async with asyncio.timeout(EVENTUALLY_S):
             while len(await listeners(postgres)) < 2:
                 await asyncio.sleep(0.05)
-        for _ in range(10):
+        for _ in range(LISTENERS_ENDED):
             await end_listeners(postgres)
             last = await append(first, 3)
             for each, seen in zip(opened, frames, strict=True):
                 seen += await each.until(last)
     for seen in frames:
         assert_linked(seen)
-        assert len(seen) == 10 + 15 + 30
+        assert len(seen) == 10 + 15 + 3 * LISTENERS_ENDED
 
 
 async def test_what_one_node_erased_no_other_shows_to_who_comes_later(pair: list[ServerProcess]) -> None:
@@ -231,7 +233,7 @@ async def test_what_one_node_erased_no_other_shows_to_who_comes_later(pair: list
     client = Client(first)
     await append(first, 100)
     entries = await asyncio.to_thread(client.entries, 500)
-    for last, entry in enumerate(entries[5:95:9], 101):
+    for last, entry in enumerate(entries[5 : 95 : rounds(30, long=9)], 101):
         statement = entry["statement"]
         async with stream(second, after_seq=0) as opened:
             await opened.until(last)

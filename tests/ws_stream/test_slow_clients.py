@@ -14,13 +14,21 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from precipiq_testkit.crowd import crowd
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.effort import rounds
 from tests.system.client import Client, decision
 from tests.ws_stream.streams import Frame, Stream, assert_linked, logged, stream, stream_url
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-SUBSCRIBERS = 500
+SUBSCRIBERS = rounds(100, long=500)
+ENTRIES = rounds(600, long=2000)
 GONE_WITHIN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def database() -> str:
+    """What a client reads does not touch the database: one is enough."""
+    return "sqlite"
 
 
 @asynccontextmanager
@@ -99,15 +107,14 @@ async def test_a_stuck_reader_that_never_comes_back_is_gone_within_20_s(server: 
 
 
 def test_everybody_else_gets_every_entry_in_order(tmp_path_factory: pytest.TempPathFactory) -> None:
-    entries, size = 2000, 1500
     with running_server(tmp_path_factory.mktemp("crowd")) as server:
         client = Client(server)
         start = client.decide()["seq"]
         path = f"/ws/v1/stream?api_key={server.key}"
         with crowd(server.url, path, SUBSCRIBERS, stuck=1) as members:
-            last = fill(client, entries, size)
-            seen = members.finish(entries)
-        assert last == start + entries
+            last = fill(client, ENTRIES, 3000)
+            seen = members.finish(ENTRIES)
+        assert last == start + ENTRIES
         assert seen["wrong"] == 0
         assert seen["closes"] == []
-        assert seen["frames"] >= SUBSCRIBERS * entries
+        assert seen["frames"] >= SUBSCRIBERS * ENTRIES
