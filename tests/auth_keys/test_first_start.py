@@ -6,29 +6,29 @@ import json
 import re
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.system.client import Client
 
 KEY = re.compile(r"pq_(?:live|test)_[0-9A-Za-z]{49}")
 
 
-def test_the_first_start_shows_a_key_that_can_do_everything(server: ServerProcess) -> None:
-    listed = httpx2.get(f"{server.url}/api/v1/api-keys", headers={"X-Precipiq-Key": server.key}).json()["data"]["items"]
+def test_the_first_start_shows_a_key_that_can_do_everything(shared_server: ServerProcess) -> None:
+    listed = Client(shared_server).data("GET", "/api-keys")["items"]
 
-    assert set(KEY.findall(server.log_text())) == {server.key}
+    assert set(KEY.findall(shared_server.log_text())) == {shared_server.key}
     assert [(item["environment"], item["scopes"]) for item in listed] == [
         ("test", ["write", "read", "export", "admin"])
     ]
-    assert server.org_id in server.log_text()
-    assert str(server.data_dir) in server.log_text()
+    assert shared_server.org_id in shared_server.log_text()
+    assert str(shared_server.data_dir) in shared_server.log_text()
 
 
-def test_the_key_is_said_to_the_operator_and_not_to_the_log(server: ServerProcess) -> None:
-    assert server.key in server.log_text()
-    assert server.key not in json.dumps(server.log_lines())
+def test_the_key_is_said_to_the_operator_and_not_to_the_log(shared_server: ServerProcess) -> None:
+    assert shared_server.key in shared_server.log_text()
+    assert shared_server.key not in json.dumps(shared_server.log_lines())
 
 
 def test_a_second_start_makes_and_shows_nothing(server: ServerProcess) -> None:
@@ -44,10 +44,11 @@ def test_a_second_start_makes_and_shows_nothing(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("environment", ["test", "live"])
-def test_its_key_event_is_the_first_entry_of_the_test_chain_only(server: ServerProcess, environment: str) -> None:
-    key = server.key if environment == "test" else server.create_key("live")
-    answer = httpx2.get(f"{server.url}/api/v1/ledger/entries", headers={"X-Precipiq-Key": key})
-    first = answer.json()["data"]["items"][0]["statement"]
+def test_its_key_event_is_the_first_entry_of_the_test_chain_only(
+    shared_server: ServerProcess, environment: str
+) -> None:
+    key = shared_server.key if environment == "test" else shared_server.create_key("live")
+    first = Client(shared_server, key).data("GET", "/ledger/entries")["items"][0]["statement"]
 
     assert (first["seq"], first["kind"], first["actor"], first["environment"]) == (
         1,

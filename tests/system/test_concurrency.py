@@ -14,15 +14,19 @@ CLIENTS = 64
 EACH = 25
 
 
-def test_64_clients_write_one_dense_chain_with_true_receipts(server: ServerProcess) -> None:
+def test_64_clients_write_one_dense_chain_with_true_receipts(
+    shared_server: ServerProcess, spare_keys: list[str]
+) -> None:
+    key = spare_keys.pop()
+
     def write(number: int) -> list[dict[str, object]]:
-        client = Client(server)
+        client = Client(shared_server, key)
         return [client.decide(number, external_id=f"{number}-{index}") for index in range(EACH)]
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         receipts = [receipt for written in pool.map(write, range(CLIENTS)) for receipt in written]
 
-    entries = {entry["statement"]["id"]: entry for entry in Client(server).entries(500)}
+    entries = {entry["statement"]["id"]: entry for entry in Client(shared_server, key).entries(500)}
     assert len(receipts) == CLIENTS * EACH
     seqs = sorted(entry["statement"]["seq"] for entry in entries.values())
     assert seqs == list(range(1, len(entries) + 1))
@@ -35,7 +39,7 @@ def test_64_clients_write_one_dense_chain_with_true_receipts(server: ServerProce
             statement["prev_hash"],
             statement["timestamp"],
         )
-    assert Client(server).verify()["is_valid"]
+    assert Client(shared_server, key).verify()["is_valid"]
 
 
 def test_one_idempotency_key_from_many_clients_is_one_entry(shared_server: ServerProcess) -> None:

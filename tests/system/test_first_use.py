@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from precipiq_testkit.postgres import PostgresDatabase
-from precipiq_testkit.server import ServerProcess, running_server
+from precipiq_testkit.server import ServerProcess, bound_socket, running_server
 
 from .client import Client
 from .sdk_environment import sdk_python
 from .stored import places_with
 
 
-@pytest.fixture
-def on_port(server_database: PostgresDatabase | None, tmp_path: Path) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module")
+def on_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server on a port that the deployment names, as a self-hoster's does: the printed lines hold it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    overrides = {"PRECIPIQ__SERVER__BIND": f"127.0.0.1:{port}"}
-    with running_server(tmp_path / "server", overrides=overrides, postgres=server_database) as server:
-        yield server
+    with closing(bound_socket()) as held:
+        overrides = {"PRECIPIQ__SERVER__BIND": f"127.0.0.1:{held.getsockname()[1]}"}
+        with running_server(tmp_path_factory.mktemp("server"), overrides=overrides) as server:
+            yield server
 
 
 def printed_block(text: str, first: str, last: str) -> str:
@@ -65,5 +63,5 @@ def test_the_key_is_shown_once_and_stored_nowhere(server: ServerProcess) -> None
     assert Client(server).verify()["verdict"] == "checkpointed"
 
 
-def test_the_master_key_is_for_its_owner_alone(server: ServerProcess) -> None:
-    assert (server.data_dir / "master.key").stat().st_mode & 0o077 == 0
+def test_the_master_key_is_for_its_owner_alone(on_port: ServerProcess) -> None:
+    assert (on_port.data_dir / "master.key").stat().st_mode & 0o077 == 0

@@ -18,6 +18,8 @@ from precipiq_core.http.router import full_path
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 from tests.effort import rounds
 
+from .client import Client
+
 EXAMPLES = rounds(5, long=25)
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
@@ -48,16 +50,17 @@ def test_no_generated_request_breaks_the_served_document(server: ServerProcess, 
     assert httpx2.get(f"{server.url}/readyz").status_code == 200
 
 
-def test_a_key_that_may_only_read_breaks_the_document_as_little(server: ServerProcess, tmp_path: Path) -> None:
-    key = server.create_key("test", "read")
-    head = httpx2.get(f"{server.url}/api/v1/ledger/head", headers={"X-Precipiq-Key": key}).json()["data"]
+def test_a_key_that_may_only_read_breaks_the_document_as_little(
+    shared_server: ServerProcess, fresh_client: Client, tmp_path: Path
+) -> None:
+    key = fresh_client.data("POST", "/api-keys", json={"scopes": ["read"]})["key"]
+    head = fresh_client.data("GET", "/ledger/head")
 
-    done = schemathesis(server, tmp_path, key, examples=rounds(2, long=5))
+    done = schemathesis(shared_server, tmp_path, key, examples=rounds(2, long=5))
 
     assert done.returncode == 0, done.stdout[-6000:]
-    assert not [line for line in server.log_lines() if line.get("event") == "request failed"]
-    after = httpx2.get(f"{server.url}/api/v1/ledger/head", headers={"X-Precipiq-Key": key}).json()["data"]
-    assert after == head, "a key that may only read wrote"
+    assert not [line for line in shared_server.log_lines() if line.get("event") == "request failed"]
+    assert fresh_client.data("GET", "/ledger/head") == head, "a key that may only read wrote"
 
 
 def test_what_is_mounted_is_documented_and_the_reverse(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from precipiq_testkit.server import ServerProcess, running_server
 
+from .client import Client
 from .sdk_environment import sdk_python
 
 DECISIONS = Path(__file__).parents[1] / "data" / "real-decisions.jsonl"
@@ -40,22 +40,24 @@ def sdk(interpreter: Path, tmp_path: Path) -> Sdk:
     return run
 
 
+def address_and_key(client: Client) -> tuple[str, str]:
+    return str(client.http.base_url).partition("/api/")[0], client.http.headers["X-Precipiq-Key"]
+
+
 def sent() -> list[dict[str, Any]]:
     return [json.loads(line) for line in DECISIONS.read_text().splitlines()]
 
 
-def get(server: ServerProcess, path: str, **query: str) -> Any:
-    answer = httpx2.get(f"{server.url}/api/v1{path}", params=query, headers={"X-Precipiq-Key": server.key}, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return json.loads(answer.text)["data"]
+def get(client: Client, path: str, **query: str) -> Any:
+    return client.data("GET", path, params=query)
 
 
-def stored(server: ServerProcess) -> list[dict[str, Any]]:
+def stored(client: Client) -> list[dict[str, Any]]:
     """All decisions, oldest first."""
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
-        page = get(server, "/decisions", limit="100", **cursor)
+        page = get(client, "/decisions", limit="100", **cursor)
         found += page["items"]
         if page["next_cursor"] is None:
             return found[::-1]
@@ -68,11 +70,11 @@ def assert_same(record: dict[str, Any], decision: dict[str, Any]) -> None:
     assert record["external_id"] is None
 
 
-def test_single_decisions_come_back_with_every_value_unchanged(server: ServerProcess, sdk: Sdk) -> None:
-    receipts = sdk("single", server.url, server.key)
+def test_single_decisions_come_back_with_every_value_unchanged(fresh_client: Client, sdk: Sdk) -> None:
+    receipts = sdk("single", *address_and_key(fresh_client))
 
     for receipt, decision in zip(receipts, sent(), strict=True):
-        record = get(server, f"/decisions/{receipt['decision_id']}")
+        record = get(fresh_client, f"/decisions/{receipt['decision_id']}")
         assert_same(record, decision)
         assert (record["hash"], record["timestamp"], record["seq"]) == (
             receipt["hash"],
@@ -80,34 +82,34 @@ def test_single_decisions_come_back_with_every_value_unchanged(server: ServerPro
             receipt["seq"],
         )
     assert any(value > 2**53 for value in _integers(sent())), "the data must hold 64-bit integers"
-    assert get(server, "/decisions/chain/verify")["is_valid"]
+    assert get(fresh_client, "/decisions/chain/verify")["is_valid"]
 
 
-def test_batches_keep_their_order(server: ServerProcess, sdk: Sdk) -> None:
-    sdk("batched", server.url, server.key)
+def test_batches_keep_their_order(fresh_client: Client, sdk: Sdk) -> None:
+    sdk("batched", *address_and_key(fresh_client))
 
-    for record, decision in zip(stored(server), sent(), strict=True):
+    for record, decision in zip(stored(fresh_client), sent(), strict=True):
         assert_same(record, decision)
-    assert get(server, "/decisions/chain/verify")["is_valid"]
+    assert get(fresh_client, "/decisions/chain/verify")["is_valid"]
 
 
-def test_the_asynchronous_client_writes_the_same(server: ServerProcess, sdk: Sdk) -> None:
-    receipts = sdk("asynchronous", server.url, server.key)
+def test_the_asynchronous_client_writes_the_same(fresh_client: Client, sdk: Sdk) -> None:
+    receipts = sdk("asynchronous", *address_and_key(fresh_client))
 
-    records = stored(server)
+    records = stored(fresh_client)
     for record, decision in zip(records, sent(), strict=True):
         assert_same(record, decision)
     assert [record["id"] for record in records[:5]] == [receipt["decision_id"] for receipt in receipts]
 
 
-def test_tracked_functions_are_recorded_with_their_arguments(server: ServerProcess, sdk: Sdk) -> None:
-    sdk("tracked", server.url, server.key)
+def test_tracked_functions_are_recorded_with_their_arguments(fresh_client: Client, sdk: Sdk) -> None:
+    sdk("tracked", *address_and_key(fresh_client))
 
-    first, second = stored(server)
+    first, second = stored(fresh_client)
     assert (first["agent_id"], first["action_type"], first["metadata"]) == ("tracker", "sync", {"version": "2.1"})
     assert "Zoë 🚀" in json.dumps(first["inputs"], ensure_ascii=False)
     assert 1234567890123456789 in list(_integers(second["inputs"]))
-    assert get(server, "/decisions/chain/verify")["is_valid"]
+    assert get(fresh_client, "/decisions/chain/verify")["is_valid"]
 
 
 def test_a_wrong_key_is_refused_at_once_and_not_shown(shared_server: ServerProcess, sdk: Sdk) -> None:
@@ -151,17 +153,15 @@ def _integers(value: Any) -> Any:
             yield from _integers(inner)
 
 
-def test_outcomes_are_linked_and_added_up(server: ServerProcess, sdk: Sdk, tmp_path: Path) -> None:
+def test_outcomes_are_linked_and_added_up(fresh_client: Client, sdk: Sdk, tmp_path: Path) -> None:
     """Every method of the client works: sync and async."""
     events = []
     for event_type, amount in (("payment", "120.50"), ("refund", "-20.25")):
         event = {"source": "internal", "event_type": event_type, "amount": amount, "currency": "USD"}
-        headers = {"X-Precipiq-Key": server.key}
-        made = httpx2.post(f"{server.url}/api/v1/financial-events", json=event, headers=headers)
-        events.append(made.json()["data"]["id"])
+        events.append(fresh_client.data("POST", "/financial-events", json=event)["id"])
     (tmp_path / "events.json").write_text(json.dumps(events))
 
-    done = sdk("outcomes", server.url, server.key)
+    done = sdk("outcomes", *address_and_key(fresh_client))
 
     linked = done["linked"]
     assert (linked["attribution_method"], linked["link_type"], linked["status"]) == ("manual", "revenue", "active")

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,7 @@ class ServerProcess:
             self._environment |= postgres.environment
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._release_port: Callable[[], object] = lambda: None
 
     @property
     def database_file(self) -> Path:
@@ -135,6 +138,7 @@ class ServerProcess:
             serving = next((line for line in self.log_lines() if line.get("event") == "serving"), None)
             if serving is not None:
                 self.url = serving["addresses"][0]
+                self._release_port()
                 self._note_first_start()
                 return self
             if self.process.poll() is not None:
@@ -150,12 +154,15 @@ class ServerProcess:
     def stop(self) -> int:
         """SIGTERM, then the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_TIMEOUT_S)
+        code = self.process.wait(STOP_TIMEOUT_S)
+        self._hold_port()
+        return code
 
     def kill(self) -> None:
         """SIGKILL: no warning, no clean-up."""
         self.process.kill()
         self.process.wait(STOP_TIMEOUT_S)
+        self._hold_port()
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a ``precipiq`` command over the same deployment."""
@@ -190,6 +197,15 @@ class ServerProcess:
         """The JSON lines among them."""
         return list(_json_lines(self.log_text().splitlines()))
 
+    def _hold_port(self) -> None:
+        """Keep the port for ``start_on``. It refuses connections; the kernel gives it to no other process meanwhile."""
+        if not self.url:
+            return
+        with suppress(OSError):  # a child of the server that outlives it may still listen
+            held = bound_socket(int(self.url.rpartition(":")[2]))
+            self._release_port()
+            self._release_port = weakref.finalize(self, held.close)
+
     def _note_first_start(self) -> None:
         deadline = time.monotonic() + 1.0
         while not self.key and "first start" in self.log_text().lower() and time.monotonic() < deadline:
@@ -201,6 +217,21 @@ class ServerProcess:
         key, organisation = _KEY.search(text), _ORGANISATION.search(text)
         if key is not None and organisation is not None:
             self.key, self.org_id = key.group(), organisation.group(1)
+
+
+def bound_socket(port: int = 0) -> socket.socket:
+    """A socket that has the port and does not listen: a server that is told the port may take it, nothing else does.
+
+    Without ``port``: one that the kernel chooses. Raises ``OSError`` when somebody listens there.
+    """
+    held = socket.socket()
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        raise
+    return held
 
 
 def _json_lines(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
