@@ -101,7 +101,7 @@ def start_server() -> Iterator[ProcessFactory]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT / "core")},
         )
         started.append(process)
         assert process.stdout is not None

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from fcntl import LOCK_EX, flock
 from functools import cache
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Request
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -27,22 +32,63 @@ WAIT_S = 30
 
 @cache
 def environment(version: str) -> str:
-    """The interpreter of an environment for that Python: this one, or one that ``scripts/bootstrap`` prepares."""
+    """The interpreter of an environment for that Python: this one, or one with what the core needs and no more."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
+    wanted = locked(needs("precipiq-core", version))
+    return environment_with(wanted, installed(version), ROOT / f".venv-core-{version}")
+
+
+def installed(version: str) -> str:
+    """That Python on this machine."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    installed = sorted(str(path) for path in versions.glob(f"{version}.*/bin/python3"))
-    for candidate in filter(None, (shutil.which(f"python{version}"), *installed)):
+    found = sorted(str(path) for path in versions.glob(f"{version}.*/bin/python3"))
+    for candidate in filter(None, (shutil.which(f"python{version}"), *found)):
         asked = subprocess.run([candidate, "-c", "import sys; print(sys.version)"], capture_output=True, text=True)
         if asked.stdout.startswith(version + "."):
-            break
-    else:
-        pytest.skip(f"there is no Python {version} on this machine")
-    folder = ROOT / f".venv-{version}"
-    command = [str(ROOT / "scripts/bootstrap"), "--python", candidate, "--venv", folder.name]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ)
-    assert made.returncode == 0, made.stderr[-2000:]
+            return candidate
+    pytest.skip(f"there is no Python {version} on this machine")
+
+
+def environment_with(wanted: str, python: str, folder: Path) -> str:
+    """The interpreter of an environment in that folder, made once; runs of the suite beside this one wait for it."""
+    with folder.with_name(folder.name + ".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        made = folder / "requirements.lock"
+        if not made.exists() or made.read_text() != python + wanted:
+            subprocess.run([python, "-m", "venv", "--clear", "--without-pip", folder], check=True)
+            requirements = folder / "wanted.lock"
+            requirements.write_text(wanted)
+            pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--quiet"]
+            options = ["--no-deps", "--no-compile", "--require-hashes", "--disable-pip-version-check"]
+            done = subprocess.run(
+                [*pip, *options, "-r", str(requirements)], capture_output=True, text=True, timeout=600
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+            made.write_text(python + wanted)
     return str(folder / "bin/python")
+
+
+def needs(distribution: str, version: str) -> set[str]:
+    """Normalised names of what that distribution needs under that Python, and what those need."""
+    known: set[Requirement] = set()
+    waiting = [Requirement(distribution)]
+    while waiting:
+        requirement = waiting.pop()
+        environments = [{"extra": extra, "python_version": version} for extra in ("", *requirement.extras)]
+        for needed in map(Requirement, requires(requirement.name) or []):
+            if needed not in known and (needed.marker is None or any(map(needed.marker.evaluate, environments))):
+                known.add(needed)
+                waiting.append(needed)
+    return {canonicalize_name(needed.name) for needed in known}
+
+
+def locked(names: set[str]) -> str:
+    """Their part of the lock."""
+    pinned = re.findall(r"^[\w.\[\]-]+==.*\n(?:    .*\n)*", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    chosen = {name: pin for pin in pinned if (name := canonicalize_name(re.split(r"[=\[]", pin)[0])) in names}
+    assert chosen.keys() == names
+    return "".join(chosen.values())
 
 
 @pytest.fixture(params=PYTHONS)
