@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from precipiq_core import __version__
 from precipiq_core.boot import Assembly
 from precipiq_core.contracts.auth import RateLimiter
-from precipiq_core.errors import DeploymentError
 from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.error_boundary import ErrorBoundary
@@ -22,8 +21,9 @@ from precipiq_core.http.router import build_router
 from precipiq_core.logs.credential_shield import CredentialShield
 from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.sink import Sink
-from precipiq_core.operations import Operations
 from precipiq_core.operations.metrics import RequestMetrics
+from precipiq_core.operations.plugin import Operations
+from precipiq_core.running import running
 from precipiq_core.serving.drain import DrainGate
 from precipiq_core.serving.head_limit import HeadLimit
 from precipiq_core.serving.proxies import TrustedProxies
@@ -53,27 +53,6 @@ class Application:
     async def _run(self, _: object) -> AsyncIterator[None]:
         async with running(self.assembly):
             yield
-
-
-@asynccontextmanager
-async def running(assembly: Assembly) -> AsyncIterator[None]:
-    """Open the database, then every plugin's lifespan in boot order; close in reverse.
-
-    Raises ``DeploymentError`` when the schema is not the one these plugins need.
-    """
-    async with AsyncExitStack() as stack:
-        if assembly.database is not None:
-            migrations = [item.value for item in assembly.migrations]
-            await stack.enter_async_context(assembly.database.opened(migrations))
-        for item in assembly.lifespans:
-            try:
-                await stack.enter_async_context(item.value)
-            except DeploymentError:
-                raise
-            except Exception as error:
-                error.add_note(f"while starting plugin {item.owner}")
-                raise
-        yield
 
 
 def _router(assembly: Assembly) -> ASGIApp:

@@ -15,8 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from precipiq_core.cli.groups import merge_commands
 from precipiq_core.clock import Clock, Randomness
-from precipiq_core.collect import Collector, Contribution
-from precipiq_core.contracts.auth import Authenticator
+from precipiq_core.collect import Collector
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
@@ -25,15 +24,13 @@ from precipiq_core.contracts.followers import Follower
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
 from precipiq_core.contracts.secrets import MasterKey
 from precipiq_core.contracts.vault import WrappedSecrets
-from precipiq_core.database import ManagedDatabase, new_database
+from precipiq_core.contribution import Contribution
+from precipiq_core.database.open import new_database
 from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import installed_plugins, load_plugins
 from precipiq_core.errors import DeploymentError
 from precipiq_core.graph import boot_order
-from precipiq_core.hookspecs import LayeredMiddleware
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-from precipiq_core.http.websocket import WebSocketEndpoint
-from precipiq_core.operations import Operations
+from precipiq_core.operations.plugin import Operations
 from precipiq_core.plugin import AnyPlugin
 from precipiq_core.secrets import open_master_key
 from precipiq_core.services import Services
@@ -41,6 +38,12 @@ from precipiq_core.settings import HttpSettings, parse_settings
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.contracts.auth import Authenticator
+    from precipiq_core.database.open import ManagedDatabase
+    from precipiq_core.hookspecs import LayeredMiddleware
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
 
 
 class _Named(Protocol):
@@ -107,8 +110,14 @@ def assemble(
     serving: bool,
     installed: Iterable[EntryPoint] | None = None,
     registry: CollectorRegistry | None = None,
+    edge: bool = True,
+    commands: bool = True,
 ) -> Assembly:
-    """Boot up to the point where sockets and databases would be opened. ``registry``: of metrics, default a new one."""
+    """Boot up to the point where sockets and databases would be opened. ``registry``: of metrics, default a new one.
+
+    ``edge``: whether plugins are asked for what answers requests; a command needs none of it.
+    ``commands``: whether they are asked for commands; one that runs needs no others.
+    """
     problems: list[str] = []
     points = installed_plugins() if installed is None else tuple(installed)
     classes = load_plugins(deployment.plugins, points, problems)
@@ -125,7 +134,7 @@ def assemble(
     if problems:
         raise DeploymentError(problems)
     collector.provide(services)
-    return _collect(deployment, clock, randomness, services, registered, collector)
+    return _collect(deployment, clock, randomness, services, registered, collector, edge=edge, commands=commands)
 
 
 def _configure(
@@ -210,6 +219,9 @@ def _collect(
     services: Services,
     plugins: Mapping[str, AnyPlugin],
     collector: Collector,
+    *,
+    edge: bool,
+    commands: bool,
 ) -> Assembly:
     problems: list[str] = []
     kinds: list[Contribution[EntryKind]] = collector.collect("entry_kinds", services)
@@ -224,9 +236,9 @@ def _collect(
     )
     followers: list[Contribution[Follower]] = collector.collect("followers", services)
     cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)  # type: ignore[type-abstract]
-    routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
-    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
-    command_by_name = merge_commands(commands, problems)
+    found = _collect_edge(collector, services) if edge else _Edge()
+    contributed = _collect_commands(deployment, collector, services) if commands else []
+    command_by_name = merge_commands(contributed, problems)
     assembly = Assembly(
         deployment,
         clock,
@@ -236,13 +248,13 @@ def _collect(
         cast("ManagedDatabase | None", services.find(Database)),
         kinds,
         drivers,
-        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],
-        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, PlainEndpoint)],
-        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, WebSocketEndpoint)],
-        collector.collect("middleware", services),
-        collector.collect("authenticators", services),
+        found.endpoints,
+        found.plain_endpoints,
+        found.websocket_endpoints,
+        found.middleware,
+        found.authenticators,
         collector.collect("migrations", services),
-        commands,
+        contributed,
         command_by_name,
         collector.collect("secret_names", services),
         wrapped,
@@ -252,3 +264,37 @@ def _collect(
     if problems:
         raise DeploymentError(problems)
     return assembly
+
+
+def _collect_commands(
+    deployment: Deployment, collector: Collector, services: Services
+) -> list[Contribution[click.Command]]:
+    """In the deployment's order, as in ``precipiq --help``, which knows no boot order."""
+    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
+    rank = {name: index for index, name in enumerate(deployment.plugins, start=1)}
+    return sorted(commands, key=lambda item: rank.get(item.owner, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """What answers requests."""
+
+    endpoints: Sequence[Contribution[Endpoint]] = ()
+    plain_endpoints: Sequence[Contribution[PlainEndpoint]] = ()
+    websocket_endpoints: Sequence[Contribution[WebSocketEndpoint]] = ()
+    middleware: Sequence[Contribution[LayeredMiddleware]] = ()
+    authenticators: Sequence[Contribution[Authenticator]] = ()
+
+
+def _collect_edge(collector: Collector, services: Services) -> _Edge:
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
+
+    routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
+    return _Edge(
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, PlainEndpoint)],
+        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, WebSocketEndpoint)],
+        collector.collect("middleware", services),
+        collector.collect("authenticators", services),
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import TypeVar, cast
 
 import pluggy
 
+from precipiq_core.contribution import Contribution
 from precipiq_core.errors import DeploymentError
 from precipiq_core.hookspecs import HookSpecs
 from precipiq_core.plugin import AnyPlugin, PluginBase
@@ -19,14 +19,6 @@ from precipiq_core.settings import suggest
 T = TypeVar("T")
 
 HOOK_NAMES = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution(Generic[T]):
-    """What a plugin contributed: ``owner`` is the plugin's name."""
-
-    owner: str
-    value: T
 
 
 class Collector:

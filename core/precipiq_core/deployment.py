@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from precipiq_core.database.settings import DatabaseSettings
+from precipiq_core.deployment_file import read_document
 from precipiq_core.errors import DeploymentError
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings
@@ -66,14 +67,7 @@ _SECTIONS = ("deployment", "server", "logs", "http", "database", "secrets", "plu
 def load_deployment(path: Path, environ: Mapping[str, str]) -> Deployment:
     """Read, override and check a deployment file. Raises ``DeploymentError`` listing every problem."""
     path = path.resolve()
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DeploymentError([f"deployment file {path} cannot be read: {reason}"]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise DeploymentError([f"deployment file {path} is not TOML: {error}"]) from error
-    return parse_deployment(document, path, environ)
+    return parse_deployment(read_document(path), path, environ)
 
 
 def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Deployment:

@@ -117,7 +117,7 @@ class HookSpecs(Protocol):
     def commands(self, services: Services) -> Sequence[click.Command]:
         """Subcommands of ``precipiq``. A name that is taken fails the boot.
 
-        Groups of the same name become one: each plugin adds its subcommands, the first in boot order gives the help.
+        Groups of the same name become one: each adds its subcommands, the first in the deployment gives the help.
         Example: ``return [click.Group("notes", commands=[...])]``. ``precipiq_core.cli`` runs them inside the lifespan.
         """
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from precipiq_core.errors import DeploymentError
-from precipiq_core.key_files import read_key_file
+from precipiq_core.secret_location import SecretLocation
 
 BASE_DIR = "base_dir"
 """Key of the validation context that holds the folder where relative paths start: the data directory."""
@@ -52,15 +50,14 @@ class SecretReference(BaseModel):
             object.__setattr__(self, "file", Path(base) / self.file)
         return self
 
+    @property
+    def location(self) -> SecretLocation:
+        """The same for other processes, which need no settings."""
+        return SecretLocation(self.env, self.file)
+
     def reveal(self) -> str:
-        """The secret, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
-        if self.file is not None:
-            return read_key_file(self.file)
-        assert self.env is not None
-        secret = os.environ.get(self.env, "").strip()
-        if not secret:
-            raise DeploymentError([f"the secret in environment variable {self.env} is missing or empty"])
-        return secret
+        """See :meth:`SecretLocation.reveal`."""
+        return self.location.reveal()
 
 
 def parse_settings(

@@ -21,7 +21,6 @@ from typing import Any
 
 from http_append import decision
 
-from precipiq_core.app import running
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import Chain
@@ -29,6 +28,7 @@ from precipiq_core.contracts.entry_store import EntryAuditor
 from precipiq_core.deployment import load_deployment
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
+from precipiq_core.running import running
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService

@@ -19,12 +19,12 @@ from typing import Any
 
 from chain import ENTRIES, ROUNDS, Silence, get
 
-from precipiq_core.app import running
 from precipiq_core.boot import assemble
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.clock import SystemClock, SystemRandomness, format_timestamp
 from precipiq_core.contracts.chain import Chain, Draft, Entry
 from precipiq_core.deployment import load_deployment
+from precipiq_core.running import running
 from precipiq_ledger.service import LedgerService
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.service import NewLink, _draft

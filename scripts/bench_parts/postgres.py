@@ -32,10 +32,10 @@ from http_append import (
     sample_answer,
 )
 
-from precipiq_core.app import running
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
+from precipiq_core.running import running
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService

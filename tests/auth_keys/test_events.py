@@ -19,7 +19,7 @@ from precipiq_auth_keys.store import KeyStore
 from precipiq_core.clock import SystemClock, SystemRandomness, uuid7
 from precipiq_core.contracts.chain import Chain, Draft
 from precipiq_core.contracts.database import Migration
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import NotFound, Unavailable
 from precipiq_testkit.clock import ManualClock, SeededRandomness

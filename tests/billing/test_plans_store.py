@@ -24,7 +24,7 @@ from precipiq_billing.plans.subscriptions import NO_ORGANISATION, Standing
 from precipiq_billing.stripe_fields import NOT_HANDLED
 from precipiq_core.contracts.database import Migration
 from precipiq_core.contracts.plans import NO_LIMITS
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import Unavailable
 from precipiq_core.settings import SecretReference

@@ -10,9 +10,10 @@ import click
 import pluggy
 import pytest
 
-from precipiq_core.app import Application, running
+from precipiq_core.app import Application
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.running import running
 from precipiq_core.services import Services
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from precipiq_core.boot import Assembly
-from precipiq_core.cli import main
+from precipiq_core.cli import check, main
 from precipiq_core.cli.context import CliContext
 from precipiq_core.contracts.registries import WrappedSecretsRegistry
 from precipiq_core.contracts.vault import WrappedSecret, WrappedSecrets
@@ -151,7 +151,7 @@ def test_check_shows_who_contributes_which_commands_and_wrapped_secrets(
     assembly = boot(one, plugin("two", group("chain", command("export"))))
     config = tmp_path / "precipiq.toml"
     config.write_text('[deployment]\nname = "t"\n')
-    monkeypatch.setattr(main, "assemble_for_command", lambda _: assembly)
+    monkeypatch.setattr(check, "assemble_for_command", lambda _, **options: assembly)
 
     report = json.loads(CliRunner().invoke(main.cli, ["check", "--json", "--config", str(config)]).output)
 

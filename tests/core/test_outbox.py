@@ -10,7 +10,7 @@ import structlog
 
 from precipiq_core.contracts.chain import Chain, Draft
 from precipiq_core.contracts.database import Database, Migration, Statement
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import Conflict, Unavailable
 from precipiq_core.outbox import Outbox, OutboxEvent

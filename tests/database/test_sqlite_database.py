@@ -10,7 +10,8 @@ import pytest
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration, Statement
-from precipiq_core.database import DatabaseSettings, new_database
+from precipiq_core.database.open import new_database
+from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import Conflict, DeploymentError, Unavailable
 

@@ -231,7 +231,8 @@ def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
 import asyncio
 from pathlib import Path
 from precipiq_core.contracts.database import Statement
-from precipiq_core.database import DatabaseSettings, new_database
+from precipiq_core.database.open import new_database
+from precipiq_core.database.settings import DatabaseSettings
 async def main():
     database = new_database(DatabaseSettings(migrate_at_start=True), Path({str(tmp_path)!r}))
     opened = database.opened([])

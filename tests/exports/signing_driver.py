@@ -13,6 +13,7 @@ from pathlib import Path
 
 from precipiq_core.clock import SystemRandomness
 from precipiq_core.deployment import SecretSettings
+from precipiq_core.secret_location import SecretLocation
 from precipiq_core.secrets import open_master_key
 from precipiq_core.settings import SecretReference
 from precipiq_exports.signer import Signer
@@ -35,7 +36,7 @@ async def main() -> None:
     derived = open_master_key(settings, SystemRandomness()).derive("test")
     await shown(derived=derived)
 
-    vault = LocalVault(LocalVaultAccess(SecretReference(file=folder / "vault.key"), (), SystemRandomness()))
+    vault = LocalVault(LocalVaultAccess(SecretLocation(file=folder / "vault.key"), (), SystemRandomness()))
     await vault.create_master_key(is_anything_wrapped=False)
     await vault.check()
     await shown()

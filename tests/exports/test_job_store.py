@@ -13,7 +13,7 @@ import precipiq_exports
 from precipiq_core.clock import uuid7
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports.job_store import JobStore, Lease

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from precipiq_core.clock import SystemRandomness
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.settings import SecretReference
+from precipiq_core.secret_location import SecretLocation
 from precipiq_exports.signing_key_store import context_of
 from precipiq_testkit.process_memory import found_in_memory
 from precipiq_testkit.server import ServerProcess
@@ -36,7 +36,7 @@ def needles(server: ServerProcess) -> dict[str, bytes]:
     [(key_id, environment, public, wrapped)] = server.sql(
         "SELECT key_id, environment, public_key, wrapped_key FROM signing_keys"
     )
-    access = LocalVaultAccess(SecretReference(file=server.data_dir / "vault.key"), (), SystemRandomness())
+    access = LocalVaultAccess(SecretLocation(file=server.data_dir / "vault.key"), (), SystemRandomness())
     context = context_of(Chain(server.org_id, environment), key_id)
     private = access.unwrap(base64.b64decode(wrapped), context)
     key = load_der_private_key(private, None)

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key, l
 
 from precipiq_core.clock import SystemRandomness
 from precipiq_core.errors import InternalError, Unavailable, VaultRefused
-from precipiq_core.settings import SecretReference
-from precipiq_exports.signer import Signer, SigningServant, fingerprint, public_key_pem
+from precipiq_core.secret_location import SecretLocation
+from precipiq_exports.signer import Signer, fingerprint, public_key_pem
+from precipiq_exports.signing_servant import SigningServant
 from precipiq_testkit.process_memory import found_in_memory
 from precipiq_vault_local.keys import LocalVaultAccess
 
@@ -34,7 +35,7 @@ DIGEST = sha256(SIGNED).digest()
 def access(tmp_path: Path) -> LocalVaultAccess:
     path = tmp_path / "vault.key"
     path.write_text("1f" * 32)
-    return LocalVaultAccess(SecretReference(file=path), (), SystemRandomness())
+    return LocalVaultAccess(SecretLocation(file=path), (), SystemRandomness())
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ class Driver:
         return keys | {f"{name} key, text": text.encode() for name, text in texts.items()}
 
     def private_key(self) -> dict[str, bytes]:
-        access = LocalVaultAccess(SecretReference(file=self.folder / "vault.key"), (), SystemRandomness())
+        access = LocalVaultAccess(SecretLocation(file=self.folder / "vault.key"), (), SystemRandomness())
         context = {"purpose": "export signing key", "org_id": "org_1", "environment": "test", "key_id": "sk_1"}
         private = access.unwrap(self.answer["wrapped"], context)
         key = load_der_private_key(private, None)

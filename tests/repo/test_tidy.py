@@ -209,7 +209,7 @@ def test_a_reader_who_knows_one_plugin_knows_all(plugin: str) -> None:
     wiring = (package / "plugin.py").read_text(encoding="utf-8")
     rooms = [*ROOMS, "py.typed", *(room for word, room in MORE_ROOMS.items() if word in wiring)]
     assert [room for room in rooms if not (package / room).exists()] == []
-    assert set(_project(f"plugins/{plugin}")["entry-points"]) == {"precipiq"}
+    assert set(_project(f"plugins/{plugin}")["entry-points"]) == {"precipiq", "precipiq.commands"}
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -12,7 +12,7 @@ from precipiq_core.clock import Clock, SystemClock, SystemRandomness
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.entry_store import EntryStoreDriver
-from precipiq_core.database import new_database
+from precipiq_core.database.open import new_database
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase

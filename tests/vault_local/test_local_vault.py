@@ -18,7 +18,7 @@ from precipiq_core.canonical import canonical
 from precipiq_core.clock import SystemRandomness
 from precipiq_core.contracts.vault import SECRET_BYTES_MAX
 from precipiq_core.errors import InternalError, Unavailable, VaultRefused
-from precipiq_core.settings import SecretReference
+from precipiq_core.secret_location import SecretLocation
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.service import LocalVault
 
@@ -28,13 +28,13 @@ CONTEXT = {"org_id": "org_1", "key_id": "sk_1"}
 KEYS = [bytes([number]) * 32 for number in range(1, 4)]
 
 
-def reference(path: Path, key: bytes | None = None) -> SecretReference:
+def reference(path: Path, key: bytes | None = None) -> SecretLocation:
     if key is not None:
         path.write_text(key.hex() + "\n")
-    return SecretReference(file=path)
+    return SecretLocation(file=path)
 
 
-def access_to(newest: SecretReference, *previous: SecretReference) -> LocalVaultAccess:
+def access_to(newest: SecretLocation, *previous: SecretLocation) -> LocalVaultAccess:
     return LocalVaultAccess(newest, previous, SystemRandomness())
 
 
@@ -46,7 +46,7 @@ async def open_vault() -> AsyncIterator[OpenVault]:
     """``open_vault(newest, *previous)``: a vault that is closed in the end."""
     opened: list[LocalVault] = []
 
-    def open_(*references: SecretReference) -> LocalVault:
+    def open_(*references: SecretLocation) -> LocalVault:
         opened.append(LocalVault(access_to(*references)))
         return opened[-1]
 
@@ -56,12 +56,12 @@ async def open_vault() -> AsyncIterator[OpenVault]:
 
 
 @pytest.fixture
-def key_file(tmp_path: Path) -> SecretReference:
+def key_file(tmp_path: Path) -> SecretLocation:
     return reference(tmp_path / "vault.key", KEYS[0])
 
 
 @pytest.fixture
-def vault(open_vault: OpenVault, key_file: SecretReference) -> LocalVault:
+def vault(open_vault: OpenVault, key_file: SecretLocation) -> LocalVault:
     return open_vault(key_file)
 
 
@@ -115,14 +115,14 @@ async def test_whatever_byte_is_altered_it_is_refused(vault: LocalVault) -> None
 
 
 async def test_keys_may_be_hex_or_base64_in_files_or_variables(
-    tmp_path: Path, key_file: SecretReference, open_vault: OpenVault, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, key_file: SecretLocation, open_vault: OpenVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrapped = access_to(key_file).wrap(b"secret", CONTEXT)
     upper, coded = tmp_path / "upper", tmp_path / "coded"
     upper.write_text(f"  {KEYS[0].hex().upper()}\r\n")
     coded.write_bytes(base64.b64encode(KEYS[0]))
     monkeypatch.setenv("VAULT_KEY_OF_THIS_TEST", KEYS[0].hex())
-    for same in (reference(upper), reference(coded), SecretReference(env="VAULT_KEY_OF_THIS_TEST")):
+    for same in (reference(upper), reference(coded), SecretLocation(env="VAULT_KEY_OF_THIS_TEST")):
         assert await open_vault(same).unwrap(wrapped, CONTEXT) == b"secret"
 
 
@@ -182,7 +182,7 @@ async def test_another_master_key_is_refused_by_the_id_of_the_one_that_is_missin
 
 
 async def test_after_a_change_of_keys_old_secrets_open_and_are_wrapped_anew(
-    tmp_path: Path, key_file: SecretReference, vault: LocalVault, open_vault: OpenVault
+    tmp_path: Path, key_file: SecretLocation, vault: LocalVault, open_vault: OpenVault
 ) -> None:
     old = await vault.wrap(b"secret", CONTEXT)
     newest, older = reference(tmp_path / "new.key", KEYS[1]), reference(tmp_path / "older.key", KEYS[2])
@@ -202,7 +202,7 @@ async def test_after_a_change_of_keys_old_secrets_open_and_are_wrapped_anew(
 
 
 async def test_a_previous_key_that_is_gone_is_told_and_stops_only_what_needs_it(
-    tmp_path: Path, key_file: SecretReference, vault: LocalVault, open_vault: OpenVault
+    tmp_path: Path, key_file: SecretLocation, vault: LocalVault, open_vault: OpenVault
 ) -> None:
     old = await vault.wrap(b"secret", CONTEXT)
     changed = open_vault(reference(tmp_path / "new.key", KEYS[1]), reference(tmp_path / "gone.key"))
@@ -213,7 +213,7 @@ async def test_a_previous_key_that_is_gone_is_told_and_stops_only_what_needs_it(
         await changed.unwrap(old, CONTEXT)
 
 
-async def test_what_is_current_is_known_from_the_first_check_on(vault: LocalVault, key_file: SecretReference) -> None:
+async def test_what_is_current_is_known_from_the_first_check_on(vault: LocalVault, key_file: SecretLocation) -> None:
     wrapped = access_to(key_file).wrap(b"secret", CONTEXT)
 
     assert not vault.is_current(wrapped)

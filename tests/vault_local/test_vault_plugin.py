@@ -14,15 +14,15 @@ from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from precipiq_core.app import running
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import CliContext
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.running import running
+from precipiq_core.secret_location import SecretLocation
 from precipiq_core.services import Services
-from precipiq_core.settings import SecretReference
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.plugin import VaultLocalPlugin
 
@@ -114,7 +114,7 @@ def deployment(tmp_path: Path) -> Deployment:
 
 def wrap_under(deployment: Deployment, key: bytes) -> bytes:
     deployment.put_key("some.key", key)
-    access = LocalVaultAccess(SecretReference(file=deployment.folder / "some.key"), (), SystemRandomness())
+    access = LocalVaultAccess(SecretLocation(file=deployment.folder / "some.key"), (), SystemRandomness())
     return access.wrap(b"secret", CONTEXT)
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from precipiq_core.app import running
-from precipiq_core.boot import Assembly, assemble
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.deployment import Deployment
-from precipiq_core.errors import NotFound
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
-from precipiq_core.services import Services
+if TYPE_CHECKING:
+    from precipiq_core.boot import Assembly
+    from precipiq_core.contracts.chain import Chain
+    from precipiq_core.deployment import Deployment
+    from precipiq_core.services import Services
 
 T = TypeVar("T")
+
+CONFIG_VARIABLE = "PRECIPIQ_CONFIG"
+DEFAULT_CONFIG = Path("deployments/embedded/precipiq.toml")
 
 
 class TerminalConsole:
@@ -32,13 +31,45 @@ class TerminalConsole:
 
 @dataclass
 class CliContext:
-    """The object that click hands to every command. ``assembly``: set before a plugin's command runs."""
+    """The object that click hands to every command.
+
+    ``assembly``: the booted deployment, once a command needed it. ``indexed``: see ``precipiq_core.cli.index``.
+    """
 
     assembly: Assembly | None = None
+    indexed: Mapping[str, click.Command] | None = None
 
 
-def assemble_for_command(deployment: Deployment) -> Assembly:
-    """Boot for a command rather than for serving; logs go to standard error from level warning."""
+def config_of(ctx: click.Context) -> Path:
+    """The deployment file that the command line or the environment names."""
+    return ctx.find_root().params.get("config") or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+
+
+def deployment_of(ctx: click.Context) -> Deployment:
+    """The deployment, read and checked. Raises ``DeploymentError`` with everything that is wrong."""
+    from precipiq_core.deployment import load_deployment
+
+    return load_deployment(config_of(ctx), os.environ)
+
+
+def assembly_of(ctx: click.Context, *, commands: bool = False) -> Assembly:
+    """The deployment, booted for commands once in a process. ``commands``: see ``boot.assemble``."""
+    context = ctx.ensure_object(CliContext)
+    if context.assembly is None:
+        context.assembly = assemble_for_command(deployment_of(ctx), commands=commands)
+    return context.assembly
+
+
+def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands: bool = False) -> Assembly:
+    """Boot for a command rather than for serving; logs go to standard error from level warning.
+
+    ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
+    """
+    from precipiq_core.boot import assemble
+    from precipiq_core.clock import SystemClock, SystemRandomness
+    from precipiq_core.logs.settings import LogSettings
+    from precipiq_core.logs.setup import configure_logging
+
     control = configure_logging(LogSettings(level="warning"))
     assembly = assemble(
         deployment,
@@ -46,6 +77,8 @@ def assemble_for_command(deployment: Deployment) -> Assembly:
         randomness=SystemRandomness(),
         console=TerminalConsole(),
         serving=False,
+        edge=edge,
+        commands=commands,
     )
     control.add(names=[item.value for item in assembly.secret_names])
     return assembly
@@ -53,16 +86,20 @@ def assemble_for_command(deployment: Deployment) -> Assembly:
 
 async def must_exist(chain: Chain, services: Services) -> None:
     """Raises ``NotFound`` for a chain without an entry: a misspelt organisation must not become one."""
+    from precipiq_core.contracts.ledger import Ledger
+    from precipiq_core.errors import NotFound
+
     if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
         raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")
 
 
 def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T]]) -> T:
     """Run ``work`` with the deployment's parts started, as a plugin's command does."""
-    context = ctx.find_object(CliContext)
-    assert context is not None
-    assembly = context.assembly
-    assert assembly is not None
+    import asyncio
+
+    from precipiq_core.running import running
+
+    assembly = assembly_of(ctx)
 
     async def main() -> T:
         async with running(assembly):

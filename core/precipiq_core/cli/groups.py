@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import click
 
-from precipiq_core.collect import Contribution
+from precipiq_core.cli.later import Later
+from precipiq_core.contribution import Contribution
 
 _CORE_COMMANDS = ("serve", "check", "migrate", "plugins")
 
@@ -22,7 +23,7 @@ def merge_commands(
     commands: dict[str, click.Command] = {}
     owners = dict.fromkeys(_CORE_COMMANDS, "core")
     for item in contributions:
-        name, command = item.value.name or "", item.value
+        name, command = item.value.name or "", item.value.load() if isinstance(item.value, Later) else item.value
         present = commands.get(name)
         if isinstance(present, click.Group) and isinstance(command, click.Group):
             present = commands[name] = copy.copy(present)

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import structlog
 from prometheus_client import CollectorRegistry
 
 from precipiq_core import __version__
-from precipiq_core.app import Application, running
+from precipiq_core.app import Application
 from precipiq_core.boot import assemble
+from precipiq_core.cli.context import deployment_of
 from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.contracts.deployment import Console
 from precipiq_core.deployment import Deployment
 from precipiq_core.errors import DeploymentError
 from precipiq_core.logs.setup import LoggingControl, configure_logging
 from precipiq_core.operations.shared_metrics import FOLDER_VARIABLE, forget_worker, share_metrics
+from precipiq_core.running import running
 from precipiq_core.serving.server import run
 from precipiq_core.serving.settings import ServerSettings
 from precipiq_core.serving.worker import Seat, Worker
@@ -28,6 +31,16 @@ from precipiq_core.settings import parse_settings
 log = structlog.get_logger("precipiq.serve")
 
 EXIT_START_FAILED = 2
+
+
+@click.command()
+@click.option("--bind", metavar="HOST:PORT", help="address to listen on, instead of the deployment's")
+@click.option("--workers", type=click.IntRange(1, 64), help="processes that serve, instead of the deployment's number")
+@click.option("--worker", hidden=True, help="what `serve --workers` tells the processes that it starts")
+@click.pass_context
+def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str | None) -> None:
+    """Serve the deployment until SIGTERM."""
+    ctx.exit(serve_deployment(deployment_of(ctx), bind, workers, worker))
 
 
 class DeferredConsole:

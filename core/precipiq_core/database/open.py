@@ -1,4 +1,4 @@
-"""Chooses the database by the scheme of its URL: a file of SQLite, or a PostgreSQL."""
+"""Chooses the database by the scheme of its URL, a file of SQLite or a PostgreSQL, and imports that one alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.postgres_address import address_problems
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import DeploymentError
 
 _SQLITE = "sqlite:///"
@@ -43,13 +40,22 @@ def new_database(settings: DatabaseSettings, data_dir: Path, *, checkpoints: boo
     if not colon or scheme != "sqlite":
         known = "known: sqlite, postgresql"
         raise DeploymentError([f"database.url: there is no database for the scheme {scheme!r} ({known})"])
+    return _sqlite(settings, data_dir, checkpoints=checkpoints)
+
+
+def _sqlite(settings: DatabaseSettings, data_dir: Path, *, checkpoints: bool) -> ManagedDatabase:
     path = settings.url.removeprefix(_SQLITE)
     if path == settings.url or not path or "?" in path or path == ":memory:":
         raise DeploymentError(["database.url: write sqlite:///file.db or sqlite:////folder/file.db"])
+    from precipiq_core.database.sqlite import SqliteDatabase
+
     return SqliteDatabase(settings, data_dir / path, checkpoints=checkpoints)
 
 
-def _postgres(settings: DatabaseSettings) -> PostgresDatabase:
+def _postgres(settings: DatabaseSettings) -> ManagedDatabase:
+    from precipiq_core.database.postgres import PostgresDatabase
+    from precipiq_core.database.postgres_address import address_problems
+
     urls = {"url": settings.url, "migrate_url": settings.migrate_url, "listen_url": settings.listen_url}
     problems = [
         problem

@@ -30,6 +30,8 @@ from precipiq_core.database.postgres_roles import Roles, begin_as
 from precipiq_core.database.postgres_statements import fetch_rows
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import DeploymentError, InternalError, Unavailable
+from precipiq_core.secret_location import SecretLocation
+from precipiq_core.settings import SecretReference
 
 if TYPE_CHECKING:
     from precipiq_core.database.databases_library import PostgresConnections
@@ -53,8 +55,8 @@ class PostgresDatabase:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
-        self.address = PostgresAddress(settings.url, settings.password)
-        self.listen_address = PostgresAddress(settings.listen_url or settings.url, settings.password)
+        self.address = PostgresAddress(settings.url, _location(settings.password))
+        self.listen_address = PostgresAddress(settings.listen_url or settings.url, _location(settings.password))
         self.roles = Roles(self.address.role)
         self._connections: PostgresConnections | None = None
         self._running: set[asyncio.Task[Any]] = set()
@@ -65,7 +67,7 @@ class PostgresDatabase:
 
         if self.settings.migrate_url is None:
             raise DeploymentError(["database.migrate_url: is needed to migrate: a role that may make roles"])
-        as_whom = PostgresAddress(self.settings.migrate_url, self.settings.migrate_password)
+        as_whom = PostgresAddress(self.settings.migrate_url, _location(self.settings.migrate_password))
         return migrate(as_whom, self.address, migrations, post=post)
 
     @asynccontextmanager
@@ -242,6 +244,10 @@ async def _roll_back(connection: asyncpg.Connection) -> None:
 def _drop(connection: asyncpg.Connection) -> None:
     with suppress(asyncpg.InterfaceError):  # it broke, and left the pool already
         connection.terminate()
+
+
+def _location(reference: SecretReference | None) -> SecretLocation | None:
+    return None if reference is None else reference.location
 
 
 async def _keep(_: asyncpg.Connection) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from precipiq_core.settings import SecretReference
+from precipiq_core.secret_location import SecretLocation
 
 APPLICATION_NAME = "precipiq"
 
@@ -20,7 +20,7 @@ class PostgresAddress:
     """A checked URL and the reference of its password. Can be pickled; holds no secret."""
 
     url: str
-    password: SecretReference | None
+    password: SecretLocation | None
 
     @property
     def role(self) -> str:

@@ -9,6 +9,7 @@ import asyncpg
 import structlog
 
 from precipiq_core.contracts.database import Migration
+from precipiq_core.database.branches import OLDEST, missing_steps, version_table
 from precipiq_core.database.postgres_roles import ORG_SETTING, SCHEMA, Roles
 from precipiq_core.errors import DeploymentError
 
@@ -88,8 +89,6 @@ def _problems_of_memberships(roles: Roles, others: Sequence[Any]) -> Iterator[st
 
 async def _may_run_on_newer(connection: asyncpg.Connection, migration: Migration) -> bool:
     """Whether the newer program that migrated left room for this one: it took no step but those before its servers."""
-    from precipiq_core.database.branches import OLDEST, missing_steps, version_table
-
     table = f'{SCHEMA}."{version_table(migration.branch)}"'
     noted = await connection.fetchval("SELECT col_description(to_regclass($1), 1)", table) or ""
     oldest = noted.removeprefix(OLDEST)
@@ -102,8 +101,6 @@ async def _may_run_on_newer(connection: asyncpg.Connection, migration: Migration
 async def _problems_of_schema(
     connection: asyncpg.Connection, migrations: Sequence[Migration], tables: set[str]
 ) -> list[str]:
-    from precipiq_core.database.branches import missing_steps, version_table  # alembic, slow to import
-
     problems: list[str] = []
     before: list[str] = []
     after: list[str] = []

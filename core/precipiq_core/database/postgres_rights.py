@@ -18,7 +18,7 @@ from precipiq_core.database.branches import version_table
 from precipiq_core.database.postgres_roles import ENVIRONMENT_SETTING, ORG_SETTING, SCHEMA, Roles, quoted
 from precipiq_core.database.postgres_scram import scram_verifier
 from precipiq_core.errors import DeploymentError
-from precipiq_core.settings import SecretReference
+from precipiq_core.secret_location import SecretLocation
 
 _PINNED = {
     "search_path": f"{SCHEMA}, pg_temp",  # else PostgreSQL looks for temporary tables first
@@ -46,7 +46,7 @@ FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspna
 """
 
 
-async def make_roles(connection: asyncpg.Connection, roles: Roles, password: SecretReference | None) -> None:
+async def make_roles(connection: asyncpg.Connection, roles: Roles, password: SecretLocation | None) -> None:
     """Make what is missing of the roles and the schema. A role that exists keeps its password.
 
     Raises ``DeploymentError`` when the schema is somebody else's.

@@ -8,22 +8,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.database import Migration, Row, Statement
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, read_only_uri
+from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing
+from precipiq_core.database.sqlite_migrate import migrate, pending
+from precipiq_core.database.sqlite_plain import PlainReads, open_plain_reads
 from precipiq_core.database.sqlite_readers import SqliteReaders
 from precipiq_core.database.sqlite_tenant import TenantConnection, TenantTables
 from precipiq_core.database.sqlite_transactions import TransactionGuard
 from precipiq_core.database.sqlite_writer import SqliteWriter
 from precipiq_core.errors import DeploymentError, Unavailable
-
-if TYPE_CHECKING:
-    from precipiq_core.database.databases_library import PlainReads
 
 T = TypeVar("T")
 
@@ -63,8 +62,6 @@ class SqliteDatabase:
 
     def migrate(self, migrations: Sequence[Migration], *, post: bool = True) -> list[str]:
         """See ``ManagedDatabase.migrate``. Safe beside other processes that do the same; takes steps of both phases."""
-        from precipiq_core.database.sqlite_migrate import migrate  # alembic takes a third of a second to import
-
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return migrate(self.path, migrations)
 
@@ -86,8 +83,6 @@ class SqliteDatabase:
                 self._plain = None
 
     def _settle_schema(self, migrations: Sequence[Migration]) -> None:
-        from precipiq_core.database.sqlite_migrate import pending
-
         waiting = pending(self.path, migrations)
         if waiting and self.settings.migrate_at_start:
             for revision in self.migrate(migrations):
@@ -98,8 +93,6 @@ class SqliteDatabase:
             )
 
     async def _open(self, tables: TenantTables, stack: AsyncExitStack) -> None:
-        from precipiq_core.database.databases_library import open_sqlite_reads  # SQLAlchemy, as above
-
         settings, timeout_s = self.settings, self.settings.busy_timeout_s
         self._writer = SqliteWriter(
             self._connect_writer, queue_max=settings.writer_queue_max, group_rows_max=settings.group_rows_max
@@ -114,7 +107,7 @@ class SqliteDatabase:
         )
         await self._readers.start()
         stack.push_async_callback(self._readers.close)
-        self._plain = await stack.enter_async_context(open_sqlite_reads(read_only_uri(self.path), timeout_s))
+        self._plain = await stack.enter_async_context(open_plain_reads(partial(open_for_reading, self.path, timeout_s)))
 
     def _connect_writer(self) -> sqlite3.Connection:
         connection = open_for_writing(self.path, self.settings.busy_timeout_s, checkpoints=self._checkpoints)

@@ -9,14 +9,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import cast
-
-from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.pool import StaticPool
+from typing import TYPE_CHECKING, cast
 
 from precipiq_core.contracts.database import Migration
 from precipiq_core.database.branches import missing_steps, take_step, version_table
 from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, translating
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 LOCK_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 5.0
@@ -57,6 +57,9 @@ def pending(path: Path, migrations: Sequence[Migration]) -> list[str]:
 @contextmanager
 def _locked(path: Path) -> Iterator[Connection]:
     """A connection inside one write transaction, which makes DDL all or nothing and keeps other migrations out."""
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.pool import StaticPool
+
     raw = open_for_writing(path, LOCK_TIMEOUT_S)
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
     try:

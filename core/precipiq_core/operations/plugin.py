@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
+from precipiq_core.cli.vault_index import VAULT_COMMANDS
 from precipiq_core.contracts.vault import KeyVault
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.http.envelope import Answer, encode, send_answer
@@ -53,11 +54,7 @@ class Operations(PluginBase[PluginConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        if services.find(KeyVault) is None:  # type: ignore[type-abstract]
-            return []
-        from precipiq_core.operations.vault_commands import vault_group  # it runs whole deployments, this plugin too
-
-        return [vault_group]
+        return () if services.find(KeyVault) is None else VAULT_COMMANDS  # type: ignore[type-abstract]
 
     async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_answer(send, Answer(200, self._document))

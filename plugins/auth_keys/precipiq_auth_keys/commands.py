@@ -8,7 +8,7 @@ from typing import cast
 
 import click
 
-from precipiq_auth_keys.routes import key_record, new_key_record
+from precipiq_auth_keys.records import key_record, new_key_record
 from precipiq_auth_keys.service import KeyService, NewKey
 from precipiq_auth_keys.store import KeyRecord, Organisation
 from precipiq_core.cli.context import run_in_deployment

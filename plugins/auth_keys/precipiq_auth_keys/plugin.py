@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, WindowCounter
 from precipiq_auth_keys.authenticator import KeyAuthenticator
-from precipiq_auth_keys.commands import keys_group, orgs_group
+from precipiq_auth_keys.command_index import COMMANDS
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.first_start import first_start
 from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
-from precipiq_auth_keys.routes import KeyRoutes
 from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
@@ -25,12 +24,13 @@ from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.plans import Plans
-from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint
 
 REVOCATION_WITHIN_S = 5.0
 """The contract: a revocation takes effect on every node within this time."""
@@ -102,6 +102,8 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
+        from precipiq_auth_keys.routes import KeyRoutes
+
         return KeyRoutes(services.get(KeyService), self.config).endpoints()
 
     @hookimpl
@@ -110,7 +112,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [orgs_group, keys_group]
+        return COMMANDS
 
     @hookimpl
     def secret_names(self, services: Services) -> Sequence[str]:

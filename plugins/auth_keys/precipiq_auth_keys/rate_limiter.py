@@ -9,16 +9,19 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from limits.aio.storage import MemoryStorage
 
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import RateGroup, RateState
 from precipiq_core.contracts.chain import Chain
 from precipiq_core.contracts.plans import PlanLimits, Plans
+
+if TYPE_CHECKING:
+    from limits.aio.storage import MemoryStorage
 
 WINDOW_S = 1
 KEY_PREFIX = "precipiq:rate:"
@@ -59,7 +62,12 @@ class LocalCounter:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._storage = MemoryStorage()
+
+    @cached_property
+    def _storage(self) -> MemoryStorage:
+        from limits.aio.storage import MemoryStorage
+
+        return MemoryStorage()
 
     async def hit(self, key: str) -> Count:
         hits = await self._storage.incr(key, WINDOW_S)
@@ -68,6 +76,7 @@ class LocalCounter:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        assert self._storage is not None, "it is imported before the first request"
         log.info("rate limits count per process: each server process has counters of its own", storage="memory")
         yield
 

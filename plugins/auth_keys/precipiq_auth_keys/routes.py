@@ -7,9 +7,9 @@ from typing import Any
 
 from precipiq_auth_keys import models
 from precipiq_auth_keys.config import AuthKeysConfig
-from precipiq_auth_keys.service import KeyService, NewKey
-from precipiq_auth_keys.store import KeyRecord
-from precipiq_core.clock import format_timestamp, parse_timestamp
+from precipiq_auth_keys.records import key_record, new_key_record
+from precipiq_auth_keys.service import KeyService
+from precipiq_core.clock import parse_timestamp
 from precipiq_core.errors import ValidationFailed
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
 
@@ -83,28 +83,3 @@ def _refuse_idempotency_key(call: Call[Any, Any]) -> None:
     if call.idempotency_key is not None:
         problem = "is not possible here: an answer that holds a key is never stored"
         raise ValidationFailed(details={"Idempotency-Key": [problem]})
-
-
-def key_record(key: KeyRecord) -> dict[str, object]:
-    """A key in the contract's shape."""
-    return {
-        "id": key.key_id,
-        "prefix": key.prefix,
-        "last_four": key.last_four,
-        "environment": key.chain.environment,
-        "scopes": list(key.scopes),
-        "created_at": format_timestamp(key.created_us),
-        "expires_at": _moment(key.expires_us),
-        "last_used_at": _moment(key.last_used_us),
-        "revoked_at": _moment(key.revoked_us),
-        "replaced_by": key.replaced_by,
-    }
-
-
-def new_key_record(new: NewKey) -> dict[str, object]:
-    """A new key in the contract's shape, with its secret."""
-    return {**key_record(new.record), "key": new.secret}
-
-
-def _moment(us: int | None) -> str | None:
-    return None if us is None else format_timestamp(us)

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import click
 
 from precipiq_billing.deliveries import Deliveries
-from precipiq_billing.endpoint_routes import endpoint_record
+from precipiq_billing.endpoint_records import endpoint_record
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.errors import NotAStripeEvent

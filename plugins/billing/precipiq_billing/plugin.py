@@ -10,24 +10,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from precipiq_billing.commands import stripe_group
+from precipiq_billing.command_index import COMMANDS
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.delivery_store import DeliveryStore
-from precipiq_billing.endpoint_routes import EndpointRoutes
 from precipiq_billing.endpoint_store import EndpointStore
 from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
 from precipiq_billing.kinds import kinds
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.metrics import DeliveryMetrics
-from precipiq_billing.plans.commands import plans_group
-from precipiq_billing.plans.models import PlanWebhookOut
-from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes, PlanWebhook
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import SubscriptionStore
-from precipiq_billing.routes import FinancialEventRoutes
 from precipiq_billing.service import FinancialEvents
-from precipiq_billing.webhooks import ENDPOINT_PATH, RawWebhook, StripeWebhooks
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
@@ -35,13 +29,14 @@ from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _COLUMNS = ("org_id", "environment")
@@ -89,6 +84,8 @@ class BillingPlugin(PluginBase[BillingConfig]):
         self._book: PlanBook | None = None
         if config.plans is not None:
             self._book = PlanBook(SubscriptionStore(database), config.plans, clock)
+            from precipiq_billing.plans.routes import PlanWebhook
+
             self._plan_webhook = PlanWebhook(self._book, config.plans, clock)
         services.provide(Plans, self._book or UnlimitedPlans())  # type: ignore[type-abstract]
         services.provide(FinancialEvents, events)
@@ -103,6 +100,13 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        from precipiq_billing.endpoint_records import ENDPOINT_PATH
+        from precipiq_billing.endpoint_routes import EndpointRoutes
+        from precipiq_billing.plans.models import PlanWebhookOut
+        from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes
+        from precipiq_billing.routes import FinancialEventRoutes
+        from precipiq_billing.webhooks import RawWebhook, StripeWebhooks
+
         http = services.get(HttpSettings)
         clock = services.get(Clock)  # type: ignore[type-abstract]
         body_bytes_max = self.config.webhook_body_bytes_max
@@ -129,7 +133,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [stripe_group, plans_group]
+        return COMMANDS
 
     @hookimpl
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:

@@ -25,7 +25,6 @@ from precipiq_core.http.envelope import Answer, error_answer, send_answer, succe
 from precipiq_core.settings import HttpSettings
 
 SIGNATURE = "stripe-signature"
-ENDPOINT_PATH = "/api/v1/webhooks/stripe/{endpoint_id}"
 
 _ERRORS = (
     "signature_invalid",

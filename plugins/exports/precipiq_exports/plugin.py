@@ -20,12 +20,10 @@ from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
-from precipiq_exports.bundle_commands import bundle_group
-from precipiq_exports.commands import ledger_group, signing_keys_group
+from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig
 from precipiq_exports.job_store import JobStore
 from precipiq_exports.kinds import KINDS
@@ -33,7 +31,6 @@ from precipiq_exports.leases import LeaseKeeper
 from precipiq_exports.local_bundles import LocalBundles
 from precipiq_exports.maker import BundleMaker, MakerOptions
 from precipiq_exports.metrics import ExportMetrics
-from precipiq_exports.routes import ExportRoutes, PublishedKeys
 from precipiq_exports.runner import ExportRunner, RunnerLimits
 from precipiq_exports.service import ExportService, ServiceLimits
 from precipiq_exports.signer import Signer
@@ -43,6 +40,8 @@ from precipiq_exports.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES = {
@@ -118,6 +117,8 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+        from precipiq_exports.routes import ExportRoutes, PublishedKeys
+
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
         published = PublishedKeys(keys, limiter, self.config, services.get(Clock))  # type: ignore[type-abstract]
@@ -130,7 +131,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [ledger_group, signing_keys_group, bundle_group]
+        return COMMANDS
 
     @hookimpl
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:

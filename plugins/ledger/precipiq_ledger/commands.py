@@ -18,7 +18,7 @@ from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import PrecipiqError
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.services import Services
-from precipiq_ledger.routes import verdict_record
+from precipiq_ledger.records import verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
 

@@ -16,31 +16,24 @@ from precipiq_core.contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_core.contracts.ledger import ChainAudit, Ledger
 from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers
 from precipiq_core.contracts.secrets import MasterKey
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_core.errors import DeploymentError
-from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, suggest
-from precipiq_ledger.checkpoint_exchange import CheckpointExchange
-from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
-from precipiq_ledger.commands import ledger_group
+from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
-from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
-from precipiq_ledger.routes import LedgerRoutes
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
 if TYPE_CHECKING:
     import click
 
+    from precipiq_core.http.endpoint import Endpoint
+
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
-_OWN_DRIVERS = {"sqlite": SqliteDriver.name, "postgresql": PostgresDriver.name}
+_OWN_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgres"}
 
 
 class LedgerPlugin(PluginBase[LedgerConfig]):
@@ -95,11 +88,11 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
         database = services.find(Database)  # type: ignore[type-abstract]
         scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
-        if isinstance(database, SqliteDatabase):
-            return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
-        if isinstance(database, PostgresDatabase):
-            return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]
-        return []
+        if database is None:
+            return []
+        if database.dialect == "postgresql":
+            return _postgres_driver(database, scan_rows_max, poll_s)
+        return _sqlite_driver(database, scan_rows_max, poll_s)
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
@@ -115,11 +108,13 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
         service, verifier = services.get(LedgerService), services.get(Verifier)
+        from precipiq_ledger.routes import LedgerRoutes
+
         return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings)).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [ledger_group]
+        return COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
@@ -141,6 +136,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _followers(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
+
         service, config = services.get(LedgerService), self.config
         runner = FollowerRunner(
             service,
@@ -158,6 +155,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
+        from precipiq_ledger.checkpointer import Checkpointer
+
         signer = CheckpointSigner(services.get(MasterKey))  # type: ignore[type-abstract]
         store = services.get(LedgerService).store
         clock = services.get(Clock)  # type: ignore[type-abstract]
@@ -166,6 +165,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         tasks = [asyncio.create_task(checkpointer.run())]
         exchange = None
         if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
+            from precipiq_ledger.checkpoint_exchange import CheckpointExchange
+
             exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)  # type: ignore[type-abstract]
             tasks.append(asyncio.create_task(exchange.run()))
         try:
@@ -197,3 +198,21 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
             problem = f"plugins.ledger.driver: {name!r} serves one process only, and server.workers is {workers}"
             raise DeploymentError([problem])
         return drivers[name]
+
+
+def _sqlite_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
+    from precipiq_core.database.sqlite import SqliteDatabase
+    from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+
+    if not isinstance(database, SqliteDatabase):
+        return []
+    return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
+
+
+def _postgres_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
+    from precipiq_core.database.postgres import PostgresDatabase
+    from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+
+    if not isinstance(database, PostgresDatabase):
+        return []
+    return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]

@@ -1,11 +1,13 @@
-"""Entries in the shapes of the REST contract: a decision's record, a receipt, a raw entry. Pure."""
+"""Entries in the shapes of the REST contract: a decision's record, a receipt, a raw entry, a verdict. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from precipiq_core.chain_format import parse_statement, statement_id, statement_prev_hash, statement_timestamp
 from precipiq_core.contracts.chain import Entry
+from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.entry_record import RecordFields, entry_record_json
 
 DECISION = "decision"
@@ -41,3 +43,23 @@ def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     changes its form on the way.
     """
     return entry_record_json(entry, _FIELDS, redaction_id)
+
+
+def verdict_record(verdict: ChainVerdict) -> Record:
+    """A verdict in the contract's shape."""
+    broken = verdict.broken
+    return {
+        "is_valid": verdict.is_valid,
+        "verdict": verdict.verdict,
+        "records_checked": verdict.checked_count,
+        "first_broken_link": None if broken is None else asdict(broken),
+        "reason": None if broken is None else broken.reason,
+        "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
+        "from_seq": verdict.from_seq,
+        "checkpoints": {
+            "compared": verdict.checkpoints.compared_count,
+            "signatures_checked": verdict.checkpoints.signatures_checked_count,
+            "newest_seq": verdict.checkpoints.newest_seq,
+        },
+        "unchecked": list(verdict.unchecked),
+    }

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from precipiq_core.clock import parse_end, parse_timestamp
 from precipiq_core.contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_core.contracts.entry_store import EntryQuery
-from precipiq_core.contracts.ledger import ChainVerdict
 from precipiq_core.errors import NotFound, ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, LateReply, NoBody, NoQuery, Reply
@@ -176,7 +174,9 @@ class LedgerRoutes:
         auditor = self._service.store.auditor()
 
         async def work() -> object:
-            return verdict_record(await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq))
+            return records.verdict_record(
+                await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq)
+            )
 
         return LateReply(work())
 
@@ -184,23 +184,3 @@ class LedgerRoutes:
         if not entries:
             return []
         return [raw_json(text) for text in await self._service.present_decisions(entries[0].chain, entries)]
-
-
-def verdict_record(verdict: ChainVerdict) -> records.Record:
-    """A verdict in the contract's shape."""
-    broken = verdict.broken
-    return {
-        "is_valid": verdict.is_valid,
-        "verdict": verdict.verdict,
-        "records_checked": verdict.checked_count,
-        "first_broken_link": None if broken is None else asdict(broken),
-        "reason": None if broken is None else broken.reason,
-        "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
-        "from_seq": verdict.from_seq,
-        "checkpoints": {
-            "compared": verdict.checkpoints.compared_count,
-            "signatures_checked": verdict.checkpoints.signatures_checked_count,
-            "newest_seq": verdict.checkpoints.newest_seq,
-        },
-        "unchecked": list(verdict.unchecked),
-    }

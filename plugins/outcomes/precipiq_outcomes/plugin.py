@@ -14,12 +14,11 @@ from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.followers import Follower
 from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings
 from precipiq_outcomes.analytics import Analytics
-from precipiq_outcomes.commands import outcomes_group
+from precipiq_outcomes.command_index import COMMANDS
 from precipiq_outcomes.config import OutcomesConfig
 from precipiq_outcomes.correlator import Correlator
 from precipiq_outcomes.estimator import Estimator
@@ -28,12 +27,13 @@ from precipiq_outcomes.liability import RiskModel
 from precipiq_outcomes.link_store import LinkStore
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import TABLES, ProjectionStore
-from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
 from precipiq_outcomes.service import LinkService
 from precipiq_outcomes.sums import Sums
 
 if TYPE_CHECKING:
     import click
+
+    from precipiq_core.http.endpoint import Endpoint
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _COLUMNS = ("org_id", "environment")
@@ -82,6 +82,8 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
+        from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
+
         links = LinkRoutes(services.get(LinkService), services.get(HttpSettings))
         return [*links.endpoints(), *AnalyticsRoutes(services.get(Analytics)).endpoints()]
 
@@ -95,7 +97,7 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [outcomes_group]
+        return COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

@@ -19,7 +19,7 @@ from precipiq_core.clock import Randomness
 from precipiq_core.contracts.vault import SECRET_BYTES_MAX, Context
 from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 from precipiq_core.key_files import create_key_file
-from precipiq_core.settings import SecretReference
+from precipiq_core.secret_location import SecretLocation
 
 VERSION = 1
 KEY_BYTES = 32
@@ -49,8 +49,8 @@ class LocalVaultAccess:
     Keys are read anew by each call: what changes on disk needs no restart.
     """
 
-    master_key: SecretReference
-    previous_master_keys: tuple[SecretReference, ...]
+    master_key: SecretLocation
+    previous_master_keys: tuple[SecretLocation, ...]
     randomness: Randomness
 
     def wrap(self, secret: bytes, context: Context) -> bytes:
@@ -105,7 +105,7 @@ class LocalVaultAccess:
         return create_key_file(path, self.randomness, where="plugins.vault_local.master_key")
 
 
-def read_master_key(reference: SecretReference) -> bytes:
+def read_master_key(reference: SecretLocation) -> bytes:
     """The 32 bytes. Raises ``Unavailable`` when they are missing or something else."""
     try:
         text = reference.reveal()

@@ -32,7 +32,8 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
     def provide(self, services: Services) -> None:
         config = self.config
         randomness = services.get(Randomness)  # type: ignore[type-abstract]
-        self._vault = LocalVault(LocalVaultAccess(config.master_key, config.previous_master_keys, randomness))
+        previous = tuple(reference.location for reference in config.previous_master_keys)
+        self._vault = LocalVault(LocalVaultAccess(config.master_key.location, previous, randomness))
         ready = Gauge(
             "precipiq_vault_ready",
             "1: the vault has its master key",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
 
@@ -14,14 +14,15 @@ from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.plans import Plans
 from precipiq_core.contracts.registries import EntryKinds
-from precipiq_core.http.endpoint import Endpoint
-from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.metrics import StreamMetrics
-from precipiq_ws_stream.routes import StreamRoutes
 from precipiq_ws_stream.service import Streams
+
+if TYPE_CHECKING:
+    from precipiq_core.http.endpoint import Endpoint
+    from precipiq_core.http.websocket import WebSocketEndpoint
 
 
 class WsStreamPlugin(PluginBase[WsStreamConfig]):
@@ -47,6 +48,8 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint]:
+        from precipiq_ws_stream.routes import StreamRoutes
+
         return StreamRoutes(services.get(Streams), self.config).endpoints()
 
     @hookimpl

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from acme_plugin.commands import acme_group
+from acme_plugin.command_index import COMMANDS
 from acme_plugin.config import AcmeConfig
 from acme_plugin.driver import JsonlDriver, JsonlLimits
 from acme_plugin.routes import NoteRoutes
@@ -48,7 +48,7 @@ class AcmePlugin(PluginBase[AcmeConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return [acme_group]
+        return COMMANDS
 
     @hookimpl
     def middleware(self, services: Services) -> Sequence[LayeredMiddleware]:

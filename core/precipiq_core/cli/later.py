@@ -1,0 +1,39 @@
+"""Commands that are listed before they are imported: what runs one costs the others no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+
+class Later(click.Command):
+    """Stands for the command or group at ``where`` (``module:attribute``), which is imported when it is entered.
+
+    ``help``: the first line of its help, which lists show.
+    """
+
+    def __init__(self, name: str, help: str, where: str) -> None:
+        super().__init__(name, help=help)
+        self._where = where
+
+    def load(self) -> click.Command:
+        """The command itself."""
+        module, _, attribute = self._where.partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        return self.load().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return ctx.command.invoke(ctx)
+
+
+NO_COMMANDS: Sequence[click.Command] = ()
+"""What a plugin without commands names in the group ``precipiq.commands``, so that it need not be asked."""

@@ -1,0 +1,16 @@
+"""What a plugin contributed, with its owner's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution(Generic[T]):
+    """``owner``: the plugin's name."""
+
+    owner: str
+    value: T

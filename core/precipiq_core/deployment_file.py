@@ -1,0 +1,27 @@
+"""The deployment file as a document, before anything in it is checked."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from precipiq_core.errors import DeploymentError
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The parsed file. Raises ``DeploymentError`` when it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DeploymentError([f"deployment file {path} cannot be read: {reason}"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise DeploymentError([f"deployment file {path} is not TOML: {error}"]) from error
+
+
+def named_plugins(document: dict[str, Any]) -> Collection[str]:
+    """The plugins that a document enables; variables cannot add any."""
+    tables = document.get("plugins")
+    return list(tables) if isinstance(tables, dict) else ()

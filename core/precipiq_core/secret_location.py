@@ -1,0 +1,28 @@
+"""Where a secret lies, as processes hand it to each other: never the secret, and nothing that takes long to import."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from precipiq_core.errors import DeploymentError
+from precipiq_core.key_files import read_key_file
+
+
+@dataclass(frozen=True, slots=True)
+class SecretLocation:
+    """A file or an environment variable: exactly one of the two. The setting is ``settings.SecretReference``."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    def reveal(self) -> str:
+        """The secret, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
+        if self.file is not None:
+            return read_key_file(self.file)
+        assert self.env is not None
+        secret = os.environ.get(self.env, "").strip()
+        if not secret:
+            raise DeploymentError([f"the secret in environment variable {self.env} is missing or empty"])
+        return secret

@@ -1,0 +1,7 @@
+"""The commands of ``ledger`` by name; what runs them is imported when one is entered."""
+
+from __future__ import annotations
+
+from precipiq_core.cli.later import Later
+
+COMMANDS = (Later("ledger", "Whole chains: verify them, write them out.", "precipiq_ledger.commands:ledger_group"),)
