@@ -31,7 +31,13 @@ Collecting one==1 (from -r requirements.lock (line 1))
 Processing ./somewhere/two_b-2.0-cp311-cp311-linux.whl (from -r requirements.lock (line 3))
 Installing collected packages: one, two-b
 """
-LOCK = f"one==1 \\\n    --hash=sha256:{'0' * 64}\npip==26 \\\n    --hash=sha256:{'1' * 64}\n    # via -r project-files\nthree==3\n"
+LOCK = f"""one==1 \\
+    --hash=sha256:{"0" * 64}
+pip==26 \\
+    --hash=sha256:{"1" * 64}
+    # via -r project-files
+three==3
+"""
 
 
 @dataclass(frozen=True, slots=True)
