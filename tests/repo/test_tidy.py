@@ -1,4 +1,4 @@
-"""The repository as a test: sizes, docstrings, banned calls, the rooms of a plugin, members, the lock, what is tracked.
+"""The repository as a test: sizes, docstrings, banned calls, the rooms of a plugin, members, what is tracked.
 
 Modelled on tigerbeetle's tidy. Owns no behaviour of the product: what ruff, mypy and import-linter see is theirs.
 """
@@ -217,8 +217,13 @@ def test_the_environment_holds_every_member_as_its_project_file_says(member: str
     project = _project(member)
     installed = distribution(project["name"])
     assert installed.version == project["version"]
+    optional = {
+        f'{each}; extra == "{extra}"'
+        for extra, requirements in project.get("optional-dependencies", {}).items()
+        for each in requirements
+    }
     assert set(map(str, map(Requirement, installed.requires or []))) == {
-        str(Requirement(each)) for each in project["dependencies"]
+        str(Requirement(each)) for each in {*project["dependencies"], *optional}
     }
     declared = {
         (group, name, value)
@@ -235,36 +240,6 @@ def test_the_environment_holds_every_member_as_its_project_file_says(member: str
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_member_supports_the_same_pythons(member: str) -> None:
     assert _project(member)["requires-python"] == ">=3.11,<3.14"
-
-
-def test_every_dependency_of_a_member_is_an_input_of_the_lock() -> None:
-    inputs = set(map(str, _requirements(ROOT / "requirements.in")))
-    own = {_project(member)["name"] for member in MEMBERS}
-    wanted = {str(Requirement(each)) for member in MEMBERS for each in _project(member)["dependencies"]}
-    assert wanted - own - inputs == set()
-
-
-@pytest.mark.parametrize(
-    ("inputs", "lock"), [("requirements.in", "requirements.lock"), ("tests/sdk.in", "tests/sdk.lock")]
-)
-def test_the_lock_pins_each_input_with_hashes_and_names_no_host(inputs: str, lock: str) -> None:
-    text = (ROOT / lock).read_text(encoding="utf-8")
-    assert "://" not in text
-    assert "--index" not in text
-    pins: dict[str, list[Requirement]] = {}
-    for block in re.split(r"\n(?=\S)", text.strip()):
-        pin = Requirement(block.partition(" \\\n")[0])
-        assert re.fullmatch(r"==[^*,]+", str(pin.specifier)), block.partition("\n")[0]
-        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", block), f"{pin.name} has no hash"
-        pins.setdefault(canonicalize_name(pin.name), []).append(pin)
-    for wanted in _requirements(ROOT / inputs):
-        for pin in pins[canonicalize_name(wanted.name)]:
-            assert str(pin.specifier).removeprefix("==") in wanted.specifier, f"{pin} is not {wanted}"
-
-
-def _requirements(path: Path) -> list[Requirement]:
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [Requirement(line) for line in lines if line]
 
 
 def test_the_fence_around_contracts_names_every_module_of_core() -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.errors import DeploymentError
+from precipiq_core.extras import require_extra
 
 _SQLITE = "sqlite:///"
 
@@ -53,6 +54,7 @@ def _sqlite(settings: DatabaseSettings, data_dir: Path, *, checkpoints: bool) ->
 
 
 def _postgres(settings: DatabaseSettings) -> ManagedDatabase:
+    require_extra("database.url", "asyncpg", "precipiq-core", "postgres")
     from precipiq_core.database.postgres import PostgresDatabase
     from precipiq_core.database.postgres_address import address_problems
 

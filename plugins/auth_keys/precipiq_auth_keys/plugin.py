@@ -24,6 +24,7 @@ from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.plans import Plans
+from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 
@@ -52,6 +53,11 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter, KeyService)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
+
+    def __init__(self, config: AuthKeysConfig) -> None:
+        if config.rate_limit_redis_url is not None:
+            require_extra("plugins.auth_keys.rate_limit_redis_url", "redis", "precipiq-auth-keys", "redis")
+        super().__init__(config)
 
     @hookimpl
     def provide(self, services: Services) -> None:

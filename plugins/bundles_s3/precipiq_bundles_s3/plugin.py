@@ -10,6 +10,7 @@ from precipiq_bundles_s3.bucket import BucketSettings
 from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_bundles_s3.service import S3Bundles
 from precipiq_core.contracts.bundle_store import BundleStore
+from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 
@@ -20,6 +21,10 @@ class BundlesS3Plugin(PluginBase[BundlesS3Config]):
     name = "bundles_s3"
     Config = BundlesS3Config
     provides: ClassVar[tuple[type, ...]] = (BundleStore,)
+
+    def __init__(self, config: BundlesS3Config) -> None:
+        require_extra("plugins.bundles_s3", "boto3", "precipiq-bundles-s3", "aws")
+        super().__init__(config)
 
     @hookimpl
     def provide(self, services: Services) -> None:

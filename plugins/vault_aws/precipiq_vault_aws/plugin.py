@@ -12,6 +12,7 @@ import structlog
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.vault import KeyVault
 from precipiq_core.errors import PrecipiqError
+from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_vault_aws.config import VaultAwsConfig
@@ -27,6 +28,10 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
     name = "vault_aws"
     Config = VaultAwsConfig
     provides: ClassVar[tuple[type, ...]] = (KeyVault,)
+
+    def __init__(self, config: VaultAwsConfig) -> None:
+        require_extra("plugins.vault_aws", "boto3", "precipiq-vault-aws", "aws")
+        super().__init__(config)
 
     @hookimpl
     def provide(self, services: Services) -> None:

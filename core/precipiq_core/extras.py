@@ -1,0 +1,21 @@
+"""Packages that only some deployments need, which an installation leaves out until an operator asks for them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from precipiq_core.errors import DeploymentError
+
+
+def require_extra(wanted_by: str, package: str, distribution: str, extra: str) -> None:
+    """Nothing when the import package is there. ``wanted_by``: the setting or table that asks for it.
+
+    Raises ``DeploymentError``, which names the extra of the distribution and how to install it.
+    """
+    if find_spec(package) is None:
+        raise DeploymentError(
+            [
+                f"{wanted_by}: needs the package {package}, which is not installed: "
+                f"run `scripts/bootstrap --extra {extra}` (it is in {distribution}[{extra}])"
+            ]
+        )
