@@ -14,6 +14,8 @@ import pytest
 from precipiq_auth_keys.secret_format import is_well_formed
 from precipiq_testkit.server import ServerProcess
 
+pytestmark = pytest.mark.system
+
 KEY = re.compile(r"pq_(?:live|test)_[0-9A-Za-z]{49}")
 UNSAFE = "the database loses acknowledged entries when it crashes: fsync or full_page_writes is off"
 

@@ -13,6 +13,8 @@ import pytest
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 
+pytestmark = pytest.mark.system
+
 OTHER_PLUGIN = "\n[plugins.ledgr]\n"
 
 

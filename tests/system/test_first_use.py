@@ -16,6 +16,8 @@ from .client import Client
 from .sdk_environment import sdk_python
 from .stored import places_with
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def on_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:

@@ -28,6 +28,8 @@ from tests.effort import rounds
 
 from .client import Client, decision
 
+pytestmark = pytest.mark.system
+
 ROUNDS = rounds(9, long=50)
 NODES = 3
 WRITERS = 6

@@ -22,6 +22,8 @@ from precipiq_testkit.server import running_server
 from .client import Client
 from .sdk_environment import sdk_python
 
+pytestmark = pytest.mark.system
+
 SCENARIOS = Path(__file__).with_name("sdk_adapters.py")
 REPLY = "It costs 12 €, Zoë 🚀."
 QUESTION = "{'article': 'lamp', 'quantity': 3}"
