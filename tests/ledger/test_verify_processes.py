@@ -58,7 +58,7 @@ async def test_a_verifying_process_that_is_killed_is_no_verdict(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(Suicidal, "__module__", name)
     monkeypatch.setitem(sys.modules, name, sys.modules[__name__])
-    verifier = Verifier(HkdfMasterKey(b"k" * 32), files, IN_PROCESSES)
+    verifier = Verifier(HkdfMasterKey("k" * 32), files, IN_PROCESSES)
     async with asyncio.timeout(60):
         for _ in range(3):  # the places are given back
             with pytest.raises(Unavailable, match="without a result"):

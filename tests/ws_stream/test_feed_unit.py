@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from precipiq_core.contracts.auth import Principal
-from precipiq_core.contracts.chain import Chain, Entry
 from precipiq_core.errors import Unavailable
 from precipiq_testkit.clock import ManualClock
 from precipiq_ws_stream.access import TRUSTED_S, KeyAccess, Keys
@@ -193,71 +192,6 @@ async def test_what_was_handed_over_before_an_eviction_is_never_repeated(world: 
         assert transport.ending == Ending(4508, f"resume={transport.seqs[-1]}")
         received += transport.seqs
     assert received == list(range(1, 501))
-
-
-async def test_a_redaction_clears_what_is_kept_of_its_chain(world: World) -> None:
-    _, live = await world.subscribe()
-    [target, *_] = await world.ledger.fill(20)
-    _, early = await world.subscribe(0)
-    await eventually(lambda: len(early.frames) == len(live.frames) == 20)
-    assert b'"payload":null' not in early.frames[0].text
-    await world.ledger.writer.redact(CHAIN, target)
-    await eventually(lambda: len(live.frames) == 21)
-    _, late = await world.subscribe(0)
-    await eventually(lambda: len(late.frames) == 21)
-    assert b'"payload":null' in late.frames[0].text
-
-
-async def test_a_redaction_drops_the_pages_that_were_kept_for_others() -> None:
-    async with a_world(recent_bytes_max=0) as world:
-        _, live = await world.subscribe()
-        [target, *_] = await world.ledger.fill(20)
-        _, early = await world.subscribe(0)
-        await eventually(lambda: len(early.frames) == len(live.frames) == 20)
-        await world.ledger.writer.redact(CHAIN, target)
-        await eventually(lambda: len(live.frames) == 21)
-        _, late = await world.subscribe(0)
-        await eventually(lambda: len(late.frames) == 21)
-        assert b'"payload":null' in late.frames[0].text
-
-
-async def test_a_page_that_was_being_read_when_something_was_erased_is_not_kept(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await world.ledger.fill(10)
-    size = PageSize(200, 128 * 1024)
-    read, erased = world.ledger.read, asyncio.Event()
-
-    async def slowly(chain: Chain, after_seq: int, limit: int) -> Sequence[Entry]:
-        entries = await read(chain, after_seq, limit)
-        await erased.wait()
-        return entries
-
-    monkeypatch.setattr(world.ledger, "read", slowly)
-    reading = asyncio.create_task(world.replays.page(CHAIN, START, EVERYTHING, size))
-    await eventually(lambda: len(world.ledger.reads) == 1)
-    world.replays.forget(CHAIN)
-    erased.set()
-    await reading
-    await world.replays.page(CHAIN, START, EVERYTHING, size)
-    assert len(world.ledger.reads) == 2
-
-
-async def test_a_redaction_while_nobody_streams_is_no_less_one() -> None:
-    """Pages that a replay left behind would show what was erased when the feed was closed."""
-    async with a_world(recent_bytes_max=0) as world:
-        [target, *_] = await world.ledger.fill(20)
-        _, early = await world.subscribe(0)
-        await eventually(lambda: len(early.frames) == 20)
-        [task] = world.open.values()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        world.clock.advance(31)
-        await world.feeds.close_idle()
-        await world.ledger.writer.redact(CHAIN, target)
-        _, late = await world.subscribe(0)
-        await eventually(lambda: len(late.frames) == 21)
-        assert b'"payload":null' in late.frames[0].text
 
 
 async def test_a_ledger_that_is_away_holds_streams_up_and_ends_none(world: World) -> None:
