@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,13 @@ from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
 from tests.system.organisations import organisations
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile once what hundreds of processes import: with PYTHONDONTWRITEBYTECODE, each would compile it anew."""
+    if not hasattr(session.config, "workerinput"):
+        for folder in ("core", "plugins", "tests/testkit"):
+            compileall.compile_dir(Path(__file__).parents[1] / folder, quiet=2)
 
 
 @pytest.fixture(scope="session")
