@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -35,6 +37,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return WORKERS_PER_CORE * len(os.sched_getaffinity(0))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile once what hundreds of processes import: with PYTHONDONTWRITEBYTECODE, each would compile it anew."""
+    if not hasattr(session.config, "workerinput"):
+        for folder in ("core", "plugins", "tests/testkit"):
+            compileall.compile_dir(Path(__file__).parents[1] / folder, quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,158 @@
+"""What a start costs: CPU and wall seconds of commands, of a server until it answers, and of the child processes.
+
+Medians of BENCH_STARTS (9), each beside a bare ``python -c "import starlette, hypercorn"``, taken in turns with it so that
+other load weighs on both. The processes of a server are counted apart from it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from precipiq_core.clock import SystemRandomness
+from precipiq_core.contracts.chain import Chain
+from precipiq_core.master_key import MasterKeyFile
+from precipiq_core.secret_location import SecretLocation
+from precipiq_core.secret_process_main import framed
+from precipiq_exports.signing_servant import SigningServant
+from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
+from precipiq_ledger.verify import GENESIS
+from precipiq_ledger.verify_worker import Task
+from precipiq_testkit.server import ServerProcess, running_server
+from precipiq_vault_local.keys import LocalVaultAccess
+
+STARTS = int(os.environ.get("BENCH_STARTS", "9"))
+EMBEDDED = Path(__file__).parents[2] / "deployments/embedded/precipiq.toml"
+BARE = ("-c", "import starlette, hypercorn")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_ADDRESS = re.compile(rb'"addresses":\s*\["([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU of the process alone, user and system; and time on the wall."""
+
+    cpu_s: float
+    wall_s: float
+
+
+class Starts:
+    """Starts processes over the data folder of a server that was stopped."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._environment = {
+            **os.environ,
+            "PRECIPIQ_CONFIG": str(EMBEDDED),
+            "PRECIPIQ_DATA_DIR": str(server.data_dir),
+            "PRECIPIQ__SERVER__BIND": "127.0.0.1:0",
+        }
+
+    def python(self, *arguments: str, sends: bytes = b"", ends_first: bool = False) -> Cost:
+        """A process with that on its standard input, until it ends. ``ends_first``: it would end when that is closed."""
+        started_s = time.perf_counter()
+        process = self._popen(*arguments)
+        assert process.stdin is not None
+        process.stdin.write(sends)
+        process.stdin.flush()
+        if not ends_first:
+            process.stdin.close()
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        took_s = time.perf_counter() - started_s
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stdout.close()
+        process.stdin.close()
+        assert process.returncode == 0, said.decode()
+        return Cost(usage.ru_utime + usage.ru_stime, took_s)
+
+    def precipiq(self, *arguments: str) -> Cost:
+        """A command."""
+        return self.python("-m", "precipiq_core.cli", *arguments)
+
+    def serve(self) -> Cost:
+        """A server until it answers ``/healthz``."""
+        started_s = time.perf_counter()
+        process = self._popen("-m", "precipiq_core.cli", "serve")
+        try:
+            address = next(found[1].decode() for line in process.stdout if (found := _ADDRESS.search(line)))
+            urllib.request.urlopen(f"{address}/healthz").read()
+            took_s = time.perf_counter() - started_s
+            user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            return Cost((int(user) + int(system)) / TICKS_PER_S, took_s)
+        finally:
+            process.terminate()
+            process.communicate()
+
+    def _popen(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            cwd=self._server.folder,
+        )
+
+
+def children(starts: Starts, server: ServerProcess) -> dict[str, Callable[[], Cost]]:
+    """What the server starts beside itself, each with what it is sent."""
+    randomness = SystemRandomness()
+    master_key = MasterKeyFile(server.data_dir / "master.key", False, randomness)
+    signing = SigningServant(LocalVaultAccess(SecretLocation(file=server.data_dir / "vault.key"), (), randomness))
+    auditor = SqliteAuditor(server.database_file, 5.0)
+    task = Task(auditor, Chain(server.org_id, "live"), GENESIS, None, 1000)
+    secret_process = ("-P", "-m", "precipiq_core.secret_process_main")
+    verifying = ("-m", "precipiq_ledger.verify_worker")
+    derive = framed(pickle.dumps(master_key)) + framed(pickle.dumps(("derive", ("bench",))))
+    bundle = "import pickle, sys, precipiq_exports.bundle_worker; pickle.load(sys.stdin.buffer)"
+    return {
+        "child: master key": lambda: starts.python(*secret_process, sends=derive),
+        "child: signing": lambda: starts.python(*secret_process, sends=framed(pickle.dumps(signing))),
+        "child: verifying": lambda: starts.python(*verifying, sends=pickle.dumps(task), ends_first=True),
+        "child: bundle": lambda: starts.python("-c", bundle, sends=pickle.dumps(auditor)),
+    }
+
+
+def show(name: str, costs: list[Cost], bare: list[Cost]) -> None:
+    cpu_s, bare_s = (statistics.median(cost.cpu_s for cost in each) for each in (costs, bare))
+    wall_s = statistics.median(cost.wall_s for cost in costs)
+    print(
+        f"{name:20} {cpu_s:6.3f} s CPU {wall_s:6.3f} s wall  {cpu_s / bare_s:5.1f} x bare ({bare_s:.3f} s)", flush=True
+    )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, running_server(Path(name) / "server") as server:
+        server.stop()
+        starts = Starts(server)
+        measured: dict[str, Callable[[], Cost]] = {
+            "precipiq --help": lambda: starts.precipiq("--help"),
+            "precipiq check": lambda: starts.precipiq("check"),
+            "precipiq orgs list": lambda: starts.precipiq("orgs", "list"),
+            "precipiq keys create": lambda: starts.precipiq("keys", "create", "--org", server.org_id, "--env", "test"),
+            "serve to /healthz": starts.serve,
+            **children(starts, server),
+        }
+        print(f"{'':20} medians of {STARTS}")
+        for what, start in measured.items():
+            start()
+            bare, costs = [], []
+            for _ in range(STARTS):
+                bare.append(starts.python(*BARE))
+                costs.append(start())
+            show(what, costs, bare)
+
+
+if __name__ == "__main__":
+    main()
