@@ -106,5 +106,5 @@ def test_what_is_no_event_is_refused_by_its_number(server: ServerProcess, tmp_pa
     (tmp_path / "events").write_text('{"a": 1}')
     arguments = ("stripe", "replay", str(tmp_path / "events"), "--org", server.org_id, "--env", "live")
     done = server.run(*arguments, check=False)
-    assert (done.returncode, "event 1 of" in done.stderr) == (1, True)
+    assert (done.returncode, "event 1 of" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
