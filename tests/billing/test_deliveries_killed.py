@@ -22,7 +22,7 @@ from tests.exports.evidence import restarted
 from tests.system.client import Client
 from tests.system.organisations import organisations
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 CHARGES = rounds(30, long=60)
 KILLS = rounds(2, long=4)

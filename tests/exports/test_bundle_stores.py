@@ -30,7 +30,7 @@ from precipiq_testkit.aws import REGION, AwsServer, aws
 
 __all__ = ["aws"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.system]
 
 NAME = "exp_0123.1.zip"
 LARGE_BYTES = 20 * 1024 * 1024

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.effort import rounds
+
 from .chains import (
     NO_FILTERS,
     MadeChain,
@@ -352,7 +354,9 @@ def test_what_is_no_manifest_is_told_without_a_traceback(files: Files, text: byt
     assert any(text.startswith("manifest.json:") for text in problems(changed, tmp_path))
 
 
-ANY_CHANGE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_CHANGE = settings(
+    max_examples=rounds(20, long=60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @ANY_CHANGE

@@ -27,14 +27,15 @@ from precipiq_core.errors import InternalError, Unavailable, VaultRefused
 from precipiq_exports.bundle.entries import Context
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle_process import run_bundle_worker
+from tests.effort import rounds
 
 from .chains import MadeChain, bundle_of, key, longer, problems, sign, spec_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 WORKER = [sys.executable, "-m", "precipiq_exports.bundle_worker"]
-LONG = 60_000
-GROWTH_BYTES_MAX = 60_000_000
+LONG = rounds(20_000, long=60_000)
+GROWTH_BYTES_MAX = LONG * 1000
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,6 @@ print(json.dumps([summary.entries_count, before, resource.getrusage(resource.RUS
 """
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_chain(tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     command = [sys.executable, "-c", MEMORY, str(path), str(Path(__file__).parents[2])]

@@ -25,7 +25,7 @@ from tests.system.organisations import organisations
 
 from .evidence import bundle_of, check, ended, restarted
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 EXPORTS = rounds(6, long=20)
 KILLS = rounds(3, long=6)

@@ -23,7 +23,7 @@ from precipiq_exports.signing_servant import SigningServant
 from precipiq_testkit.process_memory import found_in_memory
 from precipiq_vault_local.keys import LocalVaultAccess
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 DRIVER = Path(__file__).with_name("signing_driver.py")
 CONTEXT = {"org_id": "org_1", "key_id": "sk_1"}
@@ -31,14 +31,14 @@ SIGNED = b"what is signed"
 DIGEST = sha256(SIGNED).digest()
 
 
-@pytest.fixture
-def access(tmp_path: Path) -> LocalVaultAccess:
-    path = tmp_path / "vault.key"
+@pytest.fixture(scope="module")
+def access(tmp_path_factory: pytest.TempPathFactory) -> LocalVaultAccess:
+    path = tmp_path_factory.mktemp("vault") / "vault.key"
     path.write_text("1f" * 32)
     return LocalVaultAccess(SecretLocation(file=path), (), SystemRandomness())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def signer(access: LocalVaultAccess) -> AsyncIterator[Signer]:
     started = Signer(access)
     yield started

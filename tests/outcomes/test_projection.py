@@ -13,6 +13,7 @@ import pytest
 from precipiq_core.contracts.chain import Draft
 from precipiq_core.errors import Conflict, PrecipiqError, Unavailable
 from precipiq_outcomes.service import NewLink
+from tests.effort import rounds
 from tests.outcomes.conftest import Outcomes
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +52,7 @@ async def fill(outcomes: Outcomes, chance: random.Random) -> None:
     await outcomes.ledger.redact(outcomes.chain, made[0], "link", "asked for", "key")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(rounds(1, long=3)))
 async def test_any_batches_and_several_who_take_in_end_alike(outcomes: Outcomes, seed: int) -> None:
     await fill(outcomes, random.Random(seed))
     chain = outcomes.chain

@@ -41,7 +41,7 @@ from precipiq_vault_aws.service import AwsVault
 
 __all__ = ["aws"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 SECRET = b"not to be seen anywhere \x00\xff"
 CONTEXT = {"purpose": "signing key", "org_id": "org_1", "key_id": "key_1"}

@@ -22,7 +22,7 @@ from precipiq_core.secret_location import SecretLocation
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.service import LocalVault
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 CONTEXT = {"org_id": "org_1", "key_id": "sk_1"}
 KEYS = [bytes([number]) * 32 for number in range(1, 4)]
@@ -55,14 +55,18 @@ async def open_vault() -> AsyncIterator[OpenVault]:
         await vault.close()
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> SecretLocation:
-    return reference(tmp_path / "vault.key", KEYS[0])
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> SecretLocation:
+    return reference(tmp_path_factory.mktemp("vault") / "vault.key", KEYS[0])
 
 
-@pytest.fixture
-def vault(open_vault: OpenVault, key_file: SecretLocation) -> LocalVault:
-    return open_vault(key_file)
+@pytest.fixture(scope="module")
+async def vault(key_file: SecretLocation) -> AsyncIterator[LocalVault]:
+    """One for all tests: each vault has a process of its own."""
+    shared = LocalVault(access_to(key_file))
+    await shared.check()
+    yield shared
+    await shared.close()
 
 
 async def test_what_is_wrapped_comes_back_and_is_another_each_time(vault: LocalVault) -> None:
@@ -126,28 +130,28 @@ async def test_keys_may_be_hex_or_base64_in_files_or_variables(
         assert await open_vault(same).unwrap(wrapped, CONTEXT) == b"secret"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "ab" * 31,
-        "ab" * 33,
-        "xy" * 32,
-        " ".join(["ab"] * 32),
-        base64.b64encode(bytes(31)).decode(),
-        base64.b64encode(bytes(33)).decode(),
-        base64.urlsafe_b64encode(b"\xff" * 32).decode(),
-        "correct horse battery staple, which is no key",
-    ],
-)
-async def test_anything_else_is_no_key_and_is_not_shown(text: str, tmp_path: Path, open_vault: OpenVault) -> None:
+NO_KEYS = [
+    "ab" * 31,
+    "ab" * 33,
+    "xy" * 32,
+    " ".join(["ab"] * 32),
+    base64.b64encode(bytes(31)).decode(),
+    base64.b64encode(bytes(33)).decode(),
+    base64.urlsafe_b64encode(b"\xff" * 32).decode(),
+    "correct horse battery staple, which is no key",
+]
+
+
+async def test_anything_else_is_no_key_and_is_not_shown(tmp_path: Path, open_vault: OpenVault) -> None:
     path = tmp_path / "vault.key"
-    path.write_text(text)
     vault = open_vault(reference(path))
-    for refused in (vault.wrap(b"secret", CONTEXT), vault.check(), vault.unwrap(b"\x01" + bytes(50), CONTEXT)):
-        with pytest.raises(Unavailable, match="neither 64 hex digits nor base64 of 32 bytes") as caught:
-            await refused
-        assert str(path) in str(caught.value)
-        assert text[:8] not in str(caught.value).replace(str(path), "")
+    for text in NO_KEYS:
+        path.write_text(text)
+        for refused in (vault.wrap(b"secret", CONTEXT), vault.check(), vault.unwrap(b"\x01" + bytes(50), CONTEXT)):
+            with pytest.raises(Unavailable, match="neither 64 hex digits nor base64 of 32 bytes") as caught:
+                await refused
+            assert str(path) in str(caught.value)
+            assert text[:8] not in str(caught.value).replace(str(path), "")
 
 
 async def test_without_its_key_nothing_works_and_once_it_is_there_everything_does(
@@ -213,7 +217,10 @@ async def test_a_previous_key_that_is_gone_is_told_and_stops_only_what_needs_it(
         await changed.unwrap(old, CONTEXT)
 
 
-async def test_what_is_current_is_known_from_the_first_check_on(vault: LocalVault, key_file: SecretLocation) -> None:
+async def test_what_is_current_is_known_from_the_first_check_on(
+    open_vault: OpenVault, key_file: SecretLocation
+) -> None:
+    vault = open_vault(key_file)
     wrapped = access_to(key_file).wrap(b"secret", CONTEXT)
 
     assert not vault.is_current(wrapped)
