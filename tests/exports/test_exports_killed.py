@@ -160,6 +160,7 @@ def test_a_server_that_stops_leaves_its_export_to_the_next_start_at_once(
     port = hurried.url.rpartition(":")[2]
     export_id = begun(client)
     assert hurried.stop() == 0
+    assert hurried.sql("SELECT status FROM exports")[0][0] in ("pending", "completed")
     hurried.start_on(port)
     assert ended(client, export_id)["status"] == "completed"
     assert "interrupted" not in hurried.log_text()

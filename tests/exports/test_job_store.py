@@ -137,6 +137,16 @@ async def test_it_completes_once_and_its_event_is_stored_once(store: JobStore) -
     assert (await waiting(store)).count("export_completed") == 1
 
 
+async def test_it_fails_once_and_its_event_is_stored_once(store: JobStore) -> None:
+    await added(store)
+    job = await claimed(store)
+    assert job is not None
+    failure, failed = Failure("export_failed", "no"), event(job, "export_failed")
+    assert await store.give_up(lease(job), failure, 5, failed)
+    assert not await store.give_up(lease(job), failure, 5, failed)
+    assert (await waiting(store)).count("export_failed") == 1
+
+
 async def test_a_cancelled_export_is_not_renewed_and_not_completed(store: JobStore) -> None:
     waits = await added(store, created_us=1)
     assert await store.cancel(ALPHA, waits.export_id, 5, event(waits, "export_cancelled"))

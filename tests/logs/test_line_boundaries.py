@@ -38,6 +38,20 @@ def test_a_prompt_for_a_password_is_one_whole_line(defended):
     assert second["event"] == "no key in /x?api_key="
 
 
+def test_a_traceback_shows_no_variable(defended):
+    def fail(customer):
+        raise RuntimeError("failed")
+
+    with defended() as output:
+        try:
+            fail(" ".join(("nothing", "that", "a", "scrubber", "knows")))
+        except RuntimeError:
+            structlog.get_logger("plugin").exception("failed")
+            logging.getLogger("plugin").exception("failed")
+    assert output.getvalue().count(b"RuntimeError") >= 2
+    assert b"nothing that a scrubber knows" not in output.getvalue()
+
+
 @pytest.mark.parametrize(
     "shown",
     [

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import Unavailable
+from precipiq_core.errors import RateLimited, Unavailable
+from precipiq_ws_stream.config import WsStreamConfig
+from precipiq_ws_stream.places import Places
 from precipiq_ws_stream.position import START
 from tests.ws_stream.following import CHAIN, World, a_world
 
@@ -20,6 +22,15 @@ pytestmark = pytest.mark.anyio
 async def world() -> AsyncIterator[World]:
     async with a_world() as made:
         yield made
+
+
+def test_a_stream_that_ends_in_whatever_way_gives_its_place_back() -> None:
+    places = Places(None, WsStreamConfig(connections_max=1))  # type: ignore[arg-type]
+    for ending in (RuntimeError, asyncio.CancelledError):
+        with pytest.raises(ending), places.taken("203.0.113.7", "org_1"):
+            raise ending
+    with places.taken("203.0.113.7", "org_1"), pytest.raises(RateLimited), places.taken("203.0.113.8", "org_2"):
+        pass
 
 
 async def use(world: World) -> None:

@@ -37,14 +37,15 @@ async def test_a_redaction_clears_what_is_kept_of_its_chain(world: World) -> Non
 
 async def test_a_redaction_drops_the_pages_that_were_kept_for_others() -> None:
     async with a_world(recent_bytes_max=0) as world:
-        _, live = await world.subscribe()
         [target, *_] = await world.ledger.fill(20)
-        _, early = await world.subscribe(0)
-        await eventually(lambda: len(early.frames) == len(live.frames) == 20)
-        await world.ledger.writer.redact(CHAIN, target)
+        _, live = await world.subscribe(0)
+        await eventually(lambda: len(live.frames) == 20)
+        await world.ledger.fill(1)
         await eventually(lambda: len(live.frames) == 21)
+        await world.ledger.writer.redact(CHAIN, target)
+        await eventually(lambda: len(live.frames) == 22)
         _, late = await world.subscribe(0)
-        await eventually(lambda: len(late.frames) == 21)
+        await eventually(lambda: len(late.frames) == 22)
         assert b'"payload":null' in late.frames[0].text
 
 
