@@ -17,7 +17,7 @@ from precipiq_core.deployment import load_deployment
 
 async def main():
     deployment = load_deployment(Path(os.environ["PRECIPIQ_CONFIG"]), os.environ)
-    assembly = assemble_for_command(deployment, answers_requests=False)
+    assembly = assemble_for_command(deployment)
     async with running(assembly):
         keys = assembly.services.get(KeyService)
         for number in range(int(sys.argv[1])):
