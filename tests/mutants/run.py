@@ -23,10 +23,12 @@ from typing import TypeVar
 from tests.mutants.breaks import Break, StaleBreakError, check_fits, load_breaks
 from tests.mutants.copies import Copy
 
-TESTS_TIMEOUT_S = 300.0
+# Tests without a break, and tests with one where nobody knows how long they take.
+TESTS_TIMEOUT_S = 900.0
 SUITE_TIMEOUT_S = 4 * 3600.0
-# Tests that hang noticed the break only if they take less than this part of the timeout without it.
-BASELINE_SHARE = 1 / 3
+# Tests that take this many times as long as without the break, and this much more, hang: the break was noticed.
+HANG_FACTOR = 3
+HANG_LEAST_S = 60.0
 PASSED, FAILED = 0, 1
 KILLED, SURVIVED, ERROR = "killed", "survived", "error"
 
@@ -65,30 +67,31 @@ class Runner:
             yield done.result()
 
 
-def baseline(copy: Copy, test: str) -> tuple[str, float, str]:
-    """A test without any break: its name, its seconds, and why it cannot judge a break, else the empty string."""
-    started = time.monotonic()
-    code = copy.run((test,), TESTS_TIMEOUT_S * BASELINE_SHARE)
-    seconds = time.monotonic() - started
-    if code == PASSED:
-        return test, seconds, ""
-    took_too_long = f"takes more than {TESTS_TIMEOUT_S * BASELINE_SHARE:.0f} s"
-    return test, seconds, took_too_long if code is None else f"fails without any break ({code}): {_first_failure(copy)}"
+def baseline(copy: Copy, test: str) -> tuple[str, float | None]:
+    """A test without any break, and its seconds; None when it cannot judge one. Prints its line."""
+    code, seconds = _timed(copy, (test,), TESTS_TIMEOUT_S)
+    problem = "" if code == PASSED else "takes too long" if code is None else f"fails ({code}): {_first_failure(copy)}"
+    print(f"baseline {seconds:6.1f} s  {test} {problem}".rstrip(), flush=True)
+    return test, None if problem else seconds
 
 
-def attempt(copy: Copy, each: Break, tests: tuple[str, ...], timeout_s: float, hang_kills: bool) -> str:
-    """Try one break and print its line. Its verdict."""
-    started = time.monotonic()
+def attempt(copy: Copy, each: Break, tests: tuple[str, ...], timeout_s: float, *, hang_kills: bool) -> str:
+    """Try one break. Its verdict. Prints its line."""
     with copy.broken(each):
-        code = copy.run(tests, timeout_s)
+        code, seconds = _timed(copy, tests, timeout_s)
     if code == FAILED or (code is None and hang_kills):
         verdict, said = KILLED, "the tests hang" if code is None else _first_failure(copy)
     elif code == PASSED:
         verdict, said = SURVIVED, f"{each.why} ({' '.join(tests)})"
     else:
         verdict, said = ERROR, "no verdict: time was up" if code is None else f"pytest {code}: {_last_lines(copy)}"
-    print(f"{verdict:8} {time.monotonic() - started:6.1f} s  {each.area}/{each.name}: {said}", flush=True)
+    print(f"{verdict:8} {seconds:6.1f} s  {each.area}/{each.name}: {said}", flush=True)
     return verdict
+
+
+def _timed(copy: Copy, tests: tuple[str, ...], timeout_s: float) -> tuple[int | None, float]:
+    started_s = time.monotonic()
+    return copy.run(tests, timeout_s), time.monotonic() - started_s
 
 
 def _first_failure(copy: Copy) -> str:
@@ -108,22 +111,21 @@ def run(runner: Runner, breaks: list[Break], options: argparse.Namespace) -> int
     """The baseline, then all breaks. The exit code."""
     whole = options.tests == "all"
     judged = not options.no_baseline and not whole
-    named = list(dict.fromkeys(test for each in breaks for test in each.tests))
-    unfit: list[str] = []
-    for test, seconds, problem in runner.each(named, baseline) if judged else ():
-        print(f"baseline {seconds:6.1f} s  {test} {problem}".rstrip(), flush=True)
-        unfit += [test] * bool(problem)
+    named = dict.fromkeys(test for each in breaks for test in each.tests)
+    seconds = dict(runner.each(named, baseline)) if judged else {}
 
     def work(copy: Copy, each: Break) -> str:
-        timeout_s = SUITE_TIMEOUT_S if whole else TESTS_TIMEOUT_S
-        return attempt(copy, each, ("tests",) if whole else each.tests, timeout_s, hang_kills=judged)
+        if whole:
+            return attempt(copy, each, ("tests",), SUITE_TIMEOUT_S, hang_kills=False)
+        if not judged:
+            return attempt(copy, each, each.tests, TESTS_TIMEOUT_S, hang_kills=False)
+        if any(seconds[test] is None for test in each.tests):
+            print(f"{ERROR:8}           {each.area}/{each.name}: its tests cannot judge it, see above", flush=True)
+            return ERROR
+        timeout_s = HANG_LEAST_S + HANG_FACTOR * sum(seconds[test] or 0 for test in each.tests)
+        return attempt(copy, each, each.tests, timeout_s, hang_kills=True)
 
-    fit = [each for each in breaks if whole or not set(each.tests) & set(unfit)]
-    count = Counter(runner.each(fit, work))
-    count[ERROR] += len(breaks) - len(fit)
-    for each in breaks:
-        if each not in fit:
-            print(f"{ERROR:8}           {each.area}/{each.name}: its tests cannot judge it, see above")
+    count = Counter(runner.each(breaks, work))
     errors = f", {count[ERROR]} errors" if count[ERROR] else ""
     print(f"mutants: {count[KILLED]} killed, {count[SURVIVED]} survived{errors}")
     return 2 if count[ERROR] else int(count[SURVIVED] > 0)
