@@ -2,7 +2,8 @@
 
 Hypercorn puts a last ``http.disconnect`` on a full queue from within the application's own last ``send``, and waits for
 ever. So the queue is emptied while that send runs. After such an answer a bounded part of the body is awaited for a
-moment before the request ends, so that clients see the answer rather than a reset.
+moment before the request ends, so that clients see the answer rather than a reset. An HTTP/1.1 client whose body may be
+longer than that is told that the connection ends, so that it sends no other request on it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class UnreadBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            body = _Body(receive, send)
+            body = _Body(receive, send, may_outlast=_may_outlast(scope))
             await body.serve(self._app, scope)
         else:
             await self._app(scope, receive, send)
@@ -33,11 +34,12 @@ class UnreadBody:
 class _Body:
     """One request: knows whether its body was read to the end."""
 
-    __slots__ = ("_read", "_receive", "_send")
+    __slots__ = ("_may_outlast", "_read", "_receive", "_send")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, *, may_outlast: bool) -> None:
         self._receive = receive
         self._send = send
+        self._may_outlast = may_outlast
         self._read = False
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
@@ -50,6 +52,8 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
+        if self._may_outlast and not self._read and message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
         if self._read or message["type"] != "http.response.body" or message.get("more_body", False):
             await self._send(message)
             return
@@ -76,3 +80,11 @@ class _Body:
     async def _drain(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def _may_outlast(scope: Scope) -> bool:
+    """Whether the connection cannot be used again unless the application reads the body."""
+    headers = dict(scope.get("headers", ()))
+    size_bytes = headers.get(b"content-length", b"0")
+    is_long = b"transfer-encoding" in headers or not size_bytes.isdigit() or int(size_bytes[:20]) > LINGER_BYTES_MAX
+    return is_long and scope.get("http_version") == "1.1"
