@@ -16,7 +16,7 @@ from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
 from precipiq_core.chain_format import parse_statement
 from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import Unavailable
+from precipiq_core.errors import PrecipiqError, Unavailable, ValidationFailed
 from precipiq_ledger.service import LedgerService, Limits
 from tests.billing import stripe_events as stripe
 from tests.effort import rounds
@@ -112,16 +112,31 @@ async def test_money_counts_even_when_the_chain_cannot_keep_its_metadata(deliver
     await taking.seal_left_over()
 
 
+async def test_an_event_that_comes_again_with_another_total_changes_nothing(deliveries: Taking) -> None:
+    chain_total = await deliver(
+        deliveries,
+        [
+            stripe.event("charge.refunded", stripe.charge(refunded=1_000), event_id="evt_known"),
+            stripe.event("charge.refunded", stripe.charge(refunded=9_000), event_id="evt_known"),
+            stripe.event("charge.refunded", stripe.charge(refunded=3_500)),
+        ],
+    )
+    assert chain_total == Decimal("-35.00")
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), ValidationFailed()])
 async def test_a_delivery_that_cannot_be_sealed_holds_up_no_other(
-    deliveries: Taking, monkeypatch: pytest.MonkeyPatch
+    deliveries: Taking, monkeypatch: pytest.MonkeyPatch, error: PrecipiqError
 ) -> None:
     taking, events, ledger = deliveries
     chain = Chain(f"org_{next(_numbers)}", "test")
     record = events.record
 
     async def failing(chain: Chain, event: NewEvent, *more: Any) -> Any:
-        if event.object_id == "ch_poison" or is_away:
+        if is_away:
             raise Unavailable("away")
+        if event.object_id == "ch_poison":
+            raise error
         return await record(chain, event, *more)
 
     monkeypatch.setattr(events, "record", failing)
@@ -131,6 +146,6 @@ async def test_a_delivery_that_cannot_be_sealed_holds_up_no_other(
         outcome = await taking.take(chain, stripe.event("charge.refunded", stripe.charge(charge_id)))
         assert (outcome.processed, outcome.entry_id) == (True, None)
     is_away = False
-    with pytest.raises(Unavailable):
+    with pytest.raises(type(error)):
         await taking.seal_left_over()
     assert await total(ledger, chain) == Decimal("-5.00")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from precipiq_exports.bundle import verify
 from tests.effort import rounds
 
 from .chains import (
@@ -109,6 +113,15 @@ def redaction_renamed(files: Files) -> Files:
     return {name: text.replace(redaction_id, other) if "decisions" in name else text for name, text in files.items()}
 
 
+def rehashed(files: Files) -> Files:
+    """The first entry is another one, with a hash that is right; the second still names the one that was there."""
+    first, _, rest = files["entries.jsonl"].partition(b"\n")
+    statement = first.partition(b',"statement":')[2].removesuffix(b"}").replace(b"0.82", b"0.83")
+    old = json.loads(first)["hash"].encode()
+    line = first.replace(old, sha256(statement).hexdigest().encode(), 1).replace(b"0.82", b"0.83")
+    return {**files, "entries.jsonl": line + b"\n" + rest}
+
+
 def said(text: Any, **changes: Any) -> Callable[[Files], Files]:
     """Changes what the manifest says at a dotted path."""
 
@@ -195,8 +208,6 @@ def test_another_key_is_found_by_the_chain_and_by_the_expected_fingerprint(files
     assert problems(plainly, tmp_path) == [
         "manifest.json.sig: the signature does not fit manifest.json and public_key.pem"
     ]
-    from hashlib import sha256
-
     from precipiq_exports.signer import public_key_pem
 
     fingerprint = sha256(public_der(other)).hexdigest()
@@ -219,6 +230,10 @@ INSIDER = {
     "a statement altered": (
         replaced("entries.jsonl", b"0.82", b"0.83"),
         "entries.jsonl line 1 (entry 1): the statement is not the one that was hashed",
+    ),
+    "an entry rewritten with its hash": (
+        rehashed,
+        "entries.jsonl line 2 (entry 2): its prev_hash is not the hash of entry 1",
     ),
     "a payload altered": (
         replaced("entries.jsonl", b'"discount_pct":15', b'"discount_pct":16'),
@@ -318,6 +333,15 @@ def test_an_erasure_that_nobody_stated_is_a_failure(tmp_path: Path) -> None:
     ]
 
 
+def test_a_redaction_of_another_entry_by_its_hash_explains_no_missing_payload(tmp_path: Path) -> None:
+    chain = longer(MadeChain(), 5)
+    target, other = chain.entries[1], chain.entries[2]
+    chain.entries[1] = replace(target, payload=None)
+    chain.add("redaction", {"target_seq": 2, "target_id": "x", "target_hash": other.hash, "reason": "asked to"})
+    found = problems(bundle_of(chain), tmp_path)
+    assert "entries.jsonl entry 2: its payload is gone, and no redaction entry says so" in found
+
+
 def test_a_gap_in_the_store_is_not_excused(tmp_path: Path) -> None:
     chain = longer(MadeChain(), 9)
     gone = chain.entries.pop(4)
@@ -399,7 +423,24 @@ def test_any_chain_under_any_filter_verifies(data: st.DataObject, tmp_path: Path
     assert problems(bundle_of(chain, **changes), tmp_path) == []
 
 
+def padded(private: RSAPrivateKey, block: bytes) -> bytes:
+    """A signature by that key over a block of another form."""
+    numbers = private.private_numbers()
+    return pow(int.from_bytes(block), numbers.d, numbers.public_numbers.n).to_bytes(256)
+
+
 def test_a_signature_of_another_form_is_refused(files: Files, tmp_path: Path) -> None:
-    for signature in (b"", b"\0" * 256, files["manifest.json.sig"] + b"\0", sign(key("second"), b"\1" * 32)):
+    stated = verify.DIGEST_INFO + sha256(files["manifest.json"]).digest()
+    room = 253 - len(stated)
+    right = b"\0\1" + b"\xff" * room + b"\0" + stated
+    assert padded(key(), right) == files["manifest.json.sig"]
+    others = (
+        b"\0\2" + right[2:],
+        b"\0\1" + b"\xff" * 8 + b"\0" * (room - 7) + stated,
+        b"\0\1\xff\0" + stated + b"x" * (room - 1),
+        b"\0\1" + b"\xfe" * room + b"\0" + stated,
+    )
+    forms = [padded(key(), block) for block in others]
+    for signature in (*forms, b"", b"\0" * 256, files["manifest.json.sig"] + b"\0", sign(key("second"), b"\1" * 32)):
         found = problems({**files, "manifest.json.sig": signature}, tmp_path)
         assert found == ["manifest.json.sig: the signature does not fit manifest.json and public_key.pem"]

@@ -90,7 +90,9 @@ def test_the_key_that_signed_is_in_the_bundle_and_published_to_everybody(
     assert httpx2.get(f"{shared_server.url}/.well-known/precipiq/org_nobody/signing-keys").status_code == 404
 
 
-def test_a_rotated_key_signs_no_more_and_stays_published(client: Client, tmp_path: Path) -> None:
+def test_a_rotated_key_signs_no_more_and_stays_published(
+    client: Client, shared_server: ServerProcess, tmp_path: Path
+) -> None:
     before = exported(client)
     old_bundle = bundle_of(client, before)
     new = client.data("POST", "/exports/signing-keys/rotate")
@@ -99,6 +101,9 @@ def test_a_rotated_key_signs_no_more_and_stays_published(client: Client, tmp_pat
     newest, oldest = client.data("GET", "/exports/signing-keys")["items"]
     assert (newest["key_id"], newest["retired_at"]) == (new["key_id"], None)
     assert oldest["retired_at"] == newest["created_at"]
+    wrapped = "SELECT count(*) FROM signing_keys WHERE wrapped_key IS NOT NULL AND key_id IN"
+    both = f"{wrapped} ('{newest['key_id']}', '{oldest['key_id']}')"
+    assert shared_server.sql(both)[0][0] == 1, "the private half of the old one is forgotten"
     rotated = client.entries()[new["announced_seq"] - 1]["statement"]
     assert rotated["kind"] == "signing_key_rotated"
     assert rotated["body"]["replaced_fingerprint"] == oldest["fingerprint"]

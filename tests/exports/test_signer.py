@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from precipiq_core.clock import SystemRandomness
+from precipiq_core.contracts.chain import Chain
 from precipiq_core.errors import InternalError, Unavailable, VaultRefused
 from precipiq_core.secret_location import SecretLocation
 from precipiq_exports.signer import Signer, fingerprint, public_key_pem
+from precipiq_exports.signing_key_store import context_of
 from precipiq_exports.signing_servant import SigningServant
 from precipiq_testkit.process_memory import found_in_memory
 from precipiq_vault_local.keys import LocalVaultAccess
@@ -192,3 +194,9 @@ def test_no_key_is_ever_in_the_memory_of_the_process_that_has_it_made_and_used(t
     assert openssl_says(tmp_path, driver.answer["public_key"], driver.answer["signature"]) == "Verified OK"
     for path in tmp_path.iterdir():
         assert {name for name, needle in needles.items() if needle in path.read_bytes()} <= {f"{path.stem} key, text"}
+
+
+def test_a_private_half_is_bound_to_its_chain_and_to_its_key() -> None:
+    chains = (Chain("org_1", "test"), Chain("org_1", "live"), Chain("org_2", "test"))
+    contexts = [context_of(chain, key_id) for chain in chains for key_id in ("sk_1", "sk_2")]
+    assert len({tuple(sorted(context.items())) for context in contexts}) == len(contexts)

@@ -100,10 +100,14 @@ def via(proxy: FaultProxy, postgres: testkit.PostgresDatabase) -> str:
 
 @asynccontextmanager
 async def opened(
-    postgres: testkit.PostgresDatabase, migrations: Sequence[Migration], seed: int, **settings: object
+    postgres: testkit.PostgresDatabase,
+    migrations: Sequence[Migration],
+    seed: int,
+    watch_poll_s: float = 0.2,
+    **settings: object,
 ) -> AsyncIterator[Node]:
     database = core_database(postgres, migrate_at_start=False, **settings)
-    options = PostgresDriverOptions(watch_poll_s=0.2)
+    options = PostgresDriverOptions(watch_poll_s=watch_poll_s)
     async with database.opened(migrations), PostgresDriver(database, options).open() as store:
         yield Node(database, store, Writer(store, seed=seed))
 
@@ -371,6 +375,26 @@ async def _woken(wake_ups: AsyncIterator[None], other: Node) -> None:
     await other.writer.append(CHAIN)
     async with asyncio.timeout(DEADLINE_S):
         await anext(wake_ups)
+
+
+async def test_a_watcher_is_woken_when_its_chain_is_cut(postgres: testkit.PostgresDatabase, other: Node) -> None:
+    await other.settle()
+    async with other.store.watch(CHAIN) as wake_ups:
+        with suppress(TimeoutError):  # until what comes at first has come, and the chain's end was looked at
+            while True:
+                async with asyncio.timeout(1.0):
+                    await anext(wake_ups)
+        delete = "DELETE FROM precipiq.entries WHERE seq = 2"
+        await asyncio.to_thread(lambda: postgres.sql(*postgres.without_triggers("entries", delete)))
+        async with asyncio.timeout(DEADLINE_S):
+            await anext(wake_ups)
+
+
+async def test_a_watcher_on_another_node_is_told_at_once(
+    postgres: testkit.PostgresDatabase, migrations: list[Migration], other: Node
+) -> None:
+    async with opened(postgres, migrations, 3, watch_poll_s=3600.0) as node, node.store.watch(CHAIN) as wake_ups:
+        await _woken(wake_ups, other)
 
 
 async def test_a_node_that_stands_still_with_a_chains_lock_loses_it_in_time(

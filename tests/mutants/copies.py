@@ -80,7 +80,7 @@ class Copy:
         """Run these tests until one fails: pytest's exit code, None when time was up. Its output is in ``log``."""
         self._temporary.mkdir(exist_ok=True)
         self._temporary.chmod(0o755)
-        command = [self.root / ".venv/bin/python", "-m", "pytest", "-x", "-q", "-p", "no:randomly", *tests]
+        command = [str(self.root / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-p", "no:randomly", *tests]
         # Other Pythons would have environments made for them; a break is one on each Python.
         own = {"TMPDIR": str(self._temporary), "PYENV_ROOT": str(self._temporary)}
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}

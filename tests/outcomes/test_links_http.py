@@ -163,6 +163,7 @@ def test_pages_of_links_are_whole_and_in_order(client: Client) -> None:
 
 def test_erased_notes_are_gone_from_the_lists_too(client: Client, shared_server: ServerProcess) -> None:
     made = client.data("POST", "/links", json=link(client.decide()["decision_id"], paid(client), notes="about Zoë"))
+    assert client.data("GET", "/links")["items"][0]["notes"] == "about Zoë", "it was taken in before it is erased"
     gone = client.data("POST", f"/links/{made['id']}/redact", json={"reason": "asked for"})
     assert (gone["link_id"], gone["seq"] > made["seq"]) == (made["id"], True)
     assert client.data("GET", f"/links/{made['id']}")["notes"] is None

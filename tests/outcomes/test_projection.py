@@ -12,6 +12,7 @@ import pytest
 
 from precipiq_core.contracts.chain import Draft
 from precipiq_core.errors import Conflict, PrecipiqError, Unavailable
+from precipiq_outcomes.analytics import Range
 from precipiq_outcomes.service import NewLink
 from tests.effort import rounds
 from tests.outcomes.conftest import Outcomes
@@ -99,3 +100,15 @@ async def test_a_read_does_not_wait_for_ever(outcomes: Outcomes) -> None:
     with pytest.raises(Unavailable, match="entries are still being taken in"):
         await slow.projection.current(outcomes.chain)
     await outcomes.projection.current(outcomes.chain)
+
+
+async def test_less_than_a_day_counts_an_event_of_several_agents_once(outcomes: Outcomes) -> None:
+    event = await outcomes.pay("10.00")
+    for agent_id in ("one", "another"):
+        link = NewLink(await outcomes.decide(agent_id), event, 1, "manual", "revenue", None)
+        await outcomes.service.create(outcomes.chain, link, "key")
+    now_us, hour_us = outcomes.clock.now_us(), 3600 * 1_000_000
+    around = Range(now_us - hour_us, now_us + hour_us)
+    found = await outcomes.analytics.profit_and_loss(outcomes.chain, around, "USD")
+    assert (found["total_revenue_attributed"], found["link_count"]) == ("10.00", 2)
+    assert [agent["net_impact"] for agent in found["top_agents"]] == ["10.00", "10.00"]
