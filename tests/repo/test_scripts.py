@@ -114,10 +114,11 @@ def test_bootstrap_tells_its_progress_on_standard_error(tree: Tree) -> None:
     assert lines[5].startswith(".venv is ready after ")
 
 
-def test_a_second_bootstrap_does_and_says_nothing(tree: Tree) -> None:
-    tree.bootstrap()
+@pytest.mark.parametrize("parts", [(), ("--dev",), ("--extra", "redis")])
+def test_a_second_bootstrap_does_and_says_nothing(tree: Tree, parts: tuple[str, ...]) -> None:
+    tree.bootstrap(*parts)
     asked = tree.asked()
-    again = tree.bootstrap()
+    again = tree.bootstrap(*parts)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert tree.asked() == asked
 
