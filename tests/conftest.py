@@ -5,12 +5,13 @@ from __future__ import annotations
 import compileall
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from precipiq_testkit.plugin import used
 from precipiq_testkit.postgres import PostgresDatabase, PostgresServer
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
@@ -36,7 +37,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    return WORKERS_PER_CORE * len(os.sched_getaffinity(0))
+    # macOS has no affinities.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return WORKERS_PER_CORE * cores
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -85,7 +88,8 @@ def server_database(
     if database == "sqlite":
         yield None
         return
-    with copy_of(request.getfixturevalue("migrated_postgres"), monkeypatch) as copied:
+    migrated: PostgresDatabase = request.getfixturevalue("migrated_postgres")
+    with used(migrated.copy(), monkeypatch) as copied:
         yield copied
 
 
@@ -93,17 +97,6 @@ def server_database(
 def empty_database(database: str, request: pytest.FixtureRequest) -> PostgresDatabase | None:
     """A PostgreSQL database without anything, or None for a file of SQLite: for schemas that a test makes up."""
     return None if database == "sqlite" else request.getfixturevalue("postgres")
-
-
-@contextmanager
-def copy_of(database: PostgresDatabase, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
-    copied = database.copy()
-    for name, value in copied.environment.items():
-        patch.setenv(name, value)
-    try:
-        yield copied
-    finally:
-        copied.drop()
 
 
 @pytest.fixture
@@ -124,7 +117,8 @@ def shared_server(
         postgres = None
         if database == "postgres":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
-            postgres = stack.enter_context(copy_of(request.getfixturevalue("migrated_postgres"), patch))
+            migrated: PostgresDatabase = request.getfixturevalue("migrated_postgres")
+            postgres = stack.enter_context(used(migrated.copy(), patch))
         yield stack.enter_context(running_server(tmp_path_factory.mktemp("server"), postgres=postgres))
 
 

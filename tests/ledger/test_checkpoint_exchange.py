@@ -14,9 +14,9 @@ import pytest
 
 from precipiq_core.contracts.chain import Chain
 from precipiq_ledger.checkpoint_exchange import EXCHANGE_INTERVAL_S
+from precipiq_testkit.plugin import used
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
-from tests.conftest import copy_of
 from tests.ledger.intruders import PostgresIntruder
 from tests.system.client import Client
 from tests.system.organisations import organisations
@@ -68,7 +68,7 @@ class Writing:
 def nodes(migrated_postgres: PostgresDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with (
         pytest.MonkeyPatch.context() as patch,
-        copy_of(migrated_postgres, patch) as postgres,
+        used(migrated_postgres.copy(), patch) as postgres,
         running_server(tmp_path_factory.mktemp("one"), postgres=postgres, overrides=OFTEN) as one,
         node_like(one, tmp_path_factory.mktemp("two")) as two,
     ):

@@ -15,11 +15,11 @@ from precipiq_core.contracts.entry_store import EntryStore
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
+from precipiq_testkit.plugin import used
 from precipiq_testkit.pooler import TransactionPooler
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
 from precipiq_testkit.server import ServerProcess, running_server
-from tests.conftest import copy_of
 from tests.ledger.intruders import core_database, migration
 from tests.system.client import Client, decision
 
@@ -109,7 +109,7 @@ async def test_nodes_that_share_the_poolers_connections_write_and_verify_at_the_
 def served(
     migrated_postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[ServerProcess, TransactionPooler]]:
-    with copy_of(migrated_postgres, monkeypatch) as postgres, new_pooler(postgres) as pooler:
+    with used(migrated_postgres.copy(), monkeypatch) as postgres, new_pooler(postgres) as pooler:
         overrides = {
             f"PRECIPIQ__DATABASE__{name.upper()}": str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in pooled(postgres, pooler).items()

@@ -23,20 +23,20 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
     """A fresh, empty database; the secrets of its settings are in the environment."""
-    with _new_database(postgres_server, monkeypatch) as database:
+    with used(postgres_server.new_database(), monkeypatch) as database:
         yield database
 
 
 @pytest.fixture(scope="module")
 def shared_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
     """The same, one for all tests of a module."""
-    with pytest.MonkeyPatch.context() as patch, _new_database(postgres_server, patch) as database:
+    with pytest.MonkeyPatch.context() as patch, used(postgres_server.new_database(), patch) as database:
         yield database
 
 
 @contextmanager
-def _new_database(server: PostgresServer, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
-    database = server.new_database()
+def used(database: PostgresDatabase, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
+    """That database with the secrets of its settings in the environment; gone afterwards."""
     for name, value in database.environment.items():
         patch.setenv(name, value)
     try:
