@@ -19,8 +19,10 @@ from tests.system.organisations import organisations
 
 WORKERS_PER_CORE = 2
 """Half of a test's time is waiting."""
-SYSTEM_FIXTURES = {"server", "shared_server", "postgres_server", "redis_server", "redis_url"}
+SYSTEM_FIXTURES = {"server", "shared_server", "served", "start_server", "postgres_server", "redis_server", "redis_url"}
 """What asks for one of these starts a server."""
+STARTERS = {"ServerProcess", "running_server", "OwnPostgres", "own_postgres", "RedisProcess", "running_redis"}
+"""A module that has one of these starts servers by itself."""
 
 
 class ByFileAndDatabase(LoadScopeScheduling):  # type: ignore[misc]
@@ -52,7 +54,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts a server; files that take long come first, so that no worker is left alone with one."""
     for item in items:
-        if SYSTEM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        asked, had = getattr(item, "fixturenames", ()), vars(getattr(item, "module", item))
+        if SYSTEM_FIXTURES.intersection(asked) or STARTERS.intersection(had):
             item.add_marker(pytest.mark.system)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
