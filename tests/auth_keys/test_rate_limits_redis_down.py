@@ -180,6 +180,18 @@ async def test_a_frozen_redis_delays_a_hit_by_its_timeout_and_the_next_not_at_al
     assert sorted(count.hits for _, count in at_once) == list(range(1, 51)), "all were counted here"
     assert (back, in_use) == (1, 0)
     assert levels(lines) == ["info", "warning", "info"]
+    # Those that wait for a connection end at the same moment as those that have one; the first to end is told of.
+    waited_for = ("no answer", f"none of {counter._link._server.connections_max} connections was free")
+    assert lines[1]["reason"] in {f"{what} within {TIMEOUT_S} s" for what in waited_for}
+
+
+async def test_a_redis_that_does_not_answer_is_said_to_be_silent(redis_server: RedisProcess) -> None:
+    counter = counter_at(redis_server.port)
+    with capture_logs() as lines:
+        async with counter.running():
+            redis_server.freeze()
+            assert (await counter.hit("k")).hits == 1
+
     assert lines[1]["reason"] == f"no answer within {TIMEOUT_S} s"
 
 
