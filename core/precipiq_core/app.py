@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from precipiq_contracts.auth import RateLimiter
 from precipiq_core import __version__
 from precipiq_core.boot import Assembly
-from precipiq_core.contracts.auth import RateLimiter
 from precipiq_core.http.body import BodyLimits
+from precipiq_core.http.download import Times
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.error_boundary import ErrorBoundary
 from precipiq_core.http.openapi import openapi_document
@@ -61,8 +62,7 @@ def _router(assembly: Assembly) -> ASGIApp:
         authenticators=[item.value for item in assembly.authenticators],
         rate_limiter=assembly.services.find(RateLimiter),  # type: ignore[type-abstract]
         limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
-        handler_timeout_s=http.handler_timeout_s,
-        download_stall_timeout_s=http.download_stall_timeout_s,
+        times=Times(http.handler_timeout_s, http.download_stall_timeout_s),
         clock=assembly.clock,
     )
     endpoints = [(item.owner, item.value) for item in assembly.endpoints]

@@ -13,33 +13,33 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.deployment import Console, DeploymentInfo
+from precipiq_contracts.entry_store import EntryStoreDriver
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.followers import Follower
+from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
+from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.settings import HttpSettings, parse_settings
+from precipiq_contracts.vault import WrappedSecrets
 from precipiq_core.cli.groups import merge_commands
-from precipiq_core.clock import Clock, Randomness
 from precipiq_core.collect import Collector
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import Console, DeploymentInfo
-from precipiq_core.contracts.entry_store import EntryStoreDriver
-from precipiq_core.contracts.followers import Follower
-from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
-from precipiq_core.contracts.secrets import MasterKey
-from precipiq_core.contracts.vault import WrappedSecrets
 from precipiq_core.contribution import Contribution
 from precipiq_core.database.open import new_database
 from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import installed_plugins, load_plugins
-from precipiq_core.errors import DeploymentError
 from precipiq_core.graph import boot_order
 from precipiq_core.operations.plugin import Operations
 from precipiq_core.plugin import AnyPlugin
 from precipiq_core.secrets import open_master_key
 from precipiq_core.services import Services
-from precipiq_core.settings import HttpSettings, parse_settings
 
 if TYPE_CHECKING:
     import click
 
-    from precipiq_core.contracts.auth import Authenticator
+    from precipiq_contracts.auth import Authenticator
     from precipiq_core.database.open import ManagedDatabase
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint

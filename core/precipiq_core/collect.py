@@ -9,12 +9,12 @@ from typing import TypeVar, cast
 
 import pluggy
 
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.settings import suggest
 from precipiq_core.contribution import Contribution
-from precipiq_core.errors import DeploymentError
 from precipiq_core.hookspecs import HookSpecs
 from precipiq_core.plugin import AnyPlugin, PluginBase
 from precipiq_core.services import Services
-from precipiq_core.settings import suggest
 
 T = TypeVar("T")
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from pydantic import Field
 
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.settings import HttpSettings, SecretReference, Settings, parse_settings, suggest
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment_file import read_document
-from precipiq_core.errors import DeploymentError
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings
-from precipiq_core.settings import HttpSettings, SecretReference, Settings, parse_settings, suggest
 
 ENV_PREFIX = "PRECIPIQ__"
 DATA_DIR_VARIABLE = "PRECIPIQ_DATA_DIR"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 
 
 def read_document(path: Path) -> dict[str, Any]:

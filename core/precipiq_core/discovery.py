@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.settings import suggest
 from precipiq_core.plugin import API_VERSION, AnyPlugin, PluginBase
-from precipiq_core.settings import suggest
 
 ENTRY_POINT_GROUP = "precipiq"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 
 
 def require_extra(wanted_by: str, package: str, distribution: str, extra: str) -> None:

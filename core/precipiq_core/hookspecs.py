@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import click
     from starlette.types import ASGIApp
 
-    from precipiq_core.contracts.auth import Authenticator
-    from precipiq_core.contracts.chain import EntryKind
-    from precipiq_core.contracts.database import Migration
-    from precipiq_core.contracts.entry_store import EntryStoreDriver
-    from precipiq_core.contracts.followers import Follower
-    from precipiq_core.contracts.vault import WrappedSecrets
+    from precipiq_contracts.auth import Authenticator
+    from precipiq_contracts.chain import EntryKind
+    from precipiq_contracts.database import Migration
+    from precipiq_contracts.entry_store import EntryStoreDriver
+    from precipiq_contracts.followers import Follower
+    from precipiq_contracts.vault import WrappedSecrets
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
     from precipiq_core.services import Services

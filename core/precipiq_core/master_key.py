@@ -9,9 +9,9 @@ import hmac
 from dataclasses import dataclass
 from pathlib import Path
 
-from precipiq_core.clock import Randomness
-from precipiq_core.errors import DeploymentError
-from precipiq_core.key_files import create_key_file, read_key_file
+from precipiq_contracts.clock import Randomness
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.key_files import create_key_file, read_key_file
 
 MASTER_KEY_CHARACTERS_MIN = 32
 SETTING = "secrets.master_key"

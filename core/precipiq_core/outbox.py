@@ -14,10 +14,10 @@ from typing import cast
 
 import structlog
 
-from precipiq_core.contracts.chain import Chain, Draft, Environment
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.chain import Chain, Draft, Environment
+from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.ledger import Ledger
 
 log = structlog.get_logger("precipiq.outbox")
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import structlog
 
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.errors import PrecipiqError
 
 log = structlog.get_logger("precipiq.periodic")
 

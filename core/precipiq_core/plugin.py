@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import click
 
-    from precipiq_core.contracts.auth import Authenticator
-    from precipiq_core.contracts.chain import EntryKind
-    from precipiq_core.contracts.database import Migration
-    from precipiq_core.contracts.entry_store import EntryStoreDriver
-    from precipiq_core.contracts.followers import Follower
-    from precipiq_core.contracts.vault import WrappedSecrets
+    from precipiq_contracts.auth import Authenticator
+    from precipiq_contracts.chain import EntryKind
+    from precipiq_contracts.database import Migration
+    from precipiq_contracts.entry_store import EntryStoreDriver
+    from precipiq_contracts.followers import Follower
+    from precipiq_contracts.vault import WrappedSecrets
     from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
@@ -45,7 +45,7 @@ ConfigT = TypeVar("ConfigT", bound=PluginConfig)
 class PluginBase(Generic[ConfigT]):
     """Subclass this, set the class variables, and override the hooks you need, each marked ``@hookimpl``.
 
-    ``provides``, ``requires``, ``optional``: capability types (Protocols of ``precipiq_core.contracts`` or your own).
+    ``provides``, ``requires``, ``optional``: capability types (Protocols of ``precipiq_contracts`` or your own).
     The graph they form gives the boot order. ``api``: the version of this interface that the plugin was written for.
     """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import Assembly
-from precipiq_core.errors import DeploymentError
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from precipiq_core.errors import DeploymentError, Unavailable
+from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.secret_process_main import LENGTH_BYTES, framed
 
 log = structlog.get_logger("precipiq.secrets")

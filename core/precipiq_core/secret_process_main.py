@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
-from precipiq_core.errors import InternalError, PrecipiqError
+from precipiq_contracts.errors import InternalError, PrecipiqError
 
 LENGTH_BYTES = 4
 

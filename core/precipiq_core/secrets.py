@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from precipiq_core.clock import Randomness
-from precipiq_core.contracts.secrets import MasterKey
+from precipiq_contracts.clock import Randomness
+from precipiq_contracts.errors import DeploymentError, Unavailable
+from precipiq_contracts.secrets import MasterKey
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.errors import DeploymentError, Unavailable
 from precipiq_core.master_key import SETTING, MasterKeyFile, derived
 from precipiq_core.secret_process import call_once
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from stream import BATCH, Writer, percentile, resident_bytes
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_testkit.server import ServerProcess, running_server
 

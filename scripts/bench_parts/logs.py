@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.logs.credential_shield import CredentialShield
 from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber

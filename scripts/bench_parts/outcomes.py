@@ -19,10 +19,10 @@ from typing import Any
 
 from chain import ENTRIES, ROUNDS, Silence, get
 
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Draft, Entry
+from precipiq_contracts.clock import SystemClock, SystemRandomness, format_timestamp
 from precipiq_core.boot import assemble
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.clock import SystemClock, SystemRandomness, format_timestamp
-from precipiq_core.contracts.chain import Chain, Draft, Entry
 from precipiq_core.deployment import load_deployment
 from precipiq_core.running import running
 from precipiq_ledger.service import LedgerService

@@ -32,7 +32,7 @@ from http_append import (
     sample_answer,
 )
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.running import running

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from precipiq_core.clock import SystemRandomness
-from precipiq_core.contracts.chain import Chain
+from precipiq_chain.verify import GENESIS
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemRandomness
+from precipiq_contracts.secret_location import SecretLocation
 from precipiq_core.master_key import MasterKeyFile
-from precipiq_core.secret_location import SecretLocation
 from precipiq_core.secret_process_main import framed
 from precipiq_exports.signing_servant import SigningServant
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
-from precipiq_ledger.verify import GENESIS
 from precipiq_ledger.verify_worker import Task
 from precipiq_testkit.server import ServerProcess, running_server
 from precipiq_vault_local.keys import LocalVaultAccess

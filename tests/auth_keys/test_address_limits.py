@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, Usage
+from precipiq_contracts.auth import AddressLimiter, RateState
 from precipiq_core.addresses import UNKNOWN, counted_address
-from precipiq_core.contracts.auth import AddressLimiter, RateState
 from precipiq_testkit.clock import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -249,7 +249,7 @@ import asyncio
 from pathlib import Path
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows
 from precipiq_auth_keys.config import AuthKeysConfig
-from precipiq_core.clock import SystemClock
+from precipiq_contracts.clock import SystemClock
 
 def peak_kb():
     # Not getrusage: there a process starts with the peak of its parent

@@ -18,8 +18,8 @@ from precipiq_auth_keys.rate_limiter import KEY_PREFIX, LocalCounter
 from precipiq_auth_keys.redis_counter import ADDRESS_KEY_PREFIX, RedisCounter, RedisWindows
 from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer
-from precipiq_core.clock import SystemClock
-from precipiq_core.contracts.auth import RateState
+from precipiq_contracts.auth import RateState
+from precipiq_contracts.clock import SystemClock
 from precipiq_testkit import redis as testkit_redis
 from precipiq_testkit.redis import RedisProcess
 

@@ -15,9 +15,9 @@ from precipiq_auth_keys.plugin import REVOCATION_WITHIN_S
 from precipiq_auth_keys.secret_format import key_hash, make_key
 from precipiq_auth_keys.store import KeyRecord
 from precipiq_auth_keys.watcher import KeyWatcher
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.credential import Credential
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.credential import Credential
+from precipiq_contracts.errors import Unavailable
 from precipiq_testkit.clock import START_US, ManualClock
 from precipiq_testkit.server import ServerProcess
 

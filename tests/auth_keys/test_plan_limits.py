@@ -6,10 +6,10 @@ import pytest
 
 from precipiq_auth_keys.plugin import AuthKeysPlugin
 from precipiq_auth_keys.rate_limiter import SecondWindows
-from precipiq_core.clock import SystemClock
-from precipiq_core.contracts.auth import RateGroup
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits, Plans
+from precipiq_contracts.auth import RateGroup
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemClock
+from precipiq_contracts.plans import NO_LIMITS, PlanLimits, Plans
 
 pytestmark = pytest.mark.anyio
 

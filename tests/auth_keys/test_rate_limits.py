@@ -13,9 +13,9 @@ import httpx2
 import pytest
 
 from precipiq_auth_keys.rate_limiter import SecondWindows
-from precipiq_core.clock import SystemClock
-from precipiq_core.contracts.auth import RateGroup
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.auth import RateGroup
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemClock
 from precipiq_testkit.server import ServerProcess, running_server
 
 pytestmark = pytest.mark.anyio

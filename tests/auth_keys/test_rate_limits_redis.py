@@ -18,9 +18,9 @@ from precipiq_auth_keys.rate_limiter import KEY_PREFIX, LocalCounter, SecondWind
 from precipiq_auth_keys.redis_counter import RedisCounter
 from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer, parse_redis_url
-from precipiq_core.clock import SystemClock
-from precipiq_core.contracts.auth import RateGroup, RateState
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.auth import RateGroup, RateState
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemClock
 from precipiq_testkit import redis as testkit_redis
 from precipiq_testkit.redis import RedisProcess
 from precipiq_testkit.server import ServerProcess, running_server

@@ -14,9 +14,9 @@ from precipiq_billing import deliveries as delivery_module
 from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import PrecipiqError, Unavailable, ValidationFailed
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import PrecipiqError, Unavailable, ValidationFailed
 from precipiq_ledger.service import LedgerService, Limits
 from tests.billing import stripe_events as stripe
 from tests.effort import rounds

@@ -9,8 +9,8 @@ import pytest
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.errors import SignatureInvalid
 from precipiq_billing.live_endpoints import LiveEndpoints
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import NotFound
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import NotFound
 from precipiq_testkit.clock import ManualClock
 from tests.billing import stripe_events as stripe
 

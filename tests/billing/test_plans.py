@@ -21,8 +21,8 @@ from precipiq_billing.plans.subscriptions import (
     state_of,
 )
 from precipiq_billing.stripe_fields import NOT_HANDLED
-from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.plans import NO_LIMITS, PlanLimits
 
 from .subscription_events import (
     BASIC,

@@ -22,12 +22,12 @@ from precipiq_billing.plans.service import DUPLICATE, OUTDATED, PlanBook, Unlimi
 from precipiq_billing.plans.store import Changed, SubscriptionStore
 from precipiq_billing.plans.subscriptions import NO_ORGANISATION, Standing
 from precipiq_billing.stripe_fields import NOT_HANDLED
-from precipiq_core.contracts.database import Migration
-from precipiq_core.contracts.plans import NO_LIMITS
+from precipiq_contracts.database import Migration
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.plans import NO_LIMITS
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.errors import Unavailable
-from precipiq_core.settings import SecretReference
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
 

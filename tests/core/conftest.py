@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.errors import DeploymentError
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 
 SECRET = "correct horse battery staple"
 PR_GET_DUMPABLE = 3

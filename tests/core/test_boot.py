@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import SystemClock, SystemRandomness
+from precipiq_contracts.database import Database
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database
 from precipiq_core.deployment import load_deployment
-from precipiq_core.errors import DeploymentError
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
 

@@ -17,7 +17,7 @@ import rfc8785
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from precipiq_core.canonical import NotCanonical, canonical
+from precipiq_chain.canonical import NotCanonical, canonical
 from tests.effort import rounds
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "ledger-vectors.json").read_bytes())["entries"]

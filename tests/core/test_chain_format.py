@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precipiq_core.canonical import canonical
-from precipiq_core.chain_format import (
+from precipiq_chain.canonical import canonical
+from precipiq_chain.chain_format import (
     head_of,
     parse_statement,
     prepare,
@@ -22,8 +22,8 @@ from precipiq_core.chain_format import (
     statement_prev_hash,
     statement_timestamp,
 )
-from precipiq_core.clock import format_timestamp, parse_timestamp
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Draft, Head
+from precipiq_contracts.chain import GENESIS_HASH, Chain, Draft, Head
+from precipiq_contracts.clock import format_timestamp, parse_timestamp
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "ledger-vectors.json").read_text())["entries"]
 CHAIN = Chain("o_test", "test")

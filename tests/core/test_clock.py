@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precipiq_core.clock import SystemClock, SystemRandomness, format_timestamp, parse_timestamp, uuid7
+from precipiq_contracts.clock import SystemClock, SystemRandomness, format_timestamp, parse_timestamp, uuid7
 
 MOMENTS_US = st.integers(0, 253_402_300_799_999_999)
 

@@ -10,8 +10,8 @@ import click
 import pluggy
 import pytest
 
+from precipiq_contracts.chain import EntryKind
 from precipiq_core.app import Application
-from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
 from precipiq_core.services import Services

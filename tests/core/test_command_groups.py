@@ -12,11 +12,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from precipiq_contracts.registries import WrappedSecretsRegistry
+from precipiq_contracts.vault import WrappedSecret, WrappedSecrets
 from precipiq_core.boot import Assembly
 from precipiq_core.cli import check, main
 from precipiq_core.cli.context import CliContext
-from precipiq_core.contracts.registries import WrappedSecretsRegistry
-from precipiq_core.contracts.vault import WrappedSecret, WrappedSecrets
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
 

@@ -11,13 +11,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import assemble
 from precipiq_core.cli import main
 from precipiq_core.cli.context import CliContext, TerminalConsole
 from precipiq_core.cli.index import COMMANDS_GROUP, indexed_commands
 from precipiq_core.cli.later import NO_COMMANDS, Later
 from precipiq_core.deployment import load_deployment
-from precipiq_core.errors import DeploymentError
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
 from precipiq_testkit.clock import ManualClock, SeededRandomness

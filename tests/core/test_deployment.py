@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.deployment import Deployment, load_deployment
-from precipiq_core.errors import DeploymentError
 
 MINIMAL = '[deployment]\nname = "t"\n'
 

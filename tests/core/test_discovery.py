@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.discovery import installed_plugins, load_plugins
-from precipiq_core.errors import DeploymentError
 from precipiq_core.plugin import PluginBase, PluginConfig
 
 

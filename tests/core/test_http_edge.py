@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, StrictFloat, StrictInt
 
-from precipiq_core.contracts.auth import Principal, RateGroup, RateState
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.credential import Credential
-from precipiq_core.errors import Conflict, DeploymentError, Gone, NotFound, Unavailable
+from precipiq_contracts.auth import Principal, RateGroup, RateState
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.credential import Credential
+from precipiq_contracts.errors import Conflict, DeploymentError, Gone, NotFound, Unavailable
 from precipiq_core.http.body import BodyLimits
+from precipiq_core.http.download import Times
 from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Call, Endpoint, LateReply, PlainEndpoint, Reply
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.envelope import Answer, send_answer
@@ -86,7 +87,7 @@ class Site:
         self.limiter = Limiter()
         self.calls: list[Call[Any, Any]] = []
         self._handler = handler
-        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.5, 0.5, ManualClock())
+        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), Times(0.5, 0.5), ManualClock())
         endpoints = [
             Endpoint("POST", "/notes", self.write, "write", NoteOut, body=NoteIn, status=201, errors=("conflict",)),
             Endpoint("GET", "/notes", self.read, "read", NoteOut, query=NoteQuery),
@@ -421,7 +422,7 @@ async def test_a_failure_after_the_start_breaks_the_answer_off() -> None:
     [(EVENT_STREAM, False, "GET"), ("application/zip", True, "GET, HEAD"), (JSON, False, "GET, HEAD")],
 )
 async def test_a_stream_has_no_head_and_a_download_has(media_type: str, is_download: bool, allowed: str) -> None:
-    edge = Edge([Keys()], None, BodyLimits(1, 1, 1), 1, 1, ManualClock())
+    edge = Edge([Keys()], None, BodyLimits(1, 1, 1), Times(1, 1), ManualClock())
     endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, media_type=media_type, is_download=is_download)
     site = Site()
     site.app = build_router([("notes", endpoint)], [], [], edge)
@@ -431,7 +432,7 @@ async def test_a_stream_has_no_head_and_a_download_has(media_type: str, is_downl
 
 
 def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
-    edge = Edge([], None, BodyLimits(1, 1, 1), 1, 1, ManualClock())
+    edge = Edge([], None, BodyLimits(1, 1, 1), Times(1, 1), ManualClock())
     endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):

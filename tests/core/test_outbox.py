@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from precipiq_core.contracts.chain import Chain, Draft
-from precipiq_core.contracts.database import Database, Migration, Statement
+from precipiq_contracts.chain import Chain, Draft
+from precipiq_contracts.database import Database, Migration, Statement
+from precipiq_contracts.errors import Conflict, Unavailable
 from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.errors import Conflict, Unavailable
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_testkit.postgres import PostgresDatabase
 

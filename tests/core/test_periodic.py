@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import structlog
 
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.periodic import repeat
 
 pytestmark = pytest.mark.anyio

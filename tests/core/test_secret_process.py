@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 from precipiq_core.secret_process import SecretProcess, call_once
 from tests.core.secret_servants import SECRET, Servant, Unloadable
 

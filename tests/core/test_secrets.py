@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.errors import DeploymentError
 from precipiq_core.secrets import HkdfMasterKey, open_master_key
-from precipiq_core.settings import SecretReference
 from precipiq_testkit.clock import SeededRandomness
 
 

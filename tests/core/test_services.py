@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pytest
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.services import Services
 
 

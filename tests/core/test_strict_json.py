@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from precipiq_core import strict_json
-from precipiq_core.strict_json import JsonRefused, loads
+from precipiq_chain import strict_json
+from precipiq_chain.strict_json import JsonRefused, loads
 from tests.effort import rounds
 
 BACKSLASH = "\\"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import precipiq_auth_keys
 import precipiq_ledger
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_testkit import postgres

@@ -19,17 +19,17 @@ import asyncpg
 import pytest
 
 import precipiq_ledger
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.database import Database, Migration, Statement
-from precipiq_core.contracts.entry_store import EntryQuery, EntryStore
+from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.verify import GENESIS, verify_stretch
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.database import Database, Migration, Statement
+from precipiq_contracts.entry_store import EntryQuery, EntryStore
+from precipiq_contracts.errors import Conflict, Unavailable
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_core.errors import Conflict, Unavailable
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
-from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
 from tests.effort import rounds

@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from precipiq_core.contracts.database import Migration, Scalar, Statement
+from precipiq_contracts.database import Migration, Scalar, Statement
+from precipiq_contracts.errors import Conflict, DeploymentError, InternalError, Unavailable
 from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.errors import Conflict, DeploymentError, InternalError, Unavailable
 from precipiq_testkit import postgres
 
 from .plugins import ALPHA, ALPHA_TEST, BETA, new_database, notes_plugin, opened

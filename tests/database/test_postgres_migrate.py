@@ -18,9 +18,9 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from precipiq_core.contracts.database import Migration, Statement
+from precipiq_contracts.database import Migration, Statement
+from precipiq_contracts.errors import DeploymentError, PrecipiqError, Unavailable
 from precipiq_core.database import postgres_address, postgres_migrate
-from precipiq_core.errors import DeploymentError, PrecipiqError, Unavailable
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.server import ServerProcess
 

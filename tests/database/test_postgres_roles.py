@@ -12,10 +12,10 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from precipiq_core.contracts.database import Migration, Statement
+from precipiq_contracts.database import Migration, Statement
+from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.postgres_roles import Roles
-from precipiq_core.errors import DeploymentError, Unavailable
 from precipiq_ledger.drivers.postgres import PostgresDriver
 from precipiq_testkit import postgres
 from precipiq_testkit.postgres import OwnPostgres, PostgresServer, own_postgres

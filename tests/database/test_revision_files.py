@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.database import Migration
 from precipiq_core.database.alembic_scripts import heads
 from precipiq_core.database.branches import missing_steps
 from precipiq_core.database.revision_files import stated_heads
@@ -81,7 +81,7 @@ def test_finding_a_schema_current_imports_no_alembic(folder: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.database import Migration
 from precipiq_core.database.branches import missing_steps
 assert missing_steps(Migration("a", Path({str(folder)!r}), {{}}), ["a2"]) == []
 print(sorted({{"alembic", "sqlalchemy"}} & sys.modules.keys()))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration, Statement
+from precipiq_contracts.errors import Conflict, DeploymentError, Unavailable
 from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_core.errors import Conflict, DeploymentError, Unavailable
 
 pytestmark = pytest.mark.anyio
 

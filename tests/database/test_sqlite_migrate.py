@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.database import Migration
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.database.sqlite_migrate import migrate, pending
-from precipiq_core.errors import DeploymentError
 
 
 def write_revision(location: Path, branch: str, number: int, body: str) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Statement
+from precipiq_contracts.errors import DeploymentError, InternalError
 from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing
 from precipiq_core.database.sqlite_tenant import TenantConnection
-from precipiq_core.errors import DeploymentError, InternalError
 
 TABLES = {"notes": ("org_id", "environment"), "members": ("org_id", None)}
 ALPHA = Chain("org_alpha", "live")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from precipiq_contracts.errors import Conflict, Unavailable
 from precipiq_core.database.sqlite_connection import open_for_writing
 from precipiq_core.database.sqlite_writer import SqliteWriter
-from precipiq_core.errors import Conflict, Unavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -258,7 +258,7 @@ def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
     program = f"""
 import asyncio
 from pathlib import Path
-from precipiq_core.contracts.database import Statement
+from precipiq_contracts.database import Statement
 from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 async def main():

@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from precipiq_core.contracts.database import Migration
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.database import Migration
+from precipiq_contracts.errors import DeploymentError
 from precipiq_ledger.drivers.postgres import PostgresDriver
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer

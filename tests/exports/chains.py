@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from precipiq_core.chain_format import head_of, prepare, seal_entries
-from precipiq_core.contracts.chain import Chain, Draft, Entry
+from precipiq_chain.chain_format import head_of, prepare, seal_entries
+from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_exports.bundle import verify
 from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, SigningKeyInfo, Table
 from precipiq_exports.bundle.writer import VERIFIER, write_bundle

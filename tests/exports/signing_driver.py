@@ -11,11 +11,11 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from precipiq_core.clock import SystemRandomness
+from precipiq_contracts.clock import SystemRandomness
+from precipiq_contracts.secret_location import SecretLocation
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.secret_location import SecretLocation
 from precipiq_core.secrets import open_master_key
-from precipiq_core.settings import SecretReference
 from precipiq_exports.signer import Signer
 from precipiq_vault_local.keys import LocalVaultAccess
 from precipiq_vault_local.service import LocalVault

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from precipiq_core.canonical import canonical
-from precipiq_core.chain_format import parse_statement
+from precipiq_chain.canonical import canonical
+from precipiq_chain.chain_format import parse_statement
 from precipiq_exports.bundle.spec import Table
 from precipiq_exports.bundle.verify import csv_cell
 from precipiq_exports.bundle.writer import write_bundle

@@ -23,8 +23,8 @@ import pytest
 
 from precipiq_bundles_s3.bucket import PART_BYTES, Bucket, BucketSettings, Download, Upload
 from precipiq_bundles_s3.service import S3Bundles
-from precipiq_core.contracts.bundle_store import BundleStore
-from precipiq_core.errors import InternalError, NotFound, Unavailable
+from precipiq_contracts.bundle_store import BundleStore
+from precipiq_contracts.errors import InternalError, NotFound, Unavailable
 from precipiq_exports.local_bundles import BundleFile, LocalBundles
 from precipiq_testkit.aws import REGION, AwsServer, aws
 
@@ -303,7 +303,7 @@ async def test_a_file_of_another_file_system_is_copied(tmp_path: Path, far_sourc
 _PUT_LOCALLY = """
 import asyncio, resource, signal, sys
 from pathlib import Path
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
 from precipiq_exports.local_bundles import BundleFile, LocalBundles
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL if sys.argv[3] == "killed" else signal.SIG_IGN)

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import structlog
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import AuditBatch
-from precipiq_core.errors import InternalError, Unavailable, VaultRefused
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import AuditBatch
+from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
 from precipiq_exports.bundle.entries import Context
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle_process import run_bundle_worker

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import precipiq_exports
-from precipiq_core.clock import uuid7
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import uuid7
+from precipiq_contracts.database import Migration
 from precipiq_core.database.open import new_database
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.outbox import OutboxEvent

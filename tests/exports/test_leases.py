@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
 from precipiq_exports.job_store import Lease
 from precipiq_exports.leases import LeaseKeeper, LeaseLost, Progress
 from precipiq_testkit.clock import ManualClock

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits, Plans
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.plans import NO_LIMITS, PlanLimits, Plans
 from precipiq_exports.errors import TooManyExports
 from precipiq_exports.jobs import Job, Request
 from precipiq_exports.plugin import ExportsPlugin

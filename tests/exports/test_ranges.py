@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from precipiq_core.chain_format import parse_statement, prepare, seal_entries
-from precipiq_core.contracts.chain import Chain, Draft
+from precipiq_chain.chain_format import parse_statement, prepare, seal_entries
+from precipiq_contracts.chain import Chain, Draft
 from precipiq_exports.jobs import Range, Request
 from precipiq_exports.ranges import range_of
 from precipiq_testkit.memory import MemoryAuditor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 from precipiq_exports.jobs import Job, Request, Status, bundle_name
 from precipiq_exports.upkeep import Upkeep
 from precipiq_testkit.clock import ManualClock

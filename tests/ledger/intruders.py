@@ -17,10 +17,10 @@ from typing import Any
 import asyncpg
 
 import precipiq_ledger
-from precipiq_core.contracts.chain import Chain, Head
-from precipiq_core.contracts.database import Migration
-from precipiq_core.contracts.entry_store import EntryAuditor, EntryStore
-from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict
+from precipiq_contracts.chain import Chain, Head
+from precipiq_contracts.database import Migration
+from precipiq_contracts.entry_store import EntryAuditor, EntryStore
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_core.database import postgres
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase

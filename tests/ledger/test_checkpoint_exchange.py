@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 from precipiq_ledger.checkpoint_exchange import EXCHANGE_INTERVAL_S
 from precipiq_testkit.plugin import used
 from precipiq_testkit.postgres import PostgresDatabase

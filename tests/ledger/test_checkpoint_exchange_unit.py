@@ -9,8 +9,8 @@ from hashlib import sha256
 import orjson
 import pytest
 
-from precipiq_core.contracts.chain import Chain, Head
-from precipiq_core.contracts.database import Row, Statement
+from precipiq_contracts.chain import Chain, Head
+from precipiq_contracts.database import Row, Statement
 from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 from precipiq_testkit.clock import ManualClock

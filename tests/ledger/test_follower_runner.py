@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import structlog
 
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.chain import Chain, Draft, EntryKind
-from precipiq_core.contracts.followers import Follower
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.chain import Chain, Draft, EntryKind
+from precipiq_contracts.clock import SystemClock, SystemRandomness
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.followers import Follower
 from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_testkit.memory import MemoryDriver

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_contracts.entry_store import EntryStore
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.postgres import PostgresDatabase

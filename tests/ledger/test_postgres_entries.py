@@ -10,12 +10,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.database import Statement
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_chain.grouping import idempotency_check
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.database import Statement
+from precipiq_contracts.entry_store import EntryStore
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_core.database.postgres_roles import Roles
-from precipiq_core.errors import PrecipiqError
-from precipiq_ledger.drivers.grouping import idempotency_check
 from precipiq_ledger.drivers.postgres import PostgresDriver
 from precipiq_ledger.drivers.postgres_columns import indexed_columns
 from precipiq_testkit.postgres import PostgresDatabase

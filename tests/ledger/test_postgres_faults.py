@@ -12,18 +12,18 @@ from typing import TypeVar
 import asyncpg
 import pytest
 
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.database import Migration, Statement
-from precipiq_core.contracts.entry_store import Appended, EntryStore
+from precipiq_chain.verify import GENESIS, verify_stretch
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.database import Migration, Statement
+from precipiq_contracts.entry_store import Appended, EntryStore
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.database import postgres as core_postgres
 from precipiq_core.database import postgres_address
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.postgres_errors import AWAY, UNKNOWN_OUTCOME
 from precipiq_core.database.postgres_roles import begin_as, literal
-from precipiq_core.errors import Unavailable
 from precipiq_ledger.drivers import postgres_append
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.pooler import FaultProxy
 from precipiq_testkit.sealing import Writer

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_chain.verify import GENESIS, verify_stretch
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import EntryStore
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.plugin import used
 from precipiq_testkit.pooler import TransactionPooler

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.clock import SystemClock
-from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.verify import GENESIS, verify_stretch
+from precipiq_contracts.chain import Chain, Entry, PreparedDraft
+from precipiq_contracts.clock import SystemClock
+from precipiq_contracts.entry_store import EntryStore
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.verify import GENESIS, verify_stretch
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
 from tests.effort import rounds

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 from precipiq_testkit.postgres import SERVER_VARIABLE
 from precipiq_testkit.server import ServerProcess
 from tests.ledger.intruders import intruder_of

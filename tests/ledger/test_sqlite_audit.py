@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import precipiq_ledger
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration
-from precipiq_core.contracts.entry_store import AuditBatch, EntryStore
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration
+from precipiq_contracts.entry_store import AuditBatch, EntryStore
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_core.errors import Unavailable
 from precipiq_ledger.drivers.sqlite import SqliteDriver
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_testkit.sealing import Writer

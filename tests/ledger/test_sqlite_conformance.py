@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import precipiq_ledger
-from precipiq_core.contracts.database import Migration
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_contracts.database import Migration
+from precipiq_contracts.entry_store import EntryStore
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions

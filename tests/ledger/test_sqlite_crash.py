@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import precipiq_ledger
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration
+from precipiq_chain.verify import GENESIS, verify_stretch
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.drivers.sqlite import SqliteDriver
-from precipiq_ledger.verify import GENESIS, verify_stretch
 from tests.effort import rounds
 
 ALPHA = Chain("org_alpha", "live")
@@ -29,8 +29,8 @@ ROUNDS_COUNT = rounds(3, long=10)
 APPENDER = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.drivers.sqlite import SqliteDriver

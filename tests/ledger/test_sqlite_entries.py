@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import precipiq_ledger
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.database import Migration, Statement
-from precipiq_core.contracts.entry_store import Appended, EntryQuery, EntryStore
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.database import Migration, Statement
+from precipiq_contracts.entry_store import Appended, EntryQuery, EntryStore
+from precipiq_contracts.errors import Conflict, Unavailable, ValidationFailed
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_core.errors import Conflict, Unavailable, ValidationFailed
 from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
 from precipiq_ledger.drivers.sqlite_find import _Search
 from precipiq_testkit.sealing import Writer

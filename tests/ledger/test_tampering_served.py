@@ -19,11 +19,11 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import CliContext, TerminalConsole
 from precipiq_core.cli.main import cli
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.chain import Chain
 from precipiq_core.database.postgres_roles import Roles
 from precipiq_core.deployment import load_deployment
 from precipiq_testkit.postgres import PostgresDatabase

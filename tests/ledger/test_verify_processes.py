@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import AuditBatch
-from precipiq_core.errors import Unavailable
+from precipiq_chain.verify import GENESIS
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import AuditBatch
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.secrets import HkdfMasterKey
 from precipiq_ledger import verify_worker
 from precipiq_ledger.checkpoints import CheckpointFiles
 from precipiq_ledger.verifier import Verifier, VerifierLimits
-from precipiq_ledger.verify import GENESIS
 
 pytestmark = pytest.mark.anyio
 

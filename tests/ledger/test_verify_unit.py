@@ -12,15 +12,15 @@ from threading import Event
 
 import pytest
 
-from precipiq_core.canonical import canonical
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry, Head
-from precipiq_core.contracts.entry_store import AuditBatch, EntryStore
-from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict
-from precipiq_core.errors import Unavailable
+from precipiq_chain.canonical import canonical
+from precipiq_chain.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
+from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry, Head
+from precipiq_contracts.entry_store import AuditBatch, EntryStore
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_ledger import verifier as verifier_module
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner, compare
 from precipiq_ledger.verifier import Verifier, VerifierLimits, join_stretches
-from precipiq_ledger.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_testkit.memory import MemoryAuditor, MemoryDriver
 from precipiq_testkit.sealing import Writer
 

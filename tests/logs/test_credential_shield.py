@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from precipiq_core.contracts.credential import Credential
+from precipiq_contracts.credential import Credential
 from precipiq_core.logs.credential_shield import CredentialShield
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.contextvars import get_contextvars
 
-from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink

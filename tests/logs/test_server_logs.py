@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from precipiq_core.clock import SystemClock, SystemRandomness
+from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.http.error_boundary import ErrorBoundary
 from precipiq_core.logs.credential_shield import CredentialShield
 from precipiq_core.logs.request_log import RequestLog

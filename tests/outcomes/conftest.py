@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import precipiq_outcomes
-from precipiq_core.chain_format import statement_id
-from precipiq_core.clock import SystemClock
-from precipiq_core.contracts.chain import Chain, Draft, EntryKind
-from precipiq_core.contracts.database import Database
+from precipiq_chain.chain_format import statement_id
+from precipiq_contracts.chain import Chain, Draft, EntryKind
+from precipiq_contracts.clock import SystemClock
+from precipiq_contracts.database import Database
 from precipiq_ledger.service import LedgerService
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.config import CorrelationConfig, LiabilityConfig

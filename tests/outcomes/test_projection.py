@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from precipiq_core.contracts.chain import Draft
-from precipiq_core.errors import Conflict, PrecipiqError, Unavailable
+from precipiq_contracts.chain import Draft
+from precipiq_contracts.errors import Conflict, PrecipiqError, Unavailable
 from precipiq_outcomes.analytics import Range
 from precipiq_outcomes.service import NewLink
 from tests.effort import rounds

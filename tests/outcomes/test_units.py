@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precipiq_core.clock import format_timestamp, parse_timestamp
+from precipiq_contracts.clock import format_timestamp, parse_timestamp
 from precipiq_outcomes.amounts import cents, plain, scaled
 from precipiq_outcomes.config import LiabilityConfig
 from precipiq_outcomes.liability import Circumstances, RiskModel, estimate

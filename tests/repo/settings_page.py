@@ -11,11 +11,11 @@ from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.plans.config import PlansConfig, TierConfig
 from precipiq_bundles_s3.config import BundlesS3Config
+from precipiq_contracts.settings import HttpSettings, SecretReference
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.serving.settings import ServerSettings, TlsSettings
-from precipiq_core.settings import HttpSettings, SecretReference
 from precipiq_exports.config import ExportsConfig
 from precipiq_ledger.config import LedgerConfig
 from precipiq_outcomes.config import CorrelationConfig, LiabilityConfig, OutcomesConfig

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
+from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import TerminalConsole
 from precipiq_core.cli.main import cli
-from precipiq_core.clock import SystemClock, SystemRandomness
 from precipiq_core.deployment import load_deployment
 from precipiq_core.hookspecs import HookSpecs
 

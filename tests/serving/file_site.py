@@ -10,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from precipiq_contracts.auth import Authenticator, Principal, RateLimiter, RateState
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemClock, SystemRandomness
+from precipiq_contracts.credential import Credential
 from precipiq_core.app import Application
 from precipiq_core.boot import assemble
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.auth import Authenticator, Principal, RateLimiter, RateState
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.credential import Credential
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.http.endpoint import Call, Download, Endpoint, NoBody
 from precipiq_core.logs.scrub import Scrubber

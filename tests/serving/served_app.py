@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.serving.drain import DrainGate
 from precipiq_core.serving.server import run
 from precipiq_core.serving.settings import ServerSettings

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
 from tests.serving.file_site import SIZE, TAG, File, content, site
 from tests.serving.test_protocols import client_context, tls_of
 from tests.serving.websocket_peer import Peer, descriptors, left_behind, until

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.serving.head_limit import HeadLimit
 from precipiq_core.serving.settings import ServerSettings
 

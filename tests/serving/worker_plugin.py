@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from precipiq_core.contracts.deployment import Console, DeploymentInfo
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.deployment import Console, DeploymentInfo
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.http.endpoint import PlainEndpoint
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 

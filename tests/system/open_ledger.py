@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import precipiq_ledger
-from precipiq_core.clock import Clock, SystemClock, SystemRandomness
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.entry_store import EntryStoreDriver
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock, SystemClock, SystemRandomness
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_core.database.open import new_database
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.settings import DatabaseSettings

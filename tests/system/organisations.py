@@ -12,7 +12,7 @@ from pathlib import Path
 from precipiq_auth_keys.service import KeyService
 from precipiq_core.running import running
 from precipiq_core.cli.context import assemble_for_command
-from precipiq_core.contracts.auth import SCOPES
+from precipiq_contracts.auth import SCOPES
 from precipiq_core.deployment import load_deployment
 
 async def main():

@@ -94,7 +94,7 @@ def test_a_command_imports_what_it_does_and_nothing_that_answers_requests(deploy
     assert started.third_parties - {"starlette"} <= COMMANDS | SETTINGS | LOGS | PARTS
     assert {name for name in started.all if name.startswith("starlette.")} <= {"starlette.types"}
     assert started.ours_like(r".*\.(\w*routes|models|app|router|openapi|postgres\w*|alembic_scripts|verify)") <= {
-        "precipiq_ledger.verify"
+        "precipiq_chain.verify"
     }
     commands = started.ours_like(r"precipiq_(?!core)\w+\..*commands")
     assert commands == {"precipiq_auth_keys.commands"}

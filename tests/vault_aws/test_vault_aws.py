@@ -27,11 +27,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+from precipiq_contracts.vault import SECRET_BYTES_MAX, KeyVault
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
-from precipiq_core.contracts.vault import SECRET_BYTES_MAX, KeyVault
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 from precipiq_core.running import running
 from precipiq_core.secret_process import SecretProcess
 from precipiq_testkit.aws import REGION, AwsServer, aws

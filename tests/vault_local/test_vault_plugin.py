@@ -14,14 +14,14 @@ from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from precipiq_contracts.clock import SystemClock, SystemRandomness
+from precipiq_contracts.secret_location import SecretLocation
+from precipiq_contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import CliContext
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
-from precipiq_core.secret_location import SecretLocation
 from precipiq_core.services import Services
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.plugin import VaultLocalPlugin

@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from precipiq_core.canonical import canonical
-from precipiq_core.contracts.auth import Principal, RateState
-from precipiq_core.contracts.chain import Chain, Entry, Head
-from precipiq_core.errors import Unavailable
-from precipiq_ledger.drivers.grouping import idempotency_check
+from precipiq_chain.canonical import canonical
+from precipiq_chain.grouping import idempotency_check
+from precipiq_contracts.auth import Principal, RateState
+from precipiq_contracts.chain import Chain, Entry, Head
+from precipiq_contracts.errors import Unavailable
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.memory import MemoryData, MemoryEntryStore
 from precipiq_testkit.sealing import Writer

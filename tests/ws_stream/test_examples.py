@@ -20,8 +20,8 @@ import pytest
 import rfc8785
 from prometheus_client import CollectorRegistry
 
+from precipiq_contracts.registries import EntryKinds
 from precipiq_core.boot import assemble
-from precipiq_core.contracts.registries import EntryKinds
 from precipiq_core.deployment import load_deployment
 from precipiq_core.serving.settings import ServerSettings
 from precipiq_ledger.config import LedgerConfig

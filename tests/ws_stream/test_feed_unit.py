@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from precipiq_core.contracts.auth import Principal
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.auth import Principal
+from precipiq_contracts.errors import Unavailable
 from precipiq_testkit.clock import ManualClock
 from precipiq_ws_stream.access import TRUSTED_S, KeyAccess, Keys
 from precipiq_ws_stream.endings import FORBIDDEN, KEY_EXPIRED, KEY_REVOKED, Ending

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import RateLimited, Unavailable
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import RateLimited, Unavailable
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.places import Places
 from precipiq_ws_stream.position import START

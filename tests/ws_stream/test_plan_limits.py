@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits, Plans
-from precipiq_core.errors import RateLimited
+from precipiq_contracts.errors import RateLimited
+from precipiq_contracts.plans import NO_LIMITS, PlanLimits, Plans
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.places import Places
 from precipiq_ws_stream.plugin import WsStreamPlugin

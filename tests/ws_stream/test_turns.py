@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from precipiq_core.contracts.chain import Chain, Entry
+from precipiq_contracts.chain import Chain, Entry
 from precipiq_ws_stream.frames import EVERYTHING, Wanted
 from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import START, Position

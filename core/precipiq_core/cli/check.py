@@ -6,12 +6,12 @@ import json
 
 import click
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly
 from precipiq_core.cli.context import assemble_for_command, deployment_of
 from precipiq_core.cli.options import json_option
 from precipiq_core.cli.outcome import EXIT_NO, say_problems
-from precipiq_core.errors import DeploymentError
 
 
 @click.command()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from precipiq_contracts.chain import Chain
     from precipiq_core.boot import Assembly
-    from precipiq_core.contracts.chain import Chain
     from precipiq_core.deployment import Deployment
     from precipiq_core.services import Services
 
@@ -65,8 +65,8 @@ def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands
 
     ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
     """
+    from precipiq_contracts.clock import SystemClock, SystemRandomness
     from precipiq_core.boot import assemble
-    from precipiq_core.clock import SystemClock, SystemRandomness
     from precipiq_core.logs.settings import LogSettings
     from precipiq_core.logs.setup import configure_logging
 
@@ -86,8 +86,8 @@ def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands
 
 async def must_exist(chain: Chain, services: Services) -> None:
     """Raises ``NotFound`` for a chain without an entry: a misspelt organisation must not become one."""
-    from precipiq_core.contracts.ledger import Ledger
-    from precipiq_core.errors import NotFound
+    from precipiq_contracts.errors import NotFound
+    from precipiq_contracts.ledger import Ledger
 
     if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
         raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_core import __version__
 from precipiq_core.cli.context import CONFIG_VARIABLE, DEFAULT_CONFIG, CliContext, assembly_of, config_of
 from precipiq_core.cli.index import indexed_commands
 from precipiq_core.cli.later import Later
 from precipiq_core.cli.outcome import EXIT_CANNOT, say_problems
 from precipiq_core.deployment_file import named_plugins, read_document
-from precipiq_core.errors import PrecipiqError
 
 
 class PrecipiqGroup(click.Group):

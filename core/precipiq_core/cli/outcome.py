@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from precipiq_core.errors import DeploymentError, PrecipiqError
+from precipiq_contracts.errors import DeploymentError, PrecipiqError
 
 EXIT_NO = 1
 EXIT_CANNOT = 2

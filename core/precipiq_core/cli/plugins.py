@@ -6,10 +6,10 @@ import json
 
 import click
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.cli.context import deployment_of
 from precipiq_core.cli.options import json_option
 from precipiq_core.discovery import installed_plugins
-from precipiq_core.errors import DeploymentError
 
 
 @click.command()

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import structlog
-from prometheus_client import CollectorRegistry
 
-from precipiq_core import __version__
-from precipiq_core.app import Application
-from precipiq_core.boot import assemble
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.settings import parse_settings
 from precipiq_core.cli.context import deployment_of
-from precipiq_core.clock import SystemClock, SystemRandomness
-from precipiq_core.contracts.deployment import Console
+from precipiq_core.cli.serving import DeferredConsole, boot_application, say_cannot_start, say_serving
 from precipiq_core.deployment import Deployment
-from precipiq_core.errors import DeploymentError
-from precipiq_core.logs.setup import LoggingControl, configure_logging
+from precipiq_core.logs.setup import configure_logging
 from precipiq_core.operations.shared_metrics import FOLDER_VARIABLE, forget_worker, share_metrics
 from precipiq_core.running import running
 from precipiq_core.serving.server import run
 from precipiq_core.serving.settings import ServerSettings
 from precipiq_core.serving.worker import Seat, Worker
-from precipiq_core.settings import parse_settings
 
 log = structlog.get_logger("precipiq.serve")
-
-EXIT_START_FAILED = 2
 
 
 @click.command()
@@ -41,32 +33,6 @@ EXIT_START_FAILED = 2
 def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str | None) -> None:
     """Serve the deployment until SIGTERM."""
     ctx.exit(serve_deployment(deployment_of(ctx), bind, workers, worker))
-
-
-class DeferredConsole:
-    """Keeps what is said until the server is ready, then shows it on the terminal, past the log capture."""
-
-    def __init__(self) -> None:
-        self._waiting: list[str] | None = []
-
-    def say(self, text: str) -> None:
-        if self._waiting is None:
-            _show(text)
-        else:
-            self._waiting.append(text)
-
-    def open(self) -> None:
-        """Show what was said so far; from now on, show at once."""
-        waiting, self._waiting = self._waiting or [], None
-        for text in waiting:
-            _show(text)
-
-
-def _show(text: str) -> None:
-    stream = sys.__stdout__
-    if stream is not None:
-        stream.write(text + "\n")
-        stream.flush()
 
 
 def serve_deployment(
@@ -81,7 +47,7 @@ def serve_deployment(
     if seat is not None:
         return _serve_as_worker(deployment, Worker(Seat.parse(seat)))
     if deployment.server.workers > 1:
-        from precipiq_core.cli.workers import serve_with_workers  # it needs this module
+        from precipiq_core.cli.workers import serve_with_workers
 
         return serve_with_workers(deployment)
     return _serve_alone(deployment)
@@ -136,43 +102,6 @@ def _serve_as_worker(deployment: Deployment, worker: Worker) -> int:
             forget_worker(Path(os.environ[FOLDER_VARIABLE]), worker.number)
         control.restore()
         worker.leave()
-
-
-def boot_application(
-    deployment: Deployment, control: LoggingControl, console: Console, registry: CollectorRegistry | None = None
-) -> Application:
-    """The deployment, ready to be served. Raises ``DeploymentError``."""
-    assembly = assemble(
-        deployment,
-        clock=SystemClock(),
-        randomness=SystemRandomness(),
-        console=console,
-        serving=True,
-        registry=registry,
-    )
-    control.add(names=[item.value for item in assembly.secret_names])
-    return Application(assembly, control.sink if deployment.logs.access else None)
-
-
-def say_serving(application: Application, addresses: Sequence[str], **more: object) -> None:
-    """The one line that operators wait for."""
-    deployment = application.assembly.deployment
-    log.info(
-        "serving",
-        deployment=deployment.name,
-        version=__version__,
-        addresses=list(addresses),
-        data_dir=str(deployment.data_dir),
-        plugins=list(application.assembly.plugins),
-        **more,
-    )
-
-
-def say_cannot_start(error: DeploymentError) -> int:
-    """A line for each problem; the exit code."""
-    for problem in error.problems:
-        log.critical("cannot start", problem=problem)
-    return EXIT_START_FAILED
 
 
 def _overridden(deployment: Deployment, given: dict[str, object]) -> Deployment:

@@ -10,10 +10,10 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.app import Application
-from precipiq_core.cli.serve import DeferredConsole, boot_application, say_cannot_start, say_serving
+from precipiq_core.cli.serving import DeferredConsole, boot_application, say_cannot_start, say_serving
 from precipiq_core.deployment import Deployment
-from precipiq_core.errors import DeploymentError
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.operations.shared_metrics import FOLDER_VARIABLE, forget_gauges
 from precipiq_core.serving.config import tls_context

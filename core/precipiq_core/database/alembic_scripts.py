@@ -12,9 +12,9 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from precipiq_core.contracts.database import Migration
-from precipiq_core.database.branches import POST, PRE, Step, version_table
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.database import Migration
+from precipiq_contracts.errors import DeploymentError
+from precipiq_core.database.steps import POST, PRE, Step, version_table
 
 _SCRIPTS = Path(__file__).parent / "alembic"
 

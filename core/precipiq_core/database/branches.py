@@ -10,28 +10,11 @@ Alembic and SQLAlchemy take longer to import than everything else together, so a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from precipiq_core.contracts.database import Migration
+from precipiq_contracts.database import Migration
 from precipiq_core.database.revision_files import stated_heads
-
-PRE, POST = "pre", "post"
-OLDEST = "oldest revision of a server that may run: "
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One revision of a branch. ``is_post``: whether it waits for the version before to be gone."""
-
-    migration: Migration
-    revision: str
-    is_post: bool
-
-
-def version_table(branch: str) -> str:
-    """The table that holds the branch's revision."""
-    return f"alembic_version_{branch}"
+from precipiq_core.database.steps import Step
 
 
 def missing_steps(migration: Migration, versions: Sequence[str]) -> list[Step]:

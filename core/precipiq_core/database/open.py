@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
-from precipiq_core.contracts.database import Database, Migration
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.errors import DeploymentError
 from precipiq_core.extras import require_extra
 
 _SQLITE = "sqlite:///"

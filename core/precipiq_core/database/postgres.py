@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import asyncpg
 import structlog
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration, Row, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration, Row, Statement
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
+from precipiq_contracts.secret_location import SecretLocation
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_check import check_deployment
 from precipiq_core.database.postgres_errors import (
@@ -29,9 +32,6 @@ from precipiq_core.database.postgres_errors import (
 from precipiq_core.database.postgres_roles import Roles, begin_as
 from precipiq_core.database.postgres_statements import fetch_rows
 from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.errors import DeploymentError, InternalError, Unavailable
-from precipiq_core.secret_location import SecretLocation
-from precipiq_core.settings import SecretReference
 
 if TYPE_CHECKING:
     from precipiq_core.database.databases_library import PostgresConnections
@@ -49,7 +49,7 @@ _COMMAND_TIMEOUT_S = 20.0  # beyond the server's own limit of a statement: it do
 
 
 class PostgresDatabase:
-    """See ``precipiq_core.contracts.database.Database``; also gives drivers its connections and roles."""
+    """See ``precipiq_contracts.database.Database``; also gives drivers its connections and roles."""
 
     dialect: Literal["sqlite", "postgresql"] = "postgresql"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from precipiq_core.secret_location import SecretLocation
+from precipiq_contracts.secret_location import SecretLocation
 
 APPLICATION_NAME = "precipiq"
 

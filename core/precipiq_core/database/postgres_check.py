@@ -8,10 +8,11 @@ from typing import Any
 import asyncpg
 import structlog
 
-from precipiq_core.contracts.database import Migration
-from precipiq_core.database.branches import OLDEST, missing_steps, version_table
-from precipiq_core.database.postgres_roles import ORG_SETTING, SCHEMA, Roles
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.database import Migration
+from precipiq_contracts.errors import DeploymentError
+from precipiq_core.database.branches import missing_steps
+from precipiq_core.database.postgres_roles import OLDEST, ORG_SETTING, SCHEMA, Roles
+from precipiq_core.database.steps import version_table
 
 log = structlog.get_logger("precipiq.database")
 

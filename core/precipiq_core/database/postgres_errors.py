@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from precipiq_core.errors import Conflict, InternalError, PrecipiqError, Unavailable
+from precipiq_contracts.errors import Conflict, InternalError, PrecipiqError, Unavailable
 
 AWAY = "the database cannot be reached; try again"
 UNKNOWN_OUTCOME = "the connection to the database broke; what was being written may or may not be stored"

@@ -18,13 +18,14 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from precipiq_core.contracts.database import Migration
-from precipiq_core.database.branches import OLDEST, Step, missing_steps, take_step, version_table
+from precipiq_contracts.database import Migration
+from precipiq_contracts.errors import DeploymentError, Unavailable
+from precipiq_core.database.branches import missing_steps, take_step
 from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_errors import translated, translating
 from precipiq_core.database.postgres_rights import make_roles, rights
-from precipiq_core.database.postgres_roles import SCHEMA, Roles, quoted
-from precipiq_core.errors import DeploymentError, Unavailable
+from precipiq_core.database.postgres_roles import OLDEST, SCHEMA, Roles, quoted
+from precipiq_core.database.steps import Step, version_table
 
 log = structlog.get_logger("precipiq.database")
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
+
+OLDEST = "oldest revision of a server that may run: "
+"""Begins the comment on the column of a version table that says which versions may still serve."""
 
 SCHEMA = "precipiq"
 ORG_SETTING = "precipiq.org_id"

@@ -15,8 +15,8 @@ from uuid import UUID
 
 import asyncpg
 
-from precipiq_core.contracts.database import Row, Scalar, Statement
-from precipiq_core.errors import InternalError
+from precipiq_contracts.database import Row, Scalar, Statement
+from precipiq_contracts.errors import InternalError
 
 _ROWS = re.compile(
     r"(?:\s+|\(|--[^\n\r]*[\n\r]|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"  # a comment within a comment is not taken

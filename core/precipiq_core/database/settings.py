@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from precipiq_core.settings import SecretReference, Settings
+from precipiq_contracts.settings import SecretReference, Settings
 
 
 class DatabaseSettings(Settings):

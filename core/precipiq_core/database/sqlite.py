@@ -12,8 +12,9 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Migration, Row, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Migration, Row, Statement
+from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing
 from precipiq_core.database.sqlite_migrate import migrate, pending
@@ -22,7 +23,6 @@ from precipiq_core.database.sqlite_readers import SqliteReaders
 from precipiq_core.database.sqlite_tenant import TenantConnection, TenantTables
 from precipiq_core.database.sqlite_transactions import TransactionGuard
 from precipiq_core.database.sqlite_writer import SqliteWriter
-from precipiq_core.errors import DeploymentError, Unavailable
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ log = structlog.get_logger("precipiq.database")
 
 
 class SqliteDatabase:
-    """See ``precipiq_core.contracts.database.Database``; also gives drivers the writer and the readers of the file.
+    """See ``precipiq_contracts.database.Database``; also gives drivers the writer and the readers of the file.
 
     ``checkpoints``: False in every process but the server, which alone moves the log into the file.
     """

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from precipiq_core.contracts.database import Row
-from precipiq_core.errors import Conflict, Unavailable
+from precipiq_contracts.database import Row
+from precipiq_contracts.errors import Conflict, Unavailable
 
 PAGE_SIZE_BYTES = 4096
 STATEMENTS_CACHED_COUNT = 256

@@ -11,9 +11,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from precipiq_core.contracts.database import Migration
-from precipiq_core.database.branches import missing_steps, take_step, version_table
+from precipiq_contracts.database import Migration
+from precipiq_core.database.branches import missing_steps, take_step
 from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing, translating
+from precipiq_core.database.steps import version_table
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -10,7 +10,7 @@ from typing import cast
 
 import aiosqlite
 
-from precipiq_core.contracts.database import Row, Statement
+from precipiq_contracts.database import Row, Statement
 from precipiq_core.database.sqlite_connection import translating
 
 _FETCHED_AT_ONCE = 64

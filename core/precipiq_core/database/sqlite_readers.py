@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Row, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Row, Statement
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.database.sqlite_connection import is_connection_bad, translated, translating
 from precipiq_core.database.sqlite_tenant import TenantConnection
-from precipiq_core.errors import Unavailable
 
 T = TypeVar("T")
 

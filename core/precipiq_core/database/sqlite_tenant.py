@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from precipiq_core.clock import SystemRandomness
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Row, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import SystemRandomness
+from precipiq_contracts.database import Row, Statement
+from precipiq_contracts.errors import DeploymentError, InternalError
 from precipiq_core.database.sqlite_connection import STATEMENTS_CACHED_COUNT, primary_code, read_only_uri, rows_of
-from precipiq_core.errors import DeploymentError, InternalError
 
 T = TypeVar("T")
 

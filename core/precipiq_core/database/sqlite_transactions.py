@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from precipiq_core.contracts.database import Row, Statement
+from precipiq_contracts.database import Row, Statement
 from precipiq_core.database.sqlite_connection import rows_of, translated
 
 _ALLOWED = frozenset(

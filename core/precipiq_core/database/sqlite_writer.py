@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_core.database.sqlite_connection import concerns_every_write, is_connection_bad, translated, translating
-from precipiq_core.errors import InternalError, Unavailable
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

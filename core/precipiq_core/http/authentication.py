@@ -7,9 +7,9 @@ from hashlib import sha256
 
 from starlette.types import Scope as AsgiScope
 
-from precipiq_core.contracts.auth import Authenticator, Principal, Scope
-from precipiq_core.contracts.credential import Credential
-from precipiq_core.errors import Forbidden, Unauthorized
+from precipiq_contracts.auth import Authenticator, Principal, Scope
+from precipiq_contracts.credential import Credential
+from precipiq_contracts.errors import Forbidden, Unauthorized
 from precipiq_core.http.endpoint import Peer
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from precipiq_core.canonical import Json
-from precipiq_core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationFailed
-from precipiq_core.strict_json import JsonRefused, loads
+from precipiq_chain.canonical import Json
+from precipiq_chain.strict_json import JsonRefused, loads
+from precipiq_contracts.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationFailed
 
 RawHeaders = list[tuple[bytes, bytes]]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import binascii
 
-from precipiq_core.errors import ValidationFailed
-from precipiq_core.settings import HttpSettings
+from precipiq_contracts.errors import ValidationFailed
+from precipiq_contracts.settings import HttpSettings
 
 
 def encode_cursor(name: str, number: int) -> str:

@@ -11,18 +11,14 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from precipiq_core.errors import RangeNotSatisfiable
+from precipiq_contracts.errors import RangeNotSatisfiable
 from precipiq_core.http.endpoint import Download
 from precipiq_core.http.streaming import LateFailure, while_client_stays
-
-if TYPE_CHECKING:
-    from precipiq_core.http.endpoint_app import Edge
 
 log = structlog.get_logger("precipiq.http")
 
@@ -34,6 +30,14 @@ SLICE_BYTES = 64 * 1024
 # More digits than any file has bytes are not understood.
 _ONE_RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds until the answer begins, and for a client to take the next slice of it."""
+
+    handler_timeout_s: float
+    stall_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,12 @@ class DownloadAnswer:
     ``TimeoutError`` when these take longer than the handler may; after it, ``LateFailure``.
     """
 
-    def __init__(self, download: Download, media_type: tuple[bytes, bytes], headers: RawHeaders, edge: Edge) -> None:
+    def __init__(self, download: Download, media_type: tuple[bytes, bytes], headers: RawHeaders, times: Times) -> None:
         self._download = download
         self._media_type = media_type
         self._tag = b'"%b"' % download.etag.encode("ascii")
         self._headers = ((b"etag", self._tag), *headers)
-        self._edge = edge
+        self._times = times
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if _names(_field(scope, b"if-none-match"), self._tag):
@@ -68,7 +72,7 @@ class DownloadAnswer:
             await _send_head(send, part.status, self._headers_of(part))
             return
         async with aclosing(self._download.read(part.start, part.end)) as pieces:
-            async with asyncio.timeout(self._edge.handler_timeout_s):
+            async with asyncio.timeout(self._times.handler_timeout_s):
                 first = await anext(pieces, b"")
                 if self._download.on_begin is not None:
                     await self._download.on_begin(part.start)
@@ -77,7 +81,7 @@ class DownloadAnswer:
     async def _send_part(
         self, part: _Part, first: bytes, rest: AsyncIterator[bytes], receive: Receive, send: Send
     ) -> None:
-        body = _Body(part.end - part.start, send, self._edge.download_stall_timeout_s)
+        body = _Body(part.end - part.start, send, self._times.stall_timeout_s)
         try:
             await body.start(part.status, self._headers_of(part))
             async with while_client_stays(receive) as left:

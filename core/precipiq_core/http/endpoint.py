@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
-from precipiq_core.contracts.auth import Principal, RateGroup, Scope
+from precipiq_contracts.auth import Principal, RateGroup, Scope
 from precipiq_core.http.validation import RequestModel
 
 Method: TypeAlias = Literal["GET", "POST", "DELETE"]

@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.auth import Authenticator, Principal, RateLimiter
-from precipiq_core.contracts.credential import Credential
-from precipiq_core.errors import InternalError, PrecipiqError, RateLimited, Unavailable, ValidationFailed
+from precipiq_contracts.auth import Authenticator, Principal, RateLimiter
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.credential import Credential
+from precipiq_contracts.errors import InternalError, PrecipiqError, RateLimited, Unavailable, ValidationFailed
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import BodyLimits, read_json, read_raw
-from precipiq_core.http.download import DownloadAnswer
+from precipiq_core.http.download import DownloadAnswer, Times
 from precipiq_core.http.endpoint import (
     Call,
     Download,
@@ -46,8 +46,7 @@ class Edge:
     authenticators: Sequence[Authenticator]
     rate_limiter: RateLimiter | None
     limits: BodyLimits
-    handler_timeout_s: float
-    download_stall_timeout_s: float
+    times: Times
     clock: Clock
 
 
@@ -71,7 +70,7 @@ class EndpointApp:
             principal = await authenticate(self._edge.authenticators, scope, credential, self._endpoint.scope)
             headers = await self._rate_limit(principal)
             call = await self._parse(principal, credential, scope, receive)
-            async with asyncio.timeout(self._edge.handler_timeout_s):
+            async with asyncio.timeout(self._edge.times.handler_timeout_s):
                 result = await self._endpoint.handler(call)
             if isinstance(result, LateReply):
                 await self._send_late(result, call.request_id, headers, send)
@@ -80,7 +79,7 @@ class EndpointApp:
                 await send_stream(result, (self._media_type, *headers, *result.headers), receive, send)
                 return
             if isinstance(result, Download):
-                await DownloadAnswer(result, self._media_type, headers, self._edge)(scope, receive, send)
+                await DownloadAnswer(result, self._media_type, headers, self._edge.times)(scope, receive, send)
                 return
             answer = self._answer(result, call.request_id)
         except InternalError:

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 from starlette.types import Send
 
-from precipiq_core.errors import (
+from precipiq_contracts.errors import (
     DeploymentError,
     PrecipiqError,
     RangeNotSatisfiable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from precipiq_core.errors import InternalError, PrecipiqError
+from precipiq_contracts.errors import InternalError, PrecipiqError
 from precipiq_core.http.envelope import error_answer, send_answer
 
 log = structlog.get_logger("precipiq.http")

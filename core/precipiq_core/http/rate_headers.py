@@ -5,7 +5,7 @@ draft-ietf-httpapi-ratelimit-headers-11: ``RateLimit-Policy: "write";q=100;w=1``
 
 from __future__ import annotations
 
-from precipiq_core.contracts.auth import RateState
+from precipiq_contracts.auth import RateState
 
 
 def rate_headers(state: RateState) -> tuple[tuple[bytes, bytes], ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from precipiq_core.chain_format import split_payload
-from precipiq_core.contracts.chain import Entry
+from precipiq_chain.chain_format import split_payload
+from precipiq_contracts.chain import Entry
 from precipiq_core.http.envelope import raw_json
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictStr
 
-from precipiq_core.chain_format import statement_id, statement_timestamp
-from precipiq_core.contracts.chain import Entry
+from precipiq_chain.chain_format import statement_id, statement_timestamp
+from precipiq_contracts.chain import Entry
 from precipiq_core.http.validation import RequestModel, no_nul
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_core.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
+from precipiq_contracts.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
 from precipiq_core.http.envelope import error_answer, send_answer

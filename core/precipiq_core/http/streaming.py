@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.types import Receive, Send
 
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_core.http.endpoint import StreamReply
 
 _STREAM_END_TIMEOUT_S = 1.0

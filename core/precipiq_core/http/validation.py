@@ -8,9 +8,9 @@ from urllib.parse import unquote_plus
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from precipiq_core.canonical import Json
-from precipiq_core.clock import format_timestamp, parse_end, parse_timestamp
-from precipiq_core.errors import ValidationFailed
+from precipiq_chain.canonical import Json
+from precipiq_contracts.clock import format_timestamp, parse_end, parse_timestamp
+from precipiq_contracts.errors import ValidationFailed
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

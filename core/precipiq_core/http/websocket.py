@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from precipiq_core.contracts.auth import Principal, Scope
-from precipiq_core.errors import InternalError, PrecipiqError, RateLimited
+from precipiq_contracts.auth import Principal, Scope
+from precipiq_contracts.errors import InternalError, PrecipiqError, RateLimited
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.endpoint import Admission, Peer
 from precipiq_core.http.envelope import error_answer

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_core.contracts.credential import Credential
+from precipiq_contracts.credential import Credential
 
 QUERY_NAMES = frozenset((b"api_key", b"api-key", b"apikey"))
 

@@ -9,7 +9,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from precipiq_core.clock import Clock, Randomness, format_timestamp
+from precipiq_contracts.clock import Clock, Randomness, format_timestamp
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from precipiq_core.settings import Settings
+from precipiq_contracts.settings import Settings
 
 
 class LogSettings(Settings):

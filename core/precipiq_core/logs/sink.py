@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import orjson
 
-from precipiq_core.clock import SystemClock, format_timestamp
+from precipiq_contracts.clock import SystemClock, format_timestamp
 from precipiq_core.logs.scrub import Scrubber
 
 _HEAD = re.compile(rb'\{"timestamp":"[^"\\]{1,40}","level":"[^"\\]{1,40}","logger":"[^"\\]{1,200}"')

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from precipiq_contracts.vault import KeyVault
 from precipiq_core.cli.vault_index import VAULT_COMMANDS
-from precipiq_core.contracts.vault import KeyVault
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
 

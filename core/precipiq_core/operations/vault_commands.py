@@ -8,10 +8,10 @@ from functools import partial
 
 import click
 
+from precipiq_contracts.errors import VaultRefused
+from precipiq_contracts.registries import WrappedSecretsRegistry
+from precipiq_contracts.vault import KeyVault
 from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.contracts.registries import WrappedSecretsRegistry
-from precipiq_core.contracts.vault import KeyVault
-from precipiq_core.errors import VaultRefused
 from precipiq_core.services import Services
 
 EXIT_REFUSED = 1

@@ -9,7 +9,7 @@ from typing import Any
 from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.serving.settings import ServerSettings, TlsSettings
 
 # Forward secrecy and authenticated encryption only; TLS 1.3 has its own list. Mozilla's "intermediate" without DHE.

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.http.envelope import error_answer
 
 log = structlog.get_logger("precipiq.serving")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_core.errors import HeadersTooLarge
+from precipiq_contracts.errors import HeadersTooLarge
 from precipiq_core.http.envelope import error_answer, send_answer
 
 

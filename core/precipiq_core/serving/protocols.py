@@ -41,7 +41,7 @@ from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Prot
 from hypercorn.protocol.h11 import H11Protocol
 from priority.priority import MissingStreamError
 
-from precipiq_core.errors import BadRequest, HeadersTooLarge
+from precipiq_contracts.errors import BadRequest, HeadersTooLarge
 from precipiq_core.serving.connections import CuredConnection, CuredTaskGroup, close_timeout_s, connection_of
 from precipiq_core.serving.refusal import refusal
 from precipiq_core.serving.websockets import CuredWebSocket

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from precipiq_core.clock import Randomness, SystemRandomness
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.clock import Randomness, SystemRandomness
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_core.http.envelope import error_answer
 
 _REQUEST_ID_BYTES = 12

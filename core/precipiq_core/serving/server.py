@@ -19,7 +19,7 @@ import structlog
 from hypercorn.asyncio import serve as hypercorn_serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_core.errors import DeploymentError, PrecipiqError
+from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_core.logs.setup import loop_exception_handler
 from precipiq_core.serving.config import ServerConfig, tls_context
 from precipiq_core.serving.drain import DrainGate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from precipiq_core.settings import BASE_DIR, Settings
+from precipiq_contracts.settings import BASE_DIR, Settings
 
 
 class TlsSettings(Settings):

@@ -42,8 +42,8 @@ from wsproto.events import Event as WebSocketEvent
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from precipiq_core.clock import Clock, SystemClock
-from precipiq_core.errors import BadRequest, Forbidden, InternalError, NotFound, PrecipiqError, Unavailable
+from precipiq_contracts.clock import Clock, SystemClock
+from precipiq_contracts.errors import BadRequest, Forbidden, InternalError, NotFound, PrecipiqError, Unavailable
 from precipiq_core.http.websocket import FRAMES
 from precipiq_core.serving.connections import frames_per_second_max
 from precipiq_core.serving.frame_rate import FrameRate

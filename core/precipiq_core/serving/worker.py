@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
 
 READY = b"r"
 STOP = b"s"

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from precipiq_contracts.auth import RateState
+from precipiq_contracts.clock import Clock
 from precipiq_core.addresses import counted_address
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.auth import RateState
 
 SECOND_US = 1_000_000
 
@@ -89,7 +89,7 @@ class AddressWindows:
         self._counter = counter
 
     async def hit(self, name: str, address: str | None, quota: int, window_s: int) -> RateState:
-        """See ``precipiq_core.contracts.auth.AddressLimiter``."""
+        """See ``precipiq_contracts.auth.AddressLimiter``."""
         usage = await self._counter.hit(name, counted_address(address), quota, window_s)
         left_s = usage.left_us / SECOND_US
         remaining = max(0, quota - usage.counted)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from precipiq_auth_keys.secret_format import is_well_formed, key_hash
 from precipiq_auth_keys.store import KeyRecord, KeyStore
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.auth import Principal
-from precipiq_core.contracts.credential import Credential
+from precipiq_contracts.auth import Principal
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.credential import Credential
 
 _SECOND_US = 1_000_000
 
@@ -39,7 +39,7 @@ class KeyAuthenticator:
         self._last_used_us: dict[str, int] = {}
 
     async def authenticate(self, credential: Credential) -> Principal | None:
-        """See ``precipiq_core.contracts.auth.Authenticator``."""
+        """See ``precipiq_contracts.auth.Authenticator``."""
         secret = credential.reveal()
         if self._clock.monotonic_s() > self._fresh_until_s:
             self.forget()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pydantic import Field, field_validator, model_validator
 
 from precipiq_auth_keys.redis_server import RedisServer, parse_redis_url
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.plugin import PluginConfig
-from precipiq_core.settings import SecretReference
 
 
 class AuthKeysConfig(PluginConfig):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from precipiq_auth_keys.service import KeyService
-from precipiq_core.contracts.auth import SCOPES
-from precipiq_core.contracts.chain import SYSTEM
-from precipiq_core.contracts.deployment import Console, DeploymentInfo
+from precipiq_contracts.auth import SCOPES
+from precipiq_contracts.chain import SYSTEM
+from precipiq_contracts.deployment import Console, DeploymentInfo
 
 _WELCOME = """
 First start: organisation {org_id} ({name}) and a test key were made.

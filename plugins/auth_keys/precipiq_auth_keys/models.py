@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr
 
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.auth import Scope
+from precipiq_contracts.auth import Scope
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_core.http.validation import RequestModel
 
 

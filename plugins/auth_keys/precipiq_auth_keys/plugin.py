@@ -17,13 +17,13 @@ from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
 from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.auth import AddressLimiter, Authenticator, RateLimiter
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import Console, DeploymentInfo
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.contracts.plans import Plans
+from precipiq_contracts.auth import AddressLimiter, Authenticator, RateLimiter
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.deployment import Console, DeploymentInfo
+from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.plans import Plans
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services

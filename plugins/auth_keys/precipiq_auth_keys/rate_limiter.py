@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.auth import RateGroup, RateState
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.plans import PlanLimits, Plans
+from precipiq_contracts.auth import RateGroup, RateState
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.plans import PlanLimits, Plans
 
 if TYPE_CHECKING:
     from limits.aio.storage import MemoryStorage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precipiq_auth_keys.service import NewKey
 from precipiq_auth_keys.store import KeyRecord
-from precipiq_core.clock import format_timestamp
+from precipiq_contracts.clock import format_timestamp
 
 
 def key_record(key: KeyRecord) -> dict[str, object]:

@@ -9,8 +9,8 @@ from precipiq_auth_keys import models
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.records import key_record, new_key_record
 from precipiq_auth_keys.service import KeyService
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.errors import ValidationFailed
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.errors import ValidationFailed
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
 
 

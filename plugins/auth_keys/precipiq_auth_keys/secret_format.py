@@ -9,7 +9,7 @@ import re
 from hashlib import sha256
 from zlib import crc32
 
-from precipiq_core.contracts.chain import Environment
+from precipiq_contracts.chain import Environment
 
 RANDOM_BYTES = 32
 

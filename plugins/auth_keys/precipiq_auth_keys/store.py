@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_core.contracts.auth import Scope
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.auth import Scope
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.outbox import Outbox, OutboxEvent
 
 _KEY_COLUMNS = (

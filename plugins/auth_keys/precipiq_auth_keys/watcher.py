@@ -10,8 +10,8 @@ import structlog
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
-from precipiq_core.clock import Clock
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import PrecipiqError
 
 log = structlog.get_logger("precipiq.auth_keys")
 

@@ -16,11 +16,11 @@ from precipiq_billing.endpoint_records import endpoint_record
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.errors import NotAStripeEvent
+from precipiq_contracts.chain import SYSTEM, Chain, Environment
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import SYSTEM, Chain, Environment
-from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.services import Services
 
 _SECRET_CHARACTERS = range(22, 256)

@@ -14,10 +14,10 @@ from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.money import stripe_amount
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
-from precipiq_core.chain_format import statement_id
-from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.chain import SYSTEM, Chain, Entry
-from precipiq_core.errors import IdempotencyConflict, PrecipiqError, Unavailable, ValidationFailed
+from precipiq_chain.chain_format import statement_id
+from precipiq_contracts.chain import SYSTEM, Chain, Entry
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable, ValidationFailed
 from precipiq_core.periodic import repeat
 
 log = structlog.get_logger("precipiq.billing")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from precipiq_billing.stripe_events import Booking
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.database import Database, Row, Scalar, Statement
 
 _COLUMNS = "org_id, environment, event_id, register, difference, draft, entry_id"
 _EVENT = "org_id = :org_id AND environment = :environment AND event_id = :event_id"

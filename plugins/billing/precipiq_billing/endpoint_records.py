@@ -6,7 +6,7 @@ from typing import Any
 
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.stripe_events import HANDLED
-from precipiq_core.clock import format_timestamp
+from precipiq_contracts.clock import format_timestamp
 
 ENDPOINT_PATH = "/api/v1/webhooks/stripe/{endpoint_id}"
 

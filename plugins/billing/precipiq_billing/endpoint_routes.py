@@ -10,7 +10,7 @@ from precipiq_billing.endpoint_records import endpoint_record
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.live_endpoints import LiveEndpoints
-from precipiq_core.clock import Clock
+from precipiq_contracts.clock import Clock
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
-from precipiq_core.contracts.vault import WrappedSecret
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.vault import WrappedSecret
 from precipiq_core.outbox import Outbox, OutboxEvent
 
 _COLUMNS = (

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from precipiq_billing import kinds
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
 from precipiq_billing.errors import TooManyEndpoints
-from precipiq_core.clock import Clock, Randomness, format_timestamp, uuid7
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.contracts.vault import KeyVault
-from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock, Randomness, format_timestamp, uuid7
+from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
+from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.vault import KeyVault
 from precipiq_core.outbox import OutboxEvent
 from precipiq_core.periodic import repeat
 

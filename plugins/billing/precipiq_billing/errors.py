@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precipiq_core.errors import BadRequest, Conflict
+from precipiq_contracts.errors import BadRequest, Conflict
 
 
 class SignatureInvalid(BadRequest):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
 from precipiq_billing.errors import SignatureInvalid
 from precipiq_billing.signatures import check_signature
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.vault import KeyVault
-from precipiq_core.errors import NotFound
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import NotFound
+from precipiq_contracts.vault import KeyVault
 
 _SETTLED_S = 0.5
 

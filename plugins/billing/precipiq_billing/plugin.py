@@ -22,16 +22,16 @@ from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import SubscriptionStore
 from precipiq_billing.service import FinancialEvents
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.ledger import ChainAudit, Ledger
-from precipiq_core.contracts.plans import Plans
-from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.ledger import ChainAudit, Ledger
+from precipiq_contracts.plans import Plans
+from precipiq_contracts.settings import HttpSettings
+from precipiq_contracts.vault import KeyVault, WrappedSecrets
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
-from precipiq_core.settings import HttpSettings
 
 if TYPE_CHECKING:
     import click

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.chain_format import parse_statement, split_payload
-from precipiq_core.contracts.chain import Entry
+from precipiq_chain.chain_format import parse_statement, split_payload
+from precipiq_contracts.chain import Entry
 
 _METADATA_HEAD = len(b'{"metadata":')
 

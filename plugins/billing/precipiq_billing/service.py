@@ -11,11 +11,11 @@ import orjson
 
 from precipiq_billing.kinds import FINANCIAL_EVENT
 from precipiq_billing.records import financial_event_record
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Draft, Entry
-from precipiq_core.contracts.entry_store import EntryPage, EntryQuery
-from precipiq_core.contracts.ledger import ChainAudit, Ledger
-from precipiq_core.errors import NotFound
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Draft, Entry
+from precipiq_contracts.entry_store import EntryPage, EntryQuery
+from precipiq_contracts.errors import NotFound
+from precipiq_contracts.ledger import ChainAudit, Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +110,5 @@ class FinancialEvents:
         return [financial_event_record(entry, redactions.get(entry.seq)) for entry in entries]
 
     async def present(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
-        """The same as JSON. See ``precipiq_core.contracts.chain.Present``."""
+        """The same as JSON. See ``precipiq_contracts.chain.Present``."""
         return [orjson.dumps(record) for record in await self.records(chain, entries)]

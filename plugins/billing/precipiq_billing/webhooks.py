@@ -16,13 +16,13 @@ from precipiq_billing.deliveries import Deliveries, Outcome
 from precipiq_billing.errors import NotAStripeEvent, SignatureInvalid
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.metrics import DeliveryMetrics
-from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import InternalError, PrecipiqError, Unavailable
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.errors import InternalError, PrecipiqError, Unavailable
+from precipiq_contracts.settings import HttpSettings
 from precipiq_core.http.body import BodyLimits, read_raw
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, PlainEndpoint, RawRequest
 from precipiq_core.http.envelope import Answer, error_answer, send_answer, success
-from precipiq_core.settings import HttpSettings
 
 SIGNATURE = "stripe-signature"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precipiq_core.errors import NotFound, Unavailable
+from precipiq_contracts.errors import NotFound, Unavailable
 
 PART_BYTES = 8 * 1024 * 1024
 """Of a bundle that is stored in parts; grows by itself where they would be more than S3 takes."""

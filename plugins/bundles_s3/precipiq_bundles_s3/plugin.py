@@ -9,7 +9,7 @@ from typing import ClassVar
 from precipiq_bundles_s3.bucket import BucketSettings
 from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_bundles_s3.service import S3Bundles
-from precipiq_core.contracts.bundle_store import BundleStore
+from precipiq_contracts.bundle_store import BundleStore
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from precipiq_bundles_s3.bucket import Bucket, BucketSettings, Download, Upload
-from precipiq_core.contracts.bundle_store import BUNDLE_NAME
-from precipiq_core.errors import InternalError, Unavailable
+from precipiq_contracts.bundle_store import BUNDLE_NAME
+from precipiq_contracts.errors import InternalError, Unavailable
 
 PIECE_BYTES = 256 * 1024
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class S3Bundles:
-    """See ``precipiq_core.contracts.bundle_store.BundleStore``. No ``ping``: without S3, entries must flow in."""
+    """See ``precipiq_contracts.bundle_store.BundleStore``. No ``ping``: without S3, entries must flow in."""
 
     is_shared = True
 

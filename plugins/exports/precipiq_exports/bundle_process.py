@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import structlog
 
-from precipiq_core.errors import InternalError, Unavailable
+from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 
 log = structlog.get_logger("precipiq.exports")

@@ -17,8 +17,8 @@ import threading
 import traceback
 from dataclasses import asdict
 
-from precipiq_core.clock import SystemClock
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.clock import SystemClock
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle.writer import write_bundle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precipiq_core.errors import Conflict, Gone, RateLimited
+from precipiq_contracts.errors import Conflict, Gone, RateLimited
 
 
 class ExportNotReady(Conflict):

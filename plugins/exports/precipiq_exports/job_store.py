@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_exports.jobs import Failure, Job, Range, Request, Status
 

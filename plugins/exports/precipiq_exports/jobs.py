@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 
 Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
 Format: TypeAlias = Literal["jsonl", "csv"]

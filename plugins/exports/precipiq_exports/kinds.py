@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry, EntryKind
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Entry, EntryKind
 
 REQUESTED = "export_requested"
 COMPLETED = "export_completed"

@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from precipiq_core.clock import Clock
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import Unavailable
 from precipiq_exports.job_store import JobStore, Lease
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from precipiq_core.contracts.bundle_store import BUNDLE_NAME
-from precipiq_core.errors import InternalError, NotFound, Unavailable
+from precipiq_contracts.bundle_store import BUNDLE_NAME
+from precipiq_contracts.errors import InternalError, NotFound, Unavailable
 
 PIECE_BYTES = 256 * 1024
 
@@ -22,7 +22,7 @@ _NAME = re.compile(BUNDLE_NAME)
 
 
 class LocalBundles:
-    """See ``precipiq_core.contracts.bundle_store.BundleStore``. The folder and its files are for their owner alone."""
+    """See ``precipiq_contracts.bundle_store.BundleStore``. The folder and its files are for their owner alone."""
 
     def __init__(self, folder: Path, *, is_shared: bool = False) -> None:
         self._folder = folder

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from precipiq_contracts.chain import Chain, EntryKind
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import ChainAudit, ChainVerdict, Ledger
+from precipiq_contracts.registries import EntryKinds
 from precipiq_core import __version__
-from precipiq_core.contracts.chain import Chain, EntryKind
-from precipiq_core.contracts.ledger import ChainAudit, ChainVerdict, Ledger
-from precipiq_core.contracts.registries import EntryKinds
-from precipiq_core.errors import Unavailable
 from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, BundleTask, SigningKeyInfo, Table
 from precipiq_exports.bundle_process import run_bundle_worker
 from precipiq_exports.job_store import JobStore, Lease

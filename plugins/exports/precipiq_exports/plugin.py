@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.auth import AddressLimiter
-from precipiq_core.contracts.bundle_store import BundleStore
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.ledger import ChainAudit, Ledger
-from precipiq_core.contracts.plans import Plans
-from precipiq_core.contracts.registries import EntryKinds
-from precipiq_core.contracts.vault import KeyVault, WrappedSecrets
+from precipiq_contracts.auth import AddressLimiter
+from precipiq_contracts.bundle_store import BundleStore
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.ledger import ChainAudit, Ledger
+from precipiq_contracts.plans import Plans
+from precipiq_contracts.registries import EntryKinds
+from precipiq_contracts.settings import HttpSettings
+from precipiq_contracts.vault import KeyVault, WrappedSecrets
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
-from precipiq_core.settings import HttpSettings
 from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig
 from precipiq_exports.job_store import JobStore

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_exports.jobs import Range, Request
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from precipiq_core.clock import format_timestamp
+from precipiq_contracts.clock import format_timestamp
 from precipiq_exports.jobs import Job
 
 

@@ -7,14 +7,14 @@ from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.auth import AddressLimiter
-from precipiq_core.errors import NotFound, PrecipiqError, RateLimited, ValidationFailed
+from precipiq_contracts.auth import AddressLimiter
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.errors import NotFound, PrecipiqError, RateLimited, ValidationFailed
+from precipiq_contracts.settings import HttpSettings
 from precipiq_core.http.authentication import address_of
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Download, Endpoint, NoBody, NoQuery, PlainEndpoint, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
-from precipiq_core.settings import HttpSettings
 from precipiq_exports import models
 from precipiq_exports.config import ExportsConfig
 from precipiq_exports.jobs import Job

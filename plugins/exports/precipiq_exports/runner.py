@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.bundle_store import BundleStore
-from precipiq_core.contracts.chain import SYSTEM
-from precipiq_core.errors import PrecipiqError, Unavailable, VaultRefused
+from precipiq_contracts.bundle_store import BundleStore
+from precipiq_contracts.chain import SYSTEM
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import PrecipiqError, Unavailable, VaultRefused
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
 from precipiq_exports.job_store import JobStore, Lease

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from precipiq_core.contracts.vault import VaultAccess
+from precipiq_contracts.vault import VaultAccess
 from precipiq_core.secret_process import SecretProcess
 from precipiq_exports.signing_servant import SigningServant
 

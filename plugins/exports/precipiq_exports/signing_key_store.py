@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.database import Database, Row, Statement
-from precipiq_core.contracts.vault import WrappedSecret
-from precipiq_core.errors import Conflict
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.database import Database, Row, Statement
+from precipiq_contracts.errors import Conflict
+from precipiq_contracts.vault import WrappedSecret
 
 _COLUMNS = "key_id, org_id, environment, public_key, wrapped_key, created_us, retired_us, replaces, announced_seq"
 _PAGE_KEYS = 500

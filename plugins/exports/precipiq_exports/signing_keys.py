@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import structlog
 
-from precipiq_core.clock import Clock, Randomness, format_timestamp, uuid7
-from precipiq_core.contracts.chain import SYSTEM, Chain, Draft
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.chain import SYSTEM, Chain, Draft
+from precipiq_contracts.clock import Clock, Randomness, format_timestamp, uuid7
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import Ledger
 from precipiq_exports.kinds import KEY_CREATED, KEY_ROTATED
 from precipiq_exports.signer import Signer, fingerprint, public_key_pem
 from precipiq_exports.signing_key_store import SigningKey, SigningKeyStore, context_of

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from precipiq_core.contracts.vault import VaultAccess
-from precipiq_core.errors import InternalError, VaultRefused
+from precipiq_contracts.errors import InternalError, VaultRefused
+from precipiq_contracts.vault import VaultAccess
 
 KEY_BITS = 2048
 DIGEST_BYTES = 32

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.bundle_store import BundleStore
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.bundle_store import BundleStore
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_exports.job_store import JobStore
 from precipiq_exports.jobs import Job, bundle_name
 from precipiq_exports.service import ExportService

@@ -11,10 +11,10 @@ import asyncio
 import orjson
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Database, Statement
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.database import Database, Statement
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner, parse_checkpoint
 

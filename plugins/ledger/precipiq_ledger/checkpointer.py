@@ -9,10 +9,10 @@ from typing import cast
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain, Environment, Head
-from precipiq_core.contracts.entry_store import EntryStore
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.chain import Chain, Environment, Head
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.entry_store import EntryStore
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner
 
 log = structlog.get_logger("precipiq.ledger")

@@ -20,13 +20,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from precipiq_core.canonical import canonical
-from precipiq_core.clock import format_timestamp
-from precipiq_core.contracts.chain import Chain, Head
-from precipiq_core.contracts.entry_store import EntryAuditor
-from precipiq_core.contracts.ledger import ChainBreak, CheckpointComparison
-from precipiq_core.contracts.secrets import MasterKey
-from precipiq_ledger.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED
+from precipiq_chain.canonical import canonical
+from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED
+from precipiq_contracts.chain import Chain, Head
+from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.entry_store import EntryAuditor
+from precipiq_contracts.ledger import ChainBreak, CheckpointComparison
+from precipiq_contracts.secrets import MasterKey
 
 KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
 

@@ -12,10 +12,10 @@ from typing import Any, cast
 import click
 import orjson
 
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.ledger import ChainVerdict
 from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.ledger import ChainVerdict
-from precipiq_core.errors import PrecipiqError
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.services import Services
 from precipiq_ledger.records import verdict_record

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.followers import Follower
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.followers import Follower
 from precipiq_ledger.service import LedgerService
 
 log = structlog.get_logger("precipiq.ledger")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from precipiq_core.clock import parse_timestamp
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_core.http.validation import RequestModel, no_nul
 
 

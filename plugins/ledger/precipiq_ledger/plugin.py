@@ -8,18 +8,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.entry_store import MULTI_WRITER, EntryStoreDriver
-from precipiq_core.contracts.ledger import ChainAudit, Ledger
-from precipiq_core.contracts.registries import EntryKinds, EntryStoreDrivers, Followers
-from precipiq_core.contracts.secrets import MasterKey
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.ledger import ChainAudit, Ledger
+from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers
+from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.settings import HttpSettings, suggest
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
-from precipiq_core.settings import HttpSettings, suggest
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from precipiq_core.chain_format import parse_statement, statement_id, statement_prev_hash, statement_timestamp
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.contracts.ledger import ChainVerdict
-from precipiq_core.entry_record import RecordFields, entry_record_json
+from precipiq_chain.chain_format import parse_statement, statement_id, statement_prev_hash, statement_timestamp
+from precipiq_chain.entry_record import RecordFields, entry_record_json
+from precipiq_contracts.chain import Entry
+from precipiq_contracts.ledger import ChainVerdict
 
 DECISION = "decision"
 

@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_core.canonical import Json, NotCanonical, canonical
-from precipiq_core.chain_format import (
+from precipiq_chain.canonical import Json, NotCanonical, canonical
+from precipiq_chain.chain_format import (
     ID_RANDOM_BYTES,
     SALT_BYTES,
     parse_statement,
@@ -18,10 +18,10 @@ from precipiq_core.chain_format import (
     seal_entries,
     split_payload,
 )
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, EntryPage, EntryQuery, EntryStore
-from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
+from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.entry_store import Appended, EntryPage, EntryQuery, EntryStore
+from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
 
@@ -67,7 +67,7 @@ class LedgerService:
         await self.store.ping()
 
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
-        """See ``precipiq_core.contracts.ledger.Ledger.append``."""
+        """See ``precipiq_contracts.ledger.Ledger.append``."""
         prepared = self._prepare(drafts)
         appended = await self.store.append(chain, prepared, self._seal(chain, prepared))
         self.on_append(chain)
@@ -140,7 +140,7 @@ class LedgerService:
         return entry
 
     async def present_decisions(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
-        """Decisions as the REST interface shows them. See ``precipiq_core.contracts.chain.Present``."""
+        """Decisions as the REST interface shows them. See ``precipiq_contracts.chain.Present``."""
         erased = [entry.seq for entry in entries if entry.payload is None]
         redaction_ids = await self.redaction_ids(chain, erased)
         return [decision_json(entry, redaction_ids.get(entry.seq)) for entry in entries]

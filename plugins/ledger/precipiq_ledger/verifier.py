@@ -12,14 +12,14 @@ from functools import partial
 
 import orjson
 
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain
-from precipiq_core.contracts.entry_store import EntryAuditor
-from precipiq_core.contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
-from precipiq_core.contracts.secrets import MasterKey
-from precipiq_core.errors import Unavailable
+from precipiq_chain.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
+from precipiq_contracts.chain import GENESIS_HASH, Chain
+from precipiq_contracts.entry_store import EntryAuditor
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
+from precipiq_contracts.secrets import MasterKey
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, compare
 from precipiq_ledger.service import LedgerService
-from precipiq_ledger.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_ledger.verify_worker import Task, decode_result
 
 Progress = Callable[[int], None]

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import EntryAuditor
-from precipiq_core.contracts.ledger import ChainBreak
-from precipiq_ledger.verify import Anchor, Stretch, verify_stretch
+from precipiq_chain.verify import Anchor, Stretch, verify_stretch
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import EntryAuditor
+from precipiq_contracts.ledger import ChainBreak
 
 
 @dataclass(frozen=True, slots=True)

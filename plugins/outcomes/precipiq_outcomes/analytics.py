@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import ValidationFailed
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.errors import ValidationFailed
 from precipiq_outcomes.amounts import cents
 from precipiq_outcomes.errors import MultiCurrency
 from precipiq_outcomes.fold import EVERYBODY, Group

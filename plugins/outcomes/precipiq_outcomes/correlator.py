@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.chain_format import parse_statement, split_payload, statement_kind
-from precipiq_core.clock import Clock, parse_timestamp
-from precipiq_core.contracts.chain import SYSTEM, Chain, Entry
-from precipiq_core.contracts.entry_store import EntryQuery
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import Conflict, Unavailable
+from precipiq_chain.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_contracts.chain import SYSTEM, Chain, Entry
+from precipiq_contracts.clock import Clock, parse_timestamp
+from precipiq_contracts.entry_store import EntryQuery
+from precipiq_contracts.errors import Conflict, Unavailable
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.periodic import repeat
 from precipiq_outcomes.config import CorrelationConfig
 from precipiq_outcomes.kinds import DECISION, FINANCIAL_EVENT

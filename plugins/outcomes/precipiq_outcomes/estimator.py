@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import SYSTEM, Chain, Draft
-from precipiq_core.contracts.database import Database, Scalar, Statement
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import IdempotencyConflict
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import SYSTEM, Chain, Draft
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.database import Database, Scalar, Statement
+from precipiq_contracts.errors import IdempotencyConflict
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.periodic import repeat
 from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.analytics import Analytics

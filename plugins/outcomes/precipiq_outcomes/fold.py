@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from precipiq_core.chain_format import Statement
-from precipiq_core.clock import parse_timestamp
+from precipiq_chain.chain_format import Statement
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_outcomes import kinds
 from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.liability import LOW_CONFIDENCE

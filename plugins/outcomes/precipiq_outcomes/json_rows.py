@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from precipiq_core.contracts.database import Scalar
+from precipiq_contracts.database import Scalar
 
 Dialect = Literal["sqlite", "postgresql"]
 ColumnType = Literal["TEXT", "BIGINT"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precipiq_core.contracts.chain import EntryKind, Present
+from precipiq_contracts.chain import EntryKind, Present
 
 DECISION = "decision"
 FINANCIAL_EVENT = "financial_event"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Database, Scalar, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Database, Scalar, Statement
 from precipiq_outcomes import link_rows
 from precipiq_outcomes.links import Link
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from precipiq_core.chain_format import Statement
-from precipiq_core.clock import parse_timestamp
+from precipiq_chain.chain_format import Statement
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.kinds import LINK_CONFIRMED, LINK_DELETED, LINK_REJECTED
 

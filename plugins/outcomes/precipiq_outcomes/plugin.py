@@ -8,15 +8,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.database import Database, Migration
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.followers import Follower
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.followers import Follower
+from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
-from precipiq_core.settings import HttpSettings
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.command_index import COMMANDS
 from precipiq_outcomes.config import OutcomesConfig

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import orjson
 
-from precipiq_core.chain_format import parse_statement, split_payload, statement_kind
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import Conflict, Unavailable
+from precipiq_chain.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import Conflict, Unavailable
+from precipiq_contracts.ledger import Ledger
 from precipiq_outcomes import kinds
 from precipiq_outcomes.fold import Fold, FoldedEntry, Money
 from precipiq_outcomes.links import Link

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from precipiq_core.contracts.chain import Chain, Environment
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_outcomes import link_rows
 from precipiq_outcomes.fold import Changes, Money, MoneyKey
 from precipiq_outcomes.json_rows import ColumnType, rows_as_json, select_rows, texts_in

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from precipiq_core.chain_format import Statement
-from precipiq_core.clock import format_timestamp
-from precipiq_core.contracts.chain import Chain
+from precipiq_chain.chain_format import Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import format_timestamp
 from precipiq_outcomes.amounts import plain
 from precipiq_outcomes.links import Link
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.chain_format import Statement, parse_statement, split_payload
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Chain, Draft, Entry
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import IdempotencyConflict, NotFound, Unavailable
+from precipiq_chain.chain_format import Statement, parse_statement, split_payload
+from precipiq_contracts.chain import Chain, Draft, Entry
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable
+from precipiq_contracts.ledger import Ledger
 from precipiq_outcomes import kinds
 from precipiq_outcomes.errors import LinkConflict, NotASuggestion
 from precipiq_outcomes.fold import group_of
@@ -125,11 +125,11 @@ class LinkService:
         return await self._store.page(chain, filters, before_seq, limit)
 
     async def present_links(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
-        """Links as they were after each of these entries. See ``precipiq_core.contracts.chain.Present``."""
+        """Links as they were after each of these entries. See ``precipiq_contracts.chain.Present``."""
         return list(await asyncio.gather(*(self._presented(chain, entry) for entry in entries)))
 
     async def present_estimates(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
-        """Recorded estimates. See ``precipiq_core.contracts.chain.Present``."""
+        """Recorded estimates. See ``precipiq_contracts.chain.Present``."""
         return [orjson.dumps(estimate_record(parse_statement(entry.statement), entry.hash)) for entry in entries]
 
     async def _presented(self, chain: Chain, entry: Entry) -> bytes:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_outcomes.fold import EVERYBODY, Group
 from precipiq_outcomes.spans import FIRST_US, LAST_US, Piece
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from precipiq_core.contracts.vault import SECRET_BYTES_MAX, Context
-from precipiq_core.errors import InternalError, Unavailable, VaultRefused
+from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
+from precipiq_contracts.vault import SECRET_BYTES_MAX, Context
 
 VERSION = 1
 _HEAD_BYTES = 2

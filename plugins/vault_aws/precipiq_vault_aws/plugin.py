@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import structlog
 
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.vault import KeyVault
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.vault import KeyVault
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from precipiq_core.contracts.vault import Context
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.vault import Context
 from precipiq_vault_aws.kms import KmsAccess, KmsSettings
 
 _CHECKED = b"checked"
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class AwsVault:
-    """See ``precipiq_core.contracts.vault.KeyVault``. No ``ping``: without KMS, entries must flow in all the same."""
+    """See ``precipiq_contracts.vault.KeyVault``. No ``ping``: without KMS, entries must flow in all the same."""
 
     def __init__(self, settings: KmsSettings) -> None:
         self._settings = settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.plugin import PluginConfig
-from precipiq_core.settings import SecretReference
 
 
 class VaultLocalConfig(PluginConfig):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from precipiq_core.contracts.deployment import Console
-from precipiq_core.contracts.vault import WrappedSecrets
-from precipiq_core.errors import PrecipiqError
+from precipiq_contracts.deployment import Console
+from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.vault import WrappedSecrets
 from precipiq_vault_local.service import LocalVault
 
 log = structlog.get_logger("precipiq.vault")

@@ -14,12 +14,12 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from precipiq_core.canonical import canonical
-from precipiq_core.clock import Randomness
-from precipiq_core.contracts.vault import SECRET_BYTES_MAX, Context
-from precipiq_core.errors import DeploymentError, InternalError, Unavailable, VaultRefused
-from precipiq_core.key_files import create_key_file
-from precipiq_core.secret_location import SecretLocation
+from precipiq_chain.canonical import canonical
+from precipiq_contracts.clock import Randomness
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+from precipiq_contracts.key_files import create_key_file
+from precipiq_contracts.secret_location import SecretLocation
+from precipiq_contracts.vault import SECRET_BYTES_MAX, Context
 
 VERSION = 1
 KEY_BYTES = 32

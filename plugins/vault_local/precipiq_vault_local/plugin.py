@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from precipiq_core.clock import Randomness
-from precipiq_core.contracts.deployment import Console, DeploymentInfo
-from precipiq_core.contracts.registries import WrappedSecretsRegistry
-from precipiq_core.contracts.vault import KeyVault
+from precipiq_contracts.clock import Randomness
+from precipiq_contracts.deployment import Console, DeploymentInfo
+from precipiq_contracts.registries import WrappedSecretsRegistry
+from precipiq_contracts.vault import KeyVault
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_vault_local.config import VaultLocalConfig

@@ -7,8 +7,8 @@ import asyncio
 import structlog
 from prometheus_client import Gauge
 
-from precipiq_core.contracts.vault import Context
-from precipiq_core.errors import PrecipiqError, VaultRefused
+from precipiq_contracts.errors import PrecipiqError, VaultRefused
+from precipiq_contracts.vault import Context
 from precipiq_core.secret_process import SecretProcess
 from precipiq_vault_local.keys import KeyReport, LocalVaultAccess, key_id_in
 
@@ -16,7 +16,7 @@ log = structlog.get_logger("precipiq.vault")
 
 
 class LocalVault:
-    """See ``precipiq_core.contracts.vault.KeyVault``."""
+    """See ``precipiq_contracts.vault.KeyVault``."""
 
     def __init__(self, access: LocalVaultAccess) -> None:
         self._access = access

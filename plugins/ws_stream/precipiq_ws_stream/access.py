@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.auth import Principal
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.auth import Principal
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.errors import Unavailable
 from precipiq_ws_stream.endings import FORBIDDEN, KEY_EXPIRED, KEY_REVOKED, Ending
 
 TRUSTED_S = 0.9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precipiq_core.errors import Conflict
+from precipiq_contracts.errors import Conflict
 
 
 class CannotResume(Conflict):

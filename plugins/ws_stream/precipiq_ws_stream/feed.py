@@ -12,10 +12,10 @@ from contextlib import suppress
 
 import structlog
 
-from precipiq_core.chain_format import statement_timestamp
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.errors import Unavailable
+from precipiq_chain.chain_format import statement_timestamp
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import Ledger
 from precipiq_ws_stream.errors import CannotResume
 from precipiq_ws_stream.frames import Batch, Encoder, batches
 from precipiq_ws_stream.pages import PageSize

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.ledger import Ledger
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.feed import Feed
 from precipiq_ws_stream.frames import Encoder

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import structlog
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry, EntryKind
-from precipiq_core.errors import Unavailable
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Entry, EntryKind
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.http.envelope import encode
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.http.websocket import text_frame

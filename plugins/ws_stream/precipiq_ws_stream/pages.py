@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from precipiq_core.contracts.chain import Entry
+from precipiq_contracts.chain import Entry
 
 
 class PageSize:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from precipiq_contracts.auth import AddressLimiter
+from precipiq_contracts.errors import RateLimited
+from precipiq_contracts.plans import Plans
 from precipiq_core.addresses import counted_address
-from precipiq_core.contracts.auth import AddressLimiter
-from precipiq_core.contracts.plans import Plans
-from precipiq_core.errors import RateLimited
 from precipiq_ws_stream.config import WsStreamConfig
 
 HANDSHAKE = "stream_handshake"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.auth import AddressLimiter
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.contracts.plans import Plans
-from precipiq_core.contracts.registries import EntryKinds
+from precipiq_contracts.auth import AddressLimiter
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.plans import Plans
+from precipiq_contracts.registries import EntryKinds
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.services import Services
 from precipiq_ws_stream.config import WsStreamConfig

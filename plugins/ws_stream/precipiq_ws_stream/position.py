@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from precipiq_core.chain_format import statement_prev_hash
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry, Head
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_chain.chain_format import statement_prev_hash
+from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry, Head
+from precipiq_contracts.ledger import Ledger
 from precipiq_ws_stream.errors import CannotResume
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.ledger import Ledger
 from precipiq_ws_stream.frames import EVERYTHING, Batch, Encoder, Frame, Wanted
 from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import Position, read_after

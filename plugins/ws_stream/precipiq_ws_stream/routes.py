@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from precipiq_core.contracts.auth import Principal
-from precipiq_core.errors import ValidationFailed
+from precipiq_contracts.auth import Principal
+from precipiq_contracts.errors import ValidationFailed
 from precipiq_core.http.endpoint import EVENT_STREAM, Call, Endpoint, NoBody, Peer, SendBytes, StreamReply
 from precipiq_core.http.validation import RequestModel
 from precipiq_core.http.websocket import WebSocketCall, WebSocketEndpoint

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from precipiq_core.clock import Clock, parse_timestamp
-from precipiq_core.contracts.auth import AddressLimiter, Principal
-from precipiq_core.contracts.chain import Chain, EntryKind
-from precipiq_core.contracts.ledger import Ledger
-from precipiq_core.contracts.plans import Plans
+from precipiq_contracts.auth import AddressLimiter, Principal
+from precipiq_contracts.chain import Chain, EntryKind
+from precipiq_contracts.clock import Clock, parse_timestamp
+from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.plans import Plans
 from precipiq_ws_stream.access import KeyAccess, Keys, Recheck
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.endings import DRAINING, LOST, Ending, cannot_resume

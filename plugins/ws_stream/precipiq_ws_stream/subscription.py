@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from precipiq_core.clock import Clock, format_timestamp
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.errors import Unavailable
 from precipiq_ws_stream.access import KeyAccess
 from precipiq_ws_stream.endings import INTERNAL, Ending, cannot_resume, too_slow
 from precipiq_ws_stream.errors import CannotResume

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 
 
 class Turns:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from acme_plugin.entry_file import chains_in, file_of, read_line, read_lines
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import AuditBatch
-from precipiq_core.errors import Unavailable
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import AuditBatch
+from precipiq_contracts.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import cast
 import click
 
 from acme_plugin.service import Notes
+from precipiq_contracts.chain import ENVIRONMENTS, Chain, Environment
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.contracts.chain import ENVIRONMENTS, Chain, Environment
-from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.services import Services
 
 

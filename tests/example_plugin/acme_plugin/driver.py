@@ -21,8 +21,8 @@ from typing import TypeVar
 from acme_plugin.auditor import JsonlAuditor
 from acme_plugin.entry_file import EntryFile, chains_in, file_of, writing_alone
 from acme_plugin.matching import matches
-from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import (
+from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_contracts.entry_store import (
     MULTI_WRITER,
     Appended,
     EntryAuditor,
@@ -31,7 +31,7 @@ from precipiq_core.contracts.entry_store import (
     EntryStore,
     Seal,
 )
-from precipiq_core.errors import Unavailable
+from precipiq_contracts.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class JsonlDriver:
 
 
 class JsonlEntryStore:
-    """See ``precipiq_core.contracts.entry_store.EntryStore``. Methods that end in ``_now`` run in the thread."""
+    """See ``precipiq_contracts.entry_store.EntryStore``. Methods that end in ``_now`` run in the thread."""
 
     def __init__(self, folder: Path, limits: JsonlLimits, thread: ThreadPoolExecutor) -> None:
         self._folder = folder

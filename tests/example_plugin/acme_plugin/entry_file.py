@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from precipiq_core.chain_format import head_of, parse_statement
-from precipiq_core.contracts.chain import ENVIRONMENTS, Chain, Entry, Head
-from precipiq_core.errors import Unavailable
+from precipiq_chain.chain_format import head_of, parse_statement
+from precipiq_contracts.chain import ENVIRONMENTS, Chain, Entry, Head
+from precipiq_contracts.errors import Unavailable
 
 _SAFE_IN_NAMES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 _HEAD = b'{"row":'

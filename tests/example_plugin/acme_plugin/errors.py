@@ -1,6 +1,6 @@
 """This plugin's leaves of the error tree: a code of its own, the status of its parent."""
 
-from precipiq_core.errors import ValidationFailed
+from precipiq_contracts.errors import ValidationFailed
 
 
 class NoteTooLong(ValidationFailed):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from precipiq_core.canonical import canonical
-from precipiq_core.chain_format import parse_json, parse_statement
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.contracts.entry_store import EntryQuery
+from precipiq_chain.canonical import canonical
+from precipiq_chain.chain_format import parse_json, parse_statement
+from precipiq_contracts.chain import Entry
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.entry_store import EntryQuery
 
 
 def matches(query: EntryQuery, entry: Entry) -> bool:

@@ -12,10 +12,10 @@ from acme_plugin.config import AcmeConfig
 from acme_plugin.driver import JsonlDriver, JsonlLimits
 from acme_plugin.routes import NoteRoutes
 from acme_plugin.service import NOTE, Notes
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.deployment import DeploymentInfo
-from precipiq_core.contracts.entry_store import EntryStoreDriver
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.entry_store import EntryStoreDriver
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.hookspecs import LayeredMiddleware
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import PluginBase, hookimpl

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel, StrictStr
 
 from acme_plugin.service import Notes
-from precipiq_core.chain_format import parse_statement, split_payload
-from precipiq_core.contracts.chain import Entry
+from precipiq_chain.chain_format import parse_statement, split_payload
+from precipiq_contracts.chain import Entry
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery
 from precipiq_core.http.validation import RequestModel
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from acme_plugin.errors import NoteTooLong
-from precipiq_core.contracts.chain import Chain, Draft, Entry
-from precipiq_core.contracts.ledger import Ledger
+from precipiq_contracts.chain import Chain, Draft, Entry
+from precipiq_contracts.ledger import Ledger
 
 NOTE = "acme_note"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from acme_plugin.service import Notes
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.errors import DeploymentError
 from precipiq_core.running import running
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier

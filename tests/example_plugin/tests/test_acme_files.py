@@ -17,9 +17,9 @@ import pytest
 
 from acme_plugin.driver import JsonlDriver, JsonlLimits
 from acme_plugin.entry_file import EntryFile, chains_in, file_of, writing_alone
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.errors import Unavailable
-from precipiq_ledger.verify import GENESIS, verify_stretch
+from precipiq_chain.verify import GENESIS, verify_stretch
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import Unavailable
 from precipiq_testkit.sealing import Writer
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 import anyio
 from acme_plugin.driver import JsonlDriver
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 from precipiq_testkit.sealing import Writer
 
 async def main(folder, seed):

@@ -1,4 +1,4 @@
-"""Time and randomness for tests, for the Protocols of ``precipiq_core.clock``: they move only when told to."""
+"""Time and randomness for tests, for the Protocols of ``precipiq_contracts.clock``: they move only when told to."""
 
 from __future__ import annotations
 

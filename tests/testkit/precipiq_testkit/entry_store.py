@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
-from precipiq_core.contracts.entry_store import EntryStore, EntryStoreDriver
+from precipiq_contracts.entry_store import EntryStore, EntryStoreDriver
 from precipiq_testkit.entry_store_suite.appending import AppendTests
 from precipiq_testkit.entry_store_suite.auditing import AuditTests
 from precipiq_testkit.entry_store_suite.finding import FindTests
@@ -33,7 +33,7 @@ __all__ = ["EntryStoreConformance", "Reopen"]
 class EntryStoreConformance(
     AppendTests, IdempotencyTests, ReadTests, IsolationTests, FindTests, RedactTests, WatchTests, AuditTests, OpenTests
 ):
-    """Every MUST of ``precipiq_core.contracts.entry_store``. Fill ``driver``; fill ``reopen`` if the data can last."""
+    """Every MUST of ``precipiq_contracts.entry_store``. Fill ``driver``; fill ``reopen`` if the data can last."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -10,11 +10,11 @@ from typing import ClassVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from precipiq_core.canonical import canonical
-from precipiq_core.chain_format import Statement, head_of, parse_json, parse_statement
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import (
+from precipiq_chain.canonical import canonical
+from precipiq_chain.chain_format import Statement, head_of, parse_json, parse_statement
+from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.entry_store import (
     Appended,
     AuditBatch,
     EntryAuditor,
@@ -55,7 +55,7 @@ class MemoryData:
 
 
 class MemoryEntryStore:
-    """See ``precipiq_core.contracts.entry_store.EntryStore``. One event loop; an append holds it from start to end."""
+    """See ``precipiq_contracts.entry_store.EntryStore``. One event loop; an append holds it from start to end."""
 
     find_scan_max: ClassVar[int] = 25
     """Entries that one call of ``find`` looks at: small, so that callers meet pages that are not full."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from precipiq_core.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statement, prepare, seal_entries
-from precipiq_core.clock import Clock, Randomness
-from precipiq_core.contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, EntryStore
+from precipiq_chain.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statement, prepare, seal_entries
+from precipiq_contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.entry_store import Appended, EntryStore
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 DECISION = "decision"

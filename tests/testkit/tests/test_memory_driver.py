@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from precipiq_core.contracts.entry_store import MULTI_WRITER
+from precipiq_contracts.entry_store import MULTI_WRITER
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.memory import MemoryDriver
 

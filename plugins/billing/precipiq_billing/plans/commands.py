@@ -14,10 +14,10 @@ import click
 from precipiq_billing.commands import stored_events
 from precipiq_billing.errors import NotAStripeEvent
 from precipiq_billing.plans.service import Account, PlanBook
+from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.plans import Plans
 from precipiq_core.cli.context import run_in_deployment
 from precipiq_core.cli.options import json_option
-from precipiq_core.clock import format_timestamp
-from precipiq_core.contracts.plans import Plans
 from precipiq_core.services import Services
 
 

@@ -7,10 +7,10 @@ from functools import cached_property
 
 from pydantic import Field, field_validator, model_validator
 
-from precipiq_core.contracts.plans import PlanLimits
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.plans import PlanLimits
+from precipiq_contracts.settings import SecretReference, suggest
 from precipiq_core.plugin import PluginConfig
-from precipiq_core.settings import SecretReference, suggest
 
 _DAY_S = 86_400
 _SECRET_PREFIX = "whsec_"

@@ -13,7 +13,7 @@ from precipiq_billing.plans.models import PlanOut
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.signatures import check_signature
 from precipiq_billing.webhooks import parse_event
-from precipiq_core.clock import Clock, format_timestamp
+from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery
 
 WEBHOOK_PATH = "/api/v1/webhooks/stripe/plans"

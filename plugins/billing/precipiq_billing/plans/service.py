@@ -20,8 +20,8 @@ from precipiq_billing.plans.subscriptions import (
     standing_of,
     state_of,
 )
-from precipiq_core.clock import Clock
-from precipiq_core.contracts.plans import NO_LIMITS, PlanLimits
+from precipiq_contracts.clock import Clock
+from precipiq_contracts.plans import NO_LIMITS, PlanLimits
 from precipiq_core.periodic import repeat
 
 DUPLICATE = "duplicate event; already processed"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from precipiq_billing.plans.subscriptions import SubscriptionState
-from precipiq_core.contracts.database import Database, Row, Statement
+from precipiq_contracts.database import Database, Row, Statement
 
 Kept: TypeAlias = Literal["kept", "known", "outdated"]
 """Whether a state was stored, was stored before, or a greater one is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from precipiq_core.clock import format_timestamp
+from precipiq_contracts.clock import format_timestamp
 from precipiq_exports.bundle.spec import BundleSpec
 
 _TEMPLATE = Path(__file__).with_name("VERIFY.md")

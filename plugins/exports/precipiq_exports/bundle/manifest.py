@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from precipiq_core.clock import format_timestamp
+from precipiq_contracts.clock import format_timestamp
 from precipiq_exports.bundle.archive import FileDigest
 from precipiq_exports.bundle.entries import EntriesPass
 from precipiq_exports.bundle.spec import BundleSpec

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from precipiq_core.chain_format import StatementParts, parse_json, statement_parts
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
+from precipiq_chain.chain_format import StatementParts, parse_json, statement_parts
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
 from precipiq_exports.bundle.spec import BundleSpec
 from precipiq_exports.bundle.verify import wanted_of
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import EntryAuditor
 
 Format: TypeAlias = Literal["jsonl", "csv"]
 Filters: TypeAlias = Mapping[str, str | int | None]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import orjson
 
-from precipiq_core.chain_format import split_payload
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.entry_record import RecordFields, entry_record_json
+from precipiq_chain.chain_format import split_payload
+from precipiq_chain.entry_record import RecordFields, entry_record_json
+from precipiq_contracts.chain import Entry
 from precipiq_exports.bundle import verify
 from precipiq_exports.bundle.rows import Row, Rows
 from precipiq_exports.bundle.spec import Table

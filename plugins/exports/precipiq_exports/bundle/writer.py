@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from precipiq_core.contracts.entry_store import EntryAuditor
+from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_exports.bundle import verify
 from precipiq_exports.bundle.archive import FileDigest, Member, archive, in_chunks
 from precipiq_exports.bundle.entries import EntriesPass, NamedEntry

@@ -10,8 +10,9 @@ from uuid import UUID
 
 import asyncpg
 
-from precipiq_core.contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import (
+from precipiq_chain.grouping import AppendJob, check_storable
+from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
+from precipiq_contracts.entry_store import (
     MULTI_WRITER,
     Appended,
     EntryAuditor,
@@ -22,7 +23,6 @@ from precipiq_core.contracts.entry_store import (
 )
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.postgres_roles import begin_as
-from precipiq_ledger.drivers.grouping import AppendJob, check_storable
 from precipiq_ledger.drivers.postgres_append import PostgresAppender
 from precipiq_ledger.drivers.postgres_audit import PostgresAuditor
 from precipiq_ledger.drivers.postgres_columns import column_text
@@ -74,7 +74,7 @@ class PostgresDriver:
 
 
 class PostgresEntryStore:
-    """See ``precipiq_core.contracts.entry_store.EntryStore``."""
+    """See ``precipiq_contracts.entry_store.EntryStore``."""
 
     def __init__(
         self,

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from precipiq_core.chain_format import head_of
-from precipiq_core.contracts.chain import Chain, Entry, Head
-from precipiq_core.contracts.entry_store import Appended
+from precipiq_chain.chain_format import head_of
+from precipiq_chain.grouping import AppendJob, Group, seal_job, wanted_keys
+from precipiq_contracts.chain import Chain, Entry, Head
+from precipiq_contracts.entry_store import Appended
+from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_core.database.postgres import PostgresDatabase, in_transaction
 from precipiq_core.database.postgres_errors import UNKNOWN_OUTCOME, ConnectionLost
 from precipiq_core.database.postgres_roles import begin_as, literal
-from precipiq_core.errors import InternalError, Unavailable
-from precipiq_ledger.drivers.grouping import AppendJob, Group, seal_job, wanted_keys
 from precipiq_ledger.drivers.postgres_rows import erase_payload, is_stored, known_entries, prepared_append, read_head
 
 _GROUP_BYTES_MAX = 16 * 1024 * 1024

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import asyncpg
 import orjson
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import AuditBatch
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import AuditBatch
+from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_core.database.postgres_address import PostgresAddress
 from precipiq_core.database.postgres_errors import translating
 from precipiq_core.database.postgres_roles import SCHEMA, Roles
-from precipiq_core.errors import InternalError, Unavailable
 from precipiq_ledger.drivers.postgres_columns import stands_beside
 from precipiq_ledger.drivers.postgres_schema import CHAINS_AFTER, COLUMNS
 

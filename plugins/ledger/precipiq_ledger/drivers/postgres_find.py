@@ -7,10 +7,10 @@ from typing import Any
 
 import asyncpg
 
-from precipiq_core.clock import format_timestamp
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import EntryPage, EntryQuery
-from precipiq_ledger.drivers.matching import matches, member_fragments
+from precipiq_chain.matching import matches, member_fragments
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.entry_store import EntryPage, EntryQuery
 from precipiq_ledger.drivers.postgres_columns import column_text
 
 ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"

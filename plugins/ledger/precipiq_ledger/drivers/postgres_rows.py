@@ -7,10 +7,10 @@ from typing import Any
 
 import asyncpg
 
-from precipiq_core.chain_format import statement_timestamp
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Chain, Entry, Head
-from precipiq_ledger.drivers.grouping import AppendJob, idempotency_check, wanted_keys
+from precipiq_chain.chain_format import statement_timestamp
+from precipiq_chain.grouping import AppendJob, idempotency_check, wanted_keys
+from precipiq_contracts.chain import Chain, Entry, Head
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_ledger.drivers.postgres_columns import indexed_columns
 
 _APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"

@@ -15,11 +15,11 @@ import asyncpg
 import orjson
 import structlog
 
-from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_chain.watchers import Watchers
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.errors import PrecipiqError
 from precipiq_core.database.postgres import PostgresDatabase
 from precipiq_core.database.postgres_errors import AWAY, ConnectionLost, translated
-from precipiq_core.errors import PrecipiqError
-from precipiq_ledger.drivers.watchers import Watchers
 
 log = structlog.get_logger("precipiq.ledger.postgres")
 

@@ -12,9 +12,11 @@ from typing import cast
 
 import structlog
 
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import (
+from precipiq_chain.grouping import AppendJob, check_storable
+from precipiq_chain.watchers import Watchers
+from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.entry_store import (
     Appended,
     EntryAuditor,
     EntryPage,
@@ -22,14 +24,12 @@ from precipiq_core.contracts.entry_store import (
     EntryStore,
     Seal,
 )
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_core.errors import Unavailable
-from precipiq_ledger.drivers.grouping import AppendJob, check_storable
 from precipiq_ledger.drivers.sqlite_append import append_group
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_ledger.drivers.sqlite_find import ENTRIES_PACKED, ENTRY_COLUMNS, find_page, unpack_entries
 from precipiq_ledger.drivers.sqlite_watch import SqliteWatchers
-from precipiq_ledger.drivers.watchers import Watchers
 
 log = structlog.get_logger("precipiq.ledger.sqlite")
 
@@ -80,7 +80,7 @@ class SqliteDriver:
 
 
 class SqliteEntryStore:
-    """See ``precipiq_core.contracts.entry_store.EntryStore``."""
+    """See ``precipiq_contracts.entry_store.EntryStore``."""
 
     def __init__(self, database: SqliteDatabase, options: SqliteDriverOptions, watchers: Watchers) -> None:
         self._database = database

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from precipiq_core.clock import parse_timestamp
-from precipiq_core.contracts.chain import Chain, Entry, Head
-from precipiq_core.contracts.entry_store import Appended
-from precipiq_ledger.drivers.grouping import AppendJob, Group, idempotency_check, seal_job, wanted_keys
+from precipiq_chain.grouping import AppendJob, Group, idempotency_check, seal_job, wanted_keys
+from precipiq_contracts.chain import Chain, Entry, Head
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.entry_store import Appended
 
 _INSERT_BYTES_MAX = 16 * 1024 * 1024
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.entry_store import AuditBatch
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.entry_store import AuditBatch
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.database.sqlite_connection import open_for_reading, translating
-from precipiq_core.errors import Unavailable
 from precipiq_ledger.drivers.sqlite_schema import ENTRIES_TABLE
 
 _FILED = "org_id = ?1 AND environment = ?2"

@@ -12,10 +12,10 @@ from typing import cast
 
 import orjson
 
-from precipiq_core.clock import format_timestamp
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import EntryPage, EntryQuery
-from precipiq_ledger.drivers.matching import matches, member_fragments
+from precipiq_chain.matching import matches, member_fragments
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.entry_store import EntryPage, EntryQuery
 
 ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
 ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"

@@ -10,10 +10,10 @@ from typing import cast
 
 import structlog
 
-from precipiq_core.contracts.chain import Chain, Environment
+from precipiq_chain.watchers import Watchers
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.database.sqlite_readers import SqliteReaders
-from precipiq_core.errors import Unavailable
-from precipiq_ledger.drivers.watchers import Watchers
 
 log = structlog.get_logger("precipiq.ledger.sqlite")
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from anyio.lowlevel import checkpoint
 
-from precipiq_core.chain_format import head_of
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, Seal
+from precipiq_chain.chain_format import head_of
+from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry, Head, PreparedDraft
+from precipiq_contracts.entry_store import Appended, Seal
 from precipiq_testkit.broken_drivers.fault import Fault
 from precipiq_testkit.memory import MemoryData
 

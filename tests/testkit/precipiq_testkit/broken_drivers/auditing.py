@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import ClassVar, cast
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
-from precipiq_core.errors import Unavailable
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
+from precipiq_contracts.errors import Unavailable
 from precipiq_testkit.broken_drivers.fault import Fault
 from precipiq_testkit.memory import MemoryAuditor, MemoryData
 from precipiq_testkit.sealing import REDACTION

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import MULTI_WRITER
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.entry_store import MULTI_WRITER
 from precipiq_testkit.memory import MemoryDriver, MemoryEntryStore
 
 

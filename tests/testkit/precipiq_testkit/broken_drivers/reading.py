@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from anyio.lowlevel import checkpoint
 
-from precipiq_core.chain_format import head_of, parse_statement
-from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import (
+from precipiq_chain.chain_format import head_of, parse_statement
+from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_contracts.entry_store import (
     Appended,
     EntryAuditor,
     EntryPage,

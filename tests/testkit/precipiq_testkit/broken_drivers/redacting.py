@@ -10,8 +10,8 @@ from dataclasses import replace
 import anyio
 from anyio.lowlevel import checkpoint
 
-from precipiq_core.contracts.chain import Chain, Entry, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, EntryQuery, Seal
+from precipiq_contracts.chain import Chain, Entry, PreparedDraft
+from precipiq_contracts.entry_store import Appended, EntryQuery, Seal
 from precipiq_testkit.broken_drivers.fault import Fault
 from precipiq_testkit.memory import MemoryData, WakeUps, matches
 

@@ -6,9 +6,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from precipiq_core.chain_format import head_of
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import Appended, EntryStore
+from precipiq_chain.chain_format import head_of
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.entry_store import Appended, EntryStore
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,

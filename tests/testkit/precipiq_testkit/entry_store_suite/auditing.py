@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import anyio.to_thread
 import pytest
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import EntryAuditor, EntryStore
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.entry_store import EntryAuditor, EntryStore
 from precipiq_testkit.entry_store_suite.support import ALPHA, BETA, StoreTests
 from precipiq_testkit.sealing import Writer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from precipiq_core.chain_format import head_of
-from precipiq_core.contracts.entry_store import EntryQuery, EntryStore
+from precipiq_chain.chain_format import head_of
+from precipiq_contracts.entry_store import EntryQuery, EntryStore
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.contracts.entry_store import Appended, EntryStore
+from precipiq_contracts.chain import Entry
+from precipiq_contracts.entry_store import Appended, EntryStore
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,

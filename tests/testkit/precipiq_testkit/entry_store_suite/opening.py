@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import pytest
 
-from precipiq_core.chain_format import head_of
-from precipiq_core.contracts.entry_store import MULTI_WRITER, Appended, EntryStore, EntryStoreDriver
+from precipiq_chain.chain_format import head_of
+from precipiq_contracts.entry_store import MULTI_WRITER, Appended, EntryStore, EntryStoreDriver
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     BETA,

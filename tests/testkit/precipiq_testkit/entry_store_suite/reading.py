@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from precipiq_core.contracts.chain import Chain, Entry
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.entry_store import EntryStore
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.contracts.entry_store import EntryQuery, EntryStore
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Entry
+from precipiq_contracts.entry_store import EntryQuery, EntryStore
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     StoreTests,

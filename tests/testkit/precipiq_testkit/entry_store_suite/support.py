@@ -10,9 +10,9 @@ from typing import ClassVar, TypeVar
 import anyio
 import pytest
 
-from precipiq_core.chain_format import parse_statement
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Entry
-from precipiq_core.contracts.entry_store import EntryQuery, EntryStore, EntryStoreDriver
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry
+from precipiq_contracts.entry_store import EntryQuery, EntryStore, EntryStoreDriver
 
 T = TypeVar("T")
 

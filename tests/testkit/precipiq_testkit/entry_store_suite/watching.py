@@ -7,8 +7,8 @@ import asyncio
 import anyio
 from anyio.lowlevel import checkpoint
 
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.contracts.entry_store import EntryStore
+from precipiq_contracts.chain import Entry
+from precipiq_contracts.entry_store import EntryStore
 from precipiq_testkit.entry_store_suite.support import ALPHA, StoreTests, seqs, take_wake_ups_until
 from precipiq_testkit.sealing import Writer
 

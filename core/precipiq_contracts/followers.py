@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 
 
 class Follower(Protocol):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from precipiq_core.chain_format import head_of
-from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_core.contracts.entry_store import Appended, Seal
-from precipiq_core.errors import InternalError, ValidationFailed
+from precipiq_chain.chain_format import head_of
+from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_contracts.entry_store import Appended, Seal
+from precipiq_contracts.errors import InternalError, ValidationFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from precipiq_core.contracts.chain import Chain
-from precipiq_core.contracts.credential import Credential
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.credential import Credential
 
 Scope: TypeAlias = Literal["write", "read", "export", "admin"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from precipiq_core.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain
-from precipiq_core.contracts.entry_store import AuditBatch, EntryAuditor
-from precipiq_core.contracts.ledger import ChainBreak
+from precipiq_chain.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
+from precipiq_contracts.chain import GENESIS_HASH, Chain
+from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
+from precipiq_contracts.ledger import ChainBreak
 
 SEQ_GAP = "SEQ_GAP"
 SEQ_REPEATED = "SEQ_REPEATED"

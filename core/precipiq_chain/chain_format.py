@@ -14,9 +14,9 @@ from typing import NamedTuple, cast
 
 import orjson
 
-from precipiq_core.canonical import Json, canonical
-from precipiq_core.clock import format_timestamp, parse_timestamp, uuid7
-from precipiq_core.contracts.chain import GENESIS_HASH, Chain, Draft, Entry, Environment, Head, PreparedDraft
+from precipiq_chain.canonical import Json, canonical
+from precipiq_contracts.chain import GENESIS_HASH, Chain, Draft, Entry, Environment, Head, PreparedDraft
+from precipiq_contracts.clock import format_timestamp, parse_timestamp, uuid7
 
 VERSION = 1
 SALT_BYTES = 16

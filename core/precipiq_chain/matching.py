@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from precipiq_core.canonical import Json, canonical
-from precipiq_core.chain_format import parse_json, parse_statement
-from precipiq_core.contracts.chain import Entry
-from precipiq_core.contracts.entry_store import EntryQuery
+from precipiq_chain.canonical import Json, canonical
+from precipiq_chain.chain_format import parse_json, parse_statement
+from precipiq_contracts.chain import Entry
+from precipiq_contracts.entry_store import EntryQuery
 
 _NOT_A_STRING = re.compile(r"true|false|null|-?[0-9][0-9.eE+-]*")
 

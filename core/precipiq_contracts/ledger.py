@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from precipiq_core.contracts.chain import Chain, Draft, Entry, Head
-from precipiq_core.contracts.entry_store import Appended, EntryAuditor, EntryPage, EntryQuery
+from precipiq_contracts.chain import Chain, Draft, Entry, Head
+from precipiq_contracts.entry_store import Appended, EntryAuditor, EntryPage, EntryQuery
 
 
 class Ledger(Protocol):

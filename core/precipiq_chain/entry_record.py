@@ -11,9 +11,9 @@ from typing import cast
 
 import orjson
 
-from precipiq_core.canonical import Json, canonical
-from precipiq_core.chain_format import StatementParts, parse_json, parse_statement, split_payload, statement_parts
-from precipiq_core.contracts.chain import Entry
+from precipiq_chain.canonical import Json, canonical
+from precipiq_chain.chain_format import StatementParts, parse_json, parse_statement, split_payload, statement_parts
+from precipiq_contracts.chain import Entry
 
 PROOF_FIELDS = (
     "id",

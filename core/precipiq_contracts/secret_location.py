@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from precipiq_core.errors import DeploymentError
-from precipiq_core.key_files import read_key_file
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.key_files import read_key_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 
 Scalar: TypeAlias = str | int | float | bytes | None
 Row: TypeAlias = Mapping[str, Scalar]

@@ -16,7 +16,7 @@ from typing import Final, cast
 
 import orjson
 
-from precipiq_core.canonical import Json
+from precipiq_chain.canonical import Json
 
 INTEGER_DIGITS_MAX: Final = 4300  # CPython's own bound for int(str)
 _ECHO_CHARACTERS_MAX: Final = 40

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from precipiq_core.contracts.chain import Chain, Entry, Head, PreparedDraft
+from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 
 Seal: TypeAlias = Callable[[Head | None, Sequence[PreparedDraft]], Sequence[Entry]]
 """Seals drafts after that head (None: empty chain). Pure, synchronous, short. What it raises aborts the append.

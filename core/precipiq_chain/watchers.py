@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from precipiq_core.contracts.chain import Chain
+from precipiq_contracts.chain import Chain
 
 
 class WakeUps:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from precipiq_core.contracts.chain import EntryKind
-from precipiq_core.contracts.entry_store import EntryStoreDriver
-from precipiq_core.contracts.followers import Follower
-from precipiq_core.contracts.vault import WrappedSecrets
+from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.entry_store import EntryStoreDriver
+from precipiq_contracts.followers import Follower
+from precipiq_contracts.vault import WrappedSecrets
 
 
 class EntryKinds(Protocol):

@@ -1,4 +1,4 @@
-"""The words of the chain: chain, draft, entry, head, kind. Data only; bytes: ``precipiq_core.chain_format``."""
+"""The words of the chain: chain, draft, entry, head, kind. Data only; bytes: ``precipiq_chain.chain_format``."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from precipiq_core.clock import Randomness
-from precipiq_core.errors import DeploymentError
+from precipiq_contracts.clock import Randomness
+from precipiq_contracts.errors import DeploymentError
 
 _KEY_BYTES = 32
 _FILE_BYTES_MAX = 64 * 1024

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from precipiq_core.secret_location import SecretLocation
+from precipiq_contracts.secret_location import SecretLocation
 
 BASE_DIR = "base_dir"
 """Key of the validation context that holds the folder where relative paths start: the data directory."""
