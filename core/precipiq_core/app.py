@@ -60,7 +60,7 @@ def _router(assembly: Assembly) -> ASGIApp:
     http = assembly.deployment.http
     edge = Edge(
         authenticators=[item.value for item in assembly.authenticators],
-        rate_limiter=assembly.services.find(RateLimiter),  # type: ignore[type-abstract]
+        rate_limiter=assembly.services.find(RateLimiter),
         limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
         times=Times(http.handler_timeout_s, http.download_stall_timeout_s),
         clock=assembly.clock,

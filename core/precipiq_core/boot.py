@@ -174,25 +174,25 @@ def _core_services(
         DeploymentInfo,
         DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, deployment.server.workers),
     )
-    services.provide(Clock, clock)  # type: ignore[type-abstract]
-    services.provide(Randomness, randomness)  # type: ignore[type-abstract]
-    services.provide(Console, console)  # type: ignore[type-abstract]
+    services.provide(Clock, clock)
+    services.provide(Randomness, randomness)
+    services.provide(Console, console)
     services.provide(HttpSettings, deployment.http)
-    services.provide(EntryKinds, Registry[EntryKind]())  # type: ignore[type-abstract]
-    services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())  # type: ignore[type-abstract]
-    services.provide(Followers, Registry[Follower]())  # type: ignore[type-abstract]
-    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())  # type: ignore[type-abstract]
+    services.provide(EntryKinds, Registry[EntryKind]())
+    services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())
+    services.provide(Followers, Registry[Follower]())
+    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())
     if deployment.database is not None:
         database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
-        services.provide(Database, database)  # type: ignore[type-abstract]
+        services.provide(Database, database)
     wanted = {capability for plugin in classes.values() for capability in (*plugin.requires, *plugin.optional)}
     if MasterKey in wanted:
-        services.provide(MasterKey, _LazyMasterKey(deployment, randomness))  # type: ignore[type-abstract]
+        services.provide(MasterKey, _LazyMasterKey(deployment, randomness))
     return services
 
 
 def _find_unshareable_database(deployment: Deployment, services: Services, problems: list[str]) -> None:
-    database = services.find(Database)  # type: ignore[type-abstract]
+    database = services.find(Database)
     workers = deployment.server.workers
     if database is not None and database.dialect == "sqlite" and workers > 1:
         problems.append(f"server.workers: {workers} processes cannot serve one SQLite database: use PostgreSQL")
@@ -226,16 +226,14 @@ def _collect(
     problems: list[str] = []
     kinds: list[Contribution[EntryKind]] = collector.collect("entry_kinds", services)
     drivers: list[Contribution[EntryStoreDriver]] = collector.collect("entry_store_drivers", services)
-    cast("Registry[EntryKind]", services.get(EntryKinds)).fill("entry kind", kinds, problems)  # type: ignore[type-abstract]
-    cast("Registry[EntryStoreDriver]", services.get(EntryStoreDrivers)).fill(  # type: ignore[type-abstract]
-        "entry store driver", drivers, problems
-    )
+    cast("Registry[EntryKind]", services.get(EntryKinds)).fill("entry kind", kinds, problems)
+    cast("Registry[EntryStoreDriver]", services.get(EntryStoreDrivers)).fill("entry store driver", drivers, problems)
     wrapped: list[Contribution[WrappedSecrets]] = collector.collect("wrapped_secrets", services)
-    cast("Registry[WrappedSecrets]", services.get(WrappedSecretsRegistry)).fill(  # type: ignore[type-abstract]
+    cast("Registry[WrappedSecrets]", services.get(WrappedSecretsRegistry)).fill(
         "store of wrapped secrets", wrapped, problems
     )
     followers: list[Contribution[Follower]] = collector.collect("followers", services)
-    cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)  # type: ignore[type-abstract]
+    cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)
     found = _collect_edge(collector, services) if edge else _Edge()
     contributed = _collect_commands(deployment, collector, services) if commands else []
     command_by_name = merge_commands(contributed, problems)

@@ -23,20 +23,20 @@ class English:
 
 def test_a_provided_capability_is_found_by_its_type() -> None:
     services, english = Services(), English()
-    services.provide(Greeter, english)  # type: ignore[type-abstract]
+    services.provide(Greeter, english)
 
-    assert services.get(Greeter) is services.find(Greeter) is english  # type: ignore[type-abstract]
+    assert services.get(Greeter) is services.find(Greeter) is english
     assert services.owners == {Greeter: "core"}
 
 
 def test_a_second_provider_is_refused_with_both_names() -> None:
     services = Services()
     services.acting_as("first", None)
-    services.provide(Greeter, English())  # type: ignore[type-abstract]
+    services.provide(Greeter, English())
     services.acting_as("second", None)
 
     with pytest.raises(DeploymentError, match="Greeter is provided by both first and second"):
-        services.provide(Greeter, English())  # type: ignore[type-abstract]
+        services.provide(Greeter, English())
 
 
 def test_only_what_was_declared_may_be_provided() -> None:
@@ -53,13 +53,13 @@ def test_asking_for_what_nobody_provides_names_who_asked() -> None:
     services.acting_as("asker", frozenset())
 
     with pytest.raises(DeploymentError, match="plugin asker asks for Greeter, which nothing provides"):
-        services.get(Greeter)  # type: ignore[type-abstract]
-    assert services.find(Greeter) is None  # type: ignore[type-abstract]
+        services.get(Greeter)
+    assert services.find(Greeter) is None
 
 
 def test_what_can_be_pinged_is_noted_by_its_capabilitys_name() -> None:
     services, english = Services(), English()
-    services.provide(Greeter, english)  # type: ignore[type-abstract]
+    services.provide(Greeter, english)
     services.provide(int, 5)
 
     assert services.pings == {"Greeter": english.ping}

@@ -390,7 +390,7 @@ async def test_the_plugins_boot_and_start_without_aws_and_the_vault_says_that_it
         Application(assembly)
         with capture_logs() as lines:
             async with running(assembly):
-                vault = assembly.services.get(KeyVault)  # type: ignore[type-abstract]
+                vault = assembly.services.get(KeyVault)
                 with pytest.raises(Unavailable):
                     await vault.check()
                 await until(lambda: any(line["log_level"] == "critical" for line in lines))
@@ -402,7 +402,7 @@ async def test_the_vault_of_a_deployment_wraps(tmp_path: Path, settings: KmsSett
     assembly = boot(tmp_path, {"key_id": settings.key_id, "endpoint_url": settings.endpoint_url}, {})
     with capture_logs() as lines:
         async with running(assembly):
-            vault = assembly.services.get(KeyVault)  # type: ignore[type-abstract]
+            vault = assembly.services.get(KeyVault)
             assert await vault.unwrap(await vault.wrap(SECRET, CONTEXT), CONTEXT) == SECRET
             await until(lambda: any(line["event"] == "the vault can serve" for line in lines))
 

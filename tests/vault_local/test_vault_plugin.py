@@ -131,7 +131,7 @@ async def test_the_first_start_makes_a_key_and_tells_it_once(deployment: Deploym
     for _ in range(2):
         assembly = deployment.assembly(serving=True)
         async with running(assembly):
-            vault = assembly.services.get(KeyVault)  # type: ignore[type-abstract]
+            vault = assembly.services.get(KeyVault)
             assert await vault.unwrap(await vault.wrap(b"secret", CONTEXT), CONTEXT) == b"secret"
             assert readiness(assembly) == 1
 

@@ -259,7 +259,7 @@ def test_the_page_names_every_type_of_frame(tmp_path: Path) -> None:
     assembly = assemble(
         deployment, clock=ManualClock(), randomness=SeededRandomness(), console=MemoryConsole(), serving=False
     )
-    kinds = assembly.services.get(EntryKinds).by_name.values()  # type: ignore[type-abstract]
+    kinds = assembly.services.get(EntryKinds).by_name.values()
     types = {kind.event_name for kind in kinds} | {"connection.ready", "caught_up", "connection.closing"}
     assert len(types) >= 8
     assert {name for name in types if f"| `{name}` |" not in PAGE} == set()

@@ -89,7 +89,7 @@ async def must_exist(chain: Chain, services: Services) -> None:
     from precipiq_contracts.errors import NotFound
     from precipiq_contracts.ledger import Ledger
 
-    if await services.get(Ledger).head(chain) is None:  # type: ignore[type-abstract]
+    if await services.get(Ledger).head(chain) is None:
         raise NotFound(f"there is no entry of {chain.org_id} in the environment {chain.environment}")
 
 

@@ -43,4 +43,4 @@ class Operations(PluginBase[PluginConfig]):
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
-        return () if services.find(KeyVault) is None else VAULT_COMMANDS  # type: ignore[type-abstract]
+        return () if services.find(KeyVault) is None else VAULT_COMMANDS

@@ -74,9 +74,9 @@ def rewrap(ctx: click.Context, as_json: bool) -> None:
 
 async def _gone_through(is_rewrapping: bool, services: Services) -> Report:
     """Ask the vault about every stored secret; whether a stale one can be unwrapped shows as it is rewrapped."""
-    vault = services.get(KeyVault)  # type: ignore[type-abstract]
+    vault = services.get(KeyVault)
     report = Report(await vault.check())
-    for name, holder in services.get(WrappedSecretsRegistry).by_name.items():  # type: ignore[type-abstract]
+    for name, holder in services.get(WrappedSecretsRegistry).by_name.items():
         count = report.counts[name] = Count()
         async for secret in holder.all():
             if vault.is_current(secret.wrapped):

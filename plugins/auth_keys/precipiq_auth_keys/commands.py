@@ -99,7 +99,7 @@ def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) 
         return await services.get(KeyService).keys(Chain(org_id, cast("Environment", environment)))
 
     async def with_time(services: Services) -> tuple[list[KeyRecord], int]:
-        return await work(services), services.get(Clock).now_us()  # type: ignore[type-abstract]
+        return await work(services), services.get(Clock).now_us()
 
     keys, now_us = run_in_deployment(ctx, with_time)
     if as_json:

@@ -62,10 +62,10 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config
-        clock = services.get(Clock)  # type: ignore[type-abstract]
-        self._store = KeyStore(services.get(Database))  # type: ignore[type-abstract]
-        randomness = services.get(Randomness)  # type: ignore[type-abstract]
-        service = KeyService(self._store, services.get(Ledger), clock, randomness)  # type: ignore[type-abstract]
+        clock = services.get(Clock)
+        self._store = KeyStore(services.get(Database))
+        randomness = services.get(Randomness)
+        service = KeyService(self._store, services.get(Ledger), clock, randomness)
         self._authenticator = KeyAuthenticator(
             self._store,
             clock,
@@ -80,10 +80,10 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         }
         services.provide(KeyService, service)
         counter, windows = self._counters(clock)
-        plans = services.find(Plans)  # type: ignore[type-abstract]
+        plans = services.find(Plans)
         self._limiter = SecondWindows(quotas, clock, counter, plans)  # type: ignore[arg-type]
-        services.provide(RateLimiter, self._limiter)  # type: ignore[type-abstract]
-        services.provide(AddressLimiter, AddressWindows(windows))  # type: ignore[type-abstract]
+        services.provide(RateLimiter, self._limiter)
+        services.provide(AddressLimiter, AddressWindows(windows))
 
     def _counters(self, clock: Clock) -> tuple[Counter, WindowCounter]:
         """Of organisations and of addresses; what the first one runs carries both."""
@@ -132,7 +132,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     async def _run(self, services: Services) -> AsyncIterator[None]:
         info = services.get(DeploymentInfo)
         service = services.get(KeyService)
-        clock = services.get(Clock)  # type: ignore[type-abstract]
+        clock = services.get(Clock)
         watcher = KeyWatcher(
             self._store,
             service,
@@ -145,7 +145,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             yield
             return
         if self.config.first_start_organisation is not None:
-            console = services.get(Console)  # type: ignore[type-abstract]
+            console = services.get(Console)
             await first_start(service, info, console, self.config.first_start_organisation)
         await watcher.look()
         task = asyncio.create_task(watcher.run())

@@ -198,7 +198,7 @@ def _is_json(text: str) -> bool:
 
 
 def _record(services: Services, endpoint: StripeEndpoint) -> dict[str, Any]:
-    now_us = services.get(Clock).now_us()  # type: ignore[type-abstract]
+    now_us = services.get(Clock).now_us()
     return endpoint_record(endpoint, services.get(DeploymentInfo).public_url, now_us)
 
 

@@ -59,12 +59,12 @@ class BillingPlugin(PluginBase[BillingConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config
-        clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
-        database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
-        vault = services.get(KeyVault)  # type: ignore[type-abstract]
+        clock, randomness = services.get(Clock), services.get(Randomness)
+        database, ledger = services.get(Database), services.get(Ledger)
+        vault = services.get(KeyVault)
         self._metrics = DeliveryMetrics(services.get(CollectorRegistry))
         self._endpoint_store = EndpointStore(database)
-        events = FinancialEvents(ledger, services.get(ChainAudit))  # type: ignore[type-abstract]
+        events = FinancialEvents(ledger, services.get(ChainAudit))
         deliveries = Deliveries(
             DeliveryStore(database),
             events,
@@ -87,7 +87,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
             from precipiq_billing.plans.routes import PlanWebhook
 
             self._plan_webhook = PlanWebhook(self._book, config.plans, clock)
-        services.provide(Plans, self._book or UnlimitedPlans())  # type: ignore[type-abstract]
+        services.provide(Plans, self._book or UnlimitedPlans())
         services.provide(FinancialEvents, events)
         services.provide(Deliveries, deliveries)
         services.provide(
@@ -108,7 +108,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
         from precipiq_billing.webhooks import RawWebhook, StripeWebhooks
 
         http = services.get(HttpSettings)
-        clock = services.get(Clock)  # type: ignore[type-abstract]
+        clock = services.get(Clock)
         body_bytes_max = self.config.webhook_body_bytes_max
         webhooks = StripeWebhooks(self._live, services.get(Deliveries), self._metrics, body_bytes_max=body_bytes_max)
         raw = RawWebhook(webhooks.receive, http, clock, body_bytes_max=body_bytes_max)

@@ -29,7 +29,7 @@ class BundlesS3Plugin(PluginBase[BundlesS3Config]):
     @hookimpl
     def provide(self, services: Services) -> None:
         self._bundles = S3Bundles(BucketSettings(**self.config.model_dump()))
-        services.provide(BundleStore, self._bundles)  # type: ignore[type-abstract]
+        services.provide(BundleStore, self._bundles)
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

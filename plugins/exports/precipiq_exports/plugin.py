@@ -64,27 +64,25 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config
-        clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
-        ledger = services.get(Ledger)  # type: ignore[type-abstract]
+        clock, randomness = services.get(Clock), services.get(Randomness)
+        ledger = services.get(Ledger)
         folder = services.get(DeploymentInfo).data_dir / config.folder
         work_folder = folder / "work"
-        bundles = services.find(BundleStore) or LocalBundles(  # type: ignore[type-abstract]
-            folder / "bundles", is_shared=config.folder_is_shared
-        )
-        store = JobStore(services.get(Database))  # type: ignore[type-abstract]
-        self._key_store = SigningKeyStore(services.get(Database))  # type: ignore[type-abstract]
-        self._signer = Signer(services.get(KeyVault).access())  # type: ignore[type-abstract]
+        bundles = services.find(BundleStore) or LocalBundles(folder / "bundles", is_shared=config.folder_is_shared)
+        store = JobStore(services.get(Database))
+        self._key_store = SigningKeyStore(services.get(Database))
+        self._signer = Signer(services.get(KeyVault).access())
         self._metrics = ExportMetrics(services.get(CollectorRegistry))
         keys = SigningKeys(self._key_store, self._signer, ledger, clock, randomness)
         limits = ServiceLimits(config.open_per_organisation_max, config.downloads_max, config.lease_s)
-        plans = services.find(Plans)  # type: ignore[type-abstract]
+        plans = services.find(Plans)
         service = ExportService(store, bundles, ledger, clock, randomness, limits, plans)
         maker = BundleMaker(
             store,
             keys,
             ledger,
-            services.get(ChainAudit),  # type: ignore[type-abstract]
-            services.get(EntryKinds),  # type: ignore[type-abstract]
+            services.get(ChainAudit),
+            services.get(EntryKinds),
             MakerOptions(work_folder, config.batch_entries, config.compression_level),
         )
         runner = ExportRunner(
@@ -120,8 +118,8 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         from precipiq_exports.routes import ExportRoutes, PublishedKeys
 
         keys = services.get(SigningKeys)
-        limiter = services.find(AddressLimiter)  # type: ignore[type-abstract]
-        published = PublishedKeys(keys, limiter, self.config, services.get(Clock))  # type: ignore[type-abstract]
+        limiter = services.find(AddressLimiter)
+        published = PublishedKeys(keys, limiter, self.config, services.get(Clock))
         routes = ExportRoutes(services.get(ExportService), keys, self._metrics, services.get(HttpSettings))
         return [*routes.endpoints(), published.endpoint()]
 

@@ -49,7 +49,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     def provide(self, services: Services) -> None:
         config = self.config
         depth_max = services.get(HttpSettings).depth_max
-        clock, randomness = services.get(Clock), services.get(Randomness)  # type: ignore[type-abstract]
+        clock, randomness = services.get(Clock), services.get(Randomness)
         service = LedgerService(clock, randomness, Limits(config.entry_bytes_max, depth_max))
         files = CheckpointFiles(services.get(DeploymentInfo).data_dir / config.checkpoint_dir)
         limits = VerifierLimits(
@@ -60,11 +60,11 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
             config.checkpoint_signatures_max,
         )
         self._files = files
-        services.provide(Ledger, service)  # type: ignore[type-abstract]
+        services.provide(Ledger, service)
         services.provide(LedgerService, service)
-        verifier = Verifier(services.get(MasterKey), files, limits)  # type: ignore[type-abstract]
+        verifier = Verifier(services.get(MasterKey), files, limits)
         services.provide(Verifier, verifier)
-        services.provide(ChainAudit, StoredChains(service, verifier))  # type: ignore[type-abstract]
+        services.provide(ChainAudit, StoredChains(service, verifier))
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -86,7 +86,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
-        database = services.find(Database)  # type: ignore[type-abstract]
+        database = services.find(Database)
         scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
         if database is None:
             return []
@@ -96,7 +96,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
-        database = services.find(Database)  # type: ignore[type-abstract]
+        database = services.find(Database)
         if database is None or self._driver_name(services) != _OWN_DRIVERS[database.dialect]:
             return []
         columns = ("org_id", "environment")
@@ -124,7 +124,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     async def _run(self, services: Services, driver: EntryStoreDriver) -> AsyncIterator[None]:
         service = services.get(LedgerService)
         async with driver.open() as store:
-            service.start(store, services.get(EntryKinds).by_name)  # type: ignore[type-abstract]
+            service.start(store, services.get(EntryKinds).by_name)
             try:
                 if services.get(DeploymentInfo).serving:
                     async with self._checkpoints(services), self._followers(services):
@@ -141,8 +141,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         service, config = services.get(LedgerService), self.config
         runner = FollowerRunner(
             service,
-            services.get(Followers).by_name,  # type: ignore[type-abstract]
-            services.get(Clock),  # type: ignore[type-abstract]
+            services.get(Followers).by_name,
+            services.get(Clock),
             RunnerLimits(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max),
         )
         service.on_append = runner.note
@@ -157,9 +157,9 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
         from precipiq_ledger.checkpointer import Checkpointer
 
-        signer = CheckpointSigner(services.get(MasterKey))  # type: ignore[type-abstract]
+        signer = CheckpointSigner(services.get(MasterKey))
         store = services.get(LedgerService).store
-        clock = services.get(Clock)  # type: ignore[type-abstract]
+        clock = services.get(Clock)
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
         await checkpointer.compare_heads()
         tasks = [asyncio.create_task(checkpointer.run())]
@@ -167,7 +167,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
             from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 
-            exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)  # type: ignore[type-abstract]
+            exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)
             tasks.append(asyncio.create_task(exchange.run()))
         try:
             yield
@@ -181,11 +181,11 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
                 await exchange.send()
 
     def _driver_name(self, services: Services) -> str:
-        database = services.find(Database)  # type: ignore[type-abstract]
+        database = services.find(Database)
         return self.config.driver or _OWN_DRIVERS["sqlite" if database is None else database.dialect]
 
     def _driver(self, services: Services) -> EntryStoreDriver:
-        drivers = services.get(EntryStoreDrivers).by_name  # type: ignore[type-abstract]
+        drivers = services.get(EntryStoreDrivers).by_name
         name = self._driver_name(services)
         if name not in drivers:
             known = ", ".join(sorted(drivers)) or "none"

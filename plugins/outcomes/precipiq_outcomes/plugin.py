@@ -53,8 +53,8 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         config, risk = self.config, self.config.liability
-        clock = services.get(Clock)  # type: ignore[type-abstract]
-        database, ledger = services.get(Database), services.get(Ledger)  # type: ignore[type-abstract]
+        clock = services.get(Clock)
+        database, ledger = services.get(Database), services.get(Ledger)
         store, links = ProjectionStore(database), LinkStore(database)
         projection = Projection(store, ledger, clock, batch_entries=config.batch_entries, wait_s=config.read_wait_s)
         service = LinkService(links, projection, ledger)

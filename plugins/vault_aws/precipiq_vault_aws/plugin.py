@@ -36,7 +36,7 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         self._vault = AwsVault(KmsSettings(**self.config.model_dump()))
-        services.provide(KeyVault, self._vault)  # type: ignore[type-abstract]
+        services.provide(KeyVault, self._vault)
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

@@ -31,7 +31,7 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config
-        randomness = services.get(Randomness)  # type: ignore[type-abstract]
+        randomness = services.get(Randomness)
         previous = tuple(reference.location for reference in config.previous_master_keys)
         self._vault = LocalVault(LocalVaultAccess(config.master_key.location, previous, randomness))
         ready = Gauge(
@@ -41,7 +41,7 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
             multiprocess_mode="livemin",
         )
         self._watch = VaultWatch(self._vault, ready, config.check_interval_s)
-        services.provide(KeyVault, self._vault)  # type: ignore[type-abstract]
+        services.provide(KeyVault, self._vault)
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
@@ -56,8 +56,8 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
                 return
             path = self.config.master_key.file
             if self.config.create_master_key and path is not None:
-                holders = services.get(WrappedSecretsRegistry).by_name.values()  # type: ignore[type-abstract]
-                await first_start(self._vault, path, holders, services.get(Console))  # type: ignore[type-abstract]
+                holders = services.get(WrappedSecretsRegistry).by_name.values()
+                await first_start(self._vault, path, holders, services.get(Console))
             await self._watch.look()
             watching = asyncio.create_task(self._watch.run())
             try:

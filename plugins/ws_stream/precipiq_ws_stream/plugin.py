@@ -37,12 +37,12 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
     @hookimpl
     def provide(self, services: Services) -> None:
         streams = Streams(
-            services.get(Ledger),  # type: ignore[type-abstract]
-            services.get(AddressLimiter),  # type: ignore[type-abstract]
-            services.get(Clock),  # type: ignore[type-abstract]
+            services.get(Ledger),
+            services.get(AddressLimiter),
+            services.get(Clock),
             self.config,
             StreamMetrics(services.get(CollectorRegistry)),
-            services.find(Plans),  # type: ignore[type-abstract]
+            services.find(Plans),
         )
         services.provide(Streams, streams)
 
@@ -61,5 +61,5 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
         if not services.get(DeploymentInfo).serving:
             yield
             return
-        async with services.get(Streams).running(services.get(EntryKinds).by_name):  # type: ignore[type-abstract]
+        async with services.get(Streams).running(services.get(EntryKinds).by_name):
             yield

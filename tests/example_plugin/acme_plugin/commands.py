@@ -29,7 +29,7 @@ def count(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> N
     chain = Chain(org_id, cast("Environment", environment))
 
     async def work(services: Services) -> int:
-        return await Notes(services.get(Ledger), 0).count(chain)  # type: ignore[type-abstract]
+        return await Notes(services.get(Ledger), 0).count(chain)
 
     notes_count = run_in_deployment(ctx, work)
     click.echo(json.dumps({"count": notes_count}) if as_json else notes_count)

@@ -38,7 +38,7 @@ class AcmePlugin(PluginBase[AcmeConfig]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
-        ledger = services.get(Ledger)  # type: ignore[type-abstract]
+        ledger = services.get(Ledger)
         return NoteRoutes(Notes(ledger, self.config.text_characters_max)).endpoints()
 
     @hookimpl

@@ -67,7 +67,7 @@ async def test_the_ledger_runs_on_files_without_any_database(tmp_path: Path, mon
     for restart in range(2):
         assembly = boot(tmp_path)
         async with running(assembly):
-            notes = Notes(assembly.services.get(Ledger), 100)  # type: ignore[type-abstract]
+            notes = Notes(assembly.services.get(Ledger), 100)
             first = await notes.write(CHAIN, "ada", "remember", "key")
             assert first.seq == 1
             await notes.write(CHAIN, "ada", f"again {restart}", None)

@@ -93,7 +93,7 @@ async def replayed(book: PlanBook, events: Iterable[object]) -> Replayed:
 
 
 def _book(services: Services) -> PlanBook:
-    plans = services.get(Plans)  # type: ignore[type-abstract]
+    plans = services.get(Plans)
     if not isinstance(plans, PlanBook):
         raise click.ClickException("this deployment has no plans: there is no table plugins.billing.plans")
     return plans
