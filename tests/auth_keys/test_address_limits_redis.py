@@ -40,7 +40,7 @@ class Process:
 
     def __init__(self, port: int, **options: Any) -> None:
         # A timeout that a busy machine does not reach.
-        self.link = RedisLink(RedisServer("127.0.0.1", port, **{"timeout_s": 1.0, **options}))
+        self.link = RedisLink(RedisServer("127.0.0.1", port, **{"timeout_s": 30.0, **options}))
         self.seconds = RedisCounter(self.link, LocalCounter(SystemClock()))
         self.limiter = AddressWindows(RedisWindows(self.link, LocalWindows(SystemClock(), addresses_max=1000)))
 
@@ -210,17 +210,15 @@ async def test_while_redis_is_down_hits_are_counted_here_and_one_line_says_so(re
 
 
 async def test_a_frozen_redis_delays_one_hit_and_the_next_not_at_all(redis_server: RedisProcess) -> None:
-    loop = asyncio.get_running_loop()
     async with running(redis_server.port, timeout_s=0.25) as (process,):
         redis_server.freeze()
-        moments_s = [loop.time()]
-        for _ in range(10):
+        try:
             await process.hit()
-            moments_s.append(loop.time())
-        redis_server.thaw()
-
-    assert moments_s[1] - moments_s[0] < 0.5
-    assert moments_s[-1] - moments_s[1] < 0.25
+            for _ in range(10):
+                with pytest.raises(StopIteration):  # it ends where it would wait
+                    process.hit().send(None)
+        finally:
+            redis_server.thaw()
 
 
 async def test_outside_of_serving_hits_are_counted_here(redis_server: RedisProcess) -> None:
