@@ -12,14 +12,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLER = ["pip", "editables"]
 """What installs the rest: pip itself, and what hatchling asks for when a member is installed editable."""
+OPTIONAL_MEMBERS = {"postgres": "plugins/postgres"}
+"""Extra -> the member that exists for it alone: what it needs is the extra's, and no part of the runtime."""
 
 
 def inputs(name: str, root: Path = ROOT) -> list[str]:
     """The requirements of one lock: ``runtime``, ``dev`` (everything, without requirements-dev.in), or an extra."""
-    runtime = [_read(path) for path in sorted([root / "core/pyproject.toml", *root.glob("plugins/*/pyproject.toml")])]
+    paths = sorted([root / "core/pyproject.toml", *root.glob("plugins/*/pyproject.toml")])
+    projects = {path.parent.relative_to(root).as_posix(): _read(path) for path in paths}
+    runtime = [project for member, project in projects.items() if member not in OPTIONAL_MEMBERS.values()]
     testkit = _read(root / "tests/testkit/pyproject.toml")
-    own = {project["project"]["name"] for project in [*runtime, testkit]}
-    extras: dict[str, set[str]] = {}
+    own = {project["project"]["name"] for project in [*projects.values(), testkit]}
+    extras = {extra: set(projects[member]["project"]["dependencies"]) for extra, member in OPTIONAL_MEMBERS.items()}
     for project in runtime:
         for extra, requirements in project["project"].get("optional-dependencies", {}).items():
             extras.setdefault(extra, set()).update(requirements)

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from pydantic import Field
 
 from precipiq_contracts.chain import Chain
+from precipiq_contracts.settings import Settings
 
 Scalar: TypeAlias = str | int | float | bytes | None
 Row: TypeAlias = Mapping[str, Scalar]
+ColumnType: TypeAlias = Literal["TEXT", "BIGINT"]
+
+
+class DatabaseSettings(Settings):
+    """``[database]`` as every database has it. A plugin that provides ``Database`` derives its ``Config`` from it."""
+
+    url: str = Field(description="where the database is; its scheme says which plugin keeps it")
+    migrate_at_start: bool = Field(False, description="bring the schema up to date when the server starts")
+    reader_queue_max: int = Field(10_000, ge=1, description="reads that wait; more are told to try again")
+    writer_queue_max: int = Field(10_000, ge=1, description="writes that wait; more are told to try again")
+    group_rows_max: int = Field(1_000, ge=1, description="rows that one transaction takes in, at least one write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +57,21 @@ class Migration:
     tenant_tables: Mapping[str, tuple[str, str | None]]
     driver_tables: frozenset[str] = frozenset()
 
+    @property
+    def name(self) -> str:
+        """The branch."""
+        return self.branch
+
 
 class Database(Protocol):
     """Capability: tables beside the chain. Raises ``Unavailable`` when the database cannot answer."""
 
-    dialect: Literal["sqlite", "postgresql"]
+    def select_rows(self, columns: Sequence[tuple[str, ColumnType]], parameter: str) -> str:
+        """SQL that selects the rows which travel in that parameter as one JSON text, an array of arrays.
+
+        One column for each name; for INSERT, and for IN.
+        """
+        ...
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """Read as the deployment: sees every organisation. For authentication and the operator's commands only."""
@@ -68,4 +92,16 @@ class Database(Protocol):
 
     async def ping(self) -> None:
         """Raises ``Unavailable`` when the database cannot serve."""
+        ...
+
+
+@runtime_checkable
+class MigratedDatabase(Protocol):
+    """What a ``Database`` whose schema is migrated has beside the rest, for ``precipiq migrate``."""
+
+    def migrate(self, migrations: Sequence[Migration], *, post: bool = False) -> list[str]:
+        """Bring the schema up to date, under a lock; the revisions applied.
+
+        ``post``: also those that servers of the version before could not bear, because none of them runs any more.
+        """
         ...

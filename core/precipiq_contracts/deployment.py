@@ -11,7 +11,8 @@ from typing import Protocol
 class DeploymentInfo:
     """``serving``: False when a command runs, and nothing is served. ``public_url``: how clients reach the server.
 
-    ``workers``: how many processes serve; each has its own plugins and runs their lifespans.
+    ``workers``: how many processes serve; each has its own plugins and runs their lifespans. ``seat``: the place of
+    this one among them, in the server's words; None when it is none of them.
     """
 
     name: str
@@ -19,6 +20,7 @@ class DeploymentInfo:
     public_url: str
     serving: bool
     workers: int = 1
+    seat: str | None = None
 
 
 class Console(Protocol):

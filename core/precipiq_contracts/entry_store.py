@@ -164,7 +164,11 @@ class EntryStore(Protocol):
 
 
 class EntryStoreDriver(Protocol):
-    """What the hook ``entry_store_drivers`` returns: how to open an entry store."""
+    """What the hook ``entry_store_drivers`` returns: how to open an entry store.
+
+    One that keeps its entries in tables of the deployment's database MAY have a sequence ``migrations`` of
+    ``precipiq_contracts.database.Migration``: the ledger contributes those of the driver that the deployment uses.
+    """
 
     name: str
     """Unique; the deployment names it."""

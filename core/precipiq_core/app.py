@@ -1,48 +1,41 @@
-"""The ASGI application of an assembly: the layers around the routes, and the lifespan of everything that runs."""
+"""The ASGI application of an assembly: the layers around the routes, in one list, and the lifespan of all that runs."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.auth import RateLimiter
-from precipiq_core import __version__
 from precipiq_core.boot import Assembly
+from precipiq_core.edge.credential_shield import CredentialShield
+from precipiq_core.edge.error_boundary import ErrorBoundary
+from precipiq_core.edge.head_limit import HeadLimit
+from precipiq_core.edge.proxies import TrustedProxies
+from precipiq_core.edge.request_log import RequestLog
+from precipiq_core.edge.request_metrics import RequestMetrics
+from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.download import Times
 from precipiq_core.http.endpoint_app import Edge
-from precipiq_core.http.error_boundary import ErrorBoundary
-from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
-from precipiq_core.logs.credential_shield import CredentialShield
-from precipiq_core.logs.request_log import RequestLog
 from precipiq_core.logs.sink import Sink
-from precipiq_core.operations.metrics import RequestMetrics
-from precipiq_core.operations.plugin import Operations
 from precipiq_core.running import running
-from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.head_limit import HeadLimit
-from precipiq_core.serving.proxies import TrustedProxies
-from precipiq_core.serving.security_headers import SecurityHeaders
-from precipiq_core.serving.unread_body import UnreadBody
-
-log = structlog.get_logger("precipiq.app")
 
 
 class Application:
-    """One deployment as an ASGI application. ``gate`` lets the server drain it; ``access_sink``: see ``RequestLog``."""
+    """One deployment as an ASGI application. ``access_sink``: see ``RequestLog``."""
 
     def __init__(self, assembly: Assembly, access_sink: Sink | None = None) -> None:
         self.assembly = assembly
-        router = _router(assembly)
-        _describe(assembly)
-        self.gate = DrainGate(_layers(assembly, router, access_sink))
-        self._http = UnreadBody(self.gate)
+        app: ASGIApp = build_router(assembly.of("routes"), _edge(assembly))
+        for layer in reversed(_layers(assembly, access_sink)):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+        self._http = app
         # Starlette speaks the lifespan protocol; requests do not pass through it, so no plugin sees that scope.
         self._lifespan = Starlette(lifespan=self._run)
 
@@ -56,55 +49,39 @@ class Application:
             yield
 
 
-def _router(assembly: Assembly) -> ASGIApp:
+def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware]:
+    """The middleware around the router, outermost first. The server has its own outside of them."""
+    server, start = assembly.server, assembly.start
+    metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
+    return [
+        Middleware(TrustedProxies, server.trusted_proxies),
+        Middleware(CredentialShield),  # the key leaves the scope here: what is outside may see it, and logs nothing
+        Middleware(
+            RequestLog,
+            clock=start.clock,
+            randomness=start.randomness,
+            observe=metrics.observe,
+            sink=access_sink,
+            failures_only=assembly.deployment.logs.level in ("warning", "error"),
+        ),
+        Middleware(SecurityHeaders),
+        Middleware(HeadLimit, fields_max=server.header_fields_max, bytes_max=server.header_bytes_max),
+        Middleware(ErrorBoundary),
+        *_of_plugins(assembly, "edge"),
+        *_of_plugins(assembly, "app"),
+    ]
+
+
+def _of_plugins(assembly: Assembly, layer: str) -> list[Middleware]:
+    return [Middleware(item.value.wrap) for item in assembly.of("middleware") if item.value.layer == layer]
+
+
+def _edge(assembly: Assembly) -> Edge:
     http = assembly.deployment.http
-    edge = Edge(
-        authenticators=[item.value for item in assembly.authenticators],
+    return Edge(
+        authenticators=[item.value for item in assembly.of("authenticators")],
         rate_limiter=assembly.services.find(RateLimiter),
         limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
         times=Times(http.handler_timeout_s, http.download_stall_timeout_s),
-        clock=assembly.clock,
-    )
-    endpoints = [(item.owner, item.value) for item in assembly.endpoints]
-    plain = [(item.owner, item.value) for item in assembly.plain_endpoints]
-    websockets = [(item.owner, item.value) for item in assembly.websocket_endpoints]
-    return build_router(endpoints, plain, websockets, edge)
-
-
-def _layers(assembly: Assembly, router: ASGIApp, access_sink: Sink | None) -> ASGIApp:
-    """The middleware around the router; read from the bottom up, the last one is the outermost."""
-    app: ASGIApp = router
-    for layer in ("app", "edge"):
-        for item in reversed(assembly.middleware):
-            if item.value.layer == layer:
-                app = item.value.wrap(app)
-    app = ErrorBoundary(app)
-    server = assembly.deployment.server
-    app = HeadLimit(app, fields_max=server.header_fields_max, bytes_max=server.header_bytes_max)
-    app = SecurityHeaders(app)
-    metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
-    clock, randomness = assembly.clock, assembly.randomness
-    app = RequestLog(
-        app,
-        clock=clock,
-        randomness=randomness,
-        observe=metrics.observe,
-        sink=access_sink,
-        failures_only=assembly.deployment.logs.level in ("warning", "error"),
-    )
-    app = CredentialShield(app)
-    return TrustedProxies(app, server.trusted_proxies)
-
-
-def _describe(assembly: Assembly) -> None:
-    operations = assembly.plugins["operations"]
-    assert isinstance(operations, Operations)
-    operations.describe(
-        openapi_document(
-            [(item.owner, item.value) for item in assembly.endpoints],
-            [(item.owner, item.value) for item in assembly.plain_endpoints],
-            [(item.owner, item.value) for item in assembly.websocket_endpoints],
-            title="Precipiq decision ledger",
-            version=__version__,
-        )
+        clock=assembly.start.clock,
     )

@@ -7,98 +7,71 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
-from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
-from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.contribution import Contribution
+from precipiq_contracts.database import Migration
 from precipiq_contracts.deployment import Console, DeploymentInfo
-from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.followers import Follower
-from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers, WrappedSecretsRegistry
+from precipiq_contracts.registries import Migrations, Registry, Routes, WrappedSecretsRegistry
 from precipiq_contracts.secrets import MasterKey
-from precipiq_contracts.settings import HttpSettings, parse_settings
+from precipiq_contracts.server import ServerSettings
+from precipiq_contracts.services import Services
+from precipiq_contracts.settings import HttpSettings
 from precipiq_contracts.vault import WrappedSecrets
 from precipiq_core.cli.groups import merge_commands
-from precipiq_core.collect import Collector
-from precipiq_core.contribution import Contribution
-from precipiq_core.database.open import new_database
+from precipiq_core.collect import Collector, HookCall
 from precipiq_core.deployment import Deployment
-from precipiq_core.discovery import installed_plugins, load_plugins
+from precipiq_core.discovery import Installed
+from precipiq_core.enabling import Enabled, enable, make_plugins
 from precipiq_core.graph import boot_order
-from precipiq_core.operations.plugin import Operations
 from precipiq_core.plugin import AnyPlugin
-from precipiq_core.secrets import open_master_key
-from precipiq_core.services import Services
+from precipiq_core.secrets import LazyMasterKey
 
 if TYPE_CHECKING:
     import click
 
-    from precipiq_contracts.auth import Authenticator
-    from precipiq_core.database.open import ManagedDatabase
-    from precipiq_core.hookspecs import LayeredMiddleware
-    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-    from precipiq_core.http.websocket import WebSocketEndpoint
+_HOOKS = ("wrapped_secrets", "migrations", "secret_names")
+_EDGE = ("routes", "middleware", "authenticators")
+"""Hooks of what answers requests."""
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an application is started with. ``seat``: see ``DeploymentInfo``."""
 
-
-NamedT = TypeVar("NamedT", bound=_Named)
-
-
-class Registry(Generic[NamedT]):
-    """Contributions by name, filled once at boot."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, NamedT] = {}
-
-    @property
-    def by_name(self) -> Mapping[str, NamedT]:
-        return self._by_name
-
-    def fill(self, what: str, contributions: Iterable[Contribution[NamedT]], problems: list[str]) -> None:
-        """Adds a sentence for each name that two plugins claim."""
-        owners: dict[str, str] = {}
-        for item in contributions:
-            name = item.value.name
-            if name in owners:
-                problems.append(f"{what} {name!r} is registered by both {owners[name]} and {item.owner}")
-            owners[name] = item.owner
-            self._by_name[name] = item.value
+    clock: Clock
+    randomness: Randomness
+    console: Console
+    serving: bool
+    seat: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Everything that boot found, in boot order, with its owner's name. ``command_by_name``: groups put together."""
+    """Everything that boot found, in boot order. ``command_by_name``: groups put together.
+
+    ``calls``: each call of a hook, in order. ``lifespans``: of all plugins, with their owners.
+    """
 
     deployment: Deployment
-    clock: Clock
-    randomness: Randomness
+    start: Start
+    server: ServerSettings
     services: Services
     plugins: Mapping[str, AnyPlugin]
-    database: ManagedDatabase | None
-    kinds: Sequence[Contribution[EntryKind]]
-    drivers: Sequence[Contribution[EntryStoreDriver]]
-    endpoints: Sequence[Contribution[Endpoint]]
-    plain_endpoints: Sequence[Contribution[PlainEndpoint]]
-    websocket_endpoints: Sequence[Contribution[WebSocketEndpoint]]
-    middleware: Sequence[Contribution[LayeredMiddleware]]
-    authenticators: Sequence[Contribution[Authenticator]]
-    migrations: Sequence[Contribution[Migration]]
-    commands: Sequence[Contribution[click.Command]]
+    contributions: Mapping[str, Sequence[Contribution[Any]]]
     command_by_name: Mapping[str, click.Command]
-    secret_names: Sequence[Contribution[str]]
-    wrapped_secrets: Sequence[Contribution[WrappedSecrets]]
-    followers: Sequence[Contribution[Follower]]
-    lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]] = field(default=())
+    calls: Sequence[HookCall]
+    lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]]
+
+    def of(self, hook: str) -> Sequence[Contribution[Any]]:
+        """What all plugins returned for a hook of core's, each with its owner's name."""
+        return self.contributions.get(hook, ())
 
 
 def assemble(
@@ -108,191 +81,102 @@ def assemble(
     randomness: Randomness,
     console: Console,
     serving: bool,
+    seat: str | None = None,
     installed: Iterable[EntryPoint] | None = None,
-    registry: CollectorRegistry | None = None,
     edge: bool = True,
     commands: bool = True,
 ) -> Assembly:
-    """Boot up to the point where sockets and databases would be opened. ``registry``: of metrics, default a new one.
+    """Boot up to the point where sockets and databases would be opened. Raises ``DeploymentError``.
 
+    ``seat``: see ``DeploymentInfo``. ``installed``: the entry points to load from, by default those of this Python.
     ``edge``: whether plugins are asked for what answers requests; a command needs none of it.
     ``commands``: whether they are asked for commands; one that runs needs no others.
     """
-    problems: list[str] = []
-    points = installed_plugins() if installed is None else tuple(installed)
-    classes = load_plugins(deployment.plugins, points, problems)
-    plugins = _configure(deployment, classes, problems)
-    services = _core_services(deployment, clock, randomness, console, serving, classes)
-    services.provide(CollectorRegistry, registry or CollectorRegistry(auto_describe=False))
-    _find_unshareable_database(deployment, services, problems)
-    order = boot_order(classes, services.owners, problems)
-    collector = Collector()
-    registered: dict[str, AnyPlugin] = {"operations": Operations(Operations.Config())}
-    registered |= {name: plugins[name] for name in order if name in plugins}
-    for name, plugin in registered.items():
-        collector.register(name, plugin, problems)
-    if problems:
-        raise DeploymentError(problems)
-    collector.provide(services)
-    return _collect(deployment, clock, randomness, services, registered, collector, edge=edge, commands=commands)
+    start = Start(clock, randomness, console, serving, seat)
+    problems = [*deployment.problems]
+    enabled = enable(deployment, Installed(installed), problems)
+    services = _core_services(deployment, start, enabled)
+    made = make_plugins(enabled, problems)
+    order = boot_order(enabled.classes, services.owners, problems)
+    plugins = {name: made[name] for name in order if name in made}
+    collector = Collector(services)
+    collector.register(plugins, problems)
+    _refuse(problems)
+    collector.provide()
+    collector.gather(problems)
+    hooks = (*_HOOKS, *(_EDGE if edge else ()), *(("commands",) if commands else ()))
+    contributions = _collect(collector, hooks, services, problems)
+    contributed = _in_the_files_order(deployment, contributions.get("commands", ()))
+    command_by_name = merge_commands(contributed, problems)
+    lifespans: list[Contribution[AbstractAsyncContextManager[object]]] = []
+    _attempt(lambda: lifespans.extend(collector.lifespans()), problems)
+    _refuse(problems)
+    return Assembly(
+        deployment,
+        start,
+        enabled.server,
+        services,
+        plugins,
+        {**contributions, "commands": contributed},
+        command_by_name,
+        collector.calls,
+        lifespans,
+    )
 
 
-def _configure(
-    deployment: Deployment, classes: Mapping[str, type[AnyPlugin]], problems: list[str]
-) -> dict[str, AnyPlugin]:
-    plugins: dict[str, AnyPlugin] = {}
-    for name, plugin in classes.items():
-        where = f"plugins.{name}"
-        base_dir = deployment.data_dir
-        config = parse_settings(
-            plugin.Config, deployment.plugins[name], where=where, base_dir=base_dir, problems=problems
-        )
-        if config is None:
-            continue
-        try:
-            plugins[name] = plugin(config)
-        except DeploymentError as error:
-            problems.extend(error.problems)
-        except Exception as error:  # noqa: BLE001  (a plugin's constructor may fail in any way)
-            problems.append(f"{where}: {type(error).__name__}: {error}")
-    return plugins
-
-
-def _core_services(
-    deployment: Deployment,
-    clock: Clock,
-    randomness: Randomness,
-    console: Console,
-    serving: bool,
-    classes: Mapping[str, type[AnyPlugin]],
-) -> Services:
+def _core_services(deployment: Deployment, start: Start, enabled: Enabled) -> Services:
     services = Services()
-    bind = deployment.server.bind
-    scheme = "https" if deployment.server.tls else "http"
-    public_url = deployment.public_url or f"{scheme}://{bind}"
+    server = enabled.server
+    public_url = deployment.public_url or f"{'https' if server.is_secure else 'http'}://{server.bind}"
     services.provide(
         DeploymentInfo,
-        DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, deployment.server.workers),
+        DeploymentInfo(deployment.name, deployment.data_dir, public_url, start.serving, server.workers, start.seat),
     )
-    services.provide(Clock, clock)
-    services.provide(Randomness, randomness)
-    services.provide(Console, console)
+    services.provide(Clock, start.clock)
+    services.provide(Randomness, start.randomness)
+    services.provide(Console, start.console)
     services.provide(HttpSettings, deployment.http)
-    services.provide(EntryKinds, Registry[EntryKind]())
-    services.provide(EntryStoreDrivers, Registry[EntryStoreDriver]())
-    services.provide(Followers, Registry[Follower]())
-    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]())
-    if deployment.database is not None:
-        database = new_database(deployment.database, deployment.data_dir, checkpoints=serving)
-        services.provide(Database, database)
-    wanted = {capability for plugin in classes.values() for capability in (*plugin.requires, *plugin.optional)}
+    services.provide(Migrations, Registry[Migration]("schema"))
+    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]("store of wrapped secrets"))
+    services.provide(Routes, Routes())
+    wanted = {each for plugin in enabled.classes.values() for each in (*plugin.requires, *plugin.optional)}
+    provided = {each for plugin in enabled.classes.values() for each in plugin.provides}
+    if CollectorRegistry not in provided:
+        services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
     if MasterKey in wanted:
-        services.provide(MasterKey, _LazyMasterKey(deployment, randomness))
+        services.provide(MasterKey, LazyMasterKey(deployment.secrets, start.randomness))
     return services
 
 
-def _find_unshareable_database(deployment: Deployment, services: Services, problems: list[str]) -> None:
-    database = services.find(Database)
-    workers = deployment.server.workers
-    if database is not None and database.dialect == "sqlite" and workers > 1:
-        problems.append(f"server.workers: {workers} processes cannot serve one SQLite database: use PostgreSQL")
-
-
-class _LazyMasterKey:
-    """Reads the master key when it is first used, so that ``precipiq check`` needs no secret."""
-
-    def __init__(self, deployment: Deployment, randomness: Randomness) -> None:
-        self._deployment = deployment
-        self._randomness = randomness
-        self._key: MasterKey | None = None
-
-    def derive(self, purpose: str) -> bytes:
-        if self._key is None:
-            self._key = open_master_key(self._deployment.secrets, self._randomness)
-        return self._key.derive(purpose)
-
-
 def _collect(
-    deployment: Deployment,
-    clock: Clock,
-    randomness: Randomness,
-    services: Services,
-    plugins: Mapping[str, AnyPlugin],
-    collector: Collector,
-    *,
-    edge: bool,
-    commands: bool,
-) -> Assembly:
-    problems: list[str] = []
-    kinds: list[Contribution[EntryKind]] = collector.collect("entry_kinds", services)
-    drivers: list[Contribution[EntryStoreDriver]] = collector.collect("entry_store_drivers", services)
-    cast("Registry[EntryKind]", services.get(EntryKinds)).fill("entry kind", kinds, problems)
-    cast("Registry[EntryStoreDriver]", services.get(EntryStoreDrivers)).fill("entry store driver", drivers, problems)
-    wrapped: list[Contribution[WrappedSecrets]] = collector.collect("wrapped_secrets", services)
-    cast("Registry[WrappedSecrets]", services.get(WrappedSecretsRegistry)).fill(
-        "store of wrapped secrets", wrapped, problems
-    )
-    followers: list[Contribution[Follower]] = collector.collect("followers", services)
-    cast("Registry[Follower]", services.get(Followers)).fill("follower", followers, problems)
-    found = _collect_edge(collector, services) if edge else _Edge()
-    contributed = _collect_commands(deployment, collector, services) if commands else []
-    command_by_name = merge_commands(contributed, problems)
-    assembly = Assembly(
-        deployment,
-        clock,
-        randomness,
-        services,
-        plugins,
-        cast("ManagedDatabase | None", services.find(Database)),
-        kinds,
-        drivers,
-        found.endpoints,
-        found.plain_endpoints,
-        found.websocket_endpoints,
-        found.middleware,
-        found.authenticators,
-        collector.collect("migrations", services),
-        contributed,
-        command_by_name,
-        collector.collect("secret_names", services),
-        wrapped,
-        followers,
-        collector.lifespans(services),
-    )
+    collector: Collector, hooks: Iterable[str], services: Services, problems: list[str]
+) -> dict[str, Sequence[Contribution[Any]]]:
+    found: dict[str, Sequence[Contribution[Any]]] = {}
+    for hook in hooks:
+        _attempt(lambda hook=hook: found.update({hook: collector.collect(hook)}), problems)
+    for hook, capability in (("wrapped_secrets", WrappedSecretsRegistry), ("migrations", Migrations)):
+        registry = services.get(capability)
+        assert isinstance(registry, Registry)
+        _attempt(lambda registry=registry, hook=hook: registry.fill(found.get(hook, ())), problems)
+    services.get(Routes).contributions = found.get("routes", ())
+    return found
+
+
+def _attempt(work: Any, problems: list[str]) -> None:
+    try:
+        work()
+    except DeploymentError as error:
+        problems.extend(error.problems)
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise DeploymentError(problems)
-    return assembly
 
 
-def _collect_commands(
-    deployment: Deployment, collector: Collector, services: Services
+def _in_the_files_order(
+    deployment: Deployment, commands: Sequence[Contribution[click.Command]]
 ) -> list[Contribution[click.Command]]:
-    """In the deployment's order, as in ``precipiq --help``, which knows no boot order."""
-    commands: list[Contribution[click.Command]] = collector.collect("commands", services)
+    """As in ``precipiq --help``, which knows no boot order."""
     rank = {name: index for index, name in enumerate(deployment.plugins, start=1)}
     return sorted(commands, key=lambda item: rank.get(item.owner, 0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Edge:
-    """What answers requests."""
-
-    endpoints: Sequence[Contribution[Endpoint]] = ()
-    plain_endpoints: Sequence[Contribution[PlainEndpoint]] = ()
-    websocket_endpoints: Sequence[Contribution[WebSocketEndpoint]] = ()
-    middleware: Sequence[Contribution[LayeredMiddleware]] = ()
-    authenticators: Sequence[Contribution[Authenticator]] = ()
-
-
-def _collect_edge(collector: Collector, services: Services) -> _Edge:
-    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
-    from precipiq_core.http.websocket import WebSocketEndpoint
-
-    routes: list[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]] = collector.collect("routes", services)
-    return _Edge(
-        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, Endpoint)],
-        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, PlainEndpoint)],
-        [Contribution(item.owner, item.value) for item in routes if isinstance(item.value, WebSocketEndpoint)],
-        collector.collect("middleware", services),
-        collector.collect("authenticators", services),
-    )

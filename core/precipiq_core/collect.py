@@ -1,109 +1,158 @@
-"""The only module that calls hooks: once, in boot order, each result kept with its owner's name."""
+"""The only module that has pluggy call hooks: once, plugin by plugin in boot order, each result with its owner."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pluggy
 
+from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.hooks import PROJECT
+from precipiq_contracts.services import Services
 from precipiq_contracts.settings import suggest
-from precipiq_core.contribution import Contribution
-from precipiq_core.hookspecs import HookSpecs
 from precipiq_core.plugin import AnyPlugin, PluginBase
-from precipiq_core.services import Services
 
-T = TypeVar("T")
 
-HOOK_NAMES = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
+@dataclass(frozen=True, slots=True)
+class HookCall:
+    """One call that pluggy made. ``result``: what the plugin returned, None when it raised."""
+
+    plugin: str
+    hook: str
+    result: object
 
 
 class Collector:
-    """One pluggy manager for one application."""
+    """One pluggy manager for one application. ``calls``: what it called, in order."""
 
-    def __init__(self) -> None:
-        self._manager = pluggy.PluginManager("precipiq")
-        self._manager.add_hookspecs(HookSpecs)
-        self._names: list[str] = []
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(PluginBase)
+        self._manager.add_hookcall_monitoring(lambda *_: None, self._note)
+        self._specified: dict[str, str] = dict.fromkeys(_specs(PluginBase), "core")
+        self._plugins: dict[str, AnyPlugin] = {}
+        self.calls: list[HookCall] = []
 
-    def register(self, name: str, plugin: AnyPlugin, problems: list[str]) -> None:
-        """Register in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous."""
-        problems.extend(_misdeclared(name, plugin))
-        try:
-            self._manager.register(plugin, name)
+    def register(self, plugins: dict[str, AnyPlugin], problems: list[str]) -> None:
+        """Register all, in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous."""
+        for name, plugin in plugins.items():
+            for spec in plugin.owns:
+                self._own(name, spec, problems)
+        for name, plugin in plugins.items():
+            wrong = [*self._misdeclared(name, plugin)]
+            problems.extend(wrong)
+            try:
+                self._manager.register(plugin, name)
+            except pluggy.PluginValidationError as error:
+                problems.append(f"plugin {name}: {error}")
+            else:
+                self._plugins[name] = plugin
+        if not problems:
             self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            problems.append(f"plugin {name}: {error}")
-        self._names.append(name)
 
-    def provide(self, services: Services) -> None:
-        """Let each plugin register its capabilities; what it declares and what it registers must agree."""
-        for name, call in self._calls("provide"):
-            plugin = cast("AnyPlugin", self._manager.get_plugin(name))
-            services.acting_as(name, frozenset(plugin.provides))
-            self._guarded(name, "provide", call, services)
-        missing = [
+    def _own(self, owner: str, spec: type, problems: list[str]) -> None:
+        for hook in _specs(spec):
+            if hook in self._specified:
+                problems.append(f"hook {hook!r} is specified by both {self._specified[hook]} and {owner}")
+            self._specified[hook] = owner
+        if not problems:
+            self._manager.add_hookspecs(spec)
+
+    def provide(self) -> None:
+        """Let each plugin register its capabilities; what it declares and what it registers must agree.
+
+        Raises ``DeploymentError`` with what is wrong with each of them.
+        """
+        problems: list[str] = []
+        for name, plugin in self._plugins.items():
+            self._services.acting_as(name, frozenset(plugin.provides))
+            try:
+                self._call(name, "provide")
+            except DeploymentError as error:
+                problems.extend(error.problems)
+                if not plugin.provides:
+                    continue
+                raise DeploymentError(problems) from error  # those that come after may need what is missing now
+        problems += [
             f"plugin {name} declares {capability.__name__} in provides but did not provide it"
-            for name in self._names
-            for capability in cast("AnyPlugin", self._manager.get_plugin(name)).provides
-            if capability not in services.owners
+            for name, plugin in self._plugins.items()
+            for capability in plugin.provides
+            if capability not in self._services.owners
         ]
-        if missing:
-            raise DeploymentError(missing)
+        if problems:
+            raise DeploymentError(problems)
 
-    def collect(self, hook: str, services: Services) -> list[Contribution[T]]:
-        """The contributions of all plugins to that hook, in boot order."""
-        found: list[Contribution[T]] = []
-        for name, call in self._calls(hook):
-            services.acting_as(name, frozenset())
-            result = self._guarded(name, hook, call, services)
+    def gather(self, problems: list[str]) -> None:
+        """Let the owners of hooks call them. Adds what is wrong with each."""
+        for name, plugin in self._plugins.items():
+            if type(plugin).gather is not PluginBase.gather:
+                self._services.acting_as(name, frozenset())
+                try:
+                    plugin.gather(self, self._services)
+                except DeploymentError as error:
+                    problems.extend(error.problems)
+
+    def collect(self, hook: str, **arguments: object) -> list[Contribution[Any]]:
+        """The contributions of all plugins to that hook, in boot order. See ``precipiq_contracts.hooks.Hooks``."""
+        found: list[Contribution[Any]] = []
+        for name, result in self._results(hook, **arguments):
             if not isinstance(result, Sequence) or isinstance(result, str | bytes):
                 raise DeploymentError(
                     [f"plugin {name}, hook {hook}: must return a sequence, not {type(result).__name__}"]
                 )
-            found.extend(Contribution(name, cast("T", value)) for value in result)
+            found.extend(Contribution(name, value) for value in result)
         return found
 
-    def lifespans(self, services: Services) -> list[Contribution[AbstractAsyncContextManager[object]]]:
+    def lifespans(self) -> list[Contribution[AbstractAsyncContextManager[object]]]:
         """Each plugin's lifespan, in boot order."""
         found: list[Contribution[AbstractAsyncContextManager[object]]] = []
-        for name, call in self._calls("lifespan"):
-            services.acting_as(name, frozenset())
-            lifespan = self._guarded(name, "lifespan", call, services)
+        for name, lifespan in self._results("lifespan"):
             if not isinstance(lifespan, AbstractAsyncContextManager):
                 raise DeploymentError([f"plugin {name}, hook lifespan: must return an asynchronous context manager"])
             found.append(Contribution(name, lifespan))
         return found
 
-    def _calls(self, hook: str) -> list[tuple[str, Callable[[Services], object]]]:
-        impls = {impl.plugin_name: impl.function for impl in getattr(self._manager.hook, hook).get_hookimpls()}
-        return [(name, impls[name]) for name in self._names if name in impls]
+    def _results(self, hook: str, **arguments: object) -> Iterator[tuple[str, object]]:
+        implementing = {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
+        for name in self._plugins:
+            if name in implementing:
+                self._services.acting_as(name, frozenset())
+                yield name, self._call(name, hook, **arguments)
 
-    @staticmethod
-    def _guarded(name: str, hook: str, call: Callable[[Services], object], services: Services) -> object:
+    def _call(self, name: str, hook: str, **arguments: object) -> object:
+        others = [plugin for other, plugin in self._plugins.items() if other != name]
+        caller = self._manager.subset_hook_caller(hook, others)
         try:
-            return call(services)
+            results = caller(services=self._services, **arguments)
         except DeploymentError:
             raise
         except Exception as error:
             raise DeploymentError([f"plugin {name}, hook {hook}: {type(error).__name__}: {error}"]) from error
+        return results[0] if results else None  # pluggy leaves None out
+
+    def _note(self, outcome: pluggy.Result[Any], hook: str, impls: Sequence[pluggy.HookImpl], _: object) -> None:
+        result = outcome.get_result() if outcome.exception is None else None
+        self.calls.extend(HookCall(impl.plugin_name, hook, result[0] if result else None) for impl in impls)
+
+    def _misdeclared(self, name: str, plugin: AnyPlugin) -> Iterator[str]:
+        for attribute, function in inspect.getmembers(type(plugin), inspect.isfunction):
+            marked = cast("dict[str, Any] | None", getattr(function, f"{PROJECT}_impl", None))
+            is_hook = attribute in self._specified
+            if marked and not is_hook and not marked.get("optionalhook"):
+                yield f"plugin {name}: there is no hook {attribute!r}{suggest(attribute, self._specified)}"
+            if is_hook and not marked and not hasattr(function, f"{PROJECT}_spec"):
+                yield f"plugin {name}: {attribute} overrides a hook without @hookimpl, so nothing would call it"
+            if marked and inspect.iscoroutinefunction(function):
+                yield f"plugin {name}: hook {attribute} is a coroutine; hooks are synchronous and return objects"
+            if marked and any(marked.get(option) for option in ("hookwrapper", "wrapper", "tryfirst", "trylast")):
+                yield f"plugin {name}: hook {attribute} uses wrapper, tryfirst or trylast; order comes from the graph"
 
 
-def _misdeclared(name: str, plugin: AnyPlugin) -> list[str]:
-    problems = []
-    for attribute, function in inspect.getmembers(type(plugin), inspect.isfunction):
-        marked = getattr(function, "precipiq_impl", None)
-        if marked and attribute not in HOOK_NAMES:
-            problems.append(f"plugin {name}: there is no hook {attribute!r}{suggest(attribute, HOOK_NAMES)}")
-        if attribute in HOOK_NAMES and function is not getattr(PluginBase, attribute) and not marked:
-            problems.append(f"plugin {name}: {attribute} overrides a hook without @hookimpl, so nothing would call it")
-        if marked and inspect.iscoroutinefunction(function):
-            problems.append(f"plugin {name}: hook {attribute} is a coroutine; hooks are synchronous and return objects")
-        if marked and any(marked.get(option) for option in ("hookwrapper", "wrapper", "tryfirst", "trylast")):
-            problems.append(
-                f"plugin {name}: hook {attribute} uses wrapper, tryfirst or trylast; order comes from the graph"
-            )
-    return problems
+def _specs(namespace: type) -> list[str]:
+    return [name for name, value in vars(namespace).items() if hasattr(value, f"{PROJECT}_spec")]

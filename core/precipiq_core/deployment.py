@@ -17,12 +17,9 @@ from typing import Any
 
 from pydantic import Field
 
-from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.settings import HttpSettings, SecretReference, Settings, parse_settings, suggest
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment_file import read_document
 from precipiq_core.logs.settings import LogSettings
-from precipiq_core.serving.settings import ServerSettings
 
 ENV_PREFIX = "PRECIPIQ__"
 DATA_DIR_VARIABLE = "PRECIPIQ_DATA_DIR"
@@ -47,25 +44,33 @@ class SecretSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A deployment file, read and checked, but for the plugins' own tables (core parses those at boot)."""
+    """A deployment file, read and checked, but for what plugins check at boot.
+
+    ``server``, ``database``: the tables of the plugins that provide them. ``plugins``: tables by name, and False for
+    one that is switched off. ``problems``: what is wrong so far; boot refuses it together with what it finds itself.
+    """
 
     path: Path
     name: str
     data_dir: Path
     public_url: str | None
-    server: ServerSettings
+    server: Mapping[str, Any]
     logs: LogSettings
     http: HttpSettings
-    database: DatabaseSettings | None
+    database: Mapping[str, Any] | None
     secrets: SecretSettings
-    plugins: Mapping[str, Mapping[str, Any]]
+    plugins: Mapping[str, Any]
+    problems: tuple[str, ...] = ()
 
 
 _SECTIONS = ("deployment", "server", "logs", "http", "database", "secrets", "plugins")
 
 
 def load_deployment(path: Path, environ: Mapping[str, str]) -> Deployment:
-    """Read, override and check a deployment file. Raises ``DeploymentError`` listing every problem."""
+    """Read, override and check a deployment file; its ``problems`` are boot's to refuse.
+
+    Raises ``DeploymentError`` when it cannot be read or is not TOML.
+    """
     path = path.resolve()
     return parse_deployment(read_document(path), path, environ)
 
@@ -91,28 +96,38 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
     settings = section(DeploymentSettings, "deployment")
     if settings is not None:
         data_dir = Path(environ.get(DATA_DIR_VARIABLE) or path.parent / settings.data_dir).resolve()
-    server = section(ServerSettings, "server")
     logs = section(LogSettings, "logs")
     http = section(HttpSettings, "http")
-    database = section(DatabaseSettings, "database") if "database" in document else None
     secrets = section(SecretSettings, "secrets")
     plugins = _plugin_tables(document.get("plugins", {}), problems)
-    if problems:
-        raise DeploymentError([f"{path}: {problem}" for problem in problems])
     return Deployment(
-        path, settings.name, data_dir, settings.public_url, server, logs, http, database, secrets, plugins
+        path,
+        "" if settings is None else settings.name,
+        data_dir,
+        None if settings is None else settings.public_url,
+        _table(document.get("server")) or {},
+        logs or LogSettings(),
+        http or HttpSettings(),
+        _table(document.get("database")),
+        secrets or SecretSettings(),
+        plugins,
+        tuple(f"{path}: {problem}" for problem in problems),
     )
 
 
-def _plugin_tables(tables: object, problems: list[str]) -> Mapping[str, Mapping[str, Any]]:
+def _table(value: object) -> Mapping[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def _plugin_tables(tables: object, problems: list[str]) -> Mapping[str, Any]:
     if not isinstance(tables, dict):
         return {}
     for name, table in tables.items():
         if not _PLUGIN_NAME.fullmatch(name):
             problems.append(f"plugins.{name}: a plugin's name is lower-case letters, digits and underscores")
-        if not isinstance(table, dict):
+        if not isinstance(table, dict) and table is not False:
             problems.append(f"plugins.{name}: must be a table, [plugins.{name}]")
-    return tables
+    return {name: table for name, table in tables.items() if isinstance(table, dict) or table is False}
 
 
 def _override(document: dict[str, Any], environ: Mapping[str, str], problems: list[str]) -> None:

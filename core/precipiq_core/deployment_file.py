@@ -24,4 +24,4 @@ def read_document(path: Path) -> dict[str, Any]:
 def named_plugins(document: dict[str, Any]) -> Collection[str]:
     """The plugins that a document enables; variables cannot add any."""
     tables = document.get("plugins")
-    return list(tables) if isinstance(tables, dict) else ()
+    return [name for name, table in tables.items() if table is not False] if isinstance(tables, dict) else ()

@@ -1,4 +1,8 @@
-"""Finds the plugins that a deployment enables among the installed ones, and nothing else: installed is not enabled."""
+"""Finds the plugins that a deployment enables among the installed ones, and nothing else: installed is not enabled.
+
+Three kinds are on without being named: the one that serves, the one that keeps the database whose URL the deployment
+gives, and ``operations``.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +13,66 @@ from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.settings import suggest
 from precipiq_core.plugin import API_VERSION, AnyPlugin, PluginBase
 
-ENTRY_POINT_GROUP = "precipiq"
+PLUGINS = "precipiq"
+"""Entry point group of all plugins: the plugin's name -> its class."""
+SERVERS = "precipiq.servers"
+"""Of those that provide ``Server``: the plugin's name -> its class."""
+DATABASES = "precipiq.databases"
+"""Of those that provide ``Database``: the URL's scheme, or ``default`` where none is given -> its class."""
+
+DEFAULT_DATABASE = "default"
 
 
-def installed_plugins() -> tuple[EntryPoint, ...]:
+def installed_plugins(group: str = PLUGINS) -> tuple[EntryPoint, ...]:
     """The entry points of all installed plugins, by name."""
-    return tuple(sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name))
+    return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
 
 
-def load_plugins(
-    enabled: Iterable[str], installed: Iterable[EntryPoint], problems: list[str]
-) -> Mapping[str, type[AnyPlugin]]:
-    """Name -> class for the enabled plugins; imports only those. Adds a sentence per problem."""
-    by_name: dict[str, list[EntryPoint]] = {}
-    for point in installed:
-        by_name.setdefault(point.name, []).append(point)
-    classes: dict[str, type[AnyPlugin]] = {}
-    for name in enabled:
-        points = by_name.get(name, [])
+class Installed:
+    """The entry points that an application may load from."""
+
+    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+        if points is None:
+            points = [point for group in (PLUGINS, SERVERS, DATABASES) for point in installed_plugins(group)]
+        self._points: dict[str, dict[str, list[EntryPoint]]] = {PLUGINS: {}, SERVERS: {}, DATABASES: {}}
+        for point in points:
+            self._points[point.group].setdefault(point.name, []).append(point)
+
+    def names(self, group: str) -> list[str]:
+        """What that group lists, in order."""
+        return sorted(self._points[group])
+
+    def load(self, name: str, where: str, problems: list[str], group: str = PLUGINS) -> type[AnyPlugin] | None:
+        """That plugin's class; else adds a sentence that begins with ``where``, and gives None."""
+        points = self._points[group].get(name, [])
         if not points:
-            problems.append(f"plugins.{name}: no installed plugin has that name{suggest(name, by_name)}")
+            problems.append(f"{where}: no installed plugin has that name{suggest(name, self._points[group])}")
         elif len({point.value for point in points}) > 1:
             owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
-            problems.append(f"plugins.{name}: installed twice, by {owners}")
+            problems.append(f"{where}: installed twice, by {owners}")
         else:
             try:
-                classes[name] = _checked(name, points[0].load())
+                return _checked(where, points[0].load(), name if group == PLUGINS else None)
             except DeploymentError as error:
                 problems.extend(error.problems)
             except Exception as error:  # noqa: BLE001  (a plugin's import may fail in any way)
-                problems.append(f"plugins.{name}: cannot be imported: {type(error).__name__}: {error}")
-    return classes
+                problems.append(f"{where}: cannot be imported: {type(error).__name__}: {error}")
+        return None
+
+    def load_all(self, names: Iterable[str], problems: list[str]) -> Mapping[str, type[AnyPlugin]]:
+        """Name -> class for the plugins that ``[plugins]`` names; imports only those."""
+        found = {name: self.load(name, f"plugins.{name}", problems) for name in names}
+        return {name: plugin for name, plugin in found.items() if plugin is not None}
 
 
-def _checked(name: str, candidate: object) -> type[AnyPlugin]:
+def _checked(where: str, candidate: object, name: str | None) -> type[AnyPlugin]:
     if not (isinstance(candidate, type) and issubclass(candidate, PluginBase)):
-        raise DeploymentError([f"plugins.{name}: {candidate!r} is not a subclass of PluginBase"])
-    if getattr(candidate, "name", None) != name:
-        raise DeploymentError([f"plugins.{name}: the class calls itself {getattr(candidate, 'name', None)!r}"])
+        raise DeploymentError([f"{where}: {candidate!r} is not a subclass of PluginBase"])
+    if name is not None and getattr(candidate, "name", None) != name:
+        raise DeploymentError([f"{where}: the class calls itself {getattr(candidate, 'name', None)!r}"])
     if candidate.api != API_VERSION:
         advice = "upgrade precipiq-core" if candidate.api > API_VERSION else "upgrade the plugin"
         raise DeploymentError(
-            [f"plugins.{name}: written for plugin interface {candidate.api}, this core has {API_VERSION}: {advice}"]
+            [f"{where}: written for plugin interface {candidate.api}, this core has {API_VERSION}: {advice}"]
         )
     return candidate

@@ -10,12 +10,13 @@ from precipiq_contracts.errors import DeploymentError
 def require_extra(wanted_by: str, package: str, distribution: str, extra: str) -> None:
     """Nothing when the import package is there. ``wanted_by``: the setting or table that asks for it.
 
-    Raises ``DeploymentError``, which names the extra of the distribution and how to install it.
+    ``distribution``: what brings it, with an extra where it needs one; ``extra``: of `scripts/bootstrap`. Raises
+    ``DeploymentError``, which names them.
     """
     if find_spec(package) is None:
         raise DeploymentError(
             [
                 f"{wanted_by}: needs the package {package}, which is not installed: "
-                f"run `scripts/bootstrap --extra {extra}` (it is in {distribution}[{extra}])"
+                f"run `scripts/bootstrap --extra {extra}` (it comes with {distribution})"
             ]
         )

@@ -1,36 +1,50 @@
-"""The base class of every plugin: one typed method per hook, each empty by default.
+"""The base class of every plugin, which is the whole extension surface: one typed method per hook, with its default.
 
 A plugin is a class named in the entry point group ``precipiq``. Core makes one instance per application from the
-plugin's table in the deployment, and calls each hook once, at boot. Hooks are synchronous and return objects; the
-objects have the asynchronous methods. A request never calls a hook.
+plugin's table in the deployment. pluggy calls each hook once, at boot, plugin by plugin in the order of the graph.
+Hooks are synchronous and return objects; the objects have the asynchronous methods. A request never calls a hook.
+
+Each hook returns a sequence (``lifespan`` one context manager, ``provide`` nothing). An implementation is marked with
+``@hookimpl`` and takes any subset of the arguments. An exception fails the boot and names the plugin and the hook.
+Contributions keep their owner's name: ``precipiq plugins --trace`` shows who contributed what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-import pluggy
 from pydantic import BaseModel, ConfigDict
+
+from precipiq_contracts.hooks import Hooks, hookimpl, hookspec
 
 if TYPE_CHECKING:
     import click
+    from starlette.types import ASGIApp
 
     from precipiq_contracts.auth import Authenticator
-    from precipiq_contracts.chain import EntryKind
     from precipiq_contracts.database import Migration
-    from precipiq_contracts.entry_store import EntryStoreDriver
-    from precipiq_contracts.followers import Follower
+    from precipiq_contracts.services import Services
     from precipiq_contracts.vault import WrappedSecrets
-    from precipiq_core.hookspecs import LayeredMiddleware
     from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
-    from precipiq_core.services import Services
+
+__all__ = ["API_VERSION", "AnyPlugin", "LayeredMiddleware", "PluginBase", "PluginConfig", "hookimpl"]
 
 API_VERSION = 1
 
-hookimpl = pluggy.HookimplMarker("precipiq")
+MiddlewareLayer = Literal["edge", "app"]
+"""``edge``: outside authentication, sees every request; ``app``: just around the routes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayeredMiddleware:
+    """An ASGI wrapper and the layer it belongs to. ``wrap`` never sees the lifespan scope, nor a key."""
+
+    layer: MiddlewareLayer
+    wrap: Callable[[ASGIApp], ASGIApp]
 
 
 class PluginConfig(BaseModel):
@@ -39,7 +53,7 @@ class PluginConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
-ConfigT = TypeVar("ConfigT", bound=PluginConfig)
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class PluginBase(Generic[ConfigT]):
@@ -47,53 +61,100 @@ class PluginBase(Generic[ConfigT]):
 
     ``provides``, ``requires``, ``optional``: capability types (Protocols of ``precipiq_contracts`` or your own).
     The graph they form gives the boot order. ``api``: the version of this interface that the plugin was written for.
+    ``owns``: classes whose ``@hookspec`` methods are hooks of this plugin's own, which it calls in :meth:`gather`.
     """
 
     name: ClassVar[str]
     api: ClassVar[int] = API_VERSION
-    Config: ClassVar[type[PluginConfig]] = PluginConfig
+    Config: ClassVar[type[BaseModel]] = PluginConfig
     provides: ClassVar[tuple[type, ...]] = ()
     requires: ClassVar[tuple[type, ...]] = ()
     optional: ClassVar[tuple[type, ...]] = ()
+    owns: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
+    def gather(self, hooks: Hooks, services: Services) -> None:
+        """Call the hooks that the plugin owns: ``hooks.collect("my_hook", options=...)``.
+
+        No hook itself. When: once, in boot order, after every ``provide``.
+        """
+
+    @hookspec
     def provide(self, services: Services) -> None:
-        """Register exactly the declared ``provides``: ``services.provide(Type, value)``."""
+        """Register the capabilities that the plugin declares in ``provides``.
 
-    def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
-        return ()
+        When: first, in boot order, so that what the plugin requires is already there.
+        Example: ``services.provide(RateLimiter, MyLimiter(self.config))``.
+        Errors: a type that was not declared, a declared one left out and a second provider fail the boot.
+        """
 
-    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        return ()
-
-    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint | WebSocketEndpoint]:
-        return ()
-
-    def middleware(self, services: Services) -> Sequence[LayeredMiddleware]:
-        return ()
-
-    def authenticators(self, services: Services) -> Sequence[Authenticator]:
-        return ()
-
-    def followers(self, services: Services) -> Sequence[Follower]:
-        return ()
-
-    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
-        return nullcontext()
-
-    def migrations(self, services: Services) -> Sequence[Migration]:
-        return ()
-
-    def commands(self, services: Services) -> Sequence[click.Command]:
-        return ()
-
-    def secret_names(self, services: Services) -> Sequence[str]:
-        return ()
-
+    @hookspec
     def wrapped_secrets(self, services: Services) -> Sequence[WrappedSecrets]:
+        """Where the plugin stores what it had wrapped by the `KeyVault`, so that `precipiq vault rewrap` reaches it.
+
+        Example: ``return [WebhookSecrets(self.store)]``, with a unique ``name``, ``all`` and ``replace``.
+        """
         return ()
+
+    @hookspec
+    def migrations(self, services: Services) -> Sequence[Migration]:
+        """The plugin's tables, as Alembic branches; run by ``precipiq migrate`` under a lock, never by a worker.
+
+        Example: ``return [Migration("notes", Path(__file__).parent / "sql", {"notes": ("org_id", None)})]``.
+        """
+        return ()
+
+    @hookspec
+    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint | WebSocketEndpoint]:
+        """Typed endpoints, mounted under ``/api/v1`` unless their path is absolute; two for one path and method fail.
+
+        Example: ``return [Endpoint("GET", "/notes", list_notes, scope="read", output=NoteList)]``.
+        """
+        return ()
+
+    @hookspec
+    def middleware(self, services: Services) -> Sequence[LayeredMiddleware]:
+        """ASGI wrappers. Within a layer the first plugin in boot order is outermost.
+
+        Example: ``return [LayeredMiddleware("app", lambda app: Timing(app))]``.
+        """
+        return ()
+
+    @hookspec
+    def authenticators(self, services: Services) -> Sequence[Authenticator]:
+        """What turns a credential into a principal, asked in boot order until one accepts.
+
+        Without any, every endpoint that has a scope answers 401. Example: ``return [KeyAuthenticator(...)]``.
+        """
+        return ()
+
+    @hookspec
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        """Subcommands of ``precipiq``. A name that is taken fails the boot.
+
+        Groups of the same name become one: each adds its subcommands, the first in the deployment gives the help.
+        Example: ``return [click.Group("notes", commands=[...])]``. ``precipiq_core.cli`` runs them inside the lifespan.
+        """
+        return ()
+
+    @hookspec
+    def secret_names(self, services: Services) -> Sequence[str]:
+        """Names of fields, headers and parameters whose values no log line may show.
+
+        Example: ``return ["acme-signature"]``. Matched without regard to case, ``-`` and ``_`` alike.
+        """
+        return ()
+
+    @hookspec
+    def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
+        """Start and stop as one block; entered in boot order, left in reverse.
+
+        What it raises on entering ends the start; the process exits non-zero. Example: ``return self._run()`` with
+        ``@asynccontextmanager``.
+        """
+        return nullcontext()
 
 
 AnyPlugin: TypeAlias = PluginBase[Any]

@@ -1,4 +1,4 @@
-"""The life of an assembly: its database and every plugin's lifespan, entered in boot order and left in reverse."""
+"""The life of an assembly: every plugin's lifespan, entered in boot order and left in reverse."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ from precipiq_core.boot import Assembly
 
 @asynccontextmanager
 async def running(assembly: Assembly) -> AsyncIterator[None]:
-    """Open the database, then every plugin's lifespan in boot order; close in reverse.
-
-    Raises ``DeploymentError`` when the schema is not the one these plugins need.
-    """
+    """Enter every plugin's lifespan in boot order; leave in reverse. Raises what they raise on entering."""
     async with AsyncExitStack() as stack:
-        if assembly.database is not None:
-            migrations = [item.value for item in assembly.migrations]
-            await stack.enter_async_context(assembly.database.opened(migrations))
         for item in assembly.lifespans:
             try:
                 await stack.enter_async_context(item.value)

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.server import run
-from precipiq_core.serving.settings import ServerSettings
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.drain import DrainGate
+from precipiq_hypercorn.service import run
 
 ANSWER = json.loads(os.environ["BENCH_ANSWER"]).encode()
 HEADERS = json.loads(os.environ["BENCH_HEADERS"])
@@ -31,7 +31,7 @@ async def endpoint(request: Request) -> Response:
 app = Starlette(routes=[Route("/api/v1/decisions", endpoint, methods=["POST"])])
 code = run(
     app,
-    ServerSettings(bind="127.0.0.1:0"),
+    HypercornConfig(bind="127.0.0.1:0"),
     lifespan=nullcontext(),
     gate=DrainGate(app),
     on_ready=lambda addresses: print(addresses[0], flush=True),

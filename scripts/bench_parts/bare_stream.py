@@ -15,9 +15,9 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.server import run
-from precipiq_core.serving.settings import ServerSettings
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.drain import DrainGate
+from precipiq_hypercorn.service import run
 
 FRAME = b"x" * int(os.environ["BENCH_FRAME_BYTES"])
 FRAMES = int(os.environ["BENCH_FRAMES"])
@@ -56,7 +56,7 @@ app = Starlette(routes=[WebSocketRoute("/", endpoint)])
 sys.exit(
     run(
         app,
-        ServerSettings(bind="127.0.0.1:0"),
+        HypercornConfig(bind="127.0.0.1:0"),
         lifespan=sending(),
         gate=DrainGate(app),
         on_ready=lambda addresses: print(addresses[0], flush=True),

@@ -24,7 +24,7 @@ from pathlib import Path
 from stream import BATCH, Writer, percentile, resident_bytes
 
 from precipiq_contracts.chain import Chain
-from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
+from precipiq_sqlite.entries.audit import SqliteAuditor
 from precipiq_testkit.server import ServerProcess, running_server
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))

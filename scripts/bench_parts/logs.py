@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 
 from precipiq_contracts.clock import SystemClock, SystemRandomness
-from precipiq_core.logs.credential_shield import CredentialShield
-from precipiq_core.logs.request_log import RequestLog
+from precipiq_core.edge.credential_shield import CredentialShield
+from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging

@@ -26,8 +26,8 @@ from precipiq_contracts.secret_location import SecretLocation
 from precipiq_core.master_key import MasterKeyFile
 from precipiq_core.secret_process_main import framed
 from precipiq_exports.signing_servant import SigningServant
-from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_ledger.verify_worker import Task
+from precipiq_sqlite.entries.audit import SqliteAuditor
 from precipiq_testkit.server import ServerProcess, running_server
 from precipiq_vault_local.keys import LocalVaultAccess
 

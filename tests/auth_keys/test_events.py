@@ -21,11 +21,10 @@ from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.clock import SystemClock, SystemRandomness, uuid7
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import NotFound, Unavailable
-from precipiq_core.database.open import new_database
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess
+from tests.databases import new_database
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +66,7 @@ class Bench:
 @pytest.fixture
 async def bench(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[Bench]:
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
-    database = new_database(DatabaseSettings.model_validate(settings), tmp_path)
+    database = new_database(settings, tmp_path)
     async with database.opened([Migration("auth_keys", MIGRATIONS, TABLES)]):
         yield Bench(KeyStore(database))
 

@@ -26,10 +26,9 @@ from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.plans import NO_LIMITS
 from precipiq_contracts.settings import SecretReference
-from precipiq_core.database.open import new_database
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
+from tests.databases import new_database
 
 from .subscription_events import BASIC, COMPANY, CONFIG, GRACE_S, MONTH_S, START_S, TEAM, life, subscription_event
 
@@ -46,7 +45,7 @@ WAIT_S = 10.0
 @pytest.fixture
 async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[SubscriptionStore]:
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
-    database = new_database(DatabaseSettings.model_validate(settings), tmp_path)
+    database = new_database(settings, tmp_path)
     async with database.opened([Migration("billing", MIGRATIONS, {})]):
         yield SubscriptionStore(database)
 

@@ -18,6 +18,7 @@ class Point:
     """What discovery needs of an entry point; ``plugin``: the class, or what its import raises."""
 
     dist = None
+    group = "precipiq"
 
     def __init__(self, name: str, plugin: object, value: str = "") -> None:
         self.name = name

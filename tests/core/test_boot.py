@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.database import Database
 from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.services import Services
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
+from precipiq_core.discovery import DATABASES, SERVERS, installed_plugins
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
-from precipiq_core.services import Services
 
 
 class Tea:
@@ -41,6 +41,7 @@ class Point:
     plugin: Any
     value: str = "somewhere"
     dist: Any = None
+    group: str = "precipiq"
 
     def load(self) -> Any:
         if isinstance(self.plugin, Exception):
@@ -68,8 +69,8 @@ class Cup(PluginBase[Config]):
         assert isinstance(services.get(Tea), Tea)
 
     @hookimpl
-    def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
-        return [EntryKind("drunk", "a cup was drunk")]
+    def secret_names(self, services: Services) -> Sequence[str]:
+        return ["drunk"]
 
 
 class Silence:
@@ -80,13 +81,14 @@ def boot(tmp_path: Path, toml: str, *plugins: Any, environ: dict[str, str] | Non
     path = tmp_path / "precipiq.toml"
     path.write_text('[deployment]\nname = "test"\n' + toml)
     points = [plugin if isinstance(plugin, Point) else Point(plugin.name, plugin) for plugin in plugins]
+    ours = [*installed_plugins(SERVERS), *installed_plugins(DATABASES)]
     return assemble(
         load_deployment(path, environ or {}),
         clock=SystemClock(),
         randomness=SystemRandomness(),
         console=Silence(),
         serving=False,
-        installed=points,  # type: ignore[arg-type]
+        installed=[*points, *ours],  # type: ignore[arg-type]
     )
 
 
@@ -99,16 +101,16 @@ def problems(tmp_path: Path, toml: str, *plugins: Any, environ: dict[str, str] |
 def test_plugins_boot_in_the_order_of_what_they_need(tmp_path: Path) -> None:
     assembly = boot(tmp_path, "[plugins.cup]\n[plugins.kettle]\nsugar_g = 7\n", Cup, Kettle)
 
-    assert list(assembly.plugins) == ["operations", "kettle", "cup"]
+    assert list(assembly.plugins) == ["hypercorn", "kettle", "cup"]
     assert assembly.plugins["kettle"].config.sugar_g == 7
-    assert [(item.owner, item.value.name) for item in assembly.kinds] == [("cup", "drunk")]
+    assert [(item.owner, item.value) for item in assembly.of("secret_names")] == [("cup", "drunk")]
     Application(assembly)
     assert not (tmp_path / "data").exists(), "booting opens nothing"
 
 
 def test_installed_is_not_enabled(tmp_path: Path) -> None:
     bad = Point("broken", RuntimeError("must not be imported"))
-    assert list(boot(tmp_path, "[plugins.kettle]\n", Kettle, bad).plugins) == ["operations", "kettle"]
+    assert list(boot(tmp_path, "[plugins.kettle]\n", Kettle, bad).plugins) == ["hypercorn", "kettle"]
 
 
 def test_two_applications_share_nothing(tmp_path: Path) -> None:
@@ -160,19 +162,19 @@ def test_a_plugin_for_another_interface_says_what_to_upgrade(tmp_path: Path) -> 
     assert "upgrade precipiq-core" in problems(tmp_path, "[plugins.kettle]\n", future)
 
 
-async def _coroutine(self: Any, services: Services) -> Sequence[EntryKind]:
+async def _coroutine(self: Any, services: Services) -> Sequence[str]:
     return []
 
 
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"entry_kind": hookimpl(lambda self, services: [])}, "no hook 'entry_kind'; did you mean 'entry_kinds'?"),
-        ({"entry_kinds": lambda self, services: []}, "overrides a hook without @hookimpl"),
-        ({"entry_kinds": hookimpl(_coroutine)}, "is a coroutine"),
-        ({"entry_kinds": hookimpl(tryfirst=True)(lambda self, services: [])}, "tryfirst"),
-        ({"entry_kinds": hookimpl(lambda self, services: {})}, "must return a sequence, not dict"),
-        ({"entry_kinds": hookimpl(lambda self, services: 1 / 0)}, "hook entry_kinds: ZeroDivisionError"),
+        ({"secret_name": hookimpl(lambda self, services: [])}, "no hook 'secret_name'; did you mean 'secret_names'?"),
+        ({"secret_names": lambda self, services: []}, "overrides a hook without @hookimpl"),
+        ({"secret_names": hookimpl(_coroutine)}, "is a coroutine"),
+        ({"secret_names": hookimpl(tryfirst=True)(lambda self, services: [])}, "tryfirst"),
+        ({"secret_names": hookimpl(lambda self, services: {})}, "must return a sequence, not dict"),
+        ({"secret_names": hookimpl(lambda self, services: 1 / 0)}, "hook secret_names: ZeroDivisionError"),
         ({"lifespan": hookimpl(lambda self, services: 7)}, "must return an asynchronous context manager"),
         ({"provide": hookimpl(lambda self, services: None)}, "declares Tea in provides but did not provide it"),
         ({"provides": ()}, "provides Tea without declaring it"),
@@ -185,7 +187,7 @@ def test_a_mistake_in_a_plugin_is_said_in_a_sentence(tmp_path: Path, attributes:
 
 
 def test_a_capability_nobody_declared_is_not_handed_out(tmp_path: Path) -> None:
-    asking = type("Asking", (Kettle,), {"entry_kinds": hookimpl(lambda self, services: [services.get(Database)])})
+    asking = type("Asking", (Kettle,), {"secret_names": hookimpl(lambda self, services: [services.get(Database)])})
     assert "asks for Database, which nothing provides" in problems(tmp_path, "[plugins.kettle]\n", asking)
 
 
@@ -221,7 +223,7 @@ def test_environment_variables_override_by_one_rule(tmp_path: Path) -> None:
         "PRECIPIQ_DATA_DIR": str(tmp_path / "elsewhere"),
     }
     assembly = boot(tmp_path, "[plugins.kettle]\n", Kettle, environ=environ)
-    assert assembly.deployment.server.bind == "127.0.0.1:9999"
+    assert assembly.server.bind == "127.0.0.1:9999"
     assert assembly.deployment.http.body_bytes_max == 2048
     assert assembly.plugins["kettle"].config.sugar_g == 9
     assert assembly.deployment.data_dir == tmp_path / "elsewhere"

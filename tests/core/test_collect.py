@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 import pluggy
 import pytest
 
-from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.database import Migration
+from precipiq_contracts.services import Services
 from precipiq_core.app import Application
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
-from precipiq_core.services import Services
 
 pytestmark = pytest.mark.anyio
 
@@ -29,12 +30,20 @@ class Capability:
     pass
 
 
-def kinds(*names: str) -> Any:
+def names(*given: str) -> Any:
     @hookimpl
-    def entry_kinds(self: Any, services: Services) -> Sequence[EntryKind]:
-        return [EntryKind(name, "") for name in names]
+    def secret_names(self: Any, services: Services) -> Sequence[str]:
+        return list(given)
 
-    return entry_kinds
+    return secret_names
+
+
+def schemas(*given: str) -> Any:
+    @hookimpl
+    def migrations(self: Any, services: Services) -> Sequence[Migration]:
+        return [Migration(name, Path(name), {}) for name in given]
+
+    return migrations
 
 
 def plugin(plugin_name: str = "tiny", **members: Any) -> Any:
@@ -42,12 +51,12 @@ def plugin(plugin_name: str = "tiny", **members: Any) -> Any:
 
 
 def test_contributions_keep_their_owners_name_in_boot_order(boot: Any) -> None:
-    second = plugin("second", entry_kinds=kinds("b"), requires=(Capability,))
-    first = plugin("first", entry_kinds=kinds("a", "c"), provides=(Capability,), provide=provides(Capability))
+    second = plugin("second", secret_names=names("b"), requires=(Capability,))
+    first = plugin("first", secret_names=names("a", "c"), provides=(Capability,), provide=provides(Capability))
 
     assembly = boot(second, first)
 
-    assert [(item.owner, item.value.name) for item in assembly.kinds] == [
+    assert [(item.owner, item.value) for item in assembly.of("secret_names")] == [
         ("first", "a"), ("first", "c"), ("second", "b"),
     ]  # fmt: skip
 
@@ -63,50 +72,50 @@ def provides(*capabilities: type) -> Any:
 
 def test_a_misspelt_hook_fails_the_boot_and_names_the_right_one(boot_problems: Problems) -> None:
     @hookimpl
-    def entry_kindz(self: Any, services: Services) -> Sequence[EntryKind]:
+    def secret_namez(self: Any, services: Services) -> Sequence[str]:
         return []
 
-    problems = boot_problems(plugin(entry_kindz=entry_kindz))
+    problems = boot_problems(plugin(secret_namez=secret_namez))
 
-    assert "plugin tiny: there is no hook 'entry_kindz'; did you mean 'entry_kinds'?" in problems
+    assert "plugin tiny: there is no hook 'secret_namez'; did you mean 'secret_names'?" in problems
 
 
 def test_an_unmarked_hook_fails_the_boot(boot_problems: Problems) -> None:
-    def entry_kinds(self: Any, services: Services) -> Sequence[EntryKind]:
+    def secret_names(self: Any, services: Services) -> Sequence[str]:
         return []
 
-    assert boot_problems(plugin(entry_kinds=entry_kinds)) == [
-        "plugin tiny: entry_kinds overrides a hook without @hookimpl, so nothing would call it"
+    assert boot_problems(plugin(secret_names=secret_names)) == [
+        "plugin tiny: secret_names overrides a hook without @hookimpl, so nothing would call it"
     ]
 
 
 def test_a_coroutine_hook_fails_the_boot(boot_problems: Problems) -> None:
     @hookimpl
-    async def entry_kinds(self: Any, services: Services) -> Sequence[EntryKind]:
+    async def secret_names(self: Any, services: Services) -> Sequence[str]:
         return []
 
-    assert boot_problems(plugin(entry_kinds=entry_kinds)) == [
-        "plugin tiny: hook entry_kinds is a coroutine; hooks are synchronous and return objects"
+    assert boot_problems(plugin(secret_names=secret_names)) == [
+        "plugin tiny: hook secret_names is a coroutine; hooks are synchronous and return objects"
     ]
 
 
 @pytest.mark.parametrize("option", ["tryfirst", "trylast", "wrapper", "hookwrapper"])
 def test_an_order_of_its_own_fails_the_boot(boot_problems: Problems, option: str) -> None:
-    def entry_kinds(self: Any, services: Services) -> Any:
+    def secret_names(self: Any, services: Services) -> Any:
         yield
 
-    marked = pluggy.HookimplMarker("precipiq")(**{option: True})(entry_kinds)
-    problems = boot_problems(plugin(entry_kinds=marked))
+    marked = pluggy.HookimplMarker("precipiq")(**{option: True})(secret_names)
+    problems = boot_problems(plugin(secret_names=marked))
 
     assert any("order comes from the graph" in problem for problem in problems)
 
 
 def test_a_hook_with_another_signature_fails_the_boot(boot_problems: Problems) -> None:
     @hookimpl
-    def entry_kinds(self: Any, app: object) -> Sequence[EntryKind]:
+    def secret_names(self: Any, app: object) -> Sequence[str]:
         return []
 
-    [problem] = boot_problems(plugin(entry_kinds=entry_kinds))
+    [problem] = boot_problems(plugin(secret_names=secret_names))
 
     assert problem.startswith("plugin tiny: ")
     assert "app" in problem
@@ -114,7 +123,7 @@ def test_a_hook_with_another_signature_fails_the_boot(boot_problems: Problems) -
 
 @pytest.mark.parametrize(
     "hook",
-    ["provide", "entry_kinds", "routes", "middleware", "migrations", "lifespan", "commands", "wrapped_secrets"],
+    ["provide", "secret_names", "routes", "middleware", "migrations", "lifespan", "commands", "wrapped_secrets"],
 )
 def test_a_hook_that_raises_names_the_plugin_the_hook_and_the_reason(boot_problems: Problems, hook: str) -> None:
     @hookimpl
@@ -125,15 +134,15 @@ def test_a_hook_that_raises_names_the_plugin_the_hook_and_the_reason(boot_proble
     assert boot_problems(plugin(**{hook: failing})) == [f"plugin tiny, hook {hook}: LookupError: no such file"]
 
 
-@pytest.mark.parametrize("value", [None, "kinds", 5, (item for item in ())])
+@pytest.mark.parametrize("value", [None, "names", 5, (item for item in ())])
 def test_a_hook_must_return_a_sequence(boot_problems: Problems, value: object) -> None:
     @hookimpl
-    def entry_kinds(self: Any, services: Services) -> Any:
+    def secret_names(self: Any, services: Services) -> Any:
         return value
 
-    [problem] = boot_problems(plugin(entry_kinds=entry_kinds))
+    [problem] = boot_problems(plugin(secret_names=secret_names))
 
-    assert problem == f"plugin tiny, hook entry_kinds: must return a sequence, not {type(value).__name__}"
+    assert problem == f"plugin tiny, hook secret_names: must return a sequence, not {type(value).__name__}"
 
 
 def test_a_lifespan_must_be_an_asynchronous_context_manager(boot_problems: Problems) -> None:
@@ -173,22 +182,22 @@ def test_names_that_two_plugins_claim_fail_the_boot(boot_problems: Problems) -> 
     def commands(self: Any, services: Services) -> Sequence[click.Command]:
         return [click.Command("serve")]
 
-    one, two = plugin("one", entry_kinds=kinds("note")), plugin("two", entry_kinds=kinds("note"), commands=commands)
+    one, two = plugin("one", migrations=schemas("note")), plugin("two", migrations=schemas("note"), commands=commands)
 
     assert boot_problems(one, two) == [
-        "entry kind 'note' is registered by both one and two",
+        "schema 'note' is registered by both one and two",
         "command 'serve' is contributed by both core and two",
     ]
 
 
 def test_all_problems_of_all_plugins_are_listed_at_once(boot_problems: Problems, point: Any) -> None:
-    def entry_kinds(self: Any, services: Services) -> Sequence[EntryKind]:
+    def secret_names(self: Any, services: Services) -> Sequence[str]:
         return []
 
     problems = boot_problems(
         point("absent", ImportError("gone")),
         plugin("needy", requires=(Capability,)),
-        plugin("unmarked", entry_kinds=entry_kinds),
+        plugin("unmarked", secret_names=secret_names),
     )
 
     assert len(problems) == 3
@@ -243,10 +252,10 @@ async def test_a_start_that_fails_stops_what_had_started(boot: Any) -> None:
 
 def test_two_applications_in_one_process_share_nothing(boot: Any) -> None:
     shared = plugin("shared", provides=(Capability,), provide=provides(Capability))
-    one, other = boot(shared), boot(shared, plugin("extra", entry_kinds=kinds("extra")))
+    one, other = boot(shared), boot(shared, plugin("extra", secret_names=names("extra")))
     Application(one), Application(other)
 
     assert one.plugins["shared"] is not other.plugins["shared"]
     assert one.services.get(Capability) is not other.services.get(Capability)
-    assert [item.value.name for item in one.kinds] == []
+    assert list(one.of("secret_names")) == []
     assert "extra" not in one.plugins

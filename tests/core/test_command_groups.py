@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from precipiq_contracts.registries import WrappedSecretsRegistry
+from precipiq_contracts.services import Services
 from precipiq_contracts.vault import WrappedSecret, WrappedSecrets
 from precipiq_core.boot import Assembly
 from precipiq_core.cli import check, main
 from precipiq_core.cli.context import CliContext
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
-from precipiq_core.services import Services
 
 Problems = Callable[..., list[str]]
 
@@ -134,7 +134,7 @@ def test_wrapped_secrets_are_collected_by_name_with_their_owner(boot: Any) -> No
     keys, tokens = Kept("signing keys"), Kept("tokens")
     assembly = boot(plugin("one", secrets=[keys]), plugin("two", secrets=[tokens]))
 
-    assert [(item.owner, item.value) for item in assembly.wrapped_secrets] == [("one", keys), ("two", tokens)]
+    assert [(item.owner, item.value) for item in assembly.of("wrapped_secrets")] == [("one", keys), ("two", tokens)]
     assert assembly.services.get(WrappedSecretsRegistry).by_name == {"signing keys": keys, "tokens": tokens}
 
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.services import Services
 from precipiq_core.boot import assemble
 from precipiq_core.cli import main
 from precipiq_core.cli.context import CliContext, TerminalConsole
@@ -19,7 +20,6 @@ from precipiq_core.cli.index import COMMANDS_GROUP, indexed_commands
 from precipiq_core.cli.later import NO_COMMANDS, Later
 from precipiq_core.deployment import load_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
-from precipiq_core.services import Services
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 SHIPPED = sorted(path.name for path in (Path(__file__).parents[2] / "plugins").iterdir())

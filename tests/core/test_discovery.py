@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.discovery import installed_plugins, load_plugins
+from precipiq_core.discovery import Installed, installed_plugins
 from precipiq_core.plugin import PluginBase, PluginConfig
 
 
@@ -18,7 +18,7 @@ class Notes(PluginBase[PluginConfig]):
 
 def loaded(enabled: list[str], *points: Any) -> tuple[dict[str, Any], list[str]]:
     problems: list[str] = []
-    return dict(load_plugins(enabled, points, problems)), problems
+    return dict(Installed(points).load_all(enabled, problems)), problems
 
 
 def test_only_what_is_enabled_is_imported(point: Any) -> None:
@@ -101,8 +101,8 @@ def test_a_constructor_that_fails_is_a_problem_beside_the_others(boot_problems: 
             raise DeploymentError(["plugins.strict: one", "plugins.strict: two"])
 
     assert boot_problems(Fragile, Strict, Notes, config={"notes": {"x": 1}}) == [
+        "plugins.notes.x: unknown key",
         "plugins.fragile: KeyError: 'HOME'",
         "plugins.strict: one",
         "plugins.strict: two",
-        "plugins.notes.x: unknown key",
     ]

@@ -4,171 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, StrictFloat, StrictInt
 
-from precipiq_contracts.auth import Principal, RateGroup, RateState
-from precipiq_contracts.chain import Chain
-from precipiq_contracts.credential import Credential
-from precipiq_contracts.errors import Conflict, DeploymentError, Gone, NotFound, Unavailable
+from precipiq_contracts.contribution import Contribution
+from precipiq_contracts.errors import Conflict, DeploymentError, NotFound, Unavailable
 from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.download import Times
-from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Call, Endpoint, LateReply, PlainEndpoint, Reply
+from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Call, Endpoint, LateReply, Reply
 from precipiq_core.http.endpoint_app import Edge
-from precipiq_core.http.envelope import Answer, send_answer
-from precipiq_core.http.error_boundary import ErrorBoundary
-from precipiq_core.http.openapi import openapi_document
 from precipiq_core.http.router import build_router
 from precipiq_core.http.streaming import LateFailure
-from precipiq_core.http.validation import RequestModel
 from precipiq_testkit.clock import ManualClock
+from tests.http_site import KEYS_PAGE, PAGES, Keys, NoteOut, Site
 
 pytestmark = pytest.mark.anyio
-
-
-class Item(RequestModel):
-    confidence: StrictFloat | StrictInt = Field(ge=0, le=1)
-
-
-class NoteIn(RequestModel):
-    text: str = Field(min_length=1, max_length=5)
-    items: list[Item] = Field(default=[], max_length=2)
-
-
-class NoteQuery(RequestModel):
-    limit: int = Field(50, ge=1, le=500)
-    agent: str | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
-
-
-class NoteOut(BaseModel):
-    text: str
-
-
-class Keys:
-    async def authenticate(self, credential: Credential) -> Principal | None:
-        scopes = {"reader": {"read"}, "writer": {"read", "write"}}.get(credential.reveal())
-        return None if scopes is None else Principal(Chain("o", "test"), "key", frozenset(scopes))  # type: ignore[arg-type]
-
-
-class Limiter:
-    def __init__(self) -> None:
-        self.hits: list[RateGroup] = []
-        self.retry_after_s = 0.0
-
-    async def hit(self, chain: Chain, group: RateGroup) -> RateState:
-        self.hits.append(group)
-        return RateState(group, 5, 1, 4, 1, self.retry_after_s)
-
-
-@dataclass
-class Answered:
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    pieces: list[bytes] = field(default_factory=list)
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.pieces)
-
-    @property
-    def error(self) -> Any:
-        return json.loads(self.body)["error"]
-
-
-class Site:
-    """Two endpoints and a page over fakes; ``handler`` answers ``POST /notes``."""
-
-    def __init__(self, handler: Callable[[Call[Any, Any]], Awaitable[object]] | None = None) -> None:
-        self.limiter = Limiter()
-        self.calls: list[Call[Any, Any]] = []
-        self._handler = handler
-        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), Times(0.5, 0.5), ManualClock())
-        endpoints = [
-            Endpoint("POST", "/notes", self.write, "write", NoteOut, body=NoteIn, status=201, errors=("conflict",)),
-            Endpoint("GET", "/notes", self.read, "read", NoteOut, query=NoteQuery),
-            Endpoint("GET", "/notes/{id}", self.read, "read", NoteOut, path_parameters={"id": "a note's id"}),
-        ]
-        self.endpoints = [("notes", endpoint) for endpoint in endpoints]
-        self.app = ErrorBoundary(build_router(self.endpoints, [("core", PAGE), ("core", KEYS_PAGE)], [], edge))
-
-    async def write(self, call: Call[NoteIn, Any]) -> object:
-        """Write a note.
-
-        It stays.
-        """
-        self.calls.append(call)
-        return await self._handler(call) if self._handler else {"text": call.body.text}
-
-    async def read(self, call: Call[Any, Any]) -> object:
-        """Read notes."""
-        self.calls.append(call)
-        return {"text": "x"}
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        body: Any = b"",
-        key: str | None = "writer",
-        *,
-        declare: bool = True,
-        **headers: str,
-    ) -> Answered:
-        pieces = body if isinstance(body, list) else [body if isinstance(body, bytes) else json.dumps(body).encode()]
-        fields = {
-            "content-type": "application/json",
-            **{name.replace("_", "-"): text for name, text in headers.items()},
-        }
-        if declare and not isinstance(body, list):
-            fields.setdefault("content-length", str(len(pieces[0])))
-        path, _, query = path.partition("?")
-        scope = {
-            "type": "http", "method": method, "path": path, "query_string": query.encode(), "root_path": "",
-            "headers": [(name.encode(), text.encode()) for name, text in fields.items()],
-            "precipiq.credential": None if key is None else Credential(key), "precipiq.request_id": "req_1",
-        }  # fmt: skip
-        messages = [
-            {"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)}
-            for index, piece in enumerate(pieces)
-            if piece is not None
-        ]
-        answered = Answered()
-
-        async def receive() -> Any:
-            return messages.pop(0) if messages else await asyncio.Event().wait()
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                answered.status = message["status"]
-                answered.headers = {name.decode(): text.decode() for name, text in message["headers"]}
-            else:
-                answered.pieces.append(message["body"])
-
-        self.answered = answered
-        await self.app(scope, receive, send)
-        return answered
-
-
-async def _page(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": scope["precipiq.route"].encode()})
-
-
-async def _keys_page(scope: Any, receive: Any, send: Any) -> None:
-    if scope["path_params"]["org_id"] == "nobody":
-        raise NotFound
-    await send_answer(send, Answer(200, json.dumps([scope["precipiq.route"], scope["path_params"]]).encode()))
-
-
-PAGE = PlainEndpoint("/page", _page, "a page", "text/plain")
-KEYS_PAGE = PlainEndpoint(
-    "/.well-known/{org_id}/keys", _keys_page, "keys", JSON, {"org_id": "an organisation's id"}, ("rate_limited",)
-)
 
 
 async def test_success_has_the_envelope_the_status_and_the_rate_fields() -> None:
@@ -425,7 +276,7 @@ async def test_a_stream_has_no_head_and_a_download_has(media_type: str, is_downl
     edge = Edge([Keys()], None, BodyLimits(1, 1, 1), Times(1, 1), ManualClock())
     endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, media_type=media_type, is_download=is_download)
     site = Site()
-    site.app = build_router([("notes", endpoint)], [], [], edge)
+    site.app = build_router([Contribution("notes", endpoint)], edge)
 
     assert (await site.ask("DELETE", "/api/v1/x")).headers["allow"] == allowed
     assert ((await site.ask("HEAD", "/api/v1/x")).status == 405) == (allowed == "GET")
@@ -436,56 +287,4 @@ def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
     endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):
-        build_router([("notes", endpoint)], [("core", PAGE)], [], edge)
-
-
-def test_openapi_follows_from_the_endpoints() -> None:
-    document = openapi_document(Site().endpoints, [("core", PAGE)], [], title="t", version="1")
-    post = document["paths"]["/api/v1/notes"]["post"]
-    get = document["paths"]["/api/v1/notes"]["get"]
-
-    assert document["openapi"] == "3.1.0"
-    assert (post["summary"], post["tags"], post["operationId"]) == ("Write a note", ["notes"], "notes_write")
-    assert "scope `write`" in post["description"]
-    assert "It stays." in post["description"]
-    assert set(post["responses"]) == {"201", "401", "403", "408", "409", "413", "415", "422", "429", "500", "503"}
-    assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/NoteIn")
-    assert [item["name"] for item in get["parameters"]] == ["limit", "agent", "metadata.KEY"]
-    assert document["paths"]["/api/v1/notes/{id}"]["get"]["parameters"][0]["description"] == "a note's id"
-    assert document["paths"]["/page"]["get"]["security"] == []
-    json.dumps(document)
-
-
-class OwnGone(Gone):
-    code = "own_gone"
-
-
-def test_openapi_tells_of_downloads_and_of_a_plugins_own_errors() -> None:
-    endpoint = Endpoint(
-        "GET", "/x", Site().read, "read", NoteOut, media_type="a/zip", is_download=True, errors=("own_gone",)
-    )
-    document = openapi_document([("notes", endpoint)], [], [], title="t", version="1")
-    get = document["paths"]["/api/v1/x"]["get"]
-
-    content = {"a/zip": {"schema": {"type": "string", "format": "binary"}}}
-    assert [get["responses"][status].get("content") for status in ("200", "206", "304")] == [content, content, None]
-    assert {"416", "410", "429"} <= set(get["responses"])
-    assert "`own_gone`" in get["responses"]["410"]["description"]
-    assert "Content-Range" in get["responses"]["206"]["headers"]
-    assert [item["name"] for item in get["parameters"]] == ["Range", "If-Range", "If-None-Match"]
-
-
-def test_openapi_refuses_a_code_that_no_error_has() -> None:
-    endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, errors=("own_gnoe",))
-
-    with pytest.raises(DeploymentError, match="'own_gnoe', which no error has"):
-        openapi_document([("notes", endpoint)], [], [], title="t", version="1")
-
-
-def test_openapi_tells_of_pages_with_path_parameters() -> None:
-    document = openapi_document([], [("core", PAGE), ("core", KEYS_PAGE)], [], title="t", version="1")
-    get = document["paths"]["/.well-known/{org_id}/keys"]["get"]
-
-    assert [(item["name"], item["description"]) for item in get["parameters"]] == [("org_id", "an organisation's id")]
-    assert set(get["responses"]) == {"200", "404", "429"}
-    assert set(document["paths"]["/page"]["get"]["responses"]) == {"200"}
+        build_router([Contribution("notes", endpoint), *PAGES], edge)

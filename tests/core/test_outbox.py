@@ -11,10 +11,9 @@ import structlog
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Migration, Statement
 from precipiq_contracts.errors import Conflict, Unavailable
-from precipiq_core.database.open import new_database
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_testkit.postgres import PostgresDatabase
+from tests.databases import new_database
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +61,7 @@ def settings(database: str, request: pytest.FixtureRequest) -> dict[str, object]
 async def opened(settings: dict[str, object], tmp_path: Path) -> AsyncIterator[Database]:
     (tmp_path / "revisions").mkdir()
     (tmp_path / "revisions" / "0001_notes.py").write_text(REVISION)
-    opened = new_database(DatabaseSettings.model_validate(settings), tmp_path)
+    opened = new_database(settings, tmp_path)
     tables = {"notes": ("org_id", None), "note_events": ("org_id", "environment")}
     async with opened.opened([Migration("notes", tmp_path / "revisions", tables)]):
         yield opened

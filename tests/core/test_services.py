@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.services import Services
+from precipiq_contracts.services import Services
 
 
 class Greeter(Protocol):

@@ -7,20 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import precipiq_auth_keys
-import precipiq_ledger
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Migration
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.settings import DatabaseSettings
+from precipiq_postgres.config import PostgresConfig
+from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres
+from tests.databases import POSTGRES_ENTRIES
 
 COLUMNS = ("org_id", "environment")
-LEDGER = Migration(
-    "ledger",
-    Path(precipiq_ledger.__file__).parent / "sql" / "migrations",
-    {"entries": COLUMNS, "ledger_checkpoints": COLUMNS},
-    frozenset({"entries"}),
-)
+LEDGER = POSTGRES_ENTRIES
 KEYS = Migration(
     "auth_keys",
     Path(precipiq_auth_keys.__file__).parent / "sql" / "migrations",
@@ -71,7 +66,7 @@ def notes_plugin(folder: Path) -> Migration:
 def new_database(database: postgres.PostgresDatabase, **settings: object) -> PostgresDatabase:
     """The core's database over that one, not open; it does not migrate unless told to."""
     return PostgresDatabase(
-        DatabaseSettings.model_validate({**database.settings(), "migrate_at_start": False} | settings)
+        PostgresConfig.model_validate({**database.settings(), "migrate_at_start": False} | settings)
     )
 
 

@@ -18,25 +18,27 @@ from typing import Any
 import asyncpg
 import pytest
 
-import precipiq_ledger
 from precipiq_chain.chain_format import parse_statement
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Database, Migration, Statement
 from precipiq_contracts.entry_store import EntryQuery, EntryStore
 from precipiq_contracts.errors import Conflict, Unavailable
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_postgres.config import PostgresConfig
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_postgres.service import PostgresDatabase
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
+from tests.databases import POSTGRES_ENTRIES, SQLITE_ENTRIES
 from tests.effort import rounds
 
 pytestmark = pytest.mark.anyio
 
-CANCELLATIONS = {"sqlite": rounds(600, long=2000), "postgresql": 2000}
+CANCELLATIONS = {SqliteDatabase: rounds(600, long=2000), PostgresDatabase: 2000}
 OPENINGS = rounds(8, long=25)
 LANES = 12
 CONNECTIONS = 3
@@ -148,11 +150,7 @@ def migrations(tmp_path: Path) -> list[Migration]:
     location = tmp_path / "notes"
     location.mkdir()
     (location / "0001_notes.py").write_text(NOTES)
-    ledger = Path(precipiq_ledger.__file__).parent / "sql" / "migrations"
-    return [
-        Migration("notes", location, {"notes": COLUMNS}),
-        Migration("ledger", ledger, {"entries": COLUMNS, "ledger_checkpoints": COLUMNS}, frozenset({"entries"})),
-    ]
+    return [Migration("notes", location, {"notes": COLUMNS})]
 
 
 Opening = Callable[[], Any]
@@ -163,23 +161,24 @@ def opening(request: pytest.FixtureRequest, tmp_path: Path, migrations: list[Mig
     """Opens a fresh database with its entry store, each time it is called."""
     if request.param == "postgres":
         own = request.getfixturevalue("postgres")
-        return lambda: open_postgres(own, migrations)
-    ledger = Migration("ledger", migrations[1].location, {"entries": COLUMNS})
-    return lambda: open_sqlite(tmp_path / "precipiq.db", [migrations[0], ledger])
+        return lambda: open_postgres(own, [*migrations, POSTGRES_ENTRIES])
+    return lambda: open_sqlite(tmp_path / "precipiq.db", [*migrations, SQLITE_ENTRIES])
 
 
 @asynccontextmanager
 async def open_postgres(own: testkit.PostgresDatabase, migrations: list[Migration]) -> AsyncIterator[Store]:
-    settings = DatabaseSettings.model_validate(own.settings() | {"connections_max": CONNECTIONS})
+    settings = PostgresConfig.model_validate(
+        own.settings() | {"connections_max": CONNECTIONS, "connection_wait_s": 60.0}
+    )
     database = PostgresDatabase(settings)
-    async with database.opened(migrations), PostgresDriver(database, PostgresDriverOptions()).open() as entries:
+    async with database.opened(migrations), PostgresDriver(database, DriverOptions()).open() as entries:
         yield Store(database, entries, OutsideOfPostgres(own))
 
 
 @asynccontextmanager
 async def open_sqlite(path: Path, migrations: list[Migration]) -> AsyncIterator[Store]:
-    database = SqliteDatabase(DatabaseSettings(migrate_at_start=True, readers_max=CONNECTIONS), path)
-    async with database.opened(migrations), SqliteDriver(database, SqliteDriverOptions()).open() as entries:
+    database = SqliteDatabase(SqliteConfig(migrate_at_start=True, readers_max=CONNECTIONS), path)
+    async with database.opened(migrations), SqliteDriver(database, DriverOptions()).open() as entries:
         yield Store(database, entries, OutsideOfSqlite(path))
 
 
@@ -325,7 +324,7 @@ async def test_cancelled_calls_leave_nothing_behind(opening: Opening) -> None:
         cancelled = Counter[str]()
 
         async def lane() -> None:
-            while cancelled.total() < CANCELLATIONS[store.own.dialect]:
+            while cancelled.total() < CANCELLATIONS[type(store.own)]:
                 name, call = calls.any()
                 if await cancel_somewhere(call, chosen):
                     cancelled[name] += 1

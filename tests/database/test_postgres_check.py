@@ -15,8 +15,8 @@ import pytest
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.database.postgres_check import check_deployment
-from precipiq_core.database.postgres_roles import Roles
+from precipiq_postgres.check import check_deployment
+from precipiq_postgres.roles import Roles
 from precipiq_testkit import postgres
 
 from .plugins import KEYS, LEDGER, new_database, notes_plugin

@@ -11,7 +11,7 @@ import pytest
 
 from precipiq_contracts.database import Migration, Scalar, Statement
 from precipiq_contracts.errors import Conflict, DeploymentError, InternalError, Unavailable
-from precipiq_core.database.postgres import PostgresDatabase
+from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres
 
 from .plugins import ALPHA, ALPHA_TEST, BETA, new_database, notes_plugin, opened

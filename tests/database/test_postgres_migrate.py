@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.errors import DeploymentError, PrecipiqError, Unavailable
-from precipiq_core.database import postgres_address, postgres_migrate
+from precipiq_postgres import address as postgres_address
+from precipiq_postgres import migrate as postgres_migrate
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.server import ServerProcess
 
@@ -134,7 +135,7 @@ def test_who_waits_too_long_for_another_migration_is_told(
 
 _MIGRATING = """
 import pickle, sys
-from precipiq_core.database.postgres_migrate import migrate
+from precipiq_postgres.migrate import migrate
 as_whom, runtime, migrations = pickle.loads(bytes.fromhex(sys.argv[1]))
 migrate(as_whom, runtime, migrations, post=False)
 """

@@ -14,9 +14,9 @@ import pytest
 
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.errors import DeploymentError, Unavailable
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.postgres_roles import Roles
-from precipiq_ledger.drivers.postgres import PostgresDriver
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_postgres.roles import Roles
+from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres
 from precipiq_testkit.postgres import OwnPostgres, PostgresServer, own_postgres
 from precipiq_testkit.sealing import Writer, entry_id

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precipiq_contracts.errors import InternalError
-from precipiq_core.database.postgres_statements import numbered
+from precipiq_postgres.statements import numbered
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 

@@ -19,12 +19,12 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.errors import Conflict, DeploymentError, PrecipiqError
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.postgres_errors import translated
-from precipiq_core.database.postgres_roles import ENVIRONMENT_SETTING, ORG_SETTING
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
-from precipiq_ledger.drivers.postgres import PostgresDriver
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_postgres.errors import translated
+from precipiq_postgres.roles import ENVIRONMENT_SETTING, ORG_SETTING
+from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres
 from precipiq_testkit.sealing import Writer
 

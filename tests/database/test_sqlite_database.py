@@ -11,9 +11,8 @@ import pytest
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.errors import Conflict, DeploymentError, Unavailable
-from precipiq_core.database.open import new_database
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
+from precipiq_sqlite.service import SqliteDatabase
+from tests.databases import new_database
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +41,7 @@ def migration(tmp_path: Path) -> Migration:
 
 @pytest.fixture
 async def database(tmp_path: Path, migration: Migration) -> AsyncIterator[SqliteDatabase]:
-    database = new_database(DatabaseSettings(migrate_at_start=True), tmp_path / "not yet there")
+    database = new_database({"migrate_at_start": True}, tmp_path / "not yet there")
     assert isinstance(database, SqliteDatabase)
     database.reserve("reserved")
     async with database.opened([migration]):
@@ -178,7 +177,7 @@ async def test_the_file_is_durable_and_forgets_what_is_erased(database: SqliteDa
 
 
 async def test_only_the_server_moves_the_log_into_the_file(tmp_path: Path, database: SqliteDatabase) -> None:
-    other = new_database(DatabaseSettings(), tmp_path / "not yet there", checkpoints=False)
+    other = new_database({}, tmp_path / "not yet there", checkpoints=False)
     async with other.opened([]):
         get = lambda connection, items: [connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0]]  # noqa: E731
         assert await other.writer.submit(get, None) == 0
@@ -186,7 +185,7 @@ async def test_only_the_server_moves_the_log_into_the_file(tmp_path: Path, datab
 
 
 async def test_a_closed_database_is_unavailable(tmp_path: Path) -> None:
-    database = new_database(DatabaseSettings(migrate_at_start=True), tmp_path)
+    database = new_database({"migrate_at_start": True}, tmp_path)
     one = Statement("SELECT 1 AS one")
     for _ in range(2):
         for call in (database.fetch(one), database.fetch_as(ALPHA, one), database.transaction([one]), database.ping()):
@@ -198,7 +197,7 @@ async def test_a_closed_database_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_opening_refuses_a_schema_that_is_behind(tmp_path: Path, migration: Migration) -> None:
-    database = new_database(DatabaseSettings(), tmp_path)
+    database = new_database({}, tmp_path)
     with pytest.raises(DeploymentError, match=r"notes_0001.*precipiq migrate"):
         async with database.opened([migration]):
             pass
@@ -208,17 +207,9 @@ async def test_opening_refuses_a_schema_that_is_behind(tmp_path: Path, migration
         assert await database.fetch(Statement("SELECT note FROM notes")) == []
 
 
-@pytest.mark.parametrize(
-    "url", ["postgresql://localhost/x", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///a?mode=ro", "x.db"]
-)
-def test_an_unknown_url_stops_the_boot(tmp_path: Path, url: str) -> None:
-    with pytest.raises(DeploymentError, match=r"database\.url"):
-        new_database(DatabaseSettings(url=url), tmp_path)
-
-
 def test_a_relative_url_starts_at_the_data_folder(tmp_path: Path) -> None:
-    relative = new_database(DatabaseSettings(url="sqlite:///a/b.db"), tmp_path)
-    absolute = new_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/c.db"), Path("/elsewhere"))
+    relative = new_database({"url": "sqlite:///a/b.db"}, tmp_path)
+    absolute = new_database({"url": f"sqlite:///{tmp_path}/c.db"}, Path("/elsewhere"))
     assert isinstance(relative, SqliteDatabase)
     assert isinstance(absolute, SqliteDatabase)
     assert relative.path == tmp_path / "a/b.db"

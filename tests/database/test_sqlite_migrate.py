@@ -11,7 +11,7 @@ import pytest
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.database.sqlite_migrate import migrate, pending
+from precipiq_sqlite.migrate import migrate, pending
 
 
 def write_revision(location: Path, branch: str, number: int, body: str) -> None:

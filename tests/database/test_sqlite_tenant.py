@@ -11,8 +11,8 @@ import pytest
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Statement
 from precipiq_contracts.errors import DeploymentError, InternalError
-from precipiq_core.database.sqlite_connection import open_for_reading, open_for_writing
-from precipiq_core.database.sqlite_tenant import TenantConnection
+from precipiq_sqlite.connection import open_for_reading, open_for_writing
+from precipiq_sqlite.tenant import TenantConnection
 
 TABLES = {"notes": ("org_id", "environment"), "members": ("org_id", None)}
 ALPHA = Chain("org_alpha", "live")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from precipiq_contracts.errors import Conflict, Unavailable
-from precipiq_core.database.sqlite_connection import open_for_writing
-from precipiq_core.database.sqlite_writer import SqliteWriter
+from precipiq_sqlite.connection import open_for_writing
+from precipiq_sqlite.writer import SqliteWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -259,10 +259,10 @@ def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
 import asyncio
 from pathlib import Path
 from precipiq_contracts.database import Statement
-from precipiq_core.database.open import new_database
-from precipiq_core.database.settings import DatabaseSettings
+from precipiq_postgres.config import PostgresConfig
+from tests.databases import new_database
 async def main():
-    database = new_database(DatabaseSettings(migrate_at_start=True), Path({str(tmp_path)!r}))
+    database = new_database({"migrate_at_start": True}, Path({str(tmp_path)!r}))
     opened = database.opened([])
     await opened.__aenter__()
     assert await database.fetch(Statement("SELECT 1 AS one")) == [{{"one": 1}}]

@@ -21,7 +21,7 @@ import pytest
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_ledger.drivers.postgres import PostgresDriver
+from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
 from precipiq_testkit.server import ServerProcess, running_server
@@ -31,8 +31,9 @@ from .plugins import ALPHA, COLUMNS, KEYS, LEDGER, new_database, opened, write_r
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
-MIGRATIONS = [f"plugins/{plugin}/precipiq_{plugin}/sql/migrations" for plugin in ("ledger", "auth_keys")]
-PACKAGES = ("core", "plugins/ledger", "plugins/auth_keys")
+MIGRATIONS = [f"plugins/{plugin}/precipiq_{plugin}/sql/migrations" for plugin in ("ledger", "postgres", "auth_keys")]
+# Where PostgreSQL was and is spoken to: a version without either had none.
+POSTGRES = ("core/precipiq_core/database/postgres.py", "plugins/postgres/precipiq_postgres/service.py")
 
 
 class Client(threading.Thread):
@@ -189,7 +190,7 @@ def old_commit() -> str:
     changed = git("log", "-1", "--format=%H %P", "--", *MIGRATIONS).split()
     if len(changed) < 2:
         pytest.skip("the history does not go back to the last change of a schema: clone more of it")
-    return changed[1] if git("ls-tree", changed[1], "core/precipiq_core/database/postgres.py") else "HEAD"
+    return changed[1] if git("ls-tree", changed[1], *POSTGRES) else "HEAD"
 
 
 @pytest.fixture
@@ -198,9 +199,10 @@ def old_code(tmp_path: Path) -> dict[str, str]:
     commit = old_commit()
     folder = tmp_path / "old code"
     folder.mkdir()
-    git("archive", "--format=tar", f"--output={tmp_path / 'old.tar'}", commit, *PACKAGES)
+    packages = ["core", *git("ls-tree", "--name-only", commit, "plugins/").split()]
+    git("archive", "--format=tar", f"--output={tmp_path / 'old.tar'}", commit, *packages)
     shutil.unpack_archive(tmp_path / "old.tar", folder, filter="data")
-    return {"PYTHONPATH": os.pathsep.join(str(folder / package) for package in PACKAGES)}
+    return {"PYTHONPATH": os.pathsep.join(str(folder / package) for package in packages)}
 
 
 def test_a_server_of_the_version_before_writes_on_while_this_one_migrates(

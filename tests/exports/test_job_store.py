@@ -13,13 +13,12 @@ import precipiq_exports
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import uuid7
 from precipiq_contracts.database import Migration
-from precipiq_core.database.open import new_database
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports.job_store import JobStore, Lease
 from precipiq_exports.jobs import Failure, Job, Range, Request
 from precipiq_testkit.clock import SeededRandomness
 from precipiq_testkit.postgres import PostgresDatabase
+from tests.databases import new_database
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +32,7 @@ RANDOMNESS = SeededRandomness()
 @pytest.fixture
 async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[JobStore]:
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
-    database = new_database(DatabaseSettings.model_validate(settings), tmp_path)
+    database = new_database(settings, tmp_path)
     async with database.opened([Migration("exports", MIGRATIONS, TABLES)]):
         yield JobStore(database)
 

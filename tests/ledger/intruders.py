@@ -16,27 +16,25 @@ from typing import Any
 
 import asyncpg
 
-import precipiq_ledger
 from precipiq_contracts.chain import Chain, Head
-from precipiq_contracts.database import Migration
 from precipiq_contracts.entry_store import EntryAuditor, EntryStore
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
-from precipiq_core.database import postgres
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
-from precipiq_ledger.drivers.postgres import PostgresDriver
-from precipiq_ledger.drivers.postgres_audit import PostgresAuditor
-from precipiq_ledger.drivers.sqlite import SqliteDriver
-from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
 from precipiq_ledger.verifier import Verifier, VerifierLimits
+from precipiq_postgres import service as postgres
+from precipiq_postgres.config import PostgresConfig
+from precipiq_postgres.entries.audit import PostgresAuditor
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_sqlite.entries.audit import SqliteAuditor
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
 from precipiq_testkit.server import ServerProcess
 
 CHAIN, OTHER_CHAIN = Chain("org_alpha", "live"), Chain("org_beta", "live")
 ENTRIES, REDACTED, REDACTION = 9, 2, 8
-MIGRATIONS = Path(precipiq_ledger.__file__).parent / "sql" / "migrations"
 BYTES = ("statement", "payload", "idempotency_key")
 """Columns whose values are bytes here, whatever the database calls them."""
 
@@ -292,7 +290,7 @@ def intruder_of(server: ServerProcess, chain: Chain, folder: Path) -> Intruder:
 
 def core_database(database: PostgresDatabase, **settings: object) -> postgres.PostgresDatabase:
     """The core's database over the same; its secrets must be in the environment."""
-    return postgres.PostgresDatabase(DatabaseSettings.model_validate(database.settings() | settings))
+    return postgres.PostgresDatabase(PostgresConfig.model_validate(database.settings() | settings))
 
 
 class Original(ABC):
@@ -354,7 +352,7 @@ class PostgresOriginal(Original):
 @contextmanager
 def sqlite_original(folder: Path) -> Iterator[Original]:
     """With the chain of :func:`fill`."""
-    database = SqliteDatabase(DatabaseSettings(migrate_at_start=True), folder / "precipiq.db")
+    database = SqliteDatabase(SqliteConfig(migrate_at_start=True), folder / "precipiq.db")
     asyncio.run(_fill(database, SqliteDriver(database)))
     yield SqliteOriginal(database.path)
 
@@ -371,14 +369,7 @@ def postgres_original(fresh: PostgresDatabase) -> Iterator[Original]:
         copies.drop()
 
 
-def migration(dialect: str) -> Migration:
-    """The ledger's."""
-    tables = ("entries",) if dialect == "sqlite" else ("entries", "ledger_checkpoints")
-    columns = dict.fromkeys(tables, ("org_id", "environment"))
-    return Migration("ledger", MIGRATIONS, columns, frozenset({"entries"}))
-
-
 async def _fill(database: Any, driver: Any) -> None:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(database.opened([migration(database.dialect)]))
+        await stack.enter_async_context(database.opened(driver.migrations))
         await fill(await stack.enter_async_context(driver.open()))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.database.postgres_roles import Roles
-from precipiq_ledger.drivers.postgres_audit import PostgresAuditor
+from precipiq_postgres.entries.audit import PostgresAuditor
+from precipiq_postgres.roles import Roles
 from precipiq_testkit.postgres import PostgresDatabase, own_postgres
 from tests.ledger.intruders import (
     CHAIN,

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.postgres import PostgresDatabase
-from tests.ledger.intruders import core_database, migration
+from tests.databases import POSTGRES_ENTRIES
+from tests.ledger.intruders import core_database
 
 
 class OwnDatabaseDriver(PostgresDriver):
@@ -19,11 +21,11 @@ class OwnDatabaseDriver(PostgresDriver):
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._own = core_database(database, migrate_at_start=False)
-        super().__init__(self._own, PostgresDriverOptions(find_scan_rows_max=25, watch_poll_s=0.05))
+        super().__init__(self._own, DriverOptions(find_scan_rows_max=25, watch_poll_s=0.05))
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
-        async with self._own.opened([migration("postgresql")]), super()._open() as store:
+        async with self._own.opened([POSTGRES_ENTRIES]), super()._open() as store:
             yield store
 
 

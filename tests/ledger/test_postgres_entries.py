@@ -15,12 +15,13 @@ from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Statement
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.errors import PrecipiqError
-from precipiq_core.database.postgres_roles import Roles
-from precipiq_ledger.drivers.postgres import PostgresDriver
-from precipiq_ledger.drivers.postgres_columns import indexed_columns
+from precipiq_postgres.entries.columns import indexed_columns
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_postgres.roles import Roles
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
-from tests.ledger.intruders import CHAIN, ENTRIES, OTHER_CHAIN, REDACTED, core_database, migration, postgres_original
+from tests.databases import POSTGRES_ENTRIES
+from tests.ledger.intruders import CHAIN, ENTRIES, OTHER_CHAIN, REDACTED, core_database, postgres_original
 
 pytestmark = pytest.mark.anyio
 
@@ -170,7 +171,7 @@ async def test_only_those_who_serve_may_call_the_functions_that_write(database: 
 async def test_a_plugin_cannot_write_entries_through_the_database(database: PostgresDatabase) -> None:
     opened = core_database(database)
     insert = "INSERT INTO entries VALUES ('org_alpha', 'live', 99, '{}', NULL, 'h', NULL, NULL, gen_random_uuid(), 'k')"
-    async with opened.opened([migration("postgresql")]):
+    async with opened.opened([POSTGRES_ENTRIES]):
         for sql in (insert, "DELETE FROM entries", "UPDATE entries SET statement = statement", "TRUNCATE entries"):
             with pytest.raises(PrecipiqError):
                 await opened.transaction([Statement(sql)])
@@ -315,7 +316,7 @@ async def test_append_entries_refuses_a_snapshot_from_before_its_lock(
 @asynccontextmanager
 async def store_of(database: PostgresDatabase) -> AsyncIterator[EntryStore]:
     opened = core_database(database)
-    async with opened.opened([migration("postgresql")]), PostgresDriver(opened).open() as store:
+    async with opened.opened([POSTGRES_ENTRIES]), PostgresDriver(opened).open() as store:
         yield store
 
 

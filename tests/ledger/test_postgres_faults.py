@@ -17,17 +17,19 @@ from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.entry_store import Appended, EntryStore
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.database import postgres as core_postgres
-from precipiq_core.database import postgres_address
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.postgres_errors import AWAY, UNKNOWN_OUTCOME
-from precipiq_core.database.postgres_roles import begin_as, literal
-from precipiq_ledger.drivers import postgres_append
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_postgres import address as postgres_address
+from precipiq_postgres import service as postgres_service
+from precipiq_postgres.entries import append as postgres_append
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_postgres.errors import AWAY, UNKNOWN_OUTCOME
+from precipiq_postgres.roles import begin_as, literal
+from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.pooler import FaultProxy
 from precipiq_testkit.sealing import Writer
-from tests.ledger.intruders import core_database, migration
+from tests.databases import POSTGRES_ENTRIES
+from tests.ledger.intruders import core_database
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +73,7 @@ def migrations(shared_postgres: testkit.PostgresDatabase, tmp_path_factory: pyte
     """The schema of a module's database, which has it already."""
     folder = tmp_path_factory.mktemp("notes")
     (folder / "0001_notes.py").write_text(NOTES)
-    migrations = [Migration("notes", folder, {}), migration("postgresql")]
+    migrations = [Migration("notes", folder, {}), POSTGRES_ENTRIES]
     core_database(shared_postgres).migrate(migrations)
     return migrations
 
@@ -107,7 +109,7 @@ async def opened(
     **settings: object,
 ) -> AsyncIterator[Node]:
     database = core_database(postgres, migrate_at_start=False, **settings)
-    options = PostgresDriverOptions(watch_poll_s=watch_poll_s)
+    options = DriverOptions(watch_poll_s=watch_poll_s)
     async with database.opened(migrations), PostgresDriver(database, options).open() as store:
         yield Node(database, store, Writer(store, seed=seed))
 
@@ -288,7 +290,7 @@ async def test_a_transaction_that_is_cut_at_its_commit_says_that_the_outcome_is_
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for an answer, shortened: for what nothing else bounds."""
-    monkeypatch.setattr(core_postgres, "_COMMAND_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(postgres_service, "_COMMAND_TIMEOUT_S", 1.0)
     monkeypatch.setattr(postgres_address, "_COMMAND_TIMEOUT_S", 1.0)
 
 
@@ -335,9 +337,9 @@ async def test_closing_in_a_frozen_network_ends_though_answers_are_waited_for_lo
     network: FaultProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(core_postgres, "_CLOSE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(postgres_service, "_CLOSE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(postgres_append, "_FINISH_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(core_postgres, "_COMMAND_TIMEOUT_S", 2 * DEADLINE_S)
+    monkeypatch.setattr(postgres_service, "_COMMAND_TIMEOUT_S", 2 * DEADLINE_S)
     async with asyncio.timeout(DEADLINE_S), opened(postgres, migrations, 1, url=via(network, postgres)) as node:
         await node.writer.append(CHAIN)
         network.freeze()

@@ -25,13 +25,14 @@ from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain, Entry, PreparedDraft
 from precipiq_contracts.clock import SystemClock
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
+from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_postgres.config import PostgresConfig
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
+from tests.databases import POSTGRES_ENTRIES
 from tests.effort import rounds
-from tests.ledger.intruders import migration
 
 REPOSITORY = Path(__file__).parents[2]
 PROCESSES = rounds(4, long=8)
@@ -70,10 +71,10 @@ def chains(count: int) -> list[Chain]:
 
 @asynccontextmanager
 async def opened(settings: dict[str, object]) -> AsyncIterator[EntryStore]:
-    database = PostgresDatabase(DatabaseSettings.model_validate(settings))
+    database = PostgresDatabase(PostgresConfig.model_validate(settings))
     async with (
-        database.opened([migration("postgresql")]),
-        PostgresDriver(database, PostgresDriverOptions()).open() as store,
+        database.opened([POSTGRES_ENTRIES]),
+        PostgresDriver(database, DriverOptions()).open() as store,
     ):
         yield store
 

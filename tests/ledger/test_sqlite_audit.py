@@ -8,30 +8,27 @@ from pathlib import Path
 
 import pytest
 
-import precipiq_ledger
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.database import Migration
 from precipiq_contracts.entry_store import AuditBatch, EntryStore
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.sqlite import SqliteDriver
-from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_sqlite.entries.audit import SqliteAuditor
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit.sealing import Writer
+from tests.databases import SQLITE_ENTRIES
 
 pytestmark = pytest.mark.anyio
 
 ALPHA = Chain("org_alpha", "live")
-MIGRATION = Migration(
-    "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
-)
+MIGRATION = SQLITE_ENTRIES
 INDEXES = ("seq", "id", "idempotency_key", "agent_id", "action_type", "kind", "redacts_seq")
 TRIGGERS = ("are_dense", "are_never_changed", "are_never_deleted")
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EntryStore]:
-    database = SqliteDatabase(DatabaseSettings(migrate_at_start=True), tmp_path / "precipiq.db")
+    database = SqliteDatabase(SqliteConfig(migrate_at_start=True), tmp_path / "precipiq.db")
     async with database.opened([MIGRATION]), SqliteDriver(database).open() as store:
         writer = Writer(store)
         entries = await writer.fill(ALPHA, 4)

@@ -8,25 +8,23 @@ from pathlib import Path
 
 import pytest
 
-import precipiq_ledger
-from precipiq_contracts.database import Migration
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
+from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
+from tests.databases import SQLITE_ENTRIES
 
-MIGRATION = Migration(
-    "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
-)
+MIGRATION = SQLITE_ENTRIES
 
 
 class OwnDatabaseDriver(SqliteDriver):
     """Opens its database with each store, as a process of its own would."""
 
     def __init__(self, path: Path) -> None:
-        self._own = SqliteDatabase(DatabaseSettings(migrate_at_start=True), path)
-        super().__init__(self._own, SqliteDriverOptions(find_scan_rows_max=25, watch_poll_s=0.05))
+        self._own = SqliteDatabase(SqliteConfig(migrate_at_start=True), path)
+        super().__init__(self._own, DriverOptions(find_scan_rows_max=25, watch_poll_s=0.05))
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:

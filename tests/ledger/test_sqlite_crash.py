@@ -11,19 +11,16 @@ from pathlib import Path
 
 import pytest
 
-import precipiq_ledger
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.database import Migration
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.sqlite import SqliteDriver
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.service import SqliteDatabase
+from tests.databases import SQLITE_ENTRIES
 from tests.effort import rounds
 
 ALPHA = Chain("org_alpha", "live")
-MIGRATION = Migration(
-    "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
-)
+MIGRATION = SQLITE_ENTRIES
 ROUNDS_COUNT = rounds(3, long=10)
 
 APPENDER = """
@@ -31,9 +28,10 @@ import asyncio, json, os, signal, sys
 from pathlib import Path
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Migration
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.sqlite import SqliteDriver
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_postgres.config import PostgresConfig
+from precipiq_sqlite.service import SqliteDatabase
+from precipiq_sqlite.entries.driver import SqliteDriver
 from precipiq_testkit.sealing import Writer
 
 path, migrations, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -41,7 +39,7 @@ ALPHA = Chain("org_alpha", "live")
 migration = Migration("ledger", migrations, {"entries": ("org_id", "environment")})
 
 async def main():
-    database = SqliteDatabase(DatabaseSettings(migrate_at_start=True), path)
+    database = SqliteDatabase(SqliteConfig(migrate_at_start=True), path)
     async with database.opened([migration]), SqliteDriver(database).open() as store:
         writer = Writer(store, seed=seed)
         acknowledged = []
@@ -77,7 +75,7 @@ def test_every_acknowledged_entry_survives_a_kill(tmp_path: Path) -> None:
         acknowledged += acknowledge_then_die(path, seed, rng.randrange(1, 400))
 
     async def stored() -> tuple[dict[int, str], object]:
-        database = SqliteDatabase(DatabaseSettings(), path)
+        database = SqliteDatabase(SqliteConfig(), path)
         async with database.opened([MIGRATION]), SqliteDriver(database).open() as store:
             entries = await store.read(ALPHA, 0, 1_000_000)
             auditor = store.auditor()

@@ -10,36 +10,35 @@ from pathlib import Path
 
 import pytest
 
-import precipiq_ledger
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import Chain, Entry
-from precipiq_contracts.database import Migration, Statement
+from precipiq_contracts.database import Statement
 from precipiq_contracts.entry_store import Appended, EntryQuery, EntryStore
 from precipiq_contracts.errors import Conflict, Unavailable, ValidationFailed
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
-from precipiq_ledger.drivers.sqlite_find import _Search
+from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_sqlite.config import SqliteConfig
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.entries.find import _Search
+from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit.sealing import Writer
+from tests.databases import SQLITE_ENTRIES
 
 pytestmark = pytest.mark.anyio
 
 ALPHA, BETA = Chain("org_alpha", "live"), Chain("org_beta", "live")
-MIGRATION = Migration(
-    "ledger", Path(precipiq_ledger.__file__).parent / "sql" / "migrations", {"entries": ("org_id", "environment")}
-)
+MIGRATION = SQLITE_ENTRIES
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
-    database = SqliteDatabase(DatabaseSettings(migrate_at_start=True), tmp_path / "precipiq.db")
+    database = SqliteDatabase(SqliteConfig(migrate_at_start=True), tmp_path / "precipiq.db")
     async with database.opened([MIGRATION]):
         yield database
 
 
 @pytest.fixture
 async def store(database: SqliteDatabase) -> AsyncIterator[EntryStore]:
-    async with SqliteDriver(database, SqliteDriverOptions(watch_poll_s=0.02)).open() as store:
+    async with SqliteDriver(database, DriverOptions(watch_poll_s=0.02)).open() as store:
         yield store
 
 
@@ -158,7 +157,7 @@ async def test_a_watcher_hears_of_an_append_whose_caller_left(store: EntryStore,
 async def test_a_watcher_hears_of_another_processs_append(
     database: SqliteDatabase, store: EntryStore, writer: Writer
 ) -> None:
-    other = SqliteDatabase(DatabaseSettings(), database.path, checkpoints=False)
+    other = SqliteDatabase(SqliteConfig(), database.path, checkpoints=False)
     async with other.opened([MIGRATION]), SqliteDriver(other).open() as elsewhere:
         there = writer.on(elsewhere)
         async with store.watch(ALPHA) as wake_ups, store.watch(BETA) as never:
@@ -177,7 +176,7 @@ async def test_a_watcher_hears_of_another_processs_append(
 async def test_two_processes_that_append_make_one_chain(
     database: SqliteDatabase, store: EntryStore, writer: Writer
 ) -> None:
-    other = SqliteDatabase(DatabaseSettings(), database.path, checkpoints=False)
+    other = SqliteDatabase(SqliteConfig(), database.path, checkpoints=False)
     async with other.opened([MIGRATION]), SqliteDriver(other).open() as elsewhere:
         there = writer.on(elsewhere)
         await asyncio.gather(*(one.append(ALPHA, one.draft(key=f"{n}")) for n in range(40) for one in (writer, there)))
@@ -200,7 +199,7 @@ def _keyed(writer: Writer, key: str):
 
 
 async def test_a_closed_store_is_unavailable(database: SqliteDatabase, tmp_path: Path) -> None:
-    closed = SqliteDatabase(DatabaseSettings(), tmp_path / "other.db")
+    closed = SqliteDatabase(SqliteConfig(), tmp_path / "other.db")
     with pytest.raises(Unavailable):
         async with SqliteDriver(closed).open():
             pass
@@ -230,7 +229,7 @@ async def test_finding_goes_along_an_index_and_sorts_nothing(
 async def test_finding_by_both_fields_pages_through_bounded_scans(store: EntryStore, writer: Writer) -> None:
     bodies = [{"agent_id": f"a{n % 2}", "action_type": f"t{n % 7}"} for n in range(300)]
     await writer.append(ALPHA, *(writer.draft(body=body, metadata={"n": n % 5}) for n, body in enumerate(bodies)))
-    small = SqliteDriverOptions(find_scan_rows_max=10)
+    small = DriverOptions(find_scan_rows_max=10)
     bounded = type(store)(store._database, small, store._watchers)
     query = EntryQuery("decision", body={"agent_id": "a1", "action_type": "t3"}, metadata={"n": "2"})
     found: list[Entry] = []

@@ -16,8 +16,8 @@ from precipiq_chain.chain_format import parse_statement
 from precipiq_chain.grouping import idempotency_check
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_ledger.checkpoints import Checkpoint
-from precipiq_ledger.drivers.postgres_columns import indexed_columns
 from precipiq_ledger.verifier import VerifierLimits
+from precipiq_postgres.entries.columns import indexed_columns
 from tests.effort import rounds
 from tests.ledger.intruders import (
     BYTES,

@@ -24,8 +24,8 @@ from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import CliContext, TerminalConsole
 from precipiq_core.cli.main import cli
-from precipiq_core.database.postgres_roles import Roles
 from precipiq_core.deployment import load_deployment
+from precipiq_postgres.roles import Roles
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess
 from tests.ledger.intruders import Intruder, PostgresCopies, PostgresIntruder, intruder_of

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from precipiq_contracts.credential import Credential
-from precipiq_core.logs.credential_shield import CredentialShield
+from precipiq_core.edge.credential_shield import CredentialShield
 
 pytestmark = pytest.mark.anyio
 

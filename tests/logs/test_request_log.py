@@ -11,7 +11,7 @@ import pytest
 from structlog.contextvars import get_contextvars
 
 from precipiq_contracts.clock import SystemClock, SystemRandomness
-from precipiq_core.logs.request_log import RequestLog
+from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 from tests.effort import some_of

@@ -26,16 +26,16 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from precipiq_contracts.clock import SystemClock, SystemRandomness
-from precipiq_core.http.error_boundary import ErrorBoundary
-from precipiq_core.logs.credential_shield import CredentialShield
-from precipiq_core.logs.request_log import RequestLog
+from precipiq_core.edge.credential_shield import CredentialShield
+from precipiq_core.edge.error_boundary import ErrorBoundary
+from precipiq_core.edge.proxies import TrustedProxies
+from precipiq_core.edge.request_log import RequestLog
+from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging, loop_exception_handler
 from precipiq_core.logs.sink import Sink
-from precipiq_core.serving.config import ServerConfig
-from precipiq_core.serving.proxies import TrustedProxies
-from precipiq_core.serving.security_headers import SecurityHeaders
-from precipiq_core.serving.settings import ServerSettings
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.hypercorn_config import ServerConfig
 
 pytestmark = pytest.mark.anyio
 
@@ -174,7 +174,7 @@ async def test_no_request_shows_its_secret(form, level, secret, shows, capfdbina
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_exception_handler)
     try:
-        async with _serving(_wrapped(control.sink), ServerConfig(ServerSettings())) as port:  # type: ignore[call-arg]
+        async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig())) as port:  # type: ignore[call-arg]
             answers = await _all_requests(port, form(secret))
     finally:
         loop.set_exception_handler(None)
@@ -237,7 +237,7 @@ async def test_an_access_line_says_who_what_and_how(defended):
     stream = _Stream()
     control = configure_logging(LogSettings(), stream=stream)  # type: ignore[call-arg, arg-type]
     try:
-        async with _serving(_wrapped(control.sink), ServerConfig(ServerSettings())) as port:  # type: ignore[call-arg]
+        async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig())) as port:  # type: ignore[call-arg]
             answer = await _exchange(port, _get("/careless/100%25/%C3%A9?limit=5", "x-request-id: my-id.7"))
     finally:
         control.restore()

@@ -6,32 +6,34 @@ from pathlib import Path
 from typing import get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.plans.config import PlansConfig, TierConfig
 from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_contracts.settings import HttpSettings, SecretReference
-from precipiq_core.database.settings import DatabaseSettings
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
 from precipiq_core.logs.settings import LogSettings
-from precipiq_core.serving.settings import ServerSettings, TlsSettings
 from precipiq_exports.config import ExportsConfig
+from precipiq_hypercorn.config import HypercornConfig, TlsSettings
 from precipiq_ledger.config import LedgerConfig
 from precipiq_outcomes.config import CorrelationConfig, LiabilityConfig, OutcomesConfig
+from precipiq_postgres.config import PostgresConfig
+from precipiq_sqlite.config import SqliteConfig
 from precipiq_vault_aws.config import VaultAwsConfig
 from precipiq_vault_local.config import VaultLocalConfig
 from precipiq_ws_stream.config import WsStreamConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
-SECTIONS: dict[str, type[BaseModel]] = {
+SECTIONS: dict[str, type[BaseModel] | tuple[type[BaseModel], ...]] = {
     "deployment": DeploymentSettings,
-    "server": ServerSettings,
+    "server": HypercornConfig,
     "server.tls": TlsSettings,
     "http": HttpSettings,
     "logs": LogSettings,
-    "database": DatabaseSettings,
+    "database": (SqliteConfig, PostgresConfig),
     "secrets": SecretSettings,
     "plugins.ledger": LedgerConfig,
     "plugins.auth_keys": AuthKeysConfig,
@@ -51,17 +53,27 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 def render() -> str:
     lines = ["# Settings", "", "Generated from the code. Units are the last word of a name, or in the description.", ""]
-    for section, model in SECTIONS.items():
+    for section, models in SECTIONS.items():
         lines += [f"## [{section}]", "", "| key | default | meaning |", "|---|---|---|"]
-        for name, field in model.model_fields.items():
+        for name, fields in _fields(models if isinstance(models, tuple) else (models,)).items():
+            field = fields[0]
             parts = (field.annotation, *get_args(field.annotation))
             nested = any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
             nested = nested and field.annotation is not SecretReference
             default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-            meaning = (field.description or "").replace("|", "\\|")
+            meaning = ", or ".join(dict.fromkeys(each.description or "" for each in fields)).replace("|", "\\|")
             lines.append(f"| `{name}` | {default} | {meaning}{' (a table)' if nested else ''} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _fields(models: tuple[type[BaseModel], ...]) -> dict[str, list[FieldInfo]]:
+    """By name; several where each plugin that a section may belong to has its own."""
+    found: dict[str, list[FieldInfo]] = {}
+    for model in models:
+        for name, field in model.model_fields.items():
+            found.setdefault(name, []).append(field)
+    return found
 
 
 def _shown(value: object) -> str:

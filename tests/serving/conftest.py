@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.types import ASGIApp
 
-from precipiq_core.app import Application
-from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.server import serve
-from precipiq_core.serving.settings import ServerSettings
-from precipiq_core.serving.unread_body import UnreadBody
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.drain import DrainGate
+from precipiq_hypercorn.service import serve
+from precipiq_hypercorn.unread_body import UnreadBody
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+PACKAGES = (ROOT / "core", ROOT / "plugins" / "hypercorn")
 
 
 @dataclass
@@ -56,11 +56,11 @@ ProcessFactory = Callable[..., "tuple[subprocess.Popen[str], int]"]
 async def _served(app: ASGIApp, *, cure: bool = True, **settings: object) -> AsyncIterator[Served]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
-    gate = app.gate if isinstance(app, Application) else DrainGate(app)
-    config = ServerSettings.model_validate({"bind": "127.0.0.1:0", "drain_timeout_s": 0.5, **settings})
+    gate = DrainGate(app)
+    config = HypercornConfig.model_validate({"bind": "127.0.0.1:0", "drain_timeout_s": 0.5, **settings})
     task = asyncio.create_task(
         serve(
-            app if isinstance(app, Application) else UnreadBody(gate) if cure else gate,
+            UnreadBody(gate) if cure else gate,
             config,
             lifespan=nullcontext(),
             gate=gate,
@@ -83,10 +83,7 @@ async def _served(app: ASGIApp, *, cure: bool = True, **settings: object) -> Asy
 
 @pytest.fixture
 def served() -> ServedFactory:
-    """``async with served(app, trusted_proxies=[...]) as server``: cured, on a free port, drained at the end.
-
-    An ``Application`` is served as it is, with its own gate.
-    """
+    """``async with served(app, trusted_proxies=[...]) as server``: cured, on a free port, drained at the end."""
     return _served
 
 
@@ -101,7 +98,7 @@ def start_server() -> Iterator[ProcessFactory]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT / "core")},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(map(str, PACKAGES))},
         )
         started.append(process)
         assert process.stdout is not None

@@ -14,14 +14,15 @@ from precipiq_contracts.auth import Authenticator, Principal, RateLimiter, RateS
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.credential import Credential
+from precipiq_contracts.services import Services
 from precipiq_core.app import Application
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import parse_deployment
+from precipiq_core.discovery import installed_plugins
 from precipiq_core.http.endpoint import Call, Download, Endpoint, NoBody
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 
 SIZE = 300_000
 TAG = '"0123abcd"'
@@ -109,7 +110,7 @@ class Files(PluginBase[Any]):
 def site(folder: Path, file: File, access: io.BytesIO | None = None, **http: float) -> Application:
     """An application with every layer, over that one file."""
     plugin = type("Files", (Files,), {"file": file})
-    point = SimpleNamespace(name="files", value="files:Files", dist=None, load=lambda: plugin)
+    point = SimpleNamespace(name="files", group="precipiq", value="files:Files", dist=None, load=lambda: plugin)
     document = {"deployment": {"name": "t"}, "plugins": {"files": {}}, "http": http}
     assembly = assemble(
         parse_deployment(document, folder / "precipiq.toml", {}),
@@ -117,6 +118,6 @@ def site(folder: Path, file: File, access: io.BytesIO | None = None, **http: flo
         randomness=SystemRandomness(),
         console=None,  # type: ignore[arg-type]
         serving=True,
-        installed=[point],  # type: ignore[list-item]
+        installed=[point, *(each for each in installed_plugins() if each.name == "operations")],  # type: ignore[list-item]
     )
     return Application(assembly, access and Sink(access, Scrubber(), 4096))

@@ -19,10 +19,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.serving.drain import DrainGate
-from precipiq_core.serving.server import run
-from precipiq_core.serving.settings import ServerSettings
-from precipiq_core.serving.unread_body import UnreadBody
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.drain import DrainGate
+from precipiq_hypercorn.service import run
+from precipiq_hypercorn.unread_body import UnreadBody
 
 ACCEPTED: list[str] = []
 
@@ -72,7 +72,7 @@ async def lifespan(scenario: str) -> AsyncIterator[None]:
 
 def main() -> int:
     scenario, *pairs = sys.argv[1:]
-    settings = ServerSettings.model_validate({"bind": "127.0.0.1:0", **dict(pair.split("=", 1) for pair in pairs)})
+    settings = HypercornConfig.model_validate({"bind": "127.0.0.1:0", **dict(pair.split("=", 1) for pair in pairs)})
     app = Starlette(
         routes=[
             Route("/job/{name}", work, methods=["GET", "POST"]),

@@ -11,7 +11,7 @@ import sys
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from precipiq_core.serving.drain import ON_DRAIN
+from precipiq_hypercorn.drain import ON_DRAIN
 from tests.serving.websocket_peer import CLOSE, HANDSHAKE, Peer, Recorder, close_frame
 
 pytestmark = pytest.mark.anyio
@@ -175,7 +175,7 @@ async def test_five_hundred_websockets_all_get_their_code_at_once(served) -> Non
 def test_serving_raises_the_limit_of_open_files() -> None:
     program = """
 import resource
-from precipiq_core.serving.open_files import raise_open_files_limit
+from precipiq_hypercorn.open_files import raise_open_files_limit
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
 raise_open_files_limit()

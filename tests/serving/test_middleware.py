@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from precipiq_core.serving.security_headers import SecurityHeaders
+from precipiq_core.edge.security_headers import SecurityHeaders
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.serving.head_limit import HeadLimit
-from precipiq_core.serving.settings import ServerSettings
+from precipiq_core.edge.head_limit import HeadLimit
+from precipiq_hypercorn.config import HypercornConfig
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ async def test_a_file_that_is_no_certificate_is_refused(served, certificate, tmp
 
 def test_a_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(ValidationError, match="key_file"):
-        ServerSettings.model_validate({"tls": {"certificate_file": "c.pem"}})
+        HypercornConfig.model_validate({"tls": {"certificate_file": "c.pem"}})
 
 
 FLOODS = {

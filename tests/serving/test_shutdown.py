@@ -32,10 +32,10 @@ WAIT_S = 30
 
 @cache
 def environment(version: str) -> str:
-    """The interpreter of an environment for that Python: this one, or one with what the core needs and no more."""
+    """The interpreter of an environment for that Python: this one, or one with what core and the server need."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
-    wanted = locked(needs("precipiq-core", version))
+    wanted = locked(needs("precipiq-hypercorn", version))
     return environment_with(wanted, installed(version), ROOT / f".venv-core-{version}")
 
 
@@ -80,7 +80,8 @@ def needs(distribution: str, version: str) -> set[str]:
             if needed not in known and (needed.marker is None or any(map(needed.marker.evaluate, environments))):
                 known.add(needed)
                 waiting.append(needed)
-    return {canonicalize_name(needed.name) for needed in known}
+    names = {canonicalize_name(needed.name) for needed in known}
+    return {name for name in names if not name.startswith("precipiq-")}
 
 
 def locked(names: set[str]) -> str:

@@ -9,8 +9,8 @@ import struct
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from precipiq_core.serving import websockets
-from precipiq_core.serving.connections import AppEvents
+from precipiq_hypercorn import websockets
+from precipiq_hypercorn.connections import AppEvents
 from tests.serving.test_protocols import client_context, tls_of
 from tests.serving.websocket_peer import (
     CLOSE,
@@ -90,7 +90,7 @@ def client_context_h11() -> object:
 async def test_without_the_cure_such_a_peer_stays(served, monkeypatch) -> None:
     async with served(Recorder(), **SMALL) as server, asyncio.timeout(WAIT_S):
         descriptors_before = descriptors()
-        monkeypatch.setattr("precipiq_core.serving.connections.CuredConnection._bound_close", lambda self: None)
+        monkeypatch.setattr("precipiq_hypercorn.connections.CuredConnection._bound_close", lambda self: None)
         peer = await stuck(server.port)
         peer.send(frame(TEXT, b"close now"))
         await asyncio.sleep(2)

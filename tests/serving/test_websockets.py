@@ -17,7 +17,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from precipiq_core.http.websocket import FRAMES, text_frame
-from precipiq_core.serving import websockets
+from precipiq_hypercorn import websockets
 from tests.serving.websocket_peer import (
     BINARY,
     CLOSE,

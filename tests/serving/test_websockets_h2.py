@@ -14,7 +14,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from precipiq_core.http.websocket import FRAMES, text_frame
-from precipiq_core.serving import websockets
+from precipiq_hypercorn import websockets
 from tests.serving.websocket_peer import (
     CLOSE,
     PING,

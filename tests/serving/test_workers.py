@@ -18,9 +18,9 @@ import httpx2
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from precipiq_core.serving.server import listen
-from precipiq_core.serving.settings import ServerSettings
-from precipiq_core.serving.supervisor import DEATHS_MAX, Supervisor
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.service import listen
+from precipiq_hypercorn.supervisor import DEATHS_MAX, Supervisor
 from precipiq_testkit.server import ServerProcess
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +103,7 @@ def test_all_workers_answer_on_one_address_and_each_line_says_which(several: Sev
     several.start()
     (serving,) = several.events("serving")
     assert "worker" not in serving
-    assert (serving["workers"], serving["plugins"]) == (WORKERS, ["operations", "working"])
+    assert (serving["workers"], serving["plugins"]) == (WORKERS, ["hypercorn", "operations", "working"])
     first, second = several.events("worker serving")
     assert (first["worker"], second["worker"]) == (1, 2)
     assert several.log_text().count("hello, operator") == 1
@@ -322,7 +322,7 @@ async def supervised(then: str, *, stop_at: str = "") -> tuple[int, int]:
             signal.raise_signal(signal.SIGTERM)
 
     hopeless = "sleep" in then
-    settings = ServerSettings(bind="127.0.0.1:0", workers=WORKERS, drain_timeout_s=0.1)
+    settings = HypercornConfig(bind="127.0.0.1:0", workers=WORKERS, drain_timeout_s=0.1)
     supervisor = Supervisor(
         [sys.executable, "-c", FAKE.format(then=then)],
         os.environ,

@@ -43,7 +43,7 @@ class WorkerPlugin(PluginBase[WorkerConfig]):
     name = "working"
     Config = WorkerConfig
 
-    @hookimpl
+    @hookimpl(optionalhook=True)
     def entry_store_drivers(self, services) -> Sequence[object]:
         return [SimpleNamespace(name="alone", capabilities=frozenset(), open=None)]
 

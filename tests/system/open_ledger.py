@@ -7,19 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 
-import precipiq_ledger
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, SystemClock, SystemRandomness
 from precipiq_contracts.database import Database, Migration
-from precipiq_contracts.entry_store import EntryStoreDriver
-from precipiq_core.database.open import new_database
-from precipiq_core.database.postgres import PostgresDatabase
-from precipiq_core.database.settings import DatabaseSettings
-from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
 from precipiq_ledger.service import LedgerService, Limits
+from precipiq_postgres.entries.driver import PostgresDriver
+from precipiq_sqlite.entries.driver import SqliteDriver
+from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit.postgres import PostgresDatabase as ServerDatabase
+from tests.databases import new_database
 
 COLUMNS = ("org_id", "environment")
 DECISION = EntryKind("decision", "an agent decided something")
@@ -42,19 +38,11 @@ async def open_ledger(
 ) -> AsyncIterator[tuple[Database, LedgerService]]:
     """The database and the ledger; give the ledger its kinds with :func:`serve_kinds`."""
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
-    database = new_database(DatabaseSettings.model_validate(settings), folder)
-    tables: dict[str, tuple[str, str | None]] = {"entries": COLUMNS}
-    driver: EntryStoreDriver
-    if isinstance(database, SqliteDatabase):
-        driver = SqliteDriver(database, SqliteDriverOptions(50_000, 1.0))
-    else:
-        assert isinstance(database, PostgresDatabase)
-        tables["ledger_checkpoints"] = COLUMNS
-        driver = PostgresDriver(database, PostgresDriverOptions(50_000, 1.0))
-    own = migration_of(precipiq_ledger, "ledger", ())
-    ledger_migration = Migration("ledger", own.location, tables, frozenset({"entries"}))
+    database = new_database(settings, folder)
+    is_embedded = isinstance(database, SqliteDatabase)
+    driver = SqliteDriver(database) if is_embedded else PostgresDriver(database)
     ledger = LedgerService(clock or SystemClock(), SystemRandomness(), Limits(256 * 1024, 64))
-    async with database.opened([ledger_migration, *migrations]), driver.open() as store:
+    async with database.opened([*driver.migrations, *migrations]), driver.open() as store:
         ledger.start(store, {})
         yield database, ledger
         ledger.stop()

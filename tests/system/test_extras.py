@@ -36,9 +36,9 @@ def problems(folder: Path, text: str, overrides: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("package", "text", "overrides", "wanted_by", "extra", "distribution"),
     [
-        ("asyncpg", DEPLOYMENT, POSTGRES, "database.url", "postgres", "precipiq-core"),
-        ("redis", DEPLOYMENT, REDIS, "plugins.auth_keys.rate_limit_redis_url", "redis", "precipiq-auth-keys"),
-        ("boto3", DEPLOYMENT + S3, {}, "plugins.bundles_s3", "aws", "precipiq-bundles-s3"),
+        ("asyncpg", DEPLOYMENT, POSTGRES, "database.url", "postgres", "precipiq-postgres"),
+        ("redis", DEPLOYMENT, REDIS, "plugins.auth_keys.rate_limit_redis_url", "redis", "precipiq-auth-keys[redis]"),
+        ("boto3", DEPLOYMENT + S3, {}, "plugins.bundles_s3", "aws", "precipiq-bundles-s3[aws]"),
     ],
 )
 def test_one_problem_names_the_package_the_setting_and_the_command(
@@ -55,7 +55,7 @@ def test_one_problem_names_the_package_the_setting_and_the_command(
     (problem,) = problems(tmp_path, text, overrides)
     assert problem == (
         f"{wanted_by}: needs the package {package}, which is not installed: "
-        f"run `scripts/bootstrap --extra {extra}` (it is in {distribution}[{extra}])"
+        f"run `scripts/bootstrap --extra {extra}` (it comes with {distribution})"
     )
 
 

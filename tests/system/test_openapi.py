@@ -73,9 +73,8 @@ def test_what_is_mounted_is_documented_and_the_reverse(tmp_path: Path) -> None:
         console=TerminalConsole(),
         serving=False,
     )
-    mounted = {(item.value.method.lower(), full_path(item.value)) for item in assembly.endpoints}
-    mounted |= {(item.value.method.lower(), item.value.path) for item in assembly.plain_endpoints}
-    mounted |= {("get", item.value.path) for item in assembly.websocket_endpoints}
+    routes = [item.value for item in assembly.of("routes")]
+    mounted = {(getattr(route, "method", "GET").lower(), full_path(route)) for route in routes}
     with running_server(tmp_path / "served") as server:
         document: dict[str, Any] = httpx2.get(f"{server.url}/openapi.json").json()
         described = {(method, path) for path, operations in document["paths"].items() for method in operations}

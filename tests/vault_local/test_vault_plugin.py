@@ -16,13 +16,13 @@ from structlog.testing import capture_logs
 
 from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.secret_location import SecretLocation
+from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import CliContext
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
-from precipiq_core.services import Services
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.plugin import VaultLocalPlugin
 
@@ -103,7 +103,7 @@ class Deployment:
     def run(self, *arguments: str) -> Result:
         """A ``precipiq vault`` command."""
         assembly = self.assembly(serving=False)
-        [vault] = [item.value for item in assembly.commands if item.value.name == "vault"]
+        [vault] = [item.value for item in assembly.of("commands") if item.value.name == "vault"]
         return CliRunner().invoke(vault, arguments, obj=CliContext(assembly))
 
 
@@ -199,7 +199,7 @@ def test_without_a_vault_there_is_no_such_command(tmp_path: Path) -> None:
         installed=[],
     )
 
-    assert list(assembly.commands) == []
+    assert list(assembly.of("commands")) == []
 
 
 def test_status_counts_what_is_stored(deployment: Deployment) -> None:

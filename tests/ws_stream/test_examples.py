@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from precipiq_contracts.registries import EntryKinds
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import load_deployment
-from precipiq_core.serving.settings import ServerSettings
+from precipiq_hypercorn.config import HypercornConfig
 from precipiq_ledger.config import LedgerConfig
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 from precipiq_testkit.server import ServerProcess
@@ -273,7 +273,7 @@ class MemoryConsole:
 
 
 def test_settings_that_the_page_names_exist_and_have_the_defaults_it_says() -> None:
-    fields = {**ServerSettings.model_fields, **LedgerConfig.model_fields, **WsStreamConfig.model_fields}
+    fields = {**HypercornConfig.model_fields, **LedgerConfig.model_fields, **WsStreamConfig.model_fields}
     section = PAGE.partition("\n## Limits\n")[2].partition("\n## ")[0]
     names = set(re.findall(r"`(\w+_(?:max|s|bytes))`", PAGE.partition("\n## Watching it\n")[0]))
     assert names >= set(re.findall(r"`(\w+_\w+)`", section))

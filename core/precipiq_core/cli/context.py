@@ -12,9 +12,9 @@ import click
 
 if TYPE_CHECKING:
     from precipiq_contracts.chain import Chain
+    from precipiq_contracts.services import Services
     from precipiq_core.boot import Assembly
     from precipiq_core.deployment import Deployment
-    from precipiq_core.services import Services
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands
         edge=edge,
         commands=commands,
     )
-    control.add(names=[item.value for item in assembly.secret_names])
+    control.add(names=[item.value for item in assembly.of("secret_names")])
     return assembly
 
 

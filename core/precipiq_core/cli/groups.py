@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import click
 
+from precipiq_contracts.contribution import Contribution
 from precipiq_core.cli.later import Later
-from precipiq_core.contribution import Contribution
 
 _CORE_COMMANDS = ("serve", "check", "migrate", "plugins")
 

@@ -7,10 +7,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError
 from precipiq_core.cli.groups import merge_commands
 from precipiq_core.cli.later import Later
-from precipiq_core.contribution import Contribution
 
 COMMANDS_GROUP = "precipiq.commands"
 

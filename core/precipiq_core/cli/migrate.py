@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from precipiq_contracts.database import Database, MigratedDatabase
+from precipiq_contracts.registries import Migrations
 from precipiq_core.cli.context import assemble_for_command, deployment_of
 
 
@@ -12,11 +14,12 @@ from precipiq_core.cli.context import assemble_for_command, deployment_of
 @click.pass_context
 def migrate(ctx: click.Context, post: bool) -> None:
     """Bring the database to the schema that the enabled plugins need."""
-    assembly = assemble_for_command(deployment_of(ctx))
-    if assembly.database is None:
+    services = assemble_for_command(deployment_of(ctx)).services
+    database = services.find(Database)
+    if not isinstance(database, MigratedDatabase):
         click.echo("this deployment has no [database]: nothing to migrate")
         return
-    applied = assembly.database.migrate([item.value for item in assembly.migrations], post=post)
+    applied = database.migrate(list(services.get(Migrations).by_name.values()), post=post)
     for revision in applied:
         click.echo(f"applied {revision}")
     if not applied:

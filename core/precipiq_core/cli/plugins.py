@@ -1,4 +1,4 @@
-"""``precipiq plugins``: what is installed, and what of it is enabled."""
+"""``precipiq plugins``: what is installed, what of it is enabled, and what each hook gave."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ import json
 import click
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.cli.context import deployment_of
+from precipiq_core.boot import Assembly
+from precipiq_core.cli.context import assemble_for_command, assembly_of, config_of, deployment_of
 from precipiq_core.cli.options import json_option
+from precipiq_core.cli.shown import names_of
+from precipiq_core.collect import HookCall
+from precipiq_core.deployment_file import named_plugins, read_document
 from precipiq_core.discovery import installed_plugins
 
 
 @click.command()
+@click.option("--trace", is_flag=True, help="boot this deployment, and show each call of a hook with its result")
 @json_option
 @click.pass_context
-def plugins(ctx: click.Context, as_json: bool) -> None:
+def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
     """Installed plugins, and which of them this deployment enables."""
+    if trace:
+        _show_calls(assemble_for_command(deployment_of(ctx), edge=True, commands=True), as_json)
+        return
     try:
-        enabled = set(deployment_of(ctx).plugins)
+        enabled = set(assembly_of(ctx).plugins)
     except DeploymentError:
-        enabled = set()
+        enabled = _named(ctx)
     rows = [
         {
             "name": point.name,
@@ -36,3 +44,31 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     for row in rows:
         state = "enabled" if row["enabled"] else "installed"
         click.echo(f"{row['name']:<20} {state:<10} {row['distribution']} {row['version']}")
+
+
+def _named(ctx: click.Context) -> set[str]:
+    """What a deployment that cannot boot enables by name."""
+    try:
+        return set(named_plugins(read_document(config_of(ctx))))
+    except DeploymentError:
+        return set()
+
+
+def _show_calls(assembly: Assembly, as_json: bool) -> None:
+    calls = [
+        {"plugin": call.plugin, "hook": call.hook, "result": names_of(call) or _provided(assembly, call)}
+        for call in assembly.calls
+    ]
+    if as_json:
+        click.echo(json.dumps(calls))
+        return
+    width = max((len(call.plugin) + len(call.hook) for call in assembly.calls), default=0) + 1
+    for number, call in enumerate(calls, start=1):
+        name = f"{call['plugin']}.{call['hook']}"
+        click.echo(f"{number:>3}  {name:<{width}}  {', '.join(call['result'])}".rstrip())
+
+
+def _provided(assembly: Assembly, call: HookCall) -> list[str]:
+    if call.hook != "provide":
+        return []
+    return [capability.__name__ for capability, owner in assembly.services.owners.items() if owner == call.plugin]

@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import structlog
 
+from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.settings import parse_settings
+from precipiq_contracts.server import Server, Site
+from precipiq_core import __version__
+from precipiq_core.app import Application
+from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import deployment_of
-from precipiq_core.cli.serving import DeferredConsole, boot_application, say_cannot_start, say_serving
 from precipiq_core.deployment import Deployment
-from precipiq_core.logs.setup import configure_logging
-from precipiq_core.operations.shared_metrics import FOLDER_VARIABLE, forget_worker, share_metrics
+from precipiq_core.logs.setup import LoggingControl, configure_logging
 from precipiq_core.running import running
-from precipiq_core.serving.server import run
-from precipiq_core.serving.settings import ServerSettings
-from precipiq_core.serving.worker import Seat, Worker
 
 log = structlog.get_logger("precipiq.serve")
+
+EXIT_START_FAILED = 2
 
 
 @click.command()
 @click.option("--bind", metavar="HOST:PORT", help="address to listen on, instead of the deployment's")
 @click.option("--workers", type=click.IntRange(1, 64), help="processes that serve, instead of the deployment's number")
-@click.option("--worker", hidden=True, help="what `serve --workers` tells the processes that it starts")
+@click.option("--worker", hidden=True, help="what a server tells the processes that it starts")
 @click.pass_context
 def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str | None) -> None:
     """Serve the deployment until SIGTERM."""
     ctx.exit(serve_deployment(deployment_of(ctx), bind, workers, worker))
+
+
+class DeferredConsole:
+    """Keeps what is said until the server is ready, then shows it on the terminal, past the log capture."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] | None = []
+
+    def say(self, text: str) -> None:
+        if self._waiting is None:
+            _show(text)
+        else:
+            self._waiting.append(text)
+
+    def open(self) -> None:
+        """Show what was said so far; from now on, show at once."""
+        waiting, self._waiting = self._waiting or [], None
+        for text in waiting:
+            _show(text)
+
+
+def _show(text: str) -> None:
+    stream = sys.__stdout__
+    if stream is not None:
+        stream.write(text + "\n")
+        stream.flush()
 
 
 def serve_deployment(
@@ -40,76 +68,68 @@ def serve_deployment(
 ) -> int:
     """Serve until SIGTERM; the exit code: 0 after a clean stop, 2 when the start failed.
 
-    ``bind``, ``workers``: instead of the deployment's. ``seat``: this process is a worker, see :class:`Seat`.
+    ``bind``, ``workers``: instead of the deployment's. ``seat``: of this process among several, see ``Site``.
     """
     given = {"bind": bind, "workers": workers}
-    deployment = _overridden(deployment, {key: value for key, value in given.items() if value is not None})
-    if seat is not None:
-        return _serve_as_worker(deployment, Worker(Seat.parse(seat)))
-    if deployment.server.workers > 1:
-        from precipiq_core.cli.workers import serve_with_workers
-
-        return serve_with_workers(deployment)
-    return _serve_alone(deployment)
-
-
-def _serve_alone(deployment: Deployment) -> int:
-    control = configure_logging(deployment.logs, capture_stdio=True)
+    server = {**deployment.server, **{key: value for key, value in given.items() if value is not None}}
+    deployment = replace(deployment, server=server)
+    number = (seat or "").partition(":")[0]
+    worker = int(number) if number.isdecimal() else None
+    control = configure_logging(deployment.logs, capture_stdio=True, worker=worker)
     try:
         console = DeferredConsole()
-        application = boot_application(deployment, control, console)
-
-        def ready(addresses: Sequence[str]) -> None:
-            console.open()
-            say_serving(application, addresses)
-
-        return run(
-            application,
-            deployment.server,
-            lifespan=running(application.assembly),
-            gate=application.gate,
-            on_ready=ready,
+        application = _booted(deployment, control, console, seat)
+        assembly = application.assembly
+        if assembly.services.find(Server) is None:
+            raise DeploymentError(["server: no installed plugin serves"])
+        site = Site(
+            app=application,
+            lifespan=running(assembly),
+            open_console=console.open,
+            say_serving=partial(_say_serving, assembly),
+            command=_command(assembly),
         )
+        return assembly.services.get(Server).run(site)
     except DeploymentError as error:
-        return say_cannot_start(error)
+        for problem in error.problems:
+            log.critical("cannot start", problem=problem)
+        return EXIT_START_FAILED
     finally:
         control.restore()
 
 
-def _serve_as_worker(deployment: Deployment, worker: Worker) -> int:
-    control = configure_logging(deployment.logs, capture_stdio=True, worker=worker.number)
-    try:
-        console = DeferredConsole()
-        application = boot_application(deployment, control, console, share_metrics(worker.number))
-
-        def ready(_: Sequence[str]) -> None:
-            console.open()
-            log.info("worker serving", pid=os.getpid())
-            worker.report_ready()
-
-        return run(
-            application,
-            deployment.server,
-            lifespan=running(application.assembly),
-            gate=application.gate,
-            on_ready=ready,
-            worker=worker,
-        )
-    except DeploymentError as error:
-        return say_cannot_start(error)
-    finally:
-        if worker.orphaned:
-            forget_worker(Path(os.environ[FOLDER_VARIABLE]), worker.number)
-        control.restore()
-        worker.leave()
+def _booted(deployment: Deployment, control: LoggingControl, console: DeferredConsole, seat: str | None) -> Application:
+    assembly = assemble(
+        deployment,
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        console=console,
+        serving=True,
+        seat=seat,
+    )
+    control.add(names=[item.value for item in assembly.of("secret_names")])
+    return Application(assembly, control.sink if deployment.logs.access else None)
 
 
-def _overridden(deployment: Deployment, given: dict[str, object]) -> Deployment:
-    if not given:
-        return deployment
-    problems: list[str] = []
-    table = {**deployment.server.model_dump(), **given}
-    server = parse_settings(ServerSettings, table, where="server", base_dir=deployment.data_dir, problems=problems)
-    if server is None:
-        raise DeploymentError(problems)
-    return replace(deployment, server=server)
+def _say_serving(assembly: Assembly, addresses: Sequence[str], **more: object) -> None:
+    """The one line that operators wait for."""
+    deployment = assembly.deployment
+    log.info(
+        "serving",
+        deployment=deployment.name,
+        version=__version__,
+        addresses=list(addresses),
+        data_dir=str(deployment.data_dir),
+        plugins=list(assembly.plugins),
+        **more,
+    )
+
+
+def _command(assembly: Assembly) -> list[str]:
+    # ``-m`` alone would let every file of the working folder hide a module of the same name.
+    options = [] if str(Path.cwd()) in sys.path else ["-P"]
+    server = assembly.server
+    return [
+        *(sys.executable, *options, "-m", "precipiq_core.cli", "serve"),
+        *("--config", str(assembly.deployment.path), "--bind", server.bind, "--workers", str(server.workers)),
+    ]

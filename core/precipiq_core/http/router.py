@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
 from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
@@ -16,40 +17,37 @@ from precipiq_core.http.websocket import Socket, WebSocketApp, WebSocketEndpoint
 API_PREFIX = "/api/v1"
 
 
-def full_path(endpoint: Endpoint) -> str:
-    """The endpoint's path from the root."""
-    return endpoint.path if endpoint.absolute else API_PREFIX + endpoint.path
+def full_path(route: Endpoint | PlainEndpoint | WebSocketEndpoint) -> str:
+    """The route's path from the root."""
+    return API_PREFIX + route.path if isinstance(route, Endpoint) and not route.absolute else route.path
 
 
-def build_router(
-    endpoints: Sequence[tuple[str, Endpoint]],
-    plain: Iterable[tuple[str, PlainEndpoint]],
-    websockets: Iterable[tuple[str, WebSocketEndpoint]],
-    edge: Edge,
-) -> ASGIApp:
-    """The application for all endpoints, each with its owner. Raises ``DeploymentError`` on a clash."""
+def build_router(routes: Iterable[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]], edge: Edge) -> ASGIApp:
+    """The application for all routes, each with its owner. Raises ``DeploymentError`` on a clash."""
     problems: list[str] = []
     owners: dict[tuple[str, str], str] = {}
     by_path: dict[str, dict[str, ASGIApp]] = {}
-    for owner, endpoint in endpoints:
-        path = full_path(endpoint)
-        _claim(owners, endpoint.method, path, owner, problems)
-        by_path.setdefault(path, {})[endpoint.method] = EndpointApp(endpoint, edge, path)
-    for owner, page in plain:
-        _claim(owners, page.method, page.path, owner, problems)
-        by_path.setdefault(page.path, {})[page.method] = _Named(page.app, page.path)
     sockets: dict[str, ASGIApp] = {}
-    for owner, websocket in websockets:
-        _claim(owners, "GET", websocket.path, owner, problems)
-        if "{" in websocket.path:
-            problems.append(f"{owner}: the path of a WebSocket takes no parameters: {websocket.path}")
-        by_path.setdefault(websocket.path, {})["GET"] = _Named(_upgrade_required, websocket.path)
-        sockets[websocket.path] = WebSocketApp(websocket, edge)
+    headless: set[str] = set()
+    for owner, route in ((item.owner, item.value) for item in routes):
+        path = full_path(route)
+        method = "GET" if isinstance(route, WebSocketEndpoint) else route.method
+        _claim(owners, method, path, owner, problems)
+        methods = by_path.setdefault(path, {})
+        if isinstance(route, Endpoint):
+            methods[method] = EndpointApp(route, edge, path)
+            if method == "GET" and not route.has_head:
+                headless.add(path)
+        elif isinstance(route, PlainEndpoint):
+            methods[method] = _Named(route.app, path)
+        else:
+            if "{" in path:
+                problems.append(f"{owner}: the path of a WebSocket takes no parameters: {path}")
+            methods[method] = _Named(_upgrade_required, path)
+            sockets[path] = WebSocketApp(route, edge)
     if problems:
         raise DeploymentError(problems)
-    headless = {full_path(endpoint) for _, endpoint in endpoints if endpoint.method == "GET" and not endpoint.has_head}
-    methods = {path: _Methods(apps, has_head=path not in headless) for path, apps in by_path.items()}
-    return _Paths(methods, sockets)
+    return _Paths({path: _Methods(apps, has_head=path not in headless) for path, apps in by_path.items()}, sockets)
 
 
 def _claim(owners: dict[tuple[str, str], str], method: str, path: str, owner: str, problems: list[str]) -> None:

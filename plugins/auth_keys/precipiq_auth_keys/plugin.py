@@ -24,9 +24,9 @@ from precipiq_contracts.database import Database, Migration
 from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
+from precipiq_contracts.services import Services
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 
 if TYPE_CHECKING:
     import click
@@ -56,7 +56,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     def __init__(self, config: AuthKeysConfig) -> None:
         if config.rate_limit_redis_url is not None:
-            require_extra("plugins.auth_keys.rate_limit_redis_url", "redis", "precipiq-auth-keys", "redis")
+            require_extra("plugins.auth_keys.rate_limit_redis_url", "redis", "precipiq-auth-keys[redis]", "redis")
         super().__init__(config)
 
     @hookimpl

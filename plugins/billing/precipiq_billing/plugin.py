@@ -28,10 +28,10 @@ from precipiq_contracts.database import Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_contracts.plans import Plans
+from precipiq_contracts.services import Services
 from precipiq_contracts.settings import HttpSettings
 from precipiq_contracts.vault import KeyVault, WrappedSecrets
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 
 if TYPE_CHECKING:
     import click

@@ -10,9 +10,9 @@ from precipiq_bundles_s3.bucket import BucketSettings
 from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_bundles_s3.service import S3Bundles
 from precipiq_contracts.bundle_store import BundleStore
+from precipiq_contracts.services import Services
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 
 
 class BundlesS3Plugin(PluginBase[BundlesS3Config]):
@@ -23,7 +23,7 @@ class BundlesS3Plugin(PluginBase[BundlesS3Config]):
     provides: ClassVar[tuple[type, ...]] = (BundleStore,)
 
     def __init__(self, config: BundlesS3Config) -> None:
-        require_extra("plugins.bundles_s3", "boto3", "precipiq-bundles-s3", "aws")
+        require_extra("plugins.bundles_s3", "boto3", "precipiq-bundles-s3[aws]", "aws")
         super().__init__(config)
 
     @hookimpl

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_contracts.chain import EntryKind
@@ -14,12 +13,15 @@ from precipiq_contracts.database import Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.followers import Follower
+from precipiq_contracts.hooks import Hooks
 from precipiq_contracts.ledger import ChainAudit, Ledger
-from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers
+from precipiq_contracts.ledger_hooks import DriverOptions, LedgerHooks
+from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers, Registry
 from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.services import Services
 from precipiq_contracts.settings import HttpSettings, suggest
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
@@ -32,18 +34,26 @@ if TYPE_CHECKING:
 
     from precipiq_core.http.endpoint import Endpoint
 
-_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
-_OWN_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgres"}
 
-
-class LedgerPlugin(PluginBase[LedgerConfig]):
+class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     """The chain, decisions and verification."""
 
     name = "ledger"
     Config = LedgerConfig
-    provides: ClassVar[tuple[type, ...]] = (Ledger, LedgerService, Verifier, ChainAudit)
+    provides: ClassVar[tuple[type, ...]] = (
+        Ledger,
+        LedgerService,
+        Verifier,
+        ChainAudit,
+        EntryKinds,
+        EntryStoreDrivers,
+        Followers,
+    )
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
+    owns: ClassVar[tuple[type, ...]] = (LedgerHooks,)
+
+    _driver: EntryStoreDriver
 
     @hookimpl
     def provide(self, services: Services) -> None:
@@ -65,6 +75,20 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         verifier = Verifier(services.get(MasterKey), files, limits)
         services.provide(Verifier, verifier)
         services.provide(ChainAudit, StoredChains(service, verifier))
+        self._kinds = Registry[EntryKind]("entry kind")
+        self._drivers = Registry[EntryStoreDriver]("entry store driver")
+        self._follower_registry = Registry[Follower]("follower")
+        services.provide(EntryKinds, self._kinds)
+        services.provide(EntryStoreDrivers, self._drivers)
+        services.provide(Followers, self._follower_registry)
+
+    def gather(self, hooks: Hooks, services: Services) -> None:
+        """Ask for what the ledger alone needs of the others."""
+        options = DriverOptions(self.config.find_scan_rows_max, self.config.watch_poll_s)
+        self._drivers.fill(hooks.collect("entry_store_drivers", options=options))
+        self._kinds.fill(hooks.collect("entry_kinds"))
+        self._follower_registry.fill(hooks.collect("followers"))
+        self._driver = self._chosen_driver(services)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -85,25 +109,8 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         ]
 
     @hookimpl
-    def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:
-        database = services.find(Database)
-        scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
-        if database is None:
-            return []
-        if database.dialect == "postgresql":
-            return _postgres_driver(database, scan_rows_max, poll_s)
-        return _sqlite_driver(database, scan_rows_max, poll_s)
-
-    @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
-        database = services.find(Database)
-        if database is None or self._driver_name(services) != _OWN_DRIVERS[database.dialect]:
-            return []
-        columns = ("org_id", "environment")
-        tables: dict[str, tuple[str, str | None]] = {"entries": columns}
-        if database.dialect == "postgresql":
-            tables["ledger_checkpoints"] = columns
-        return [Migration("ledger", _MIGRATIONS, tables, frozenset({"entries"}))]
+        return getattr(self._driver, "migrations", ())
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
@@ -118,7 +125,7 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
-        return self._run(services, self._driver(services))
+        return self._run(services, self._driver)
 
     @asynccontextmanager
     async def _run(self, services: Services, driver: EntryStoreDriver) -> AsyncIterator[None]:
@@ -180,39 +187,22 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
             if exchange is not None:
                 await exchange.send()
 
-    def _driver_name(self, services: Services) -> str:
-        database = services.find(Database)
-        return self.config.driver or _OWN_DRIVERS["sqlite" if database is None else database.dialect]
-
-    def _driver(self, services: Services) -> EntryStoreDriver:
-        drivers = services.get(EntryStoreDrivers).by_name
-        name = self._driver_name(services)
-        if name not in drivers:
+    def _chosen_driver(self, services: Services) -> EntryStoreDriver:
+        """The one that the deployment names, else the one that its database brings."""
+        name = self.config.driver or self._of_the_database(services)
+        drivers = self._drivers.by_name
+        if name is None or name not in drivers:
             known = ", ".join(sorted(drivers)) or "none"
-            problem = (
-                f"plugins.ledger.driver: no driver is called {name!r} (registered: {known}){suggest(name, drivers)}"
+            what = "name a driver" if name is None else f"no driver is called {name!r}"
+            raise DeploymentError(
+                [f"plugins.ledger.driver: {what} (registered: {known}){suggest(name or '', drivers)}"]
             )
-            raise DeploymentError([problem])
         workers = services.get(DeploymentInfo).workers
         if workers > 1 and MULTI_WRITER not in drivers[name].capabilities:
             problem = f"plugins.ledger.driver: {name!r} serves one process only, and server.workers is {workers}"
             raise DeploymentError([problem])
         return drivers[name]
 
-
-def _sqlite_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
-    from precipiq_core.database.sqlite import SqliteDatabase
-    from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
-
-    if not isinstance(database, SqliteDatabase):
-        return []
-    return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
-
-
-def _postgres_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
-    from precipiq_core.database.postgres import PostgresDatabase
-    from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
-
-    if not isinstance(database, PostgresDatabase):
-        return []
-    return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]
+    def _of_the_database(self, services: Services) -> str | None:
+        owner = services.owners.get(Database)
+        return next((name for name, each in self._drivers.owners.items() if each == owner), None)

@@ -9,9 +9,9 @@ from typing import Any, cast
 import click
 
 from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.services import Services
 from precipiq_core.cli.context import must_exist, run_in_deployment
 from precipiq_core.cli.options import chain_options, json_option
-from precipiq_core.services import Services
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import ProjectionStore
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from precipiq_contracts.database import Row, Scalar
-from precipiq_outcomes.json_rows import ColumnType
+from precipiq_contracts.database import ColumnType, Row, Scalar
 from precipiq_outcomes.links import Link, LinkType, Status
 
 COLUMNS: tuple[tuple[str, ColumnType], ...] = (

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from precipiq_contracts.chain import Chain, Environment
-from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_contracts.database import ColumnType, Database, Row, Scalar, Statement
 from precipiq_outcomes import link_rows
 from precipiq_outcomes.fold import Changes, Money, MoneyKey
-from precipiq_outcomes.json_rows import ColumnType, rows_as_json, select_rows, texts_in
+from precipiq_outcomes.json_rows import rows_as_json, texts_in
 from precipiq_outcomes.links import Link
 
 LINKS_CURSOR = "links"
@@ -61,7 +61,6 @@ class ProjectionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._dialect = database.dialect
 
     async def cursor(self, chain: Chain, name: str) -> int:
         """Up to which seq that cursor has taken the chain's entries in."""
@@ -92,7 +91,7 @@ class ProjectionStore:
             for name, texts in (("links", link_ids), ("decisions", decision_ids), ("events", event_ids))
         }
         parts = [
-            f"SELECT {link_rows.NAMES} FROM outcome_links WHERE {column} IN {texts_in(self._dialect, name)}"  # noqa: S608
+            f"SELECT {link_rows.NAMES} FROM outcome_links WHERE {column} IN {texts_in(self._database, name)}"  # noqa: S608
             for column, name in (("link_id", "links"), ("decision_id", "decisions"), ("event_id", "events"))
             if values[name] != "[]"
         ]
@@ -107,7 +106,7 @@ class ProjectionStore:
         names = ", ".join(name for name, _ in columns)
         sql = (
             f"SELECT {names}, amount, events, links FROM outcome_money "  # noqa: S608
-            f"WHERE ({names}) IN ({select_rows(self._dialect, columns)})"
+            f"WHERE ({names}) IN ({self._database.select_rows(columns, 'rows')})"
         )
         rows = await self._database.fetch_as(chain, Statement(sql, {"rows": rows_as_json(keys)}))
         return {
@@ -203,7 +202,7 @@ class ProjectionStore:
                 )
             )
         if changes.erased_links:
-            erased = texts_in(self._dialect, "erased")
+            erased = texts_in(self._database, "erased")
             sql = f"UPDATE outcome_links SET notes = NULL WHERE {_CHAIN} AND link_id IN {erased}"  # noqa: S608
             ids = rows_as_json([link_id] for link_id in changes.erased_links)
             statements.append(Statement(sql, {**chain_values(chain), "erased": ids}))
@@ -245,7 +244,7 @@ class ProjectionStore:
                 )
             )
         if fresh != "[]":
-            texts = texts_in(self._dialect, "fresh")
+            texts = texts_in(self._database, "fresh")
             sql = f"DELETE FROM outcome_stale WHERE {_CHAIN} AND decision_id IN {texts}"  # noqa: S608
             statements.append(Statement(sql, {**chain_values(chain), "fresh": fresh}))
         return statements
@@ -265,7 +264,7 @@ class ProjectionStore:
             conflict = f"ON CONFLICT (org_id, environment, {key}) {on_conflict.format(table=table)}"
         sql = (
             f"INSERT INTO {table} (org_id, environment, {names}) SELECT :org_id, :environment, {names} "  # noqa: S608
-            f"FROM ({select_rows(self._dialect, columns)}) AS new WHERE TRUE {conflict}"
+            f"FROM ({self._database.select_rows(columns, 'rows')}) AS new WHERE TRUE {conflict}"
         )
         return Statement(sql, {**chain_values(chain), "rows": rows_as_json(rows)})
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import structlog
 
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault
+from precipiq_core.cli.vault_index import VAULT_COMMANDS
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 from precipiq_vault_aws.config import VaultAwsConfig
 from precipiq_vault_aws.kms import KmsSettings
 from precipiq_vault_aws.service import AwsVault
+
+if TYPE_CHECKING:
+    import click
 
 log = structlog.get_logger("precipiq.vault")
 
@@ -30,13 +34,17 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
     provides: ClassVar[tuple[type, ...]] = (KeyVault,)
 
     def __init__(self, config: VaultAwsConfig) -> None:
-        require_extra("plugins.vault_aws", "boto3", "precipiq-vault-aws", "aws")
+        require_extra("plugins.vault_aws", "boto3", "precipiq-vault-aws[aws]", "aws")
         super().__init__(config)
 
     @hookimpl
     def provide(self, services: Services) -> None:
         self._vault = AwsVault(KmsSettings(**self.config.model_dump()))
         services.provide(KeyVault, self._vault)
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return VAULT_COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

@@ -14,8 +14,8 @@ from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.registries import EntryKinds
+from precipiq_contracts.services import Services
 from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.metrics import StreamMetrics
 from precipiq_ws_stream.service import Streams

@@ -10,8 +10,8 @@ import click
 from acme_plugin.service import Notes
 from precipiq_contracts.chain import ENVIRONMENTS, Chain, Environment
 from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.services import Services
 from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.services import Services
 
 
 @click.group("acme")

@@ -16,10 +16,9 @@ from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.ledger import Ledger
-from precipiq_core.hookspecs import LayeredMiddleware
+from precipiq_contracts.services import Services
 from precipiq_core.http.endpoint import Endpoint
-from precipiq_core.plugin import PluginBase, hookimpl
-from precipiq_core.services import Services
+from precipiq_core.plugin import LayeredMiddleware, PluginBase, hookimpl
 
 if TYPE_CHECKING:
     import click

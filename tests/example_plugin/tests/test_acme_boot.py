@@ -11,6 +11,7 @@ from acme_plugin.service import Notes
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import parse_deployment
@@ -47,12 +48,12 @@ def boot(tmp_path: Path, driver: str = "jsonl") -> Assembly:
 def test_every_contribution_has_its_owner(tmp_path: Path) -> None:
     assembly = boot(tmp_path)
     Application(assembly)
-    assert [(item.owner, item.value.name) for item in assembly.drivers] == [("acme", "jsonl")]
-    assert ("acme", "acme_note") in [(item.owner, item.value.name) for item in assembly.kinds]
-    assert [item.value.name for item in assembly.commands if item.owner == "acme"] == ["acme"]
-    assert [item.value.layer for item in assembly.middleware if item.owner == "acme"] == ["app"]
-    assert ("acme", "acme-signature") in [(item.owner, item.value) for item in assembly.secret_names]
-    paths = [(item.value.method, item.value.path) for item in assembly.endpoints if item.owner == "acme"]
+    assert list(assembly.services.get(EntryStoreDrivers).by_name) == ["jsonl"]
+    assert "acme_note" in assembly.services.get(EntryKinds).by_name
+    assert [item.value.name for item in assembly.of("commands") if item.owner == "acme"] == ["acme"]
+    assert [item.value.layer for item in assembly.of("middleware") if item.owner == "acme"] == ["app"]
+    assert ("acme", "acme-signature") in [(item.owner, item.value) for item in assembly.of("secret_names")]
+    paths = [(item.value.method, item.value.path) for item in assembly.of("routes") if item.owner == "acme"]
     assert paths == [("POST", "/acme/notes"), ("GET", "/acme/notes")]
 
 

@@ -1,0 +1,78 @@
+"""What serves an application over sockets, and the settings that core needs of whatever does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Protocol, TypeAlias
+
+from pydantic import Field, field_validator
+
+from precipiq_contracts.settings import Settings
+
+AsgiMessage: TypeAlias = MutableMapping[str, Any]
+AsgiApp: TypeAlias = Callable[
+    [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
+]
+
+
+class ServerSettings(Settings):
+    """``[server]`` as core knows it. The plugin that provides ``Server`` derives its ``Config`` from it."""
+
+    bind: str = Field("127.0.0.1:8000", pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):\d{1,5}$", description="host:port")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that serve; more than one needs a database that they can share"
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="networks whose Forwarded, or X-Forwarded-For and X-Forwarded-Proto, are believed"
+    )
+    header_bytes_max: int = Field(16 * 1024, ge=1024, description="request line and headers, bytes")
+    header_fields_max: int = Field(100, ge=10, description="header fields of a request")
+
+    @field_validator("bind")
+    @classmethod
+    def _port(cls, value: str) -> str:
+        if int(value.rpartition(":")[2]) > 65535:
+            raise ValueError("a port is at most 65535")
+        return value
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether clients reach it by https."""
+        return False
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """The address to bind."""
+        host, _, port = self.bind.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An application that booted, as its server sees it.
+
+    ``app``: without the lifespan scope, which is ``lifespan``: entered once the server may serve, left when it ends.
+    ``open_console``: to be called when requests are accepted: shows the operator what waited for it. ``say_serving``:
+    the line that operators wait for; takes the addresses, and what else it says. ``command``: starts this deployment
+    once more in another process, which ``--worker SEAT`` tells its place; ``SEAT`` begins with its number and a colon.
+    """
+
+    app: AsgiApp
+    lifespan: AbstractAsyncContextManager[object]
+    open_console: Callable[[], None]
+    say_serving: Callable[..., None]
+    command: Sequence[str]
+
+
+class Server(Protocol):
+    """Capability: serves a site until it is told to stop. One plugin provides it; its settings are ``[server]``."""
+
+    def run(self, site: Site) -> int:
+        """Serve until SIGTERM or SIGINT; the exit code: 0 after a clean stop, 2 could not start, 3 crashed.
+
+        What is wrong with address or certificate is logged, as is the end.
+        """
+        ...

@@ -1,0 +1,107 @@
+"""``precipiq vault``: whether the vault can serve, and everything that is stored under its newest master key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+
+import click
+
+from precipiq_contracts.errors import VaultRefused
+from precipiq_contracts.registries import WrappedSecretsRegistry
+from precipiq_contracts.services import Services
+from precipiq_contracts.vault import KeyVault
+from precipiq_core.cli.context import run_in_deployment
+from precipiq_core.cli.options import json_option
+
+EXIT_REFUSED = 1
+
+
+@dataclass
+class Count:
+    """Wrapped secrets of one plugin.
+
+    ``current``: under the newest master key; ``stale``: under another that the vault has, or changed by somebody else
+    while it was rewrapped; ``rewrapped``: is current now; ``refused``: this vault cannot unwrap it.
+    """
+
+    current: int = 0
+    stale: int = 0
+    rewrapped: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the vault says of itself, and what is stored."""
+
+    vault: str
+    counts: dict[str, Count] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_REFUSED if any(count.refused for count in self.counts.values()) else 0
+
+
+@click.group("vault")
+def vault_group() -> None:
+    """The master key, and what is wrapped under it."""
+
+
+@vault_group.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Try the vault, and count what is wrapped.
+
+    Exit code: 0 it can unwrap everything, 1 something was refused, 2 it cannot serve.
+    """
+    ctx.exit(_show(run_in_deployment(ctx, partial(_gone_through, False)), as_json))
+
+
+@vault_group.command()
+@json_option
+@click.pass_context
+def rewrap(ctx: click.Context, as_json: bool) -> None:
+    """Wrap everything anew that is not under the newest master key. May be repeated, and run beside servers.
+
+    Exit code: 0 all is under the newest key, 1 something was refused, 2 the vault cannot serve.
+    """
+    ctx.exit(_show(run_in_deployment(ctx, partial(_gone_through, True)), as_json))
+
+
+async def _gone_through(is_rewrapping: bool, services: Services) -> Report:
+    """Ask the vault about every stored secret; whether a stale one can be unwrapped shows as it is rewrapped."""
+    vault = services.get(KeyVault)
+    report = Report(await vault.check())
+    for name, holder in services.get(WrappedSecretsRegistry).by_name.items():
+        count = report.counts[name] = Count()
+        async for secret in holder.all():
+            if vault.is_current(secret.wrapped):
+                count.current += 1
+                continue
+            try:
+                wrapped = await vault.rewrap(secret.wrapped, secret.context)
+            except VaultRefused as error:
+                count.refused += 1
+                click.echo(f"{name}: {secret.ref}: {error.message}", err=True)
+                continue
+            if is_rewrapping and await holder.replace(secret, wrapped):
+                count.rewrapped += 1
+            else:
+                count.stale += 1
+    return report
+
+
+def _show(report: Report, as_json: bool) -> int:
+    """The exit code."""
+    if as_json:
+        counts = {name: vars(count) for name, count in report.counts.items()}
+        click.echo(json.dumps({"vault": report.vault, "secrets": counts}))
+        return report.exit_code
+    click.echo(report.vault)
+    for name, count in report.counts.items():
+        parts = ", ".join(f"{number} {word}" for word, number in vars(count).items())
+        click.echo(f"{name}: {parts}")
+    return report.exit_code

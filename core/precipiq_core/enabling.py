@@ -1,0 +1,135 @@
+"""Which plugins a deployment turns on, and with what settings: those it names, and those that need no name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from precipiq_contracts.database import Database
+from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.server import Server, ServerSettings
+from precipiq_contracts.settings import parse_settings
+from precipiq_core.deployment import Deployment
+from precipiq_core.discovery import DATABASES, DEFAULT_DATABASE, PLUGINS, SERVERS, Installed
+from precipiq_core.plugin import AnyPlugin
+
+OPERATIONS = "operations"
+"""On unless ``[plugins]`` says ``operations = false``."""
+
+
+class UnknownServer(ServerSettings):
+    """``[server]`` where no installed plugin serves: what core needs of it is checked, and nothing else."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@dataclass
+class Enabled:
+    """Classes and settings by plugin's name, the settings that could be parsed."""
+
+    classes: dict[str, type[AnyPlugin]] = field(default_factory=dict)
+    settings: dict[str, BaseModel] = field(default_factory=dict)
+    server: ServerSettings = field(default_factory=ServerSettings)
+
+
+def enable(deployment: Deployment, installed: Installed, problems: list[str]) -> Enabled:
+    """Load the classes and check their settings. Adds a sentence for each thing that is wrong."""
+    named = {name: table for name, table in deployment.plugins.items() if table is not False}
+    explicit = installed.load_all(named, problems)
+    enabled = Enabled()
+    tables: dict[str, tuple[str, Mapping[str, Any]]] = {name: (f"plugins.{name}", named[name]) for name in explicit}
+
+    server = _provider_of(Server, explicit) or _only_server(installed, problems)
+    if server is not None:
+        enabled.classes[server.name] = server
+        tables[server.name] = ("server", _section("server", deployment.server, server, named, problems))
+    if deployment.database is not None:
+        database = _provider_of(Database, explicit) or _database_of(deployment.database, installed, problems)
+        if database is not None:
+            enabled.classes[database.name] = database
+            table = _section("database", deployment.database, database, named, problems)
+            known = _known_elsewhere(table, database, installed)
+            tables[database.name] = ("database", {key: value for key, value in table.items() if key not in known})
+    if deployment.plugins.get(OPERATIONS) is None and OPERATIONS in installed.names(PLUGINS):
+        enabled.classes |= installed.load_all([OPERATIONS], problems)
+        tables[OPERATIONS] = (f"plugins.{OPERATIONS}", {})
+    enabled.classes |= {name: plugin for name, plugin in explicit.items() if name not in enabled.classes}
+
+    _parse_all(enabled, tables, deployment.data_dir, problems)
+    settings = enabled.settings.get(server.name) if server is not None else None
+    if server is None:
+        base = deployment.data_dir
+        settings = parse_settings(UnknownServer, deployment.server, where="server", base_dir=base, problems=problems)
+    if isinstance(settings, ServerSettings):
+        enabled.server = settings
+    return enabled
+
+
+def _provider_of(capability: type, classes: Mapping[str, type[AnyPlugin]]) -> type[AnyPlugin] | None:
+    return next((plugin for plugin in classes.values() if capability in plugin.provides), None)
+
+
+def _only_server(installed: Installed, problems: list[str]) -> type[AnyPlugin] | None:
+    names = installed.names(SERVERS)
+    if len(names) > 1:
+        problems.append(f"server: {' and '.join(names)} are installed; enable one: [plugins.{names[0]}]")
+    return installed.load(names[0], "server", problems, SERVERS) if len(names) == 1 else None
+
+
+def _database_of(table: Mapping[str, Any], installed: Installed, problems: list[str]) -> type[AnyPlugin] | None:
+    url = table.get("url")
+    if not isinstance(url, str):
+        return installed.load(DEFAULT_DATABASE, "database", problems, DATABASES)
+    scheme, colon, _ = url.partition(":")
+    known = [name for name in installed.names(DATABASES) if name != DEFAULT_DATABASE]
+    if not colon or scheme not in known:
+        schemes = ", ".join(known) or "none is installed"
+        problems.append(f"database.url: there is no database for the scheme {scheme!r} (known: {schemes})")
+        return None
+    return installed.load(scheme, "database.url", problems, DATABASES)
+
+
+def _section(
+    where: str, table: Mapping[str, Any], plugin: type[AnyPlugin], named: Mapping[str, Any], problems: list[str]
+) -> Mapping[str, Any]:
+    if named.get(plugin.name):
+        problems.append(f"plugins.{plugin.name}: its settings stand in [{where}]")
+    return table
+
+
+def _known_elsewhere(table: Mapping[str, Any], plugin: type[AnyPlugin], installed: Installed) -> set[str]:
+    """Settings that another kind of database has: a deployment may keep them when its URL changes."""
+    unknown = set(table) - set(plugin.Config.model_fields)
+    if not unknown:
+        return set()
+    others = (installed.load(name, "database", [], DATABASES) for name in installed.names(DATABASES))
+    return unknown & {key for other in others if other is not None for key in other.Config.model_fields}
+
+
+def _parse_all(
+    enabled: Enabled, tables: Mapping[str, tuple[str, Mapping[str, Any]]], base_dir: Path, problems: list[str]
+) -> None:
+    for name, plugin in enabled.classes.items():
+        where, table = tables[name]
+        settings = parse_settings(plugin.Config, table, where=where, base_dir=base_dir, problems=problems)
+        if settings is not None:
+            enabled.settings[name] = settings
+
+
+def make_plugins(enabled: Enabled, problems: list[str]) -> dict[str, AnyPlugin]:
+    """An instance of each plugin whose settings are right. Adds what their constructors refuse."""
+    return dict(_made(enabled, problems))
+
+
+def _made(enabled: Enabled, problems: list[str]) -> Iterator[tuple[str, AnyPlugin]]:
+    for name, settings in enabled.settings.items():
+        try:
+            yield name, enabled.classes[name](settings)
+        except DeploymentError as error:
+            problems.extend(error.problems)
+        except Exception as error:  # noqa: BLE001  (a plugin's constructor may fail in any way)
+            problems.append(f"plugins.{name}: {type(error).__name__}: {error}")

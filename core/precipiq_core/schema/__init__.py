@@ -1,0 +1,1 @@
+"""Plugins' schemas as Alembic branches, whatever the database: what the plugins of databases share."""

@@ -1,0 +1,55 @@
+"""``[server]``: where and how Hypercorn serves the deployment. See ``precipiq_contracts.server`` for the rest of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from precipiq_contracts.server import ServerSettings
+from precipiq_contracts.settings import BASE_DIR, Settings
+
+
+class TlsSettings(Settings):
+    """``[server.tls]``: certificate and key, PEM; relative paths start at the data directory."""
+
+    certificate_file: Path = Field(description="certificate chain, PEM")
+    key_file: Path = Field(description="private key, PEM, unencrypted")
+
+    @field_validator("certificate_file", "key_file")
+    @classmethod
+    def _anchor(cls, value: Path, info: ValidationInfo) -> Path:
+        base = (info.context or {}).get(BASE_DIR)
+        return value if base is None else Path(base) / value
+
+
+class HypercornConfig(ServerSettings):
+    """The server's limits and times."""
+
+    tls: TlsSettings | None = Field(None, description="serve https; without it, http")
+    drain_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="time for running requests to end at SIGTERM, seconds"
+    )
+    backlog: int = Field(1024, ge=1, description="connections that may wait to be accepted")
+    keep_alive_timeout_s: float = Field(
+        15.0, gt=0, description="idle time of a connection, and time for a request's head"
+    )
+    keep_alive_requests_max: int = Field(1_000_000, ge=1, description="requests of one connection")
+    h2_streams_max: int = Field(100, ge=1, description="requests at the same time on one HTTP/2 connection")
+    websocket_message_bytes_max: int = Field(64 * 1024, ge=1024, description="largest message from a client, bytes")
+    websocket_frames_per_second_max: int = Field(
+        1000, ge=10, description="frames from a client in a second, of any kind; more end its WebSocket"
+    )
+    websocket_ping_interval_s: float = Field(30.0, gt=0, description="time between pings, seconds")
+    socket_send_buffer_bytes: int = Field(
+        64 * 1024, ge=4096, description="kernel memory for a client that does not read"
+    )
+    tcp_user_timeout_s: float = Field(10.0, gt=0, description="time until the kernel gives such a client up, seconds")
+    close_timeout_s: float = Field(
+        5.0, gt=0, description="time for a client to take what is left when its connection is closed, seconds"
+    )
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it serves https."""
+        return self.tls is not None

@@ -1,0 +1,90 @@
+"""Hypercorn's configuration as this project runs it: its limits, TLS, and a logger that writes no access line."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Any
+
+from hypercorn.config import Config, Sockets
+from hypercorn.logging import Logger
+
+from precipiq_contracts.errors import DeploymentError
+from precipiq_hypercorn.config import HypercornConfig, TlsSettings
+
+# Forward secrecy and authenticated encryption only; TLS 1.3 has its own list. Mozilla's "intermediate" without DHE.
+_CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+    "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+
+
+class QuietLogger(Logger):
+    """Errors go to the logger ``hypercorn.error``; requests are logged by this project, without queries or headers."""
+
+    def __init__(self, config: Config) -> None:
+        self.access_logger = None
+        self.error_logger = logging.getLogger("hypercorn.error")
+
+    async def access(self, request: Any, response: Any, request_time: float) -> None:
+        """Nothing: the request log has the line."""
+
+
+class ServerConfig(Config):
+    """Built from the deployment's settings; TLS 1.2 and newer, HTTP/2 by ALPN."""
+
+    def __init__(self, settings: HypercornConfig) -> None:
+        super().__init__()
+        self.logger_class = QuietLogger
+        self.backlog = settings.backlog
+        self.keep_alive_timeout = settings.keep_alive_timeout_s
+        self.keep_alive_max_requests = settings.keep_alive_requests_max
+        self.h11_max_incomplete_size = settings.header_bytes_max
+        self.h2_max_concurrent_streams = settings.h2_streams_max
+        self.h2_max_header_list_size = settings.header_bytes_max
+        self.websocket_max_message_size = settings.websocket_message_bytes_max
+        self.websocket_ping_interval = settings.websocket_ping_interval_s
+        self.websocket_frames_per_second_max = settings.websocket_frames_per_second_max
+        self.close_timeout_s = settings.close_timeout_s
+        self.include_server_header = False
+        self.graceful_timeout = 1.0  # requests were drained before; this is for idle connections to close
+        self.startup_timeout = 10.0
+        self.shutdown_timeout = 10.0
+        self.tls = settings.tls
+        if settings.tls is not None:
+            self.certfile = str(settings.tls.certificate_file)
+            self.keyfile = str(settings.tls.key_file)
+
+    def create_sockets(self) -> Sockets:
+        """Not for processes that the server starts: one that outlives a killed server would keep its port."""
+        sockets = super().create_sockets()
+        for listening in (*sockets.secure_sockets, *sockets.insecure_sockets):
+            listening.set_inheritable(False)
+        return sockets
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        """Keeps OpenSSL's own options, which Hypercorn would overwrite."""
+        return None if self.tls is None else tls_context(self.tls)
+
+
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Raises ``DeploymentError`` when certificate or key cannot be used."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    problems = []
+    for name, path in (("certificate_file", tls.certificate_file), ("key_file", tls.key_file)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            problems.append(f"server.tls.{name}: {path} cannot be read: {error.strerror}")
+    if problems:
+        raise DeploymentError(problems)
+    try:
+        context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: b"")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise DeploymentError([f"server.tls: certificate and key cannot be used together: {reason}"]) from error
+    return context

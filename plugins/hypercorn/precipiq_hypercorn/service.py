@@ -1,0 +1,234 @@
+"""Serving until told to stop: our own socket, our own lifespan, our own signals and exit codes.
+
+Order at the end: the gate drains, Hypercorn closes its connections, the lifespan ends, exit code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, cast
+
+import structlog
+from hypercorn.asyncio import serve as hypercorn_serve
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from precipiq_contracts.errors import DeploymentError, PrecipiqError
+from precipiq_contracts.server import Site
+from precipiq_core.logs.setup import loop_exception_handler
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.drain import DrainGate
+from precipiq_hypercorn.hypercorn_config import ServerConfig, tls_context
+from precipiq_hypercorn.open_files import raise_open_files_limit
+from precipiq_hypercorn.protocols import install
+from precipiq_hypercorn.unread_body import UnreadBody
+from precipiq_hypercorn.worker import Worker
+
+log = structlog.get_logger("precipiq.serving")
+
+EXIT_OK = 0
+EXIT_START_FAILED = 2
+EXIT_CRASHED = 3
+
+OnReady = Callable[[Sequence[str]], None]
+
+# The event loop and the store's writer thread hand the interpreter to each other; 5 ms, the default, would be added to
+# every commit while the loop is busy.
+_SWITCH_INTERVAL_S = 0.001
+
+_CLOSE_TIMEOUT_S = 3.0
+
+# A request allocates a few hundred objects and leaves no cycle; the default, 700, would collect at every other one.
+_GC_THRESHOLD = 50_000
+
+
+class _WithoutLifespan:
+    """The application as Hypercorn sees it: the lifespan is run by :func:`serve`, so Hypercorn's is empty."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def serve(
+    app: ASGIApp,
+    settings: HypercornConfig,
+    *,
+    lifespan: AbstractAsyncContextManager[object],
+    gate: DrainGate,
+    on_ready: OnReady,
+    stop: asyncio.Event,
+    listening: socket.socket | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then drain. ``on_ready``: told the addresses once requests are accepted.
+
+    ``listening``: a socket that listens already; it is closed at the end. Raises ``DeploymentError`` when the
+    address or the certificate cannot be used, and whatever the lifespan raises.
+    """
+    if settings.tls is not None:
+        tls_context(settings.tls)
+    raise_open_files_limit()
+    listening = listening or listen(settings)
+    try:
+        async with lifespan:
+            await _serve_on(listening, app, settings, gate=gate, on_ready=on_ready, stop=stop)
+    finally:
+        listening.close()
+
+
+async def _serve_on(
+    listening: socket.socket,
+    app: ASGIApp,
+    settings: HypercornConfig,
+    *,
+    gate: DrainGate,
+    on_ready: OnReady,
+    stop: asyncio.Event,
+) -> None:
+    config = ServerConfig(settings)
+    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it is given
+    install()
+
+    async def drained() -> None:
+        on_ready([url_of(listening, secure=settings.tls is not None)])
+        await stop.wait()
+        log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
+        await gate.drain(settings.drain_timeout_s)
+
+    hypercorn = asyncio.ensure_future(
+        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=drained)
+    )
+    # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open: not for ever, here.
+    overdue = asyncio.ensure_future(_after(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
+    try:
+        await asyncio.wait([hypercorn, overdue], return_when=asyncio.FIRST_COMPLETED)
+        if hypercorn.done():
+            hypercorn.result()
+    finally:
+        hypercorn.cancel()
+        overdue.cancel()
+        await asyncio.gather(hypercorn, overdue, return_exceptions=True)
+
+
+async def _after(stop: asyncio.Event, delay_s: float) -> None:
+    await stop.wait()
+    await asyncio.sleep(delay_s)
+
+
+def listen(settings: HypercornConfig) -> socket.socket:
+    """The deployment's socket, listening. Raises ``DeploymentError`` when it cannot be had."""
+    host, port = settings.host_and_port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise DeploymentError([f"server.bind: {settings.bind}: {error.strerror}"]) from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_send_buffer_bytes)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            timeout_ms = int(settings.tcp_user_timeout_s * 1000)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        listening.bind(address)
+        listening.listen(settings.backlog)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise DeploymentError([f"server.bind: cannot listen on {settings.bind}: {error.strerror}"]) from error
+    return listening
+
+
+def url_of(listening: socket.socket, *, secure: bool) -> str:
+    """The address of a listening socket, as clients on this machine write it."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{port}"
+
+
+def run(
+    app: ASGIApp,
+    settings: HypercornConfig,
+    *,
+    lifespan: AbstractAsyncContextManager[object],
+    gate: DrainGate,
+    on_ready: OnReady,
+    worker: Worker | None = None,
+) -> int:
+    """Serve in an event loop of our own until SIGTERM or SIGINT; a second signal ends it at once. The exit code.
+
+    ``worker``: this process serves beside others, on their socket and until their parent says so.
+    """
+    listening = None if worker is None else worker.listening
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_exception_handler)
+        stop = asyncio.Event()
+        if worker is None:
+            _own_signals(loop, stop, asyncio.current_task())
+        else:
+            worker.stop_with_parent(loop, stop)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
+        await serve(app, settings, lifespan=lifespan, gate=gate, on_ready=on_ready, stop=stop, listening=listening)
+
+    try:
+        _run_loop(main())
+    except DeploymentError as error:
+        for problem in error.problems:
+            log.critical("cannot start", problem=problem)
+        return EXIT_START_FAILED
+    except PrecipiqError as error:
+        log.critical("cannot start", problem=error.message)
+        return EXIT_START_FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        log.warning("stopped at once")
+        return EXIT_CRASHED
+    except Exception as error:
+        log.critical("crashed", error=type(error).__name__, exc_info=True)
+        return EXIT_CRASHED
+    log.info("stopped")
+    return EXIT_OK
+
+
+def run_site(site: Site, settings: HypercornConfig, on_ready: OnReady, worker: Worker | None = None) -> int:
+    """As :func:`run`, for an application that booted; around it what Hypercorn needs of every application."""
+    gate = DrainGate(site.app)
+    return run(UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker)
+
+
+def _own_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:
+    def on_signal() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)

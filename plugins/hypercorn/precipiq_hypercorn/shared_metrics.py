@@ -1,0 +1,103 @@
+"""The metrics of several workers as one: counted in files of a folder that all share, summed by whoever is asked.
+
+Files are by worker number, not by process: a worker started again goes on counting where its predecessor stopped, so
+that sums never go back and files do not pile up. Gauges speak of a process, and end with it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Metric, values
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.samples import Sample
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder. The parent sets it for its workers, before they import ``prometheus_client``."""
+
+_READ_ATTEMPTS = 4
+_READ_PAUSE_S = 0.02
+
+
+def shared_folder() -> Path:
+    """The folder, in a worker."""
+    return Path(os.environ[FOLDER_VARIABLE])
+
+
+def share_metrics(worker: int) -> SharedRegistry:
+    """From now on this process counts in the shared folder. To be called before any metric is made."""
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+    return SharedRegistry(shared_folder(), worker)
+
+
+class SharedRegistry(CollectorRegistry):
+    """Register metrics as ever; what it shows is of all workers.
+
+    Counters, histograms and summaries are sums. A gauge has a label ``worker``, unless its ``multiprocess_mode`` sums
+    it up. What the files cannot hold (info, enum, collectors of a plugin's own) is the answering worker's, and says so
+    with the same label.
+    """
+
+    def __init__(self, folder: Path, worker: int) -> None:
+        super().__init__(auto_describe=False)
+        self._folder = folder
+        self._worker = str(worker)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics. Reads files: call it in a thread."""
+        own = {metric.name: metric for metric in super().collect()}
+        for metric in self._read():
+            known = own.pop(metric.name, None)
+            unit = known.unit if known is not None else ""
+            is_gauge = metric.type == "gauge"
+            yield _metric(metric, unit, map(_with_worker_for_pid, metric.samples) if is_gauge else metric.samples)
+        for metric in own.values():
+            samples = (item._replace(labels={"worker": self._worker, **item.labels}) for item in metric.samples)
+            yield _metric(metric, metric.unit, samples)
+
+    def _read(self) -> Iterable[Metric]:
+        for attempts_left in reversed(range(_READ_ATTEMPTS)):
+            try:
+                merged: Iterable[Metric] = MultiProcessCollector(None, str(self._folder)).collect()  # type: ignore[no-untyped-call]
+                return merged
+            except (OSError, RuntimeError, struct.error):
+                if not attempts_left:
+                    raise
+                time.sleep(_READ_PAUSE_S)  # a worker that starts or ends is making or removing a file
+        return ()
+
+
+def _metric(metric: Metric, unit: str, samples: Iterable[Sample]) -> Metric:
+    shown = Metric(metric.name, metric.documentation, metric.type, unit)
+    shown.samples = list(samples)
+    return shown
+
+
+def _with_worker_for_pid(sample: Sample) -> Sample:
+    if "pid" not in sample.labels:
+        return sample
+    labels = {name: value for name, value in sample.labels.items() if name != "pid"}
+    return sample._replace(labels={"worker": sample.labels["pid"], **labels})
+
+
+def forget_gauges(folder: Path, worker: int) -> None:
+    """That worker has died: what it counted stays, what it was is no more."""
+    _remove(folder, f"gauge_*_{worker}.db")
+
+
+def forget_worker(folder: Path, worker: int) -> None:
+    """That worker ends and its parent is gone: whoever ends last removes the folder."""
+    _remove(folder, f"*_{worker}.db")
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            path.unlink()

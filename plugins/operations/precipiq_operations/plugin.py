@@ -1,0 +1,32 @@
+"""Wiring of ``operations``: what it contributes. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from precipiq_contracts.registries import Routes
+from precipiq_contracts.services import Services
+from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_operations.config import OperationsConfig
+
+if TYPE_CHECKING:
+    from precipiq_core.http.endpoint import PlainEndpoint
+
+
+class Operations(PluginBase[OperationsConfig]):
+    """``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``: without a key, without tenant data."""
+
+    name = "operations"
+    Config = OperationsConfig
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[PlainEndpoint]:
+        from prometheus_client import CollectorRegistry
+
+        from precipiq_operations.routes import Pages
+        from precipiq_operations.service import Readiness
+
+        return Pages(
+            Readiness(lambda: services.pings), services.get(CollectorRegistry), services.get(Routes)
+        ).endpoints()

@@ -1,0 +1,1 @@
+"""PostgreSQL: its pool, roles, rights and row-level security, and the entries in it."""

@@ -1,0 +1,1 @@
+"""The entry store driver that acts natively on PostgreSQL."""

@@ -1,0 +1,268 @@
+"""The PostgreSQL database: plain reads, tenant reads, transactions, and connections for drivers.
+
+Every piece of work runs to its end in a task of its own, whatever becomes of whoever asked for it: a cancelled request
+leaves no half transaction, no lock and no lost connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+import structlog
+
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import ColumnType, Migration, Row, Statement
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
+from precipiq_contracts.secret_location import SecretLocation
+from precipiq_contracts.settings import SecretReference
+from precipiq_postgres.address import PostgresAddress
+from precipiq_postgres.check import check_deployment
+from precipiq_postgres.config import PostgresConfig
+from precipiq_postgres.errors import (
+    UNKNOWN_OUTCOME,
+    ConnectionLost,
+    NoConnection,
+    is_deadlock,
+    translated,
+    translating,
+)
+from precipiq_postgres.roles import Roles, begin_as
+from precipiq_postgres.statements import fetch_rows
+
+if TYPE_CHECKING:
+    from precipiq_postgres.databases_library import PostgresConnections
+
+T = TypeVar("T")
+
+Work = Callable[[asyncpg.Connection], Awaitable[T]]
+
+log = structlog.get_logger("precipiq.database")
+
+_DEADLOCK_ATTEMPTS = 5
+_READ_PAUSES_S = (0.0, 0.05)
+_CLOSE_TIMEOUT_S = 10.0
+_COMMAND_TIMEOUT_S = 20.0  # beyond the server's own limit of a statement: it does not answer any more
+
+
+class PostgresDatabase:
+    """See ``precipiq_contracts.database.Database``; also gives drivers its connections and roles."""
+
+    def __init__(self, settings: PostgresConfig) -> None:
+        self.settings = settings
+        self.address = PostgresAddress(settings.url, _location(settings.password))
+        self.listen_address = PostgresAddress(settings.listen_url or settings.url, _location(settings.password))
+        self.roles = Roles(self.address.role)
+        self._connections: PostgresConnections | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def migrate(self, migrations: Sequence[Migration], *, post: bool = False) -> list[str]:
+        """See ``MigratedDatabase.migrate``."""
+        from precipiq_postgres.migrate import migrate  # alembic takes a third of a second to import
+
+        if self.settings.migrate_url is None:
+            raise DeploymentError(["database.migrate_url: is needed to migrate: a role that may make roles"])
+        as_whom = PostgresAddress(self.settings.migrate_url, _location(self.settings.migrate_password))
+        return migrate(as_whom, self.address, migrations, post=post)
+
+    @asynccontextmanager
+    async def opened(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
+        """Open for the life of the application. Raises ``DeploymentError`` when the schema is another."""
+        if self.settings.migrate_at_start:
+            for revision in await asyncio.to_thread(self.migrate, migrations):
+                log.info("migrated", revision=revision)
+        async with AsyncExitStack() as stack:
+            with translating():
+                self._connections = await stack.enter_async_context(self._pool())
+            stack.push_async_callback(self._finish)
+            version = await self._check(migrations)
+            log.info("database open", address=self.address.shown, postgresql_version=version)
+            yield
+
+    async def _check(self, migrations: Sequence[Migration]) -> str:
+        try:
+            return await self.run(lambda connection: check_deployment(connection, self.roles, migrations))
+        except Unavailable as error:
+            raise DeploymentError([_cannot_open(self.address, error)]) from error
+
+    @asynccontextmanager
+    async def _pool(self) -> AsyncIterator[PostgresConnections]:
+        from precipiq_postgres.databases_library import open_postgres_connections  # SQLAlchemy, as above
+
+        options = self.address.options() | {
+            "min_size": 0,  # a server starts, and waits, while its database is away
+            "max_size": self.settings.connections_max,
+            "timeout": self.settings.connection_wait_s,
+            "command_timeout": _COMMAND_TIMEOUT_S,
+            "reset": _keep,  # no session state is ever made; a round trip is saved
+        }
+        if self.settings.transaction_pooler:
+            options["statement_cache_size"] = 0  # the next transaction may be on another connection
+        stack = AsyncExitStack()
+        try:
+            yield await stack.enter_async_context(open_postgres_connections(self.address.url, options))
+        finally:
+            with suppress(TimeoutError):  # each connection waits for the server to close it
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await stack.aclose()
+
+    async def _finish(self) -> None:
+        self._connections = None
+        if self._running:
+            await asyncio.wait(self._running, timeout=_CLOSE_TIMEOUT_S)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def select_rows(self, columns: Sequence[tuple[str, ColumnType]], parameter: str) -> str:
+        """See ``Database.select_rows``."""
+        taken = [f"CAST(value->>{index} AS {kind}) AS {name}" for index, (name, kind) in enumerate(columns)]
+        array = f"jsonb_array_elements(CAST(:{parameter} AS jsonb))"
+        return f"SELECT {', '.join(taken)} FROM {array} AS item (value)"  # noqa: S608
+
+    async def fetch(self, statement: Statement) -> Sequence[Row]:
+        """See ``Database.fetch``."""
+        return await self._fetch(self.roles.begin_as_system(read_only=True), statement)
+
+    async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
+        """See ``Database.fetch_as``."""
+        return await self._fetch(begin_as(chain), statement)
+
+    async def _fetch(self, begin_read_only: str, statement: Statement) -> Sequence[Row]:
+        try:
+            return await self.read_in(begin_read_only, lambda connection: fetch_rows(connection, statement))
+        except Unavailable as error:
+            if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
+                raise InternalError("a statement that reads must not write: use Database.transaction") from error
+            raise
+
+    async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
+        """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
+
+        async def work(connection: asyncpg.Connection) -> list[list[Row]]:
+            return [await fetch_rows(connection, statement) for statement in statements]
+
+        return await self.run_in(self.roles.begin_as_system(), work)
+
+    async def ping(self) -> None:
+        """See ``Database.ping``."""
+        await self.run_statement("SELECT 1")
+
+    async def run_in(self, begin: str, work: Work[T]) -> T:
+        """Work inside the transaction that ``begin`` begins, tried again when it deadlocked. See :meth:`run`."""
+        for attempt in range(_DEADLOCK_ATTEMPTS):
+            try:
+                return await self.run(lambda connection: in_transaction(connection, begin, work))
+            except Unavailable as error:
+                if not is_deadlock(error) or attempt == _DEADLOCK_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def read_in(self, begin_read_only: str, work: Work[T]) -> T:
+        """As :meth:`run_in`, for work that only reads: over another connection when one turns out to be broken."""
+        for pause_s in _READ_PAUSES_S:
+            try:
+                return await self.run_in(begin_read_only, work)
+            except NoConnection:
+                raise
+            except ConnectionLost:
+                await asyncio.sleep(pause_s)
+        return await self.run_in(begin_read_only, work)
+
+    async def run_statement(self, sql: str, *parameters: object) -> Any:
+        """One statement that is a transaction by itself; the first value it gives."""
+        return await self.run_single("BEGIN", lambda connection: connection.fetchval(sql, *parameters))
+
+    async def run_single(self, begin: str, work: Work[T]) -> T:
+        """Work that is one statement and so a transaction by itself. See :meth:`run`.
+
+        Behind a pooler ``begin`` makes it one, because statement and parameters go in two messages.
+        """
+        return await (self.run_in(begin, work) if self.settings.transaction_pooler else self.run(work))
+
+    async def run(self, work: Work[T]) -> T:
+        """Work with a connection, to its end even when whoever waits is cancelled.
+
+        ``work`` leaves no transaction open and sets nothing for the session. Raises ``Unavailable`` when the database
+        cannot be reached (``ConnectionLost``) or is busy, ``Conflict`` when a constraint is violated.
+        """
+        if len(self._running) >= self.settings.reader_queue_max:
+            raise Unavailable("too many requests wait for the database; try again")
+        task = asyncio.ensure_future(self._run(work))
+        self._running.add(task)
+        task.add_done_callback(self._ran)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Unavailable("the database is being closed")
+        return task.result()
+
+    def _ran(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited may be gone
+
+    async def _run(self, work: Work[T]) -> T:
+        if self._connections is None:
+            raise Unavailable("the database is not open")
+        with translating():
+            async with self._connections.acquired(self.settings.connection_wait_s) as connection:
+                try:
+                    return await work(connection)
+                except (TimeoutError, ConnectionLost, asyncio.CancelledError):
+                    _drop(connection)  # whoever does not answer would not hear a request to cancel either
+                    raise
+
+
+async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[T]) -> T:
+    """Work between ``begin`` (may be several statements) and COMMIT; undone when it raises."""
+    try:
+        await connection.execute(begin)
+        result = await work(connection)
+    except (TimeoutError, asyncio.CancelledError):
+        raise  # there is no answer: a ROLLBACK would wait once more; the connection is dropped
+    except BaseException:
+        await _roll_back(connection)
+        raise
+    with translating():
+        try:
+            status = await connection.execute("COMMIT")
+        except Exception as error:
+            if isinstance(translated(error), ConnectionLost):
+                raise ConnectionLost(UNKNOWN_OUTCOME) from error
+            raise
+    if status != "COMMIT":
+        raise InternalError("a transaction went on after a failed statement")
+    return result
+
+
+async def _roll_back(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.execute("ROLLBACK")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+        _drop(connection)
+
+
+def _drop(connection: asyncpg.Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it broke, and left the pool already
+        connection.terminate()
+
+
+def _location(reference: SecretReference | None) -> SecretLocation | None:
+    return None if reference is None else reference.location
+
+
+async def _keep(_: asyncpg.Connection) -> None:
+    """In place of asyncpg's reset of a session; an open transaction it undoes by itself."""
+
+
+def _cannot_open(address: PostgresAddress, error: Unavailable) -> str:
+    """For the operator, who may know what a client must not: which role, where, and what the system said."""
+    cause = error.__cause__
+    if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
+        why = "it has another password, or is not there yet: run `precipiq migrate`"
+        return f"database.url: role {address.role} cannot log in at {address.shown}: {why}"
+    said = "" if cause is None else f" ({type(cause).__name__}: {cause})"
+    return f"database.url: {address.shown}: {error.message}{said}"
