@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import structlog
-
 from precipiq_core.clock import parse_timestamp
 from precipiq_core.contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_core.contracts.entry_store import (
+    PHYSICAL_ERASURE,
     Appended,
     EntryAuditor,
     EntryPage,
@@ -23,15 +22,13 @@ from precipiq_core.contracts.entry_store import (
     Seal,
 )
 from precipiq_core.database.sqlite import SqliteDatabase
-from precipiq_core.errors import Unavailable
 from precipiq_ledger.drivers.grouping import AppendJob, check_storable
 from precipiq_ledger.drivers.sqlite_append import append_group
 from precipiq_ledger.drivers.sqlite_audit import SqliteAuditor
+from precipiq_ledger.drivers.sqlite_erasure import LogEmptier
 from precipiq_ledger.drivers.sqlite_find import ENTRIES_PACKED, ENTRY_COLUMNS, find_page, unpack_entries
 from precipiq_ledger.drivers.sqlite_watch import SqliteWatchers
 from precipiq_ledger.drivers.watchers import Watchers
-
-log = structlog.get_logger("precipiq.ledger.sqlite")
 
 _TABLE = "entries"
 _CHAINS_AT_ONCE = 100
@@ -61,7 +58,7 @@ class SqliteDriver:
     """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is."""
 
     name: str = "sqlite"
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset((PHYSICAL_ERASURE,))
 
     def __init__(self, database: SqliteDatabase, options: SqliteDriverOptions | None = None) -> None:
         self._database = database
@@ -75,17 +72,21 @@ class SqliteDriver:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = SqliteWatchers(self._database.readers, self._options.watch_poll_s)
-        async with watchers.looking():
-            yield SqliteEntryStore(self._database, self._options, watchers)
+        emptier = LogEmptier(self._database.writer.checkpoint)
+        async with watchers.looking(), emptier.trying_again():
+            yield SqliteEntryStore(self._database, self._options, watchers, emptier)
 
 
 class SqliteEntryStore:
     """See ``precipiq_core.contracts.entry_store.EntryStore``."""
 
-    def __init__(self, database: SqliteDatabase, options: SqliteDriverOptions, watchers: Watchers) -> None:
+    def __init__(
+        self, database: SqliteDatabase, options: SqliteDriverOptions, watchers: Watchers, emptier: LogEmptier
+    ) -> None:
         self._database = database
         self._options = options
         self._watchers = watchers
+        self._emptier = emptier
 
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
         """See ``EntryStore.append``. Concurrent appends, to whatever chains, share one transaction."""
@@ -97,12 +98,7 @@ class SqliteEntryStore:
         that the erased bytes are in no file."""
         check_storable(chain, [draft])
         appended = await self._append(AppendJob(chain, (draft,), seal, target.seq))
-        try:
-            emptied = await self._database.writer.checkpoint()
-        except Unavailable:
-            emptied = False
-        if not emptied:
-            log.warning("an erased payload stays in the database's log until the next checkpoint", seq=target.seq)
+        await self._emptier.empty(target.seq)
         return appended.entries[0]
 
     async def _append(self, job: AppendJob) -> Appended:
