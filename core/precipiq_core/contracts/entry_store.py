@@ -1,6 +1,7 @@
 """The entry store: the seam that drivers implement. High level, so that each driver acts natively; no SQL here.
 
-MUST and MAY are meant as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST.
+MUST and MAY are meant as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST; what only an intruder in the
+store could show is for its driver's own tests.
 """
 
 from __future__ import annotations
