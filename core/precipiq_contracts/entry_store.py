@@ -1,6 +1,7 @@
 """The entry store: the seam that drivers implement. High level, so that each driver acts natively; no SQL here.
 
-MUST and MAY are meant as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST.
+MUST and MAY are meant as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST; what only an intruder in the
+store could show is for its driver's own tests.
 """
 
 from __future__ import annotations
@@ -15,11 +16,33 @@ from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 Seal: TypeAlias = Callable[[Head | None, Sequence[PreparedDraft]], Sequence[Entry]]
 """Seals drafts after that head (None: empty chain). Pure, synchronous, short. What it raises aborts the append.
 
-A driver MAY call it more than once, on a guess first: the last call is the one that counts.
+A driver MAY call it in any thread, and the seals of several appends at the same time. It MAY call one more than once,
+on a guess first: the last call is the one that counts. So it MUST NOT call the seal of one append twice at the same
+time, and MUST NOT call it once that append has returned or raised; an append whose caller was cancelled MAY go on.
 """
 
 MULTI_WRITER = "multi_writer"
 """Capability: several processes may append to one chain at the same time."""
+
+PHYSICAL_ERASURE = "physical_erasure"
+"""Capability: what is erased is in no file any more.
+
+Once ``redact`` has returned, the payload and its salt MUST NOT be in any file of the store. While a read that began
+earlier is under way they MAY stay; the open store MUST remove them soon after that read has ended. What lies beneath
+the files (freed blocks, snapshots, backups) is the operator's.
+"""
+
+IDEMPOTENCY_KEY_BYTES_MAX = 2048
+"""An ``external_id`` of 255 emoji is 1,020 bytes; what writes keys puts names before it."""
+
+ORG_ID_BYTES_MAX = 64
+
+KIND_BYTES_MAX = 64
+
+ACTOR_BYTES_MAX = 255
+
+NAME_BYTES_MAX = 1020
+"""A text of the body that ``find`` compares: 255 characters of four bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,9 @@ class EntryAuditor(Protocol):
 class EntryStore(Protocol):
     """The entries of all chains of a deployment. Every method may be called from many tasks at once.
 
+    A driver MUST take, and tell apart, texts of every length up to the bounds above. They are in bytes of UTF-8, and
+    any character may stand in them but NUL; a kind is ASCII. The ledger refuses what is longer.
+
     Every method raises ``Unavailable`` when the store cannot answer now; nothing was changed then, unless an append's
     outcome is unknown, which the message says.
     """
@@ -116,9 +142,9 @@ class EntryStore(Protocol):
         MUST call ``seal``, last, with the chain's true head and only those drafts whose idempotency key is new (in
         order; a key that occurs twice among the drafts counts as known the second time; it MAY leave the call out when
         none is new and it has not called it), while no other append to that chain can intervene; MUST store exactly
-        the entries that this call returns; MUST be durable (it survives a power cut) before
-        it returns; MUST NOT store anything when ``seal`` raises, and let that error through. A draft with a known key
-        MUST be answered with the stored entry. MAY group concurrent appends into one transaction.
+        the entries that this call returns; MUST be durable (it survives a power cut) before it returns, also when it
+        stores nothing new; MUST NOT store anything when ``seal`` raises, and let that error through. A draft with a
+        known key MUST be answered with the stored entry. MAY group concurrent appends into one transaction.
         """
         ...
 
@@ -131,7 +157,7 @@ class EntryStore(Protocol):
         ...
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
-        """The entry with that id in that chain; None also when it is another chain's."""
+        """The entry with that id in that chain; None also when it is another chain's, or no id at all."""
         ...
 
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
@@ -141,8 +167,9 @@ class EntryStore(Protocol):
     async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
         """Append the redaction entry, then drop the target's payload and salt; returns the redaction entry.
 
-        MUST NOT drop the payload before the redaction entry is durable. A second call with the same idempotency key
-        MUST return the first redaction and drop the payload if it is still there.
+        MUST NOT drop the payload before the redaction entry is durable; both MUST be durable before it returns. A
+        second call with the same idempotency key MUST return the first redaction and drop the payload if it is still
+        there.
         """
         ...
 

@@ -17,8 +17,9 @@ class Ledger(Protocol):
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
         """Seal and store drafts, all or none; durable on return.
 
-        Raises ``ValidationFailed`` (not JSON as the chain needs it, unknown kind, too large), ``IdempotencyConflict``
-        (a known key with other content) and ``Unavailable``.
+        Raises ``ValidationFailed`` (not JSON as the chain needs it, unknown kind, too large, a key or name beyond the
+        bounds of ``contracts.entry_store``), ``IdempotencyConflict`` (a known key with other content) and
+        ``Unavailable``.
         """
         ...
 

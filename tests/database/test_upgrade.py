@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 MIGRATIONS = [f"plugins/{plugin}/precipiq_{plugin}/sql/migrations" for plugin in ("ledger", "postgres", "auth_keys")]
 # Where PostgreSQL was and is spoken to: a version without either had none.
-POSTGRES = ("core/precipiq_core/database/postgres.py", "plugins/postgres/precipiq_postgres/service.py")
+POSTGRES = ("core/precipiq_core/database", "plugins/postgres")
 
 
 class Client(threading.Thread):

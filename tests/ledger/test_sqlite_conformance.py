@@ -34,9 +34,13 @@ class OwnDatabaseDriver(SqliteDriver):
 
 class TestSqliteDriver(EntryStoreConformance):
     @pytest.fixture
-    def driver(self, tmp_path: Path) -> SqliteDriver:
-        return OwnDatabaseDriver(tmp_path / "precipiq.db")
+    def storage(self, tmp_path: Path) -> Path:
+        return tmp_path / "data"
 
     @pytest.fixture
-    def reopen(self, tmp_path: Path) -> Reopen:
-        return lambda: OwnDatabaseDriver(tmp_path / "precipiq.db").open()
+    def driver(self, storage: Path) -> SqliteDriver:
+        return OwnDatabaseDriver(storage / "precipiq.db")
+
+    @pytest.fixture
+    def reopen(self, storage: Path) -> Reopen:
+        return lambda: OwnDatabaseDriver(storage / "precipiq.db").open()

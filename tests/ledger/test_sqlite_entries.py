@@ -230,7 +230,7 @@ async def test_finding_by_both_fields_pages_through_bounded_scans(store: EntrySt
     bodies = [{"agent_id": f"a{n % 2}", "action_type": f"t{n % 7}"} for n in range(300)]
     await writer.append(ALPHA, *(writer.draft(body=body, metadata={"n": n % 5}) for n, body in enumerate(bodies)))
     small = DriverOptions(find_scan_rows_max=10)
-    bounded = type(store)(store._database, small, store._watchers)
+    bounded = type(store)(store._database, small, store._watchers, store._emptier)
     query = EntryQuery("decision", body={"agent_id": "a1", "action_type": "t3"}, metadata={"n": "2"})
     found: list[Entry] = []
     before_seq: int | None = None

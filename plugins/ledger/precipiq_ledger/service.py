@@ -20,7 +20,16 @@ from precipiq_chain.chain_format import (
 )
 from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
 from precipiq_contracts.clock import Clock, Randomness
-from precipiq_contracts.entry_store import Appended, EntryPage, EntryQuery, EntryStore
+from precipiq_contracts.entry_store import (
+    ACTOR_BYTES_MAX,
+    IDEMPOTENCY_KEY_BYTES_MAX,
+    KIND_BYTES_MAX,
+    ORG_ID_BYTES_MAX,
+    Appended,
+    EntryPage,
+    EntryQuery,
+    EntryStore,
+)
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
@@ -68,7 +77,7 @@ class LedgerService:
 
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
         """See ``precipiq_contracts.ledger.Ledger.append``."""
-        prepared = self._prepare(drafts)
+        prepared = self._prepare(chain, drafts)
         appended = await self.store.append(chain, prepared, self._seal(chain, prepared))
         self.on_append(chain)
         for new, entry, created in zip(prepared, appended.entries, appended.created, strict=True):
@@ -134,7 +143,7 @@ class LedgerService:
             "reason": reason,
         }
         draft = Draft(REDACTION, actor, body, None, f"{REDACTION}:{target.seq}")
-        prepared = self._prepare([draft])
+        prepared = self._prepare(chain, [draft])
         entry = await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
         self.on_append(chain)
         return entry
@@ -153,12 +162,13 @@ class LedgerService:
         parsed = map(parse_statement, statements)
         return {cast("int", statement.body["target_seq"]): statement.id for statement in parsed}
 
-    def _prepare(self, drafts: Sequence[Draft]) -> list[PreparedDraft]:
+    def _prepare(self, chain: Chain, drafts: Sequence[Draft]) -> list[PreparedDraft]:
         salts = self._randomness.bytes(SALT_BYTES * len(drafts))
         prepared: list[PreparedDraft] = []
         for index, draft in enumerate(drafts):
             if draft.kind not in self._kinds:
                 raise UnknownKind(f"no enabled plugin registers entries of kind {draft.kind!r}")
+            _refuse_too_long(chain, draft)
             salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
             try:
                 item = prepare(draft, salt, max_depth=self._limits.depth_max)
@@ -197,6 +207,18 @@ class _Sealer:
             raise IdempotencyConflict
         randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
         return seal_entries(self.chain, head, drafts, now_us=self.clock.now_us(), randomness=randomness)
+
+
+def _refuse_too_long(chain: Chain, draft: Draft) -> None:
+    """No driver is asked for more than ``precipiq_contracts.entry_store`` asks of each."""
+    for name, text, bytes_max in (
+        ("idempotency key", draft.idempotency_key or "", IDEMPOTENCY_KEY_BYTES_MAX),
+        ("organisation id", chain.org_id, ORG_ID_BYTES_MAX),
+        ("kind", draft.kind, KIND_BYTES_MAX),
+        ("actor", draft.actor, ACTOR_BYTES_MAX),
+    ):
+        if len(text) * 4 > bytes_max and len(text.encode(errors="surrogatepass")) > bytes_max:
+            raise ValidationFailed(f"the {name} is longer than {bytes_max} bytes")
 
 
 def request_key(key: str, index: int) -> str:

@@ -24,6 +24,7 @@ from acme_plugin.matching import matches
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 from precipiq_contracts.entry_store import (
     MULTI_WRITER,
+    PHYSICAL_ERASURE,
     Appended,
     EntryAuditor,
     EntryPage,
@@ -53,7 +54,7 @@ class JsonlDriver:
     """See ``EntryStoreDriver``. Whatever it needs is opened with the store: no hook has run its lifespan by then."""
 
     name: str = "jsonl"
-    capabilities: frozenset[str] = frozenset((MULTI_WRITER,))
+    capabilities: frozenset[str] = frozenset((MULTI_WRITER, PHYSICAL_ERASURE))
 
     def __init__(self, folder: Path, limits: JsonlLimits | None = None) -> None:
         self._folder = folder

@@ -14,9 +14,13 @@ LIMITS = JsonlLimits(find_scan_entries_max=25, watch_poll_s=0.05)
 
 class TestJsonlDriver(EntryStoreConformance):
     @pytest.fixture
-    def driver(self, tmp_path: Path) -> JsonlDriver:
-        return JsonlDriver(tmp_path / "entries", LIMITS)
+    def storage(self, tmp_path: Path) -> Path:
+        return tmp_path / "entries"
 
     @pytest.fixture
-    def reopen(self, tmp_path: Path) -> Reopen:
-        return JsonlDriver(tmp_path / "entries", LIMITS).open
+    def driver(self, storage: Path) -> JsonlDriver:
+        return JsonlDriver(storage, LIMITS)
+
+    @pytest.fixture
+    def reopen(self, storage: Path) -> Reopen:
+        return JsonlDriver(storage, LIMITS).open

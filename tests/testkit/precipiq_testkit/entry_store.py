@@ -13,17 +13,23 @@ to mark it ``xfail`` with a reason; anything else is refused when the class is m
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 
 import pytest
 
 from precipiq_contracts.entry_store import EntryStore, EntryStoreDriver
 from precipiq_testkit.entry_store_suite.appending import AppendTests
 from precipiq_testkit.entry_store_suite.auditing import AuditTests
+from precipiq_testkit.entry_store_suite.durability import DurabilityTests
+from precipiq_testkit.entry_store_suite.erasure import ErasureTests
 from precipiq_testkit.entry_store_suite.finding import FindTests
 from precipiq_testkit.entry_store_suite.idempotency import IdempotencyTests
-from precipiq_testkit.entry_store_suite.opening import OpenTests, Reopen
+from precipiq_testkit.entry_store_suite.lengths import LengthTests
+from precipiq_testkit.entry_store_suite.opening import OpenTests
 from precipiq_testkit.entry_store_suite.reading import IsolationTests, ReadTests
 from precipiq_testkit.entry_store_suite.redaction import RedactTests
+from precipiq_testkit.entry_store_suite.seals import SealTests
+from precipiq_testkit.entry_store_suite.support import Reopen
 from precipiq_testkit.entry_store_suite.watching import WatchTests
 from precipiq_testkit.sealing import Writer
 
@@ -31,9 +37,24 @@ __all__ = ["EntryStoreConformance", "Reopen"]
 
 
 class EntryStoreConformance(
-    AppendTests, IdempotencyTests, ReadTests, IsolationTests, FindTests, RedactTests, WatchTests, AuditTests, OpenTests
+    AppendTests,
+    SealTests,
+    IdempotencyTests,
+    LengthTests,
+    ReadTests,
+    IsolationTests,
+    FindTests,
+    RedactTests,
+    ErasureTests,
+    WatchTests,
+    AuditTests,
+    OpenTests,
+    DurabilityTests,
 ):
-    """Every MUST of ``precipiq_contracts.entry_store``. Fill ``driver``; fill ``reopen`` if the data can last."""
+    """Every MUST of ``precipiq_contracts.entry_store``.
+
+    Fill ``driver``; fill ``reopen`` if the data can last, and ``storage`` if it lies in files of this machine.
+    """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -52,6 +73,14 @@ class EntryStoreConformance(
     @pytest.fixture
     def reopen(self) -> Reopen | None:
         """A function that opens the data of ``driver`` once more, as another process would; None: not tested."""
+        return None
+
+    @pytest.fixture
+    def storage(self) -> Path | None:
+        """The folder with every file of ``driver``'s data and nothing else; None: there is none on this machine.
+
+        This process must write the files: what a server or a child process writes is that one's matter.
+        """
         return None
 
     @pytest.fixture

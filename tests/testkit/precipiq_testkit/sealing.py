@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
+from time import sleep
 
 from precipiq_chain.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statement, prepare, seal_entries
 from precipiq_contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
@@ -13,6 +15,9 @@ from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 DECISION = "decision"
 REDACTION = "redaction"
+
+_SEAL_S = 0.002
+"""How long a :class:`WatchedSealer` takes, so that another call can meet it."""
 
 
 class SealRefused(Exception):
@@ -49,6 +54,36 @@ class RefusingSealer(Sealer):
     def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> Sequence[Entry]:
         Sealer.__call__(self, head, drafts)
         raise SealRefused
+
+
+class WatchedSealer:
+    """A seal that notices how it is called: ``at_once_max`` times at once, ``late_count`` times after :meth:`end`."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self._lock = Lock()
+        self._running_count = 0
+        self._has_ended = False
+        self.at_once_max = 0
+        self.late_count = 0
+
+    def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> Sequence[Entry]:
+        with self._lock:
+            self._running_count += 1
+            self.at_once_max = max(self.at_once_max, self._running_count)
+            self.late_count += self._has_ended
+        try:
+            sleep(_SEAL_S)
+            return self._sealer(head, drafts)
+        finally:
+            with self._lock:
+                self._running_count -= 1
+
+    def end(self) -> None:
+        """The append has returned or raised; a call that still runs is late too."""
+        with self._lock:
+            self._has_ended = True
+            self.late_count += self._running_count
 
 
 class Writer:
@@ -105,6 +140,10 @@ class Writer:
     def refusing_seal(self, chain: Chain) -> RefusingSealer:
         """A seal that raises :class:`SealRefused`."""
         return RefusingSealer(chain, self.clock, self._randomness)
+
+    def watched_seal(self, chain: Chain, *, refuses: bool = False) -> WatchedSealer:
+        """A seal that notices how it is called."""
+        return WatchedSealer(self.refusing_seal(chain) if refuses else self.seal(chain))
 
     async def append(self, chain: Chain, *drafts: PreparedDraft) -> Appended:
         """Append these drafts, or one made-up draft."""

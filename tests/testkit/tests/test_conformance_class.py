@@ -29,8 +29,9 @@ def test_the_example_in_the_readme_runs_and_says_what_it_skips(tmp_path: Path) -
     example = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
     (tmp_path / "test_my_driver.py").write_text(example)
     said = run_pytest(tmp_path)
-    assert re.search(r"\d{2,} passed, 3 skipped", said), said
+    assert re.search(r"\d{2,} passed, 8 skipped", said), said
     assert "does not declare the capability 'multi_writer'" in said
+    assert "does not declare the capability 'physical_erasure'" in said
     assert "the suite's fixture `reopen` is not filled" in said
 
 

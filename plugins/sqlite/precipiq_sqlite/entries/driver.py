@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import structlog
-
 from precipiq_chain.grouping import AppendJob, check_storable
 from precipiq_chain.watchers import Watchers
 from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.database import Migration
 from precipiq_contracts.entry_store import (
+    PHYSICAL_ERASURE,
     Appended,
     EntryAuditor,
     EntryPage,
@@ -25,15 +24,13 @@ from precipiq_contracts.entry_store import (
     EntryStore,
     Seal,
 )
-from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_sqlite.entries.append import append_group
 from precipiq_sqlite.entries.audit import SqliteAuditor
+from precipiq_sqlite.entries.erasure import LogEmptier
 from precipiq_sqlite.entries.find import ENTRIES_PACKED, ENTRY_COLUMNS, find_page, unpack_entries
 from precipiq_sqlite.entries.watch import SqliteWatchers
 from precipiq_sqlite.service import SqliteDatabase
-
-log = structlog.get_logger("precipiq.ledger.sqlite")
 
 _TABLE = "entries"
 MIGRATIONS = Path(__file__).parents[1] / "sql" / "migrations"
@@ -55,7 +52,7 @@ class SqliteDriver:
     """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is."""
 
     name: str = "sqlite"
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset((PHYSICAL_ERASURE,))
     migrations: Sequence[Migration] = (
         Migration("ledger", MIGRATIONS, {_TABLE: ("org_id", "environment")}, frozenset({_TABLE})),
     )
@@ -72,17 +69,21 @@ class SqliteDriver:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = SqliteWatchers(self._database.readers, self._options.watch_poll_s)
-        async with watchers.looking():
-            yield SqliteEntryStore(self._database, self._options, watchers)
+        emptier = LogEmptier(self._database.writer.checkpoint)
+        async with watchers.looking(), emptier.trying_again():
+            yield SqliteEntryStore(self._database, self._options, watchers, emptier)
 
 
 class SqliteEntryStore:
     """See ``precipiq_contracts.entry_store.EntryStore``."""
 
-    def __init__(self, database: SqliteDatabase, options: DriverOptions, watchers: Watchers) -> None:
+    def __init__(
+        self, database: SqliteDatabase, options: DriverOptions, watchers: Watchers, emptier: LogEmptier
+    ) -> None:
         self._database = database
         self._options = options
         self._watchers = watchers
+        self._emptier = emptier
 
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
         """See ``EntryStore.append``. Concurrent appends, to whatever chains, share one transaction."""
@@ -94,12 +95,7 @@ class SqliteEntryStore:
         that the erased bytes are in no file."""
         check_storable(chain, [draft])
         appended = await self._append(AppendJob(chain, (draft,), seal, target.seq))
-        try:
-            emptied = await self._database.writer.checkpoint()
-        except Unavailable:
-            emptied = False
-        if not emptied:
-            log.warning("an erased payload stays in the database's log until the next checkpoint", seq=target.seq)
+        await self._emptier.empty(target.seq)
         return appended.entries[0]
 
     async def _append(self, job: AppendJob) -> Appended:

@@ -5,14 +5,23 @@ The kit's own tests run every fault against its test, and show that every test o
 
 from __future__ import annotations
 
-from precipiq_testkit.broken_drivers import appending, auditing, reading, redacting
-from precipiq_testkit.broken_drivers.fault import BrokenDriver, Fault
+from pathlib import Path
 
-__all__ = ["SHELF", "BrokenDriver", "Fault"]
+from precipiq_contracts.entry_store import EntryStoreDriver
+from precipiq_testkit.broken_drivers import appending, auditing, files, lengths, reading, redacting, sealing
+from precipiq_testkit.broken_drivers.fault import BrokenDriver, Fault
+from precipiq_testkit.broken_drivers.files import FilingDriver, FilingFault
+
+__all__ = ["SHELF", "Fault", "FilingFault", "broken_driver"]
 
 SHELF: tuple[type[Fault], ...] = tuple(
     item
-    for module in (appending, reading, redacting, auditing)
+    for module in (appending, sealing, lengths, reading, redacting, auditing, files)
     for name, item in vars(module).items()
-    if isinstance(item, type) and issubclass(item, Fault) and item is not Fault and not name.startswith("_")
+    if isinstance(item, type) and issubclass(item, Fault) and "caught_by" in vars(item) and not name.startswith("_")
 )
+
+
+def broken_driver(fault: type[Fault], folder: Path) -> EntryStoreDriver:
+    """A driver with that fault, on fresh data; those that keep files keep them in that folder."""
+    return FilingDriver(folder, fault) if issubclass(fault, FilingFault) else BrokenDriver(fault)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TypeAlias
-
-import pytest
-
 from precipiq_chain.chain_format import head_of
 from precipiq_contracts.entry_store import MULTI_WRITER, Appended, EntryStore, EntryStoreDriver
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     BETA,
+    Reopen,
     StoreTests,
     assert_intact,
     read_all,
     require,
+    require_reopen,
     seqs,
     take_wake_ups_until,
 )
 from precipiq_testkit.sealing import Writer
-
-Reopen: TypeAlias = Callable[[], AbstractAsyncContextManager[EntryStore]]
-"""Opens the data of the test's driver once more."""
 
 
 class OpenTests(StoreTests):
@@ -49,14 +42,13 @@ class OpenTests(StoreTests):
 
         On failure: something that is written when closing, or kept in memory only: head, keys, erasures.
         """
-        if reopen is None:
-            pytest.skip("the suite's fixture `reopen` is not filled")
+        opened = require_reopen(reopen)
         async with driver.open() as store:
             writer = Writer(store)
             first = (await writer.append(ALPHA, writer.draft(key="key"), writer.draft())).entries
             await writer.redact(ALPHA, first[1])
             before = await read_all(store, ALPHA)
-        async with reopen() as store:
+        async with opened() as store:
             again = writer.on(store)
             assert await read_all(store, ALPHA) == before
             assert await store.head(ALPHA) == head_of(before[-1])

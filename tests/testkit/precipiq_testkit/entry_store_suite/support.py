@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from hashlib import sha256
-from typing import ClassVar, TypeVar
+from pathlib import Path
+from typing import ClassVar, TypeAlias, TypeVar
 
 import anyio
 import pytest
@@ -15,6 +16,9 @@ from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry
 from precipiq_contracts.entry_store import EntryQuery, EntryStore, EntryStoreDriver
 
 T = TypeVar("T")
+
+Reopen: TypeAlias = Callable[[], AbstractAsyncContextManager[EntryStore]]
+"""Opens the data of the test's driver once more."""
 
 ALPHA = Chain("org_alpha", "live")
 ALPHA_TEST = Chain("org_alpha", "test")
@@ -124,6 +128,21 @@ def require(driver: EntryStoreDriver, capability: str) -> None:
     """Skip the test unless the driver declares that capability."""
     if capability not in driver.capabilities:
         pytest.skip(f"the driver {driver.name!r} does not declare the capability {capability!r}")
+
+
+def require_storage(storage: Path | None) -> Path:
+    """The driver's folder, made if it is not there; skips the test unless the suite was told of one."""
+    if storage is None:
+        pytest.skip("the suite's fixture `storage` is not filled: no folder of this machine has the driver's files")
+    storage.mkdir(parents=True, exist_ok=True)
+    return storage
+
+
+def require_reopen(reopen: Reopen | None) -> Reopen:
+    """What opens the data once more; skips the test unless the suite was given it."""
+    if reopen is None:
+        pytest.skip("the suite's fixture `reopen` is not filled")
+    return reopen
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
