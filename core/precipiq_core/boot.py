@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 
+from precipiq_core.background import BackgroundTasks
 from precipiq_core.cli.groups import merge_commands
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.collect import Collector
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
@@ -32,7 +34,7 @@ from precipiq_core.errors import DeploymentError
 from precipiq_core.graph import boot_order
 from precipiq_core.operations.plugin import Operations
 from precipiq_core.plugin import AnyPlugin
-from precipiq_core.secrets import open_master_key
+from precipiq_core.secrets import LazyMasterKey
 from precipiq_core.services import Services
 from precipiq_core.settings import HttpSettings, parse_settings
 
@@ -123,7 +125,9 @@ def assemble(
     classes = load_plugins(deployment.plugins, points, problems)
     plugins = _configure(deployment, classes, problems)
     services = _core_services(deployment, clock, randomness, console, serving, classes)
-    services.provide(CollectorRegistry, registry or CollectorRegistry(auto_describe=False))
+    registry = registry or CollectorRegistry(auto_describe=False)
+    services.provide(CollectorRegistry, registry)
+    services.provide(Background, BackgroundTasks(clock, registry))  # type: ignore[type-abstract]
     _find_unshareable_database(deployment, services, problems)
     order = boot_order(classes, services.owners, problems)
     collector = Collector()
@@ -187,7 +191,7 @@ def _core_services(
         services.provide(Database, database)  # type: ignore[type-abstract]
     wanted = {capability for plugin in classes.values() for capability in (*plugin.requires, *plugin.optional)}
     if MasterKey in wanted:
-        services.provide(MasterKey, _LazyMasterKey(deployment, randomness))  # type: ignore[type-abstract]
+        services.provide(MasterKey, LazyMasterKey(deployment.secrets, randomness))  # type: ignore[type-abstract]
     return services
 
 
@@ -196,20 +200,6 @@ def _find_unshareable_database(deployment: Deployment, services: Services, probl
     workers = deployment.server.workers
     if database is not None and database.dialect == "sqlite" and workers > 1:
         problems.append(f"server.workers: {workers} processes cannot serve one SQLite database: use PostgreSQL")
-
-
-class _LazyMasterKey:
-    """Reads the master key when it is first used, so that ``precipiq check`` needs no secret."""
-
-    def __init__(self, deployment: Deployment, randomness: Randomness) -> None:
-        self._deployment = deployment
-        self._randomness = randomness
-        self._key: MasterKey | None = None
-
-    def derive(self, purpose: str) -> bytes:
-        if self._key is None:
-            self._key = open_master_key(self._deployment.secrets, self._randomness)
-        return self._key.derive(purpose)
 
 
 def _collect(

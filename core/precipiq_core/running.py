@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
+
+import structlog
 
 from precipiq_core.boot import Assembly
 from precipiq_core.errors import DeploymentError
+
+log = structlog.get_logger("precipiq.running")
 
 
 @asynccontextmanager
 async def running(assembly: Assembly) -> AsyncIterator[None]:
     """Open the database, then every plugin's lifespan in boot order; close in reverse.
 
-    Raises ``DeploymentError`` when the schema is not the one these plugins need.
+    Raises ``DeploymentError`` when the schema is not the one these plugins need. What a part raises while it is closed
+    is logged, and keeps no other from closing: what the process did is done.
     """
     async with AsyncExitStack() as stack:
         if assembly.database is not None:
             migrations = [item.value for item in assembly.migrations]
-            await stack.enter_async_context(assembly.database.opened(migrations))
+            await _enter(stack, "database", assembly.database.opened(migrations))
         for item in assembly.lifespans:
             try:
-                await stack.enter_async_context(item.value)
+                await _enter(stack, item.owner, item.value)
             except DeploymentError:
                 raise
             except Exception as error:
                 error.add_note(f"while starting plugin {item.owner}")
                 raise
         yield
+
+
+async def _enter(stack: AsyncExitStack, owner: str, part: AbstractAsyncContextManager[object]) -> None:
+    async def leave(
+        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            return bool(await part.__aexit__(kind, error, traceback))
+        except Exception as failure:
+            if failure is error:
+                raise
+            log.error("a part did not stop cleanly", part=owner, error=type(failure).__name__, exc_info=failure)
+            return False
+
+    await part.__aenter__()
+    stack.push_async_exit(leave)

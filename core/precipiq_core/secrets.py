@@ -51,6 +51,21 @@ class HiddenMasterKey:
             raise DeploymentError([f"{SETTING}: {error.message}"]) from error
 
 
+class LazyMasterKey:
+    """Reads the master key when it is first used, so that ``precipiq check`` needs no secret."""
+
+    def __init__(self, settings: SecretSettings, randomness: Randomness) -> None:
+        self._settings = settings
+        self._randomness = randomness
+        self._key: MasterKey | None = None
+
+    def derive(self, purpose: str) -> bytes:
+        """See ``MasterKey.derive``. Raises as :func:`open_master_key` does."""
+        if self._key is None:
+            self._key = open_master_key(self._settings, self._randomness)
+        return self._key.derive(purpose)
+
+
 def open_master_key(settings: SecretSettings, randomness: Randomness) -> MasterKey:
     """Raises ``DeploymentError`` when the deployment names none or it cannot be read."""
     reference = settings.master_key

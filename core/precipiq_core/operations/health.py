@@ -1,4 +1,4 @@
-"""``/healthz`` (the process answers) and ``/readyz`` (every capability can serve)."""
+"""``/healthz`` (the process answers) and ``/readyz`` (every part can serve, and works in the background)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from precipiq_core.operations.metrics import metrics_page
 
 
 class Pages:
-    """What every deployment serves without a key. ``pings``: of the capabilities, by name."""
+    """What every deployment serves without a key. ``pings``: of capabilities and tasks in the background, by name."""
 
     def __init__(
         self, pings: Callable[[], Mapping[str, Callable[[], Awaitable[None]]]], registry: CollectorRegistry

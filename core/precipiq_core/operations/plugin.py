@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from precipiq_core.cli.vault_index import VAULT_COMMANDS
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.vault import KeyVault
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.services import Services
@@ -35,8 +36,10 @@ class Operations(PluginBase[PluginConfig]):
 
         from precipiq_core.operations.pages import Pages
 
+        background = services.get(Background)  # type: ignore[type-abstract]
+
         def pings() -> Mapping[str, Callable[[], Awaitable[None]]]:
-            return services.pings
+            return {**services.pings, **background.pings}
 
         self._pages = Pages(pings, services.get(CollectorRegistry))
         return self._pages.endpoints()

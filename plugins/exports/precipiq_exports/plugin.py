@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from precipiq_core.clock import Clock, Randomness
 from precipiq_core.contracts.auth import AddressLimiter
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.bundle_store import BundleStore
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
@@ -147,16 +147,10 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        tasks: list[asyncio.Task[None]] = []
-        if services.get(DeploymentInfo).serving:
-            tasks = [
-                asyncio.create_task(services.get(ExportRunner).run()),
-                asyncio.create_task(self._upkeep.run()),
-            ]
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._signer.close)
+            if services.get(DeploymentInfo).serving:
+                background = services.get(Background)  # type: ignore[type-abstract]
+                await stack.enter_async_context(services.get(ExportRunner).running(background))
+                await stack.enter_async_context(self._upkeep.running(background))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._signer.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from precipiq_core.clock import Clock, Randomness
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.chain import EntryKind
 from precipiq_core.contracts.database import Database, Migration
 from precipiq_core.contracts.deployment import DeploymentInfo
@@ -90,9 +90,10 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         scan_rows_max, poll_s = self.config.find_scan_rows_max, self.config.watch_poll_s
         if database is None:
             return []
+        background = services.get(Background)  # type: ignore[type-abstract]
         if database.dialect == "postgresql":
-            return _postgres_driver(database, scan_rows_max, poll_s)
-        return _sqlite_driver(database, scan_rows_max, poll_s)
+            return _postgres_driver(database, scan_rows_max, poll_s, background)
+        return _sqlite_driver(database, scan_rows_max, poll_s, background)
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
@@ -142,16 +143,11 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         runner = FollowerRunner(
             service,
             services.get(Followers).by_name,  # type: ignore[type-abstract]
-            services.get(Clock),  # type: ignore[type-abstract]
             RunnerLimits(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max),
         )
         service.on_append = runner.note
-        running = asyncio.create_task(runner.run())
-        try:
+        async with runner.running(services.get(Background)):  # type: ignore[type-abstract]
             yield
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
@@ -162,23 +158,16 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         clock = services.get(Clock)  # type: ignore[type-abstract]
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
         await checkpointer.compare_heads()
-        tasks = [asyncio.create_task(checkpointer.run())]
-        exchange = None
-        if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
-            from precipiq_ledger.checkpoint_exchange import CheckpointExchange
+        background = services.get(Background)  # type: ignore[type-abstract]
+        async with AsyncExitStack() as stack:
+            if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
+                from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 
-            exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)  # type: ignore[type-abstract]
-            tasks.append(asyncio.create_task(exchange.run()))
-        try:
+                exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)  # type: ignore[type-abstract]
+                await stack.enter_async_context(exchange.running(background))
+            # Left first: what it signs at the end is sent by the exchange.
+            await stack.enter_async_context(checkpointer.running(background))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-            await checkpointer.write_all()
-            if exchange is not None:
-                await exchange.send()
 
     def _driver_name(self, services: Services) -> str:
         database = services.find(Database)  # type: ignore[type-abstract]
@@ -200,19 +189,23 @@ class LedgerPlugin(PluginBase[LedgerConfig]):
         return drivers[name]
 
 
-def _sqlite_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
+def _sqlite_driver(
+    database: Database, scan_rows_max: int, poll_s: float, background: Background
+) -> Sequence[EntryStoreDriver]:
     from precipiq_core.database.sqlite import SqliteDatabase
     from precipiq_ledger.drivers.sqlite import SqliteDriver, SqliteDriverOptions
 
     if not isinstance(database, SqliteDatabase):
         return []
-    return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s))]
+    return [SqliteDriver(database, SqliteDriverOptions(scan_rows_max, poll_s), background)]
 
 
-def _postgres_driver(database: Database, scan_rows_max: int, poll_s: float) -> Sequence[EntryStoreDriver]:
+def _postgres_driver(
+    database: Database, scan_rows_max: int, poll_s: float, background: Background
+) -> Sequence[EntryStoreDriver]:
     from precipiq_core.database.postgres import PostgresDatabase
     from precipiq_ledger.drivers.postgres import PostgresDriver, PostgresDriverOptions
 
     if not isinstance(database, PostgresDatabase):
         return []
-    return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s))]
+    return [PostgresDriver(database, PostgresDriverOptions(scan_rows_max, poll_s), background)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
@@ -10,6 +9,7 @@ from typing import ClassVar
 from prometheus_client import CollectorRegistry, Gauge
 
 from precipiq_core.clock import Randomness
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.deployment import Console, DeploymentInfo
 from precipiq_core.contracts.registries import WrappedSecretsRegistry
 from precipiq_core.contracts.vault import KeyVault
@@ -59,11 +59,7 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
                 holders = services.get(WrappedSecretsRegistry).by_name.values()  # type: ignore[type-abstract]
                 await first_start(self._vault, path, holders, services.get(Console))  # type: ignore[type-abstract]
             await self._watch.look()
-            watching = asyncio.create_task(self._watch.run())
-            try:
+            async with self._watch.running(services.get(Background)):  # type: ignore[type-abstract]
                 yield
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
         finally:
             await self._vault.close()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from precipiq_core.clock import Clock
 from precipiq_core.contracts.auth import AddressLimiter
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.deployment import DeploymentInfo
 from precipiq_core.contracts.ledger import Ledger
 from precipiq_core.contracts.plans import Plans
@@ -61,5 +62,7 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
         if not services.get(DeploymentInfo).serving:
             yield
             return
-        async with services.get(Streams).running(services.get(EntryKinds).by_name):  # type: ignore[type-abstract]
+        kinds = services.get(EntryKinds).by_name  # type: ignore[type-abstract]
+        background = services.get(Background)  # type: ignore[type-abstract]
+        async with services.get(Streams).running(kinds, background):
             yield

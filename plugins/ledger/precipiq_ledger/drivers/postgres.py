@@ -10,6 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
+from precipiq_core.background import standalone_background
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_core.contracts.entry_store import (
     MULTI_WRITER,
@@ -49,13 +51,22 @@ class PostgresDriverOptions:
 
 
 class PostgresDriver:
-    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is."""
+    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is.
+
+    ``background``: what runs the watchers; without one, no metric and no readiness tells of them.
+    """
 
     name: str = "postgres"
     capabilities: frozenset[str] = frozenset((MULTI_WRITER,))
 
-    def __init__(self, database: PostgresDatabase, options: PostgresDriverOptions | None = None) -> None:
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        options: PostgresDriverOptions | None = None,
+        background: Background | None = None,
+    ) -> None:
         self._database = database
+        self._background = background or standalone_background()
         self._options = options or PostgresDriverOptions()
 
     def open(self) -> AbstractAsyncContextManager[EntryStore]:
@@ -65,7 +76,7 @@ class PostgresDriver:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = PostgresWatchers(self._database, self._options.watch_poll_s)
-        async with watchers.hearing():
+        async with watchers.hearing(self._background):
             appender = PostgresAppender(self._database, watchers.appended)
             try:
                 yield PostgresEntryStore(self._database, self._options, watchers, appender)

@@ -12,7 +12,9 @@ from typing import cast
 
 import structlog
 
+from precipiq_core.background import standalone_background
 from precipiq_core.clock import parse_timestamp
+from precipiq_core.contracts.background import Background
 from precipiq_core.contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_core.contracts.entry_store import (
     Appended,
@@ -58,13 +60,22 @@ class SqliteDriverOptions:
 
 
 class SqliteDriver:
-    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is."""
+    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is.
+
+    ``background``: what runs the watchers; without one, no metric and no readiness tells of them.
+    """
 
     name: str = "sqlite"
     capabilities: frozenset[str] = frozenset()
 
-    def __init__(self, database: SqliteDatabase, options: SqliteDriverOptions | None = None) -> None:
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        options: SqliteDriverOptions | None = None,
+        background: Background | None = None,
+    ) -> None:
         self._database = database
+        self._background = background or standalone_background()
         self._options = options or SqliteDriverOptions()
         database.reserve(_TABLE)
 
@@ -75,7 +86,7 @@ class SqliteDriver:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = SqliteWatchers(self._database.readers, self._options.watch_poll_s)
-        async with watchers.looking():
+        async with watchers.looking(self._background):
             yield SqliteEntryStore(self._database, self._options, watchers)
 
 
