@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.database import Migration
@@ -24,6 +25,7 @@ from precipiq_contracts.server import ServerSettings
 from precipiq_contracts.services import Services
 from precipiq_contracts.settings import HttpSettings
 from precipiq_contracts.vault import WrappedSecrets
+from precipiq_core.background import BackgroundTasks
 from precipiq_core.cli.groups import merge_commands
 from precipiq_core.collect import Collector, HookCall
 from precipiq_core.deployment import Deployment
@@ -143,6 +145,7 @@ def _core_services(deployment: Deployment, start: Start, enabled: Enabled) -> Se
     provided = {each for plugin in enabled.classes.values() for each in plugin.provides}
     if CollectorRegistry not in provided:
         services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
+    services.provide(Background, BackgroundTasks(start.clock, lambda: services.get(CollectorRegistry)))
     if MasterKey in wanted:
         services.provide(MasterKey, LazyMasterKey(deployment.secrets, start.randomness))
     return services

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
+
+import structlog
 
 from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import Assembly
 
+log = structlog.get_logger("precipiq.running")
+
 
 @asynccontextmanager
 async def running(assembly: Assembly) -> AsyncIterator[None]:
-    """Enter every plugin's lifespan in boot order; leave in reverse. Raises what they raise on entering."""
+    """Enter every plugin's lifespan in boot order; leave in reverse. Raises what they raise on entering.
+
+    What one raises while it is left is logged, and keeps no other from closing: what the process did is done.
+    """
     async with AsyncExitStack() as stack:
         for item in assembly.lifespans:
             try:
-                await stack.enter_async_context(item.value)
+                await _enter(stack, item.owner, item.value)
             except DeploymentError:
                 raise
             except Exception as error:
                 error.add_note(f"while starting plugin {item.owner}")
                 raise
         yield
+
+
+async def _enter(stack: AsyncExitStack, owner: str, part: AbstractAsyncContextManager[object]) -> None:
+    async def leave(
+        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            return bool(await part.__aexit__(kind, error, traceback))
+        except Exception as failure:
+            if failure is error:
+                raise
+            log.error("a part did not stop cleanly", part=owner, error=type(failure).__name__, exc_info=failure)
+            return False
+
+    await part.__aenter__()
+    stack.push_async_exit(leave)

@@ -60,7 +60,7 @@ class LazyMasterKey:
         self._key: MasterKey | None = None
 
     def derive(self, purpose: str) -> bytes:
-        """See ``MasterKey.derive``."""
+        """See ``MasterKey.derive``. Raises as :func:`open_master_key` does."""
         if self._key is None:
             self._key = open_master_key(self._settings, self._randomness)
         return self._key.derive(purpose)

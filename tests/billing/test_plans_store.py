@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.plans import NO_LIMITS
 from precipiq_contracts.settings import SecretReference
+from precipiq_core.background import standalone_background
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.databases import new_database
@@ -129,17 +129,13 @@ async def test_another_process_follows_and_says_once_that_it_cannot(
 
     await book.take(subscription_event("updated", START_S, "active"))
     monkeypatch.setattr(store, "changed_after", away)
-    running = asyncio.create_task(other.run())
-    async with asyncio.timeout(WAIT_S):
+    async with other.running(standalone_background()), asyncio.timeout(WAIT_S):
         while other.of("org_one").plan != "basic":
             await asyncio.sleep(0.005)
         monkeypatch.undo()
         await book.take(subscription_event("deleted", START_S + 1, "canceled"))
         while other.of("org_one") != FREE:
             await asyncio.sleep(0.005)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
 
 
 async def test_many_subscriptions_are_read_in_pages(

@@ -15,6 +15,7 @@ from precipiq_contracts.chain import Chain, Draft, EntryKind
 from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.followers import Follower
+from precipiq_core.background import standalone_background
 from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_testkit.memory import MemoryDriver
@@ -50,15 +51,11 @@ async def following(*followers: Follower, sweep_s: float = 60.0, delay_s: float 
     async with MemoryDriver().open() as store:
         service.start(store, {"note": EntryKind("note", "a note")})
         by_name = {follower.name: follower for follower in followers}
-        runner = FollowerRunner(service, by_name, SystemClock(), RunnerLimits(delay_s, sweep_s, 2))
+        runner = FollowerRunner(service, by_name, RunnerLimits(delay_s, sweep_s, 2))
         await write(service, ONE)  # before it is told of appends: as another process would
         service.on_append = runner.note
-        task = asyncio.create_task(runner.run())
-        try:
+        async with runner.running(standalone_background()):
             yield service
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 async def write(service: LedgerService, chain: Chain, count: int = 1) -> None:

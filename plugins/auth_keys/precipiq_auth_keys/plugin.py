@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +17,7 @@ from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
 from precipiq_contracts.auth import AddressLimiter, Authenticator, RateLimiter
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import Database, Migration
@@ -79,13 +79,13 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             "read": config.reads_per_second_max,
         }
         services.provide(KeyService, service)
-        counter, windows = self._counters(clock)
+        counter, windows = self._counters(clock, services.get(Background))
         plans = services.find(Plans)
         self._limiter = SecondWindows(quotas, clock, counter, plans)  # type: ignore[arg-type]
         services.provide(RateLimiter, self._limiter)
         services.provide(AddressLimiter, AddressWindows(windows))
 
-    def _counters(self, clock: Clock) -> tuple[Counter, WindowCounter]:
+    def _counters(self, clock: Clock, background: Background) -> tuple[Counter, WindowCounter]:
         """Of organisations and of addresses; what the first one runs carries both."""
         counter, windows = LocalCounter(clock), LocalWindows(clock, addresses_max=self.config.addresses_max)
         server = self.config.redis_server()
@@ -95,7 +95,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         from precipiq_auth_keys.redis_counter import RedisCounter, RedisWindows
         from precipiq_auth_keys.redis_link import RedisLink
 
-        link = RedisLink(server)
+        link = RedisLink(server, background)
         return RedisCounter(link, counter), RedisWindows(link, windows)
 
     @hookimpl
@@ -148,12 +148,6 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             console = services.get(Console)
             await first_start(service, info, console, self.config.first_start_organisation)
         await watcher.look()
-        task = asyncio.create_task(watcher.run())
-        try:
-            async with self._limiter.running():
-                yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            await watcher.stop()
+        background = services.get(Background)
+        async with watcher.running(background), self._limiter.running():
+            yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from contextvars import Context
 from typing import TypeVar
 
 import structlog
@@ -18,9 +17,12 @@ from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 
 from precipiq_auth_keys.redis_server import RedisServer
+from precipiq_contracts.background import Background
+from precipiq_core.background import standalone_background
 
 PAUSE_S = 1.0
 """Between attempts to reach Redis again. Not less than the longest timeout: then no failure outlives its outage."""
+_IDLE_S = 60.0
 
 T = TypeVar("T")
 Question = Callable[[], Awaitable[T]]
@@ -29,9 +31,12 @@ log = structlog.get_logger("precipiq.auth_keys")
 
 
 class RedisLink:
-    """Asks Redis while it is in reach: within ``running``, and not from a failure until Redis answers again."""
+    """Asks Redis while it is in reach: within ``running``, and not from a failure until Redis answers again.
 
-    def __init__(self, server: RedisServer) -> None:
+    ``background``: what runs the attempts to reach it again; without one, no metric and no readiness tells of them.
+    """
+
+    def __init__(self, server: RedisServer, background: Background | None = None) -> None:
         self._server = server
         self._pool = _pool(server)
         self._client = Redis(connection_pool=self._pool)
@@ -40,7 +45,8 @@ class RedisLink:
         # own timeout, and free to give up when Redis is lost meanwhile.
         self._slots = asyncio.Semaphore(server.connections_max)
         self._reachable = False
-        self._recovery: asyncio.Task[None] | None = None
+        self._is_lost = asyncio.Event()
+        self._background = background or standalone_background()
 
     def script(self, lua: str) -> AsyncScript:
         """One to call within :meth:`ask`; Redis is taught it when it does not know it."""
@@ -68,13 +74,18 @@ class RedisLink:
         """Entered while the server serves; says in the log where rate limits count."""
         server = self._server
         log.info("rate limits are shared by all processes that use this Redis", storage="redis", server=server.address)
+        recovering = self._background(
+            "auth_keys.redis", self._recover, every_s=_IDLE_S, failing="Redis cannot be asked again", wake=self._is_lost
+        )
         self._reachable = True
         try:
-            await self.ask(self._probe)  # what is wrong with it is said at the start, not at the first request
-            yield
+            async with recovering:
+                await self.ask(self._probe)  # what is wrong with it is said at the start, not at the first request
+                yield
         finally:
             self._reachable = False
-            await self._close()
+            with suppress(Exception):
+                await self._pool.aclose()
 
     async def _probe(self) -> None:
         for question in self._probes:
@@ -90,25 +101,21 @@ class RedisLink:
             server=self._server.address,
             reason=reason,
         )
-        # In a context of its own: what it logs later does not belong to this request.
-        self._recovery = asyncio.create_task(self._recover(), context=Context())
+        self._is_lost.set()
 
     async def _recover(self) -> None:
-        while not self._reachable:
-            await asyncio.sleep(PAUSE_S)
-            with suppress(Exception):
-                async with asyncio.timeout(self._server.timeout_s), self._slots:
-                    await self._probe()
-                self._reachable = True
+        """One attempt, if Redis is lost. That it fails is no news: the outage was logged when it began."""
+        if self._reachable:
+            return
+        await asyncio.sleep(PAUSE_S)
+        try:
+            async with asyncio.timeout(self._server.timeout_s), self._slots:
+                await self._probe()
+        except Exception:  # noqa: BLE001  (whatever fails is an outage)
+            self._is_lost.set()
+            return
+        self._reachable = True
         log.info("Redis answers again: rate limits are shared by all processes", server=self._server.address)
-
-    async def _close(self) -> None:
-        if self._recovery is not None:
-            self._recovery.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._recovery
-        with suppress(Exception):
-            await self._pool.aclose()
 
 
 def _pool(server: RedisServer) -> ConnectionPool:

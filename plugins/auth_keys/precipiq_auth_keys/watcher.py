@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-
-import structlog
+from contextlib import AbstractAsyncContextManager
 
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
+from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock
-from precipiq_contracts.errors import PrecipiqError
-
-log = structlog.get_logger("precipiq.auth_keys")
 
 
 class KeyWatcher:
@@ -38,23 +33,22 @@ class KeyWatcher:
         self._seen_count = -1
         self._next_touch_s = clock.monotonic_s() + last_used_interval_s
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        is_failing = False
-        while True:
-            try:
-                await self.look()
-                await self._service.deliver_events()
-                if self._clock.monotonic_s() >= self._next_touch_s:
-                    await self.write_last_used()
-                if is_failing:
-                    log.info("keys can be looked at again")
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("keys cannot be looked at", reason=error.message)
-                is_failing = True
-            await asyncio.sleep(self._poll_s)
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Watch as long as this is entered; at its end, write what is left."""
+        return background(
+            "auth_keys.keys",
+            self._watch,
+            every_s=self._poll_s,
+            failing="keys cannot be looked at",
+            again="keys can be looked at again",
+            final=self.write_last_used,
+        )
+
+    async def _watch(self) -> None:
+        await self.look()
+        await self._service.deliver_events()
+        if self._clock.monotonic_s() >= self._next_touch_s:
+            await self.write_last_used()
 
     async def look(self) -> None:
         """Ask the database once whether any key changed."""
@@ -71,8 +65,3 @@ class KeyWatcher:
         last_used_us = self._authenticator.take_last_used()
         if last_used_us:
             await self._store.touch(last_used_us)
-
-    async def stop(self) -> None:
-        """Write what is left."""
-        with suppress(PrecipiqError):
-            await self.write_last_used()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ from precipiq_billing.money import stripe_amount
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
 from precipiq_chain.chain_format import statement_id
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Entry
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable, ValidationFailed
-from precipiq_core.periodic import repeat
 
 log = structlog.get_logger("precipiq.billing")
 
@@ -61,7 +61,6 @@ class Deliveries:
         self._metrics = metrics
         self._accept_test_mode_in_live = accept_test_mode_in_live
         self._retry_s = retry_s
-        self._next_look_s = 0.0
         self._sealed: dict[tuple[Chain, str], str] = {}
 
     async def take(self, chain: Chain, event: object) -> Outcome:
@@ -122,15 +121,26 @@ class Deliveries:
             log.error("metadata of a delivery cannot be kept", event_id=event.external_id, reason=error.message)
             return (await self._events.record(chain, replace(event, metadata=None), SYSTEM))[0]
 
-    async def run(self) -> None:
-        """Note what was sealed, and seal what a crash or an outage left. Until cancelled."""
-        await repeat(self._look, _NOTE_DELAY_S, "deliveries cannot be sealed; they are stored")
+    @asynccontextmanager
+    async def running(self, background: Background) -> AsyncIterator[None]:
+        """As long as this is entered, note what was sealed, and seal what a crash or an outage left.
 
-    async def _look(self) -> None:
-        await self.note_sealed()
-        if self._clock.monotonic_s() >= self._next_look_s:
-            self._next_look_s = self._clock.monotonic_s() + self._retry_s
-            await self.seal_left_over()
+        What cannot be noted at the end is sealed again later, to the same entry.
+        """
+        failing = "deliveries cannot be sealed; they are stored"
+        noting = background(
+            "billing.deliveries", self.note_sealed, every_s=_NOTE_DELAY_S, failing=failing, final=self.note_sealed
+        )
+        sealing = background(
+            "billing.left_over",
+            self.seal_left_over,
+            every_s=self._retry_s,
+            failing=failing,
+            round_s_max=LONG_ROUND_S_MAX,
+            tolerated=(PrecipiqError,),  # one delivery that cannot be sealed is no reason to stop serving
+        )
+        async with noting, sealing:
+            yield
 
     async def seal_left_over(self) -> None:
         """Seal the deliveries that were stored some seconds ago and are not in the chain."""
@@ -161,11 +171,6 @@ class Deliveries:
         except PrecipiqError:
             self._sealed = {**sealed, **self._sealed}
             raise
-
-    async def note_sealed_at_end(self) -> None:
-        """As :meth:`note_sealed`; what cannot be noted any more is sealed again later, to the same entry."""
-        with suppress(PrecipiqError):
-            await self.note_sealed()
 
 
 def _draft(booking: Booking) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from precipiq_billing import kinds
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
 from precipiq_billing.errors import TooManyEndpoints
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, Randomness, format_timestamp, uuid7
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.vault import KeyVault
 from precipiq_core.outbox import OutboxEvent
-from precipiq_core.periodic import repeat
 
 _ID_BYTES = 24
 _HINT_CHARACTERS = 4
@@ -115,9 +116,11 @@ class StripeEndpoints:
         """All of that chain, newest first."""
         return await self._store.of_chain(chain)
 
-    async def run(self, interval_s: float) -> None:
-        """Seal events that could not be sealed when they happened, and forget expired secrets. Until cancelled."""
-        await repeat(self._look, interval_s, "Stripe endpoints cannot be looked at")
+    def running(self, background: Background, interval_s: float) -> AbstractAsyncContextManager[None]:
+        """As long as this is entered, seal events that could not be sealed at once, and forget expired secrets."""
+        return background(
+            "billing.endpoints", self._look, every_s=interval_s, failing="Stripe endpoints cannot be looked at"
+        )
 
     async def _look(self) -> None:
         await self._store.events.deliver(self._ledger)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +21,7 @@ from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import SubscriptionStore
 from precipiq_billing.service import FinancialEvents
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import Database, Migration
@@ -152,20 +152,13 @@ class BillingPlugin(PluginBase[BillingConfig]):
         if not services.get(DeploymentInfo).serving:
             yield
             return
-        deliveries = services.get(Deliveries)
-        tasks: list[asyncio.Task[None]] = []
-        if self._book is not None:
-            self._plan_webhook.start()
-            await self._book.refresh()
-            tasks.append(asyncio.create_task(self._book.run()))
-        tasks += [
-            asyncio.create_task(deliveries.run()),
-            asyncio.create_task(services.get(StripeEndpoints).run(self.config.seal_retry_s)),
-        ]
-        try:
+        background = services.get(Background)
+        endpoints = services.get(StripeEndpoints)
+        async with AsyncExitStack() as stack:
+            if self._book is not None:
+                self._plan_webhook.start()
+                await self._book.refresh()
+                await stack.enter_async_context(self._book.running(background))
+            await stack.enter_async_context(services.get(Deliveries).running(background))
+            await stack.enter_async_context(endpoints.running(background, self.config.seal_retry_s))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await deliveries.note_sealed_at_end()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
 
 from precipiq_contracts.auth import AddressLimiter
+from precipiq_contracts.background import Background
 from precipiq_contracts.bundle_store import BundleStore
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
@@ -145,16 +145,10 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        tasks: list[asyncio.Task[None]] = []
-        if services.get(DeploymentInfo).serving:
-            tasks = [
-                asyncio.create_task(services.get(ExportRunner).run()),
-                asyncio.create_task(self._upkeep.run()),
-            ]
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._signer.close)
+            if services.get(DeploymentInfo).serving:
+                background = services.get(Background)
+                await stack.enter_async_context(services.get(ExportRunner).running(background))
+                await stack.enter_async_context(self._upkeep.running(background))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._signer.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 
 import structlog
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.bundle_store import BundleStore
 from precipiq_contracts.chain import SYSTEM
 from precipiq_contracts.clock import Clock
@@ -70,26 +71,21 @@ class ExportRunner:
         """Look at once: something was asked for."""
         self._news.set()
 
-    async def run(self) -> None:
-        """Until cancelled; what runs then is left to whoever comes next."""
-        is_failing = False
-        try:
-            while True:
-                self._news.clear()
-                try:
-                    await self._claim_all()
-                    is_failing = False
-                except PrecipiqError as error:
-                    if not is_failing:
-                        log.warning("exports cannot be looked at", reason=error.message)
-                    is_failing = True
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._limits.poll_s):
-                        await self._news.wait()
-        finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Run exports as long as this is entered; what runs then is left to the process that claims it next."""
+        return background(
+            "exports.runner",
+            self._claim_all,
+            every_s=self._limits.poll_s,
+            failing="exports cannot be looked at",
+            wake=self._news,
+            final=self._leave_all,
+        )
+
+    async def _leave_all(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _claim_all(self) -> None:
         while len(self._running) < self._limits.running_max:
@@ -104,12 +100,15 @@ class ExportRunner:
             )
             if job is None:
                 return
+            # A bare task: it ends with its export, and a lease that is renewed no more tells other processes of it.
             task = asyncio.create_task(self._work_unattended(job))
             self._running.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("export failed unexpectedly", exc_info=error)
         self.wake()
 
     async def _work_unattended(self, job: Job) -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import structlog
-
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.bundle_store import BundleStore
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_exports.job_store import JobStore
 from precipiq_exports.jobs import Job, bundle_name
 from precipiq_exports.service import ExportService
-
-log = structlog.get_logger("precipiq.exports")
 
 _AT_ONCE_MAX = 100
 _WORK_FILE = re.compile(r"(exp_[0-9a-f]{32})\.(\d{1,9})\.zip")
@@ -40,18 +38,16 @@ class Upkeep:
         self._work_folder = work_folder
         self._interval_s = interval_s
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        is_failing = False
-        while True:
-            try:
-                await self.look()
-                is_failing = False
-            except (PrecipiqError, OSError) as error:
-                if not is_failing:
-                    log.warning("exports cannot be looked after", reason=str(error))
-                is_failing = True
-            await asyncio.sleep(self._interval_s)
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Look as long as this is entered."""
+        return background(
+            "exports.upkeep",
+            self.look,
+            every_s=self._interval_s,
+            failing="exports cannot be looked after",
+            round_s_max=LONG_ROUND_S_MAX,
+            tolerated=(PrecipiqError, OSError),  # entries must flow in while no bundle can be deleted
+        )
 
     async def look(self) -> None:
         """Once."""

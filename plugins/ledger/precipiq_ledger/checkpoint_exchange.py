@@ -6,15 +6,15 @@ files no change of the database takes away.
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import orjson
 import structlog
 
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Statement
-from precipiq_contracts.errors import PrecipiqError
 from precipiq_ledger.checkpointer import Checkpointer
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner, parse_checkpoint
 
@@ -48,7 +48,7 @@ DELETE FROM ledger_checkpoints AS old WHERE shared_us < :until_us AND EXISTS (
 
 
 class CheckpointExchange:
-    """Sends what this node signs and fetches what others signed, as long as :meth:`run` runs."""
+    """Sends what this node signs and fetches what others signed, as long as :meth:`running` is entered."""
 
     def __init__(self, database: Database, signer: CheckpointSigner, checkpointer: Checkpointer, clock: Clock) -> None:
         self._database = database
@@ -59,30 +59,30 @@ class CheckpointExchange:
         self._refused: set[str] = set()
         checkpointer.on_signed = self._signed
         self._unsent: dict[Chain, Checkpoint] = {}
+        self._round_number = 0
 
     def _signed(self, chain: Chain, checkpoint: Checkpoint) -> None:
         self._unsent[chain] = checkpoint
 
-    async def run(self) -> None:
-        """Until cancelled. A round that fails is logged and tried again at the next."""
-        round_number = 0
-        is_failing = False
-        while True:
-            try:
-                await self.send()
-                await self.fetch()
-                if round_number % _PRUNE_ROUNDS == 0:
-                    until_us = self._clock.now_us() - _KEPT_US
-                    await self._database.transaction([Statement(_PRUNE, {"until_us": until_us})])
-                round_number += 1
-                if is_failing:
-                    log.info("checkpoints are exchanged with other nodes again")
-                is_failing = False
-            except (PrecipiqError, OSError, ValueError) as error:
-                if not is_failing:
-                    log.warning("checkpoints are not exchanged with other nodes", reason=str(error))
-                is_failing = True
-            await asyncio.sleep(EXCHANGE_INTERVAL_S)
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Exchange as long as this is entered; at its end, send what is left."""
+        return background(
+            "ledger.checkpoint_exchange",
+            self._exchange,
+            every_s=EXCHANGE_INTERVAL_S,
+            failing="checkpoints are not exchanged with other nodes",
+            again="checkpoints are exchanged with other nodes again",
+            round_s_max=LONG_ROUND_S_MAX,
+            final=self.send,
+        )
+
+    async def _exchange(self) -> None:
+        await self.send()
+        await self.fetch()
+        if self._round_number % _PRUNE_ROUNDS == 0:
+            until_us = self._clock.now_us() - _KEPT_US
+            await self._database.transaction([Statement(_PRUNE, {"until_us": until_us})])
+        self._round_number += 1
 
     async def send(self) -> None:
         """Put what was signed where the others find it."""

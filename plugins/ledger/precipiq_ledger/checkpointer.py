@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import cast
 
 import structlog
 
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain, Environment, Head
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_contracts.errors import PrecipiqError
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner
 
 log = structlog.get_logger("precipiq.ledger")
@@ -38,14 +38,17 @@ class Checkpointer:
         self._writing = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
 
-    async def run(self) -> None:
-        """Write until cancelled. A round that fails is logged and tried again at the next."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            try:
-                await self.write_all()
-            except (PrecipiqError, OSError, ValueError) as error:
-                log.error("checkpoints not written", error=type(error).__name__, reason=str(error))
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Write as long as this is entered, and once more at its end."""
+        return background(
+            "ledger.checkpoints",
+            self.write_all,
+            every_s=self._interval_s,
+            failing="checkpoints not written",
+            waits_first=True,
+            round_s_max=LONG_ROUND_S_MAX,
+            final=self.write_all,
+        )
 
     async def write_all(self) -> int:
         """Write a checkpoint for every chain whose head moved since its last one; how many."""

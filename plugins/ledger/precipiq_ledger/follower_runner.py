@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.followers import Follower
 from precipiq_ledger.service import LedgerService
@@ -35,12 +35,9 @@ class RunnerLimits:
 class FollowerRunner:
     """Followers of one process. A chain whose follower fails is tried again at the next sweep."""
 
-    def __init__(
-        self, service: LedgerService, followers: Mapping[str, Follower], clock: Clock, limits: RunnerLimits
-    ) -> None:
+    def __init__(self, service: LedgerService, followers: Mapping[str, Follower], limits: RunnerLimits) -> None:
         self._service = service
         self._followers = followers
-        self._clock = clock
         self._limits = limits
         self._grown: dict[Chain, None] = {}
         self._news = asyncio.Event()
@@ -53,26 +50,30 @@ class FollowerRunner:
             self._grown[chain] = None
         self._news.set()
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    @asynccontextmanager
+    async def running(self, background: Background) -> AsyncIterator[None]:
+        """Tell followers as long as this is entered."""
         if not self._followers:
+            yield
             return
-        next_sweep_s = self._clock.monotonic_s()
-        while True:
-            now_s = self._clock.monotonic_s()
-            if now_s >= next_sweep_s:
-                await self._sweep()
-                next_sweep_s = self._clock.monotonic_s() + self._limits.sweep_s
-            grown, self._grown = list(self._grown), {}
-            self._news.clear()
-            await self._catch_up_all(grown)
-            if self._grown:
-                await asyncio.sleep(self._limits.delay_s)
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, next_sweep_s - self._clock.monotonic_s())):
-                    await self._news.wait()
-                    await asyncio.sleep(self._limits.delay_s)
+        sweep_s = self._limits.sweep_s
+        sweeping = background(
+            "ledger.follower_sweep",
+            self._sweep,
+            every_s=sweep_s,
+            failing="follower failed; it is tried again",
+            round_s_max=LONG_ROUND_S_MAX,
+        )
+        telling = background(
+            "ledger.followers",
+            self._catch_up_all,
+            every_s=sweep_s,
+            failing="followers are not told of grown chains",
+            wake=self._news,
+            round_s_max=None,  # a follower takes as long as the longest chain that is new to it
+        )
+        async with telling, sweeping:
+            yield
 
     async def _sweep(self) -> None:
         """Find the chains that grew without this process."""
@@ -83,12 +84,17 @@ class FollowerRunner:
                 if head is not None and self._seen.get(chain) != head.seq:
                     self._remember(chain, head.seq)
                     self._grown[chain] = None
-        except Exception as error:  # noqa: BLE001  (the store may be a third party's too)
+                    self._news.set()
+        except PrecipiqError as error:
             self._failed("sweep", None, error)
         else:
             self._failing.discard("sweep")
 
-    async def _catch_up_all(self, chains: list[Chain]) -> None:
+    async def _catch_up_all(self) -> None:
+        if not self._grown:
+            return
+        await asyncio.sleep(self._limits.delay_s)
+        chains, self._grown = list(self._grown), {}
         gate = asyncio.Semaphore(self._limits.running_max)
 
         async def catch_up(chain: Chain) -> None:
@@ -96,8 +102,7 @@ class FollowerRunner:
                 for name, follower in self._followers.items():
                     await self._catch_up(name, follower, chain)
 
-        if chains:
-            await asyncio.gather(*map(catch_up, chains))
+        await asyncio.gather(*map(catch_up, chains))
 
     async def _catch_up(self, name: str, follower: Follower, chain: Chain) -> None:
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import Database, Migration
@@ -149,16 +149,11 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         runner = FollowerRunner(
             service,
             services.get(Followers).by_name,
-            services.get(Clock),
             RunnerLimits(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max),
         )
         service.on_append = runner.note
-        running = asyncio.create_task(runner.run())
-        try:
+        async with runner.running(services.get(Background)):
             yield
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
@@ -169,23 +164,16 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         clock = services.get(Clock)
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
         await checkpointer.compare_heads()
-        tasks = [asyncio.create_task(checkpointer.run())]
-        exchange = None
-        if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
-            from precipiq_ledger.checkpoint_exchange import CheckpointExchange
+        background = services.get(Background)
+        async with AsyncExitStack() as stack:
+            if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
+                from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 
-            exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)
-            tasks.append(asyncio.create_task(exchange.run()))
-        try:
+                exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)
+                await stack.enter_async_context(exchange.running(background))
+            # Left first: what it signs at the end is sent by the exchange.
+            await stack.enter_async_context(checkpointer.running(background))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-            await checkpointer.write_all()
-            if exchange is not None:
-                await exchange.send()
 
     def _chosen_driver(self, services: Services) -> EntryStoreDriver:
         """The one that the deployment names, else the one that its database brings."""

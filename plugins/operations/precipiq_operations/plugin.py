@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.registries import Routes
 from precipiq_contracts.services import Services
 from precipiq_core.plugin import PluginBase, hookimpl
@@ -27,6 +28,6 @@ class Operations(PluginBase[OperationsConfig]):
         from precipiq_operations.routes import Pages
         from precipiq_operations.service import Readiness
 
-        return Pages(
-            Readiness(lambda: services.pings), services.get(CollectorRegistry), services.get(Routes)
-        ).endpoints()
+        background = services.get(Background)
+        readiness = Readiness(lambda: {**services.pings, **background.pings})
+        return Pages(readiness, services.get(CollectorRegistry), services.get(Routes)).endpoints()

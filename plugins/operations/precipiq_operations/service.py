@@ -1,4 +1,4 @@
-"""Whether a process can serve: every part that has a health check is asked, side by side. Knows no HTTP."""
+"""Whether a process can serve: every part and every task in the background is asked, side by side. Knows no HTTP."""
 
 from __future__ import annotations
 

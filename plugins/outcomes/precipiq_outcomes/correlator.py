@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import orjson
 
 from precipiq_chain.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Entry
 from precipiq_contracts.clock import Clock, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
-from precipiq_contracts.errors import Conflict, Unavailable
+from precipiq_contracts.errors import Conflict, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
-from precipiq_core.periodic import repeat
 from precipiq_outcomes.config import CorrelationConfig
 from precipiq_outcomes.kinds import DECISION, FINANCIAL_EVENT
 from precipiq_outcomes.link_store import LinkStore
@@ -71,17 +72,26 @@ class Correlator:
         self._ledger = ledger
         self._clock = clock
         self._config = config
+        self._has_more = asyncio.Event()
         self._weights = Weights(
             config.temporal_weight, config.metadata_weight, config.prior_weight, config.amount_weight
         )
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        await repeat(self._look_at_all, self._config.interval_s, "links cannot be proposed now")
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Propose links as long as this is entered."""
+        return background(
+            "outcomes.links",
+            self._look_on,
+            every_s=self._config.interval_s,
+            failing="links cannot be proposed now",
+            wake=self._has_more,
+            round_s_max=LONG_ROUND_S_MAX,
+            tolerated=(PrecipiqError,),  # a long chain that is still being taken in is no reason to stop serving
+        )
 
-    async def _look_at_all(self) -> None:
-        while await self.look():
-            pass
+    async def _look_on(self) -> None:
+        if await self.look():
+            self._has_more.set()
 
     async def look(self) -> bool:
         """Score some of the events that were not scored yet; whether there may be more."""

@@ -5,16 +5,18 @@ Estimates of all decisions are computed when they are asked for; those on record
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import cast
 
 from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Draft
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Scalar, Statement
-from precipiq_contracts.errors import IdempotencyConflict
+from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError
 from precipiq_contracts.ledger import Ledger
-from precipiq_core.periodic import repeat
 from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.fold import group_of
@@ -47,15 +49,24 @@ class Estimator:
         self._clock = clock
         self._currency = currency
         self._interval_s = interval_s
+        self._has_more = asyncio.Event()
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        await repeat(self._look, self._interval_s, "liability estimates are behind")
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Record estimates as long as this is entered."""
+        return background(
+            "outcomes.estimates",
+            self._look,
+            every_s=self._interval_s,
+            failing="liability estimates are behind",
+            wake=self._has_more,
+            round_s_max=LONG_ROUND_S_MAX,
+            tolerated=(PrecipiqError,),  # a long chain that is still being taken in is no reason to stop serving
+        )
 
     async def _look(self) -> None:
         await self.begin_night()
-        while await self.record_stale():
-            pass
+        if await self.record_stale():
+            self._has_more.set()
 
     async def begin_night(self) -> None:
         """Once a UTC day and chain: have every estimate on record looked at again."""

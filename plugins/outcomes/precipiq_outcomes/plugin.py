@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Migration
@@ -105,14 +105,10 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        tasks: list[asyncio.Task[None]] = []
-        if services.get(DeploymentInfo).serving:
-            tasks.append(asyncio.create_task(self._estimator.run()))
-            if self.config.correlation.enabled:
-                tasks.append(asyncio.create_task(self._correlator.run()))
-        try:
+        async with AsyncExitStack() as stack:
+            if services.get(DeploymentInfo).serving:
+                background = services.get(Background)
+                await stack.enter_async_context(self._estimator.running(background))
+                if self.config.correlation.enabled:
+                    await stack.enter_async_context(self._correlator.running(background))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.database import Database
 from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.ledger_hooks import DriverOptions, LedgerHooks
@@ -45,7 +46,7 @@ class PostgresPlugin(PluginBase[PostgresConfig], LedgerHooks):
     def entry_store_drivers(self, services: Services, options: DriverOptions) -> Sequence[EntryStoreDriver]:
         from precipiq_postgres.entries.driver import PostgresDriver
 
-        return [PostgresDriver(self._database, options)]
+        return [PostgresDriver(self._database, options, services.get(Background))]
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.database import Database
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import EntryStoreDriver
@@ -40,7 +41,7 @@ class SqlitePlugin(PluginBase[SqliteConfig], LedgerHooks):
     def entry_store_drivers(self, services: Services, options: DriverOptions) -> Sequence[EntryStoreDriver]:
         from precipiq_sqlite.entries.driver import SqliteDriver
 
-        return [SqliteDriver(self._database, options)]
+        return [SqliteDriver(self._database, options, services.get(Background))]
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

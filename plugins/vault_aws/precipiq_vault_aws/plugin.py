@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import structlog
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.services import Services
@@ -53,14 +53,15 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
         """Opens whatever becomes of KMS, and does not wait for it: entries must flow in without it."""
-        checking = asyncio.create_task(self._check()) if services.get(DeploymentInfo).serving else None
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._vault.close)
+            if services.get(DeploymentInfo).serving:
+                background = services.get(Background)
+                checking = background(
+                    "vault_aws.check", self._check, every_s=None, failing="the vault cannot be looked at"
+                )
+                await stack.enter_async_context(checking)
             yield
-        finally:
-            if checking is not None:
-                checking.cancel()
-                await asyncio.gather(checking, return_exceptions=True)
-            await self._vault.close()
 
     async def _check(self) -> None:
         try:

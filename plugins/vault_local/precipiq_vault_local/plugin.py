@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Randomness
 from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.registries import WrappedSecretsRegistry
@@ -67,11 +67,7 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
                 holders = services.get(WrappedSecretsRegistry).by_name.values()
                 await first_start(self._vault, path, holders, services.get(Console))
             await self._watch.look()
-            watching = asyncio.create_task(self._watch.run())
-            try:
+            async with self._watch.running(services.get(Background)):
                 yield
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
         finally:
             await self._vault.close()

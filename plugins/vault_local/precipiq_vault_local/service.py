@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from prometheus_client import Gauge
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.errors import PrecipiqError, VaultRefused
 from precipiq_contracts.vault import Context
 from precipiq_core.secret_process import SecretProcess
@@ -93,8 +94,12 @@ class VaultWatch:
         else:
             log.critical("the vault cannot serve: nothing can be wrapped or signed", reason=text)
 
-    async def run(self) -> None:
-        """Look again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            await self.look()
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Look again and again as long as this is entered."""
+        return background(
+            "vault_local.watch",
+            self.look,
+            every_s=self._interval_s,
+            failing="the vault cannot be looked at",
+            waits_first=True,
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import structlog
 
@@ -76,6 +75,8 @@ class Feed:
     async def open(self) -> None:
         """Begin to follow, or wait until another has begun. Raises what the ledger raises at the start."""
         if self._task is None:
+            # A bare task: a chain that somebody streams is no part of a deployment's readiness, and `_follow` goes on
+            # after every fault.
             self._task = asyncio.create_task(self._follow())
         await asyncio.shield(self._opened)
 
@@ -88,8 +89,9 @@ class Feed:
         """Stop following."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(ended, Exception):
+                log.error("the stream cannot read the ledger", error=type(ended).__name__, exc_info=ended)
 
     def after(self, position: Position) -> list[Batch]:
         """Batches that follow that position, of ``SEND_BYTES`` together; none when there is nothing new.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from prometheus_client import CollectorRegistry
 
 from precipiq_contracts.auth import AddressLimiter
+from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.ledger import Ledger
@@ -61,5 +62,7 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
         if not services.get(DeploymentInfo).serving:
             yield
             return
-        async with services.get(Streams).running(services.get(EntryKinds).by_name):
+        kinds = services.get(EntryKinds).by_name
+        background = services.get(Background)
+        async with services.get(Streams).running(kinds, background):
             yield

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from precipiq_contracts.auth import AddressLimiter, Principal
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, EntryKind
 from precipiq_contracts.clock import Clock, parse_timestamp
 from precipiq_contracts.ledger import Ledger
@@ -102,6 +102,7 @@ class Streams:
             on_broken=self._on_broken,
         )
         self._open: set[Subscription] = set()
+        self._upkeep_s = 0.0
 
     async def admit(self, address: str | None) -> None:
         """Count a handshake. Raises ``RateLimited``."""
@@ -145,20 +146,30 @@ class Streams:
             self._note_closed(subscription, ending, self._clock.monotonic_s() - start_s)
 
     @asynccontextmanager
-    async def running(self, kinds: Mapping[str, EntryKind]) -> AsyncIterator[None]:
+    async def running(self, kinds: Mapping[str, EntryKind], background: Background) -> AsyncIterator[None]:
         """Serve as long as this is entered. ``kinds``: how entries are shown."""
         self._encoder.kinds = kinds
-        tasks = [asyncio.create_task(self._sweep()), asyncio.create_task(self._check_keys())]
-        try:
-            yield
-        finally:
-            for subscription in list(self._open):
-                subscription.end(DRAINING)
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-            await self._feeds.close()
+        sweeping = background(
+            "ws_stream.sweep",
+            self._sweep,
+            every_s=_SWEEP_INTERVAL_S,
+            failing="upkeep of streams failed",
+            waits_first=True,
+            final=self._feeds.close,
+        )
+        checking = background(
+            "ws_stream.keys",
+            self._keys.check,
+            every_s=self._config.key_check_interval_s,
+            failing="keys of streams cannot be checked",
+            waits_first=True,
+        )
+        async with sweeping, checking:
+            try:
+                yield
+            finally:
+                for subscription in list(self._open):
+                    subscription.end(DRAINING)
 
     async def _find(self, chain: Chain, after: Position | None) -> tuple[Position, Position]:
         """Where the stream begins, and the chain's head."""
@@ -221,20 +232,14 @@ class Streams:
         self._metrics.delay.observe(max(0, self._clock.now_us() - parse_timestamp(timestamp)) / 1_000_000)
 
     async def _sweep(self) -> None:
-        upkeep_s = 0.0
-        while True:
-            await asyncio.sleep(_SWEEP_INTERVAL_S)
-            now_s = self._clock.monotonic_s()
-            try:
-                self._evict_stuck(now_s)
-                if now_s - upkeep_s >= _UPKEEP_INTERVAL_S:
-                    upkeep_s = now_s
-                    self._metrics.lag.set(max((item.lag_frames for item in self._open), default=0))
-                    for subscription in self._open:
-                        self._count(subscription)
-                    await self._feeds.close_idle()
-            except Exception as error:
-                log.exception("upkeep of streams failed", error=type(error).__name__)
+        now_s = self._clock.monotonic_s()
+        self._evict_stuck(now_s)
+        if now_s - self._upkeep_s >= _UPKEEP_INTERVAL_S:
+            self._upkeep_s = now_s
+            self._metrics.lag.set(max((item.lag_frames for item in self._open), default=0))
+            for subscription in self._open:
+                self._count(subscription)
+            await self._feeds.close_idle()
 
     def _evict_stuck(self, now_s: float) -> None:
         evictions_left = max(_EVICTIONS_PER_SWEEP_MIN, len(self._open) // 50)
@@ -262,11 +267,6 @@ class Streams:
         if frames:
             self._metrics.frames.inc(frames)
             self._metrics.bytes.inc(size)
-
-    async def _check_keys(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.key_check_interval_s)
-            await self._keys.check()
 
 
 def _names(opening: Opening, transport: Transport) -> dict[str, str | None]:

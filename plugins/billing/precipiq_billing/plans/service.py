@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -20,9 +21,9 @@ from precipiq_billing.plans.subscriptions import (
     standing_of,
     state_of,
 )
+from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.plans import NO_LIMITS, PlanLimits
-from precipiq_core.periodic import repeat
 
 DUPLICATE = "duplicate event; already processed"
 OUTDATED = "a later state of the subscription is known"
@@ -109,9 +110,11 @@ class PlanBook:
                 if len(changed.states) < _ROWS_AT_ONCE:
                     return
 
-    async def run(self) -> None:
-        """Refresh until cancelled. While that fails the last known plans apply."""
-        await repeat(self.refresh, self._config.refresh_s, "plans cannot be looked at")
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Refresh as long as this is entered. While that fails the last known plans apply."""
+        return background(
+            "billing.plans", self.refresh, every_s=self._config.refresh_s, failing="plans cannot be looked at"
+        )
 
     async def accounts(self) -> list[Account]:
         """Every organisation that ever had a subscription, by id; read from the database."""

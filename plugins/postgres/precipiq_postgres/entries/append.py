@@ -114,6 +114,11 @@ class PostgresAppender:
             while group := self._next_group(state):
                 _settle(group, [Unavailable("the ledger is closing")] * len(group))
             raise
+        except Exception as error:
+            _settle(group, [error] * len(group))  # whoever waits would wait for ever
+            while group := self._next_group(state):
+                _settle(group, [Unavailable()] * len(group))
+            raise
         finally:
             state.is_running = False
 

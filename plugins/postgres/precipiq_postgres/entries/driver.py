@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from precipiq_chain.grouping import AppendJob, check_storable
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_contracts.database import Migration
 from precipiq_contracts.entry_store import (
@@ -23,6 +24,7 @@ from precipiq_contracts.entry_store import (
     Seal,
 )
 from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_core.background import standalone_background
 from precipiq_postgres.entries.append import PostgresAppender
 from precipiq_postgres.entries.audit import PostgresAuditor
 from precipiq_postgres.entries.columns import column_text
@@ -44,7 +46,10 @@ _READ = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND seq > $3 {{kind
 
 
 class PostgresDriver:
-    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is."""
+    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is.
+
+    ``background``: what runs the watchers; without one, no metric and no readiness tells of them.
+    """
 
     name: str = "postgres"
     capabilities: frozenset[str] = frozenset((MULTI_WRITER,))
@@ -52,8 +57,14 @@ class PostgresDriver:
         Migration("ledger", MIGRATIONS, {"entries": _COLUMNS, "ledger_checkpoints": _COLUMNS}, frozenset({"entries"})),
     )
 
-    def __init__(self, database: PostgresDatabase, options: DriverOptions | None = None) -> None:
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        options: DriverOptions | None = None,
+        background: Background | None = None,
+    ) -> None:
         self._database = database
+        self._background = background or standalone_background()
         self._options = options or DriverOptions()
 
     def open(self) -> AbstractAsyncContextManager[EntryStore]:
@@ -63,7 +74,7 @@ class PostgresDriver:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = PostgresWatchers(self._database, self._options.watch_poll_s)
-        async with watchers.hearing():
+        async with watchers.hearing(self._background):
             appender = PostgresAppender(self._database, watchers.appended)
             try:
                 yield PostgresEntryStore(self._database, self._options, watchers, appender)

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import asyncpg
 import orjson
-import structlog
 
 from precipiq_chain.watchers import Watchers
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.errors import PrecipiqError
-from precipiq_postgres.errors import AWAY, ConnectionLost, translated
+from precipiq_postgres.errors import AWAY, ConnectionLost, translating
 from precipiq_postgres.service import PostgresDatabase
-
-log = structlog.get_logger("precipiq.ledger.postgres")
 
 CHANNEL = "precipiq_entries"
 
@@ -32,8 +30,7 @@ FROM unnest($1::text[]) AS sent (payload)
 _NOTIFY_INTERVAL_S = 0.02
 _LAST_NOTIFY_TIMEOUT_S = 1.0
 _PAYLOAD_BYTES_MAX = 7000
-_RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_LISTEN_CHECK_S = 10.0
+_IDLE_S = 10.0
 _LOOK_CHAINS_MAX = 1000
 _HEADS = """
 SELECT org_id, environment,
@@ -51,6 +48,8 @@ class PostgresWatchers(Watchers):
         self._poll_s = poll_s
         self._grown: set[Chain] = set()
         self._has_grown = asyncio.Event()
+        self._listener: asyncpg.Connection | None = None
+        self._is_lost = asyncio.Event()
         self._seen: dict[Chain, int | None] = {}
 
     def appended(self, chain: Chain) -> None:
@@ -60,21 +59,45 @@ class PostgresWatchers(Watchers):
         self._has_grown.set()
 
     @asynccontextmanager
-    async def hearing(self) -> AsyncIterator[None]:
+    async def hearing(self, background: Background) -> AsyncIterator[None]:
         """Hear and tell as long as this is entered."""
-        async with AsyncExitStack() as stack:
-            for work in (self._tell_for_ever(), self._listen_for_ever(), self._look_for_ever()):
-                stack.push_async_callback(_end, asyncio.ensure_future(work))
+        telling = background(
+            "postgres.tell",
+            self._tell_some,
+            every_s=_IDLE_S,
+            failing="other processes are not told of new entries",
+            wake=self._has_grown,
+            final=self._tell_last,
+        )
+        listening = background(
+            "postgres.listen",
+            self._listen,
+            every_s=_IDLE_S,
+            failing="not listening for other processes' entries; looking instead",
+            again="listening for other processes' entries again",
+            wake=self._is_lost,
+            tolerated=(PrecipiqError,),  # looking finds what listening would have
+            final=self._hang_up,
+        )
+        looking = background(
+            "postgres.look",
+            self._look,
+            every_s=self._poll_s,
+            failing="cannot look for new entries",
+            again="looking for new entries again",
+            waits_first=True,
+        )
+        async with telling, listening, looking:
             yield
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_NOTIFY_TIMEOUT_S):
-                    await self._tell()
 
-    async def _tell_for_ever(self) -> None:
-        while True:
-            await self._has_grown.wait()
-            await self._tell()
-            await asyncio.sleep(_NOTIFY_INTERVAL_S)
+    async def _tell_some(self) -> None:
+        await self._tell()
+        await asyncio.sleep(_NOTIFY_INTERVAL_S)
+
+    async def _tell_last(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_NOTIFY_TIMEOUT_S):
+                await self._tell()
 
     async def _tell(self) -> None:
         chains, self._grown = self._grown, set()
@@ -86,37 +109,30 @@ class PostgresWatchers(Watchers):
         with suppress(PrecipiqError):  # the others find out by looking
             await self._database.run_statement(_NOTIFY, payloads)
 
-    async def _listen_for_ever(self) -> None:
-        failures = 0
-        while True:
-            try:
-                async with self._listening() as (connection, lost):
-                    if failures:
-                        log.info("listening for other processes' entries again")
-                    failures = 0
-                    self.wake_all()  # what came while nobody listened
-                    while not (await asyncio.wait([lost], timeout=_LISTEN_CHECK_S))[0]:
-                        await connection.execute("SELECT 1")
-                raise ConnectionLost(AWAY)
-            except Exception as error:  # noqa: BLE001  (whatever it is, listening must go on)
-                if failures == 0:
-                    reason = str(translated(error))
-                    log.warning("not listening for other processes' entries; looking instead", reason=reason)
-                pause_s = _RECONNECT_PAUSES_S[min(failures, len(_RECONNECT_PAUSES_S) - 1)]
-                failures += 1
-                await asyncio.sleep(pause_s)
-
-    @asynccontextmanager
-    async def _listening(self) -> AsyncIterator[tuple[asyncpg.Connection, asyncio.Future[None]]]:
-        """A connection that hears, and a future that is cancelled when it is lost."""
+    async def _listen(self) -> None:
+        """Begin to listen, or see whether the connection that listens is still one."""
         timeout_s = self._database.settings.connection_wait_s
-        connection = await asyncpg.connect(**self._database.listen_address.options(), timeout=timeout_s)
-        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        connection = self._listener
         try:
-            connection.add_termination_listener(lambda _: lost.cancel())
-            await connection.add_listener(CHANNEL, self._heard)
-            yield connection, lost
-        finally:
+            with translating():
+                if connection is None:
+                    options = self._database.listen_address.options()
+                    connection = await asyncpg.connect(**options, timeout=timeout_s)
+                    self._listener = connection
+                    connection.add_termination_listener(lambda _: self._is_lost.set())
+                    await connection.add_listener(CHANNEL, self._heard)
+                    self.wake_all()  # what came while nobody listened
+                elif connection.is_closed():
+                    raise ConnectionLost(AWAY)
+                else:
+                    await connection.execute("SELECT 1", timeout=timeout_s)
+        except BaseException:
+            await self._hang_up()
+            raise
+
+    async def _hang_up(self) -> None:
+        connection, self._listener = self._listener, None
+        if connection is not None:
             connection.terminate()
 
     def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
@@ -125,20 +141,6 @@ class PostgresWatchers(Watchers):
             self.wake_all()
         else:
             self.wake(chain)
-
-    async def _look_for_ever(self) -> None:
-        is_failing = False
-        while True:
-            await asyncio.sleep(self._poll_s)
-            try:
-                await self._look()
-                if is_failing:
-                    log.info("looking for new entries again")
-                is_failing = False
-            except PrecipiqError as error:
-                if not is_failing:
-                    log.warning("cannot look for new entries", reason=error.message)
-                is_failing = True
 
     async def _look(self) -> None:
         watched = self.chains
@@ -159,12 +161,6 @@ class PostgresWatchers(Watchers):
 
         rows = await self._database.run_in(self._database.roles.begin_as_auditor(), work)
         return {Chain(row[0], cast("Environment", row[1])): row[2] for row in rows}
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def _payload(chain: Chain) -> str:

@@ -12,6 +12,7 @@ from typing import cast
 
 from precipiq_chain.grouping import AppendJob, check_storable
 from precipiq_chain.watchers import Watchers
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.database import Migration
@@ -25,6 +26,7 @@ from precipiq_contracts.entry_store import (
     Seal,
 )
 from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_core.background import standalone_background
 from precipiq_sqlite.entries.append import append_group
 from precipiq_sqlite.entries.audit import SqliteAuditor
 from precipiq_sqlite.entries.erasure import LogEmptier
@@ -49,7 +51,10 @@ SELECT org_id, environment FROM entries WHERE (org_id, environment) > (?, ?) ORD
 
 
 class SqliteDriver:
-    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is."""
+    """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is.
+
+    ``background``: what runs the watchers; without one, no metric and no readiness tells of them.
+    """
 
     name: str = "sqlite"
     capabilities: frozenset[str] = frozenset((PHYSICAL_ERASURE,))
@@ -57,8 +62,14 @@ class SqliteDriver:
         Migration("ledger", MIGRATIONS, {_TABLE: ("org_id", "environment")}, frozenset({_TABLE})),
     )
 
-    def __init__(self, database: SqliteDatabase, options: DriverOptions | None = None) -> None:
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        options: DriverOptions | None = None,
+        background: Background | None = None,
+    ) -> None:
         self._database = database
+        self._background = background or standalone_background()
         self._options = options or DriverOptions()
         database.reserve(_TABLE)
 
@@ -70,7 +81,7 @@ class SqliteDriver:
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = SqliteWatchers(self._database.readers, self._options.watch_poll_s)
         emptier = LogEmptier(self._database.writer.checkpoint)
-        async with watchers.looking(), emptier.trying_again():
+        async with watchers.looking(self._background), emptier.trying_again(self._background):
             yield SqliteEntryStore(self._database, self._options, watchers, emptier)
 
 

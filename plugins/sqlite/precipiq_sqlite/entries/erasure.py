@@ -7,17 +7,18 @@ less and less often: each attempt holds the writer for a moment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
-from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.background import Background
+from precipiq_contracts.errors import PrecipiqError, Unavailable
 
 log = structlog.get_logger("precipiq.ledger.sqlite")
 
-_FIRST_PAUSE_S = 0.25
-_LONGEST_PAUSE_S = 10.0
+_PAUSE_S = 10.0
+_STAYS = "an erased payload stays in the database's log until its readers have left"
 
 
 class LogEmptier:
@@ -26,21 +27,25 @@ class LogEmptier:
     def __init__(self, checkpoint: Callable[[], Awaitable[bool]]) -> None:
         self._checkpoint = checkpoint
         self._wanted = asyncio.Event()
+        self._is_wanted = False
 
-    @asynccontextmanager
-    async def trying_again(self) -> AsyncIterator[None]:
+    def trying_again(self, background: Background) -> AbstractAsyncContextManager[None]:
         """For the life of the store. Closing the database empties the log too."""
-        task = asyncio.create_task(self._try_again())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        return background(
+            "sqlite.erasure",
+            self._empty_if_wanted,
+            every_s=_PAUSE_S,
+            failing=_STAYS,
+            wake=self._wanted,
+            waits_first=True,
+            tolerated=(Unavailable,),
+        )
 
     async def empty(self, seq: int) -> None:
         """Empty the log of what entry ``seq`` held: now, or else as soon as nobody reads it any more."""
         if not await self._is_emptied():
-            log.warning("an erased payload stays in the database's log until its readers have left", seq=seq)
+            log.warning(_STAYS, seq=seq)
+            self._is_wanted = True
             self._wanted.set()
 
     async def _is_emptied(self) -> bool:
@@ -49,13 +54,11 @@ class LogEmptier:
         except PrecipiqError:
             return False
 
-    async def _try_again(self) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            pause_s = _FIRST_PAUSE_S
-            await asyncio.sleep(pause_s)
-            while not await self._is_emptied():
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                await asyncio.sleep(pause_s)
-            log.info("the database's log is empty of erased payloads")
+    async def _empty_if_wanted(self) -> None:
+        if not self._is_wanted:
+            return
+        self._is_wanted = False  # before the attempt: an erasure meanwhile asks for one more
+        if not await self._is_emptied():
+            self._is_wanted = True
+            raise Unavailable("its readers have not left")
+        log.info("the database's log is empty of erased payloads")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import cast
 
-import structlog
-
 from precipiq_chain.watchers import Watchers
+from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Environment
-from precipiq_contracts.errors import Unavailable
 from precipiq_sqlite.readers import SqliteReaders
-
-log = structlog.get_logger("precipiq.ledger.sqlite")
 
 _LOOK_ROWS_MAX = 10_000
 
@@ -27,28 +21,15 @@ class SqliteWatchers(Watchers):
         super().__init__()
         self._readers = readers
         self._poll_s = poll_s
+        self._last_row: int | None = None
 
-    @asynccontextmanager
-    async def looking(self) -> AsyncIterator[None]:
+    def looking(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Look for the entries of other processes as long as this is entered."""
-        task = asyncio.create_task(self._look_for_ever())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        return background("sqlite.watch", self._look, every_s=self._poll_s, failing="cannot look for new entries")
 
-    async def _look_for_ever(self) -> None:
-        last_row: int | None = None
-        while True:
-            try:
-                last_row = await self._look(last_row)
-            except Unavailable as error:
-                log.warning("cannot look for new entries", reason=error.message)
-            await asyncio.sleep(self._poll_s)
+    async def _look(self) -> None:
+        last_row = self._last_row
 
-    async def _look(self, last_row: int | None) -> int:
         def changes(connection: sqlite3.Connection) -> tuple[int, list[tuple[str, str]] | None]:
             newest = int(connection.execute("SELECT coalesce(max(rowid), 0) FROM entries").fetchone()[0])
             if last_row is None or newest == last_row:
@@ -63,4 +44,4 @@ class SqliteWatchers(Watchers):
             self.wake_all()
         for org_id, environment in chains or ():
             self.wake(Chain(org_id, cast("Environment", environment)))
-        return newest
+        self._last_row = newest

@@ -1,0 +1,238 @@
+"""The owner of all work in the background: repeats it, backs off, and tells of failures in log, metric and readiness.
+
+One object for each application. Knows nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from precipiq_contracts.background import ROUND_S_MAX, Work
+from precipiq_contracts.clock import Clock, SystemClock
+from precipiq_contracts.errors import DeploymentError, PrecipiqError, Unavailable
+
+BACKOFF_S = 0.1
+"""The pause after a first failure; it doubles with each further one."""
+BACKOFF_EXPECTED_MAX_S = 1.0
+"""The longest pause after a ``PrecipiqError``, unless rounds are further apart: what was away works at once."""
+BACKOFF_MAX_S = 60.0
+"""The same for what nobody foresaw, which is logged with its traceback each time."""
+OVERDUE_MIN_S = 60.0
+_OVERDUE_ROUNDS = 3
+_REASON_CHARACTERS_MAX = 200
+
+Pause = Callable[[float, asyncio.Event | None], Awaitable[None]]
+
+
+async def pause(seconds: float, wake: asyncio.Event | None) -> None:
+    """Wait for that time, or until ``wake`` is set."""
+    await asyncio.sleep(0)  # a task that wakes itself leaves others their turn
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await (wake or asyncio.Event()).wait()
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """What a task is to do, and how it fares. ``failures``: in a row; ``failing_since_s``: of those that count."""
+
+    name: str
+    every_s: float | None
+    failing: str
+    again: str
+    overdue_s: float
+    round_s_max: float | None
+    tolerated: tuple[type[Exception], ...]
+    runner: asyncio.Task[None] | None = None
+    failures: int = 0
+    is_warned: bool = False
+    failing_since_s: float | None = None
+    round_since_s: float | None = None
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        logger: structlog.stdlib.BoundLogger = structlog.get_logger(f"precipiq.{self.name.partition('.')[0]}")
+        return logger
+
+    def is_expected(self, error: BaseException) -> bool:
+        return isinstance(error, (PrecipiqError, *self.tolerated))
+
+    def backoff_s(self, error: BaseException) -> float:
+        most_s = BACKOFF_EXPECTED_MAX_S if self.is_expected(error) else BACKOFF_MAX_S
+        return float(min(BACKOFF_S * 2 ** min(self.failures - 1, 30), max(self.every_s or 0.0, most_s)))
+
+    def trouble(self, now_s: float) -> str | None:
+        """Why the operator should look at it, if so."""
+        if self.failing_since_s is not None and now_s - self.failing_since_s > self.overdue_s:
+            return f"it has failed for {now_s - self.failing_since_s:.0f} s"
+        if self.round_since_s is not None and self.round_s_max is not None:
+            round_s = now_s - self.round_since_s
+            if round_s > self.round_s_max:
+                return f"it is stuck: one round has taken {round_s:.0f} s"
+        if self.runner is not None and self.runner.done() and self.every_s is not None:
+            return "it has ended"
+        return None
+
+
+class BackgroundTasks:
+    """See ``precipiq_contracts.background.Background``. ``pause``: what waits between rounds.
+
+    ``registry``: asked for when the first task starts, because a plugin may provide it.
+    """
+
+    def __init__(self, clock: Clock, registry: Callable[[], CollectorRegistry], pause: Pause = pause) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._pause = pause
+        self._tasks: dict[str, _Task] = {}
+
+    @cached_property
+    def _failed(self) -> Counter:
+        return Counter(
+            "precipiq_background_failures",
+            "failed rounds of work in the background",
+            ("task",),
+            registry=self._registry(),
+        )
+
+    @cached_property
+    def _succeeded_at(self) -> Gauge:
+        return Gauge(
+            "precipiq_background_last_success_seconds",
+            "when a task in the background last succeeded or was started, in seconds since the epoch",
+            ("task",),
+            registry=self._registry(),
+            multiprocess_mode="livemin",
+        )
+
+    @property
+    def pings(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """See ``Background.pings``."""
+        return {name: partial(self._ping, task) for name, task in self._tasks.items()}
+
+    async def _ping(self, task: _Task) -> None:
+        trouble = task.trouble(self._clock.monotonic_s())
+        if trouble is not None:
+            raise Unavailable(trouble)
+
+    @asynccontextmanager
+    async def __call__(
+        self,
+        name: str,
+        work: Work,
+        *,
+        every_s: float | None,
+        failing: str,
+        again: str = "works again",
+        wake: asyncio.Event | None = None,
+        waits_first: bool = False,
+        overdue_s: float | None = None,
+        round_s_max: float | None = ROUND_S_MAX,
+        tolerated: tuple[type[Exception], ...] = (),
+        final: Work | None = None,
+    ) -> AsyncIterator[None]:
+        """See ``Background.__call__``."""
+        if name in self._tasks:
+            raise DeploymentError([f"two tasks in the background are called {name}"])
+        if overdue_s is None:
+            overdue_s = max(OVERDUE_MIN_S, _OVERDUE_ROUNDS * (every_s or 0.0))
+        task = self._tasks[name] = _Task(name, every_s, failing, again, overdue_s, round_s_max, tolerated)
+        self._failed.labels(name)
+        self._note_success(task)
+        task.runner = asyncio.create_task(self._repeat(task, work, wake, waits_first=waits_first), name=name)
+        try:
+            yield
+        finally:
+            task.runner.cancel()
+            try:
+                await asyncio.wait([task.runner])
+            finally:
+                del self._tasks[name]
+            error = None if final is None else await _attempt(final)
+            if error is not None:
+                self._failed.labels(name).inc()
+                _log_final(task, error)
+
+    async def _repeat(self, task: _Task, work: Work, wake: asyncio.Event | None, *, waits_first: bool) -> None:
+        every_s = task.every_s
+        if waits_first and every_s is not None:
+            await self._pause(every_s, wake)
+        while True:
+            if wake is not None:
+                wake.clear()
+            task.round_since_s = self._clock.monotonic_s()
+            error = await _attempt(work)
+            task.round_since_s = None
+            if error is None:
+                self._note_success(task)
+            else:
+                self._note_failure(task, error)
+            if _is_cancelled():  # the work may have made something else of that
+                return
+            if error is not None:
+                await self._pause(task.backoff_s(error), None)
+            elif every_s is None:
+                return
+            else:
+                await self._pause(every_s, wake)
+
+    def _note_success(self, task: _Task) -> None:
+        if task.failures:
+            task.log.info(task.again, after=task.failing, task=task.name)
+        task.failures, task.is_warned, task.failing_since_s = 0, False, None
+        self._succeeded_at.labels(task.name).set(self._clock.now_us() / 1_000_000)
+
+    def _note_failure(self, task: _Task, error: BaseException) -> None:
+        task.failures += 1
+        self._failed.labels(task.name).inc()
+        if task.failing_since_s is None and not isinstance(error, task.tolerated):
+            task.failing_since_s = self._clock.monotonic_s()
+        if not task.is_expected(error):
+            names = {"error": type(error).__name__, "reason": _reason(error)}
+            task.log.error(task.failing, task=task.name, exc_info=error, **names)
+        elif not task.is_warned:
+            task.is_warned = True
+            task.log.warning(task.failing, task=task.name, reason=_reason(error))
+
+
+def standalone_background() -> BackgroundTasks:
+    """For a part that runs outside of an application: nobody sees its metrics and its readiness."""
+    return BackgroundTasks(SystemClock(), CollectorRegistry)
+
+
+async def _attempt(work: Work) -> BaseException | None:
+    """What it raised. A cancellation of the task that runs it goes on; one of what it waits for is a failure."""
+    try:
+        await work()
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        return error
+    except Exception as error:  # noqa: BLE001  (a fault must not end the work for good, and in silence)
+        return error
+    return None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _log_final(task: _Task, error: BaseException) -> None:
+    event = "the last step of a task in the background failed"
+    if task.is_expected(error):
+        task.log.warning(event, task=task.name, reason=_reason(error))
+    else:
+        names = {"error": type(error).__name__, "reason": _reason(error)}
+        task.log.error(event, task=task.name, exc_info=error, **names)
+
+
+def _reason(error: BaseException) -> str:
+    return error.message if isinstance(error, PrecipiqError) else str(error)[:_REASON_CHARACTERS_MAX]
