@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,12 +23,12 @@ from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_testkit import postgres as testkit
 from precipiq_testkit.sealing import Writer
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.old_version import code_of, git
 
 from .plugins import ALPHA, COLUMNS, KEYS, LEDGER, new_database, opened, write_revision
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
 MIGRATIONS = [f"plugins/{plugin}/precipiq_{plugin}/sql/migrations" for plugin in ("ledger", "postgres", "auth_keys")]
 # Where PostgreSQL was and is spoken to: a version without either had none.
 POSTGRES = ("core/precipiq_core/database", "plugins/postgres")
@@ -176,13 +174,6 @@ def test_a_column_of_the_next_version_is_no_tampering(postgres: testkit.Postgres
     assert asyncio.run(main()) == [None]
 
 
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"git {arguments[0]} says: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()
-
-
 def old_commit() -> str:
     """The newest commit with another schema than the working tree; the newest of all, if that one had no PostgreSQL."""
     if git("status", "--porcelain", "--", *MIGRATIONS):
@@ -196,13 +187,7 @@ def old_commit() -> str:
 @pytest.fixture
 def old_code(tmp_path: Path) -> dict[str, str]:
     """The variables under which a process runs the old version."""
-    commit = old_commit()
-    folder = tmp_path / "old code"
-    folder.mkdir()
-    packages = ["core", *git("ls-tree", "--name-only", commit, "plugins/").split()]
-    git("archive", "--format=tar", f"--output={tmp_path / 'old.tar'}", commit, *packages)
-    shutil.unpack_archive(tmp_path / "old.tar", folder, filter="data")
-    return {"PYTHONPATH": os.pathsep.join(str(folder / package) for package in packages)}
+    return code_of(old_commit(), tmp_path)
 
 
 def test_a_server_of_the_version_before_writes_on_while_this_one_migrates(
