@@ -1,8 +1,8 @@
-"""Group commit, whatever the database: appends that share a transaction, sealed one after the other on known heads."""
+"""What an append decides, whatever the store: which drafts are new, and the answer. On top of it, group commit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -45,14 +45,9 @@ def wanted_keys(jobs: Sequence[AppendJob]) -> list[tuple[Chain, str]]:
 
 def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
     """Seal what is new of one append, if anything. What its ``seal`` raises is its result, and leaves nothing."""
-    new: list[PreparedDraft] = []
-    seen: set[str] = set()
-    for draft in job.drafts:
-        key = draft.idempotency_key
-        if key is None or ((job.chain, key) not in group.known and key not in seen):
-            new.append(draft)
-        if key is not None:
-            seen.add(key)
+    places = wanted_keys([job])
+    known = {place[1]: group.known[place] for place in places if place in group.known}
+    new = new_drafts(job.drafts, known)
     try:
         sealed = list(job.seal(group.heads.get(job.chain), new))
         if len(sealed) != len(new):
@@ -62,20 +57,39 @@ def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
     if sealed:
         group.heads[job.chain] = head_of(sealed[-1])
         group.new.extend(sealed)
-    return _answer(group, job, sealed)
+    appended = answer(job.drafts, sealed, known)
+    group.known.update({(job.chain, key): entry for key, entry in known.items()})
+    return appended
 
 
-def _answer(group: Group, job: AppendJob, sealed: Sequence[Entry]) -> Appended:
+def new_drafts(drafts: Sequence[PreparedDraft], known: Container[str]) -> list[PreparedDraft]:
+    """Those that are to be sealed: a key that occurs twice in an append is known the second time."""
+    new: list[PreparedDraft] = []
+    seen: set[str] = set()
+    for draft in drafts:
+        key = draft.idempotency_key
+        if key is None or (key not in known and key not in seen):
+            new.append(draft)
+        if key is not None:
+            seen.add(key)
+    return new
+
+
+def answer(drafts: Sequence[PreparedDraft], sealed: Iterable[Entry], known: MutableMapping[str, Entry]) -> Appended:
+    """What an append gives: in the drafts' order, the stored entry of each known key, and the next of ``sealed`` else.
+
+    ``known``: the stored entries by key; the sealed ones that have keys are added.
+    """
     rest = iter(sealed)
     entries: list[Entry] = []
     created: list[bool] = []
-    for draft in job.drafts:
-        place = None if draft.idempotency_key is None else (job.chain, draft.idempotency_key)
-        stored = None if place is None else group.known.get(place)
+    for draft in drafts:
+        key = draft.idempotency_key
+        stored = None if key is None else known.get(key)
         created.append(stored is None)
         entries.append(next(rest) if stored is None else stored)
-        if place is not None:
-            group.known[place] = entries[-1]
+        if key is not None:
+            known[key] = entries[-1]
     return Appended(tuple(entries), tuple(created))
 
 

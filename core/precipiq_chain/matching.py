@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from precipiq_chain.canonical import Json, canonical
 from precipiq_chain.chain_format import parse_json, parse_statement
 from precipiq_contracts.chain import Entry
-from precipiq_contracts.entry_store import EntryQuery
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.entry_store import EntryPage, EntryQuery
 
 _NOT_A_STRING = re.compile(r"true|false|null|-?[0-9][0-9.eE+-]*")
 
@@ -25,6 +26,24 @@ def member_fragments(wanted: Mapping[str, str], *, with_scalars: bool) -> Iterat
         if with_scalars and _NOT_A_STRING.fullmatch(text):
             fragments.append(member + text)
         yield fragments
+
+
+def meets(query: EntryQuery, entry: Entry) -> bool:
+    """Whether the entry meets every condition, kind and time too: for drivers without an index of these."""
+    statement = parse_statement(entry.statement)
+    time_us = parse_timestamp(statement.timestamp)
+    return (
+        statement.kind == query.kind
+        and (query.start_us is None or query.start_us <= time_us)
+        and (query.end_us is None or time_us < query.end_us)
+        and matches(query, entry)
+    )
+
+
+def page_of(found: Sequence[Entry], limit: int, first_seq: int) -> EntryPage:
+    """The page of what was found, newest first, where entries from ``first_seq`` on were looked at."""
+    next_before_seq = found[-1].seq if len(found) == limit else first_seq
+    return EntryPage(tuple(found), next_before_seq if next_before_seq > 1 else None)
 
 
 def matches(query: EntryQuery, entry: Entry) -> bool:

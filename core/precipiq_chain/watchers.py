@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from precipiq_contracts.chain import Chain
 
 
 class WakeUps:
-    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait."""
+    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait.
 
-    def __init__(self) -> None:
+    ``poll_s``: the longest wait, for stores to which other processes append unheard; None: as long as it takes.
+    """
+
+    def __init__(self, poll_s: float | None = None) -> None:
         self._event = asyncio.Event()
+        self._poll_s = poll_s
 
     def wake(self) -> None:
         """End the wait, or the next one."""
@@ -23,14 +27,17 @@ class WakeUps:
         return self
 
     async def __anext__(self) -> None:
-        await self._event.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_s):
+                await self._event.wait()
         self._event.clear()
 
 
 class Watchers:
-    """Who watches which chain."""
+    """Who watches which chain. ``poll_s``: see :class:`WakeUps`."""
 
-    def __init__(self) -> None:
+    def __init__(self, poll_s: float | None = None) -> None:
+        self._poll_s = poll_s
         self._by_chain: dict[Chain, set[WakeUps]] = {}
 
     @property
@@ -51,7 +58,7 @@ class Watchers:
     @asynccontextmanager
     async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
         """See ``EntryStore.watch``."""
-        wake_ups = WakeUps()
+        wake_ups = WakeUps(self._poll_s)
         watching = self._by_chain.setdefault(chain, set())
         watching.add(wake_ups)
         try:

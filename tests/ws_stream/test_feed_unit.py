@@ -281,7 +281,7 @@ async def test_a_feed_is_closed_when_idle_and_opened_again(world: World) -> None
         await eventually(lambda: again.position.seq == 2)
     world.clock.advance(31)
     await world.feeds.close_idle()
-    assert not world.ledger._data.watchers.get(CHAIN)
+    assert CHAIN not in world.ledger._data.watchers.chains
     async with world.feeds.using(CHAIN) as other:
         assert other is not first
         assert other.position.seq == 2

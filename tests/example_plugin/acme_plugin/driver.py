@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,7 +20,9 @@ from typing import TypeVar
 
 from acme_plugin.auditor import JsonlAuditor
 from acme_plugin.entry_file import EntryFile, chains_in, file_of, writing_alone
-from acme_plugin.matching import matches
+from precipiq_chain.grouping import answer, new_drafts
+from precipiq_chain.matching import meets, page_of
+from precipiq_chain.watchers import Watchers
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 from precipiq_contracts.entry_store import (
     MULTI_WRITER,
@@ -85,7 +87,7 @@ class JsonlEntryStore:
         self._loop = asyncio.get_running_loop()
         self._waiting_count = 0
         self._files: dict[Chain, EntryFile] = {}
-        self._watchers: dict[Chain, set[asyncio.Event]] = {}
+        self._watchers = Watchers(limits.watch_poll_s)
 
     async def prepare(self) -> None:
         """Make the folder, and finish what a crash left behind. Raises ``Unavailable``."""
@@ -116,18 +118,9 @@ class JsonlEntryStore:
         """See ``EntryStore.find``. One call looks at ``find_scan_entries_max`` entries at most."""
         return await self._run(partial(self._find_now, chain, query, before_seq, limit))
 
-    @asynccontextmanager
-    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """See ``EntryStore.watch``. Wakes every ``watch_poll_s`` too: another process may have appended."""
-        appended = asyncio.Event()
-        watchers = self._watchers.setdefault(chain, set())
-        watchers.add(appended)
-        try:
-            yield WakeUps(appended, self._limits.watch_poll_s)
-        finally:
-            watchers.discard(appended)
-            if not watchers and self._watchers.get(chain) is watchers:
-                del self._watchers[chain]
+        return self._watchers.watch(chain)
 
     async def chains(self) -> AsyncIterator[Chain]:
         """See ``EntryStore.chains``."""
@@ -176,21 +169,17 @@ class JsonlEntryStore:
     ) -> Appended:
         with writing_alone(self._folder, self._limits.lock_timeout_s):
             file = self._file_now(chain)
-            created = _are_new(drafts, file.seq_of_key)
-            new = [draft for draft, is_new in zip(drafts, created, strict=True) if is_new]
+            known = _known(file, drafts)
+            new = new_drafts(drafts, known)
             if len(file.kinds) + len(new) > self._limits.entries_max:
                 raise Unavailable(f"the chain is full: a file holds {self._limits.entries_max} entries")
             sealed = seal(file.head, new) if new else ()
             if drafts:  # known ones too: who wrote them may have died before they were on disk
                 file.append(sealed)
-                self._loop.call_soon_threadsafe(self._wake, chain)
+                self._loop.call_soon_threadsafe(self._watchers.wake, chain)
             if erase_seq is not None:
                 file.erase(erase_seq)
-            return Appended(tuple(_answers(file, drafts, created, sealed)), tuple(created))
-
-    def _wake(self, chain: Chain) -> None:
-        for appended in self._watchers.get(chain, ()):
-            appended.set()
+            return answer(drafts, sealed, known)
 
     def _read_now(self, chain: Chain, after_seq: int, limit: int, kind: str | None) -> list[Entry]:
         file = self._file_now(chain)
@@ -210,44 +199,11 @@ class JsonlEntryStore:
         if last_seq < first_seq:
             return EntryPage((), None)
         candidates = (seq for seq in range(last_seq, first_seq - 1, -1) if file.kinds[seq - 1] == query.kind)
-        found = tuple(islice((entry for entry in file.entries(candidates) if matches(query, entry)), limit))
-        next_before_seq = found[-1].seq if len(found) == limit else first_seq
-        return EntryPage(found, next_before_seq if next_before_seq > 1 else None)
+        found = islice((entry for entry in file.entries(candidates) if meets(query, entry)), limit)
+        return page_of(list(found), limit, first_seq)
 
 
-class WakeUps:
-    """The wake-ups of one watcher; one that comes while nobody waits is kept for the next wait."""
-
-    def __init__(self, appended: asyncio.Event, poll_s: float) -> None:
-        self._appended = appended
-        self._poll_s = poll_s
-
-    def __aiter__(self) -> WakeUps:
-        return self
-
-    async def __anext__(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
-                await self._appended.wait()
-        self._appended.clear()
-
-
-def _are_new(drafts: Sequence[PreparedDraft], known: Container[str]) -> list[bool]:
-    """Which drafts have no known key; a key that occurs twice is known the second time."""
-    created: list[bool] = []
-    seen: set[str] = set()
-    for draft in drafts:
-        key = draft.idempotency_key
-        created.append(key is None or not (key in known or key in seen))
-        if key is not None:
-            seen.add(key)
-    return created
-
-
-def _answers(
-    file: EntryFile, drafts: Sequence[PreparedDraft], created: Sequence[bool], sealed: Sequence[Entry]
-) -> Iterator[Entry]:
-    """The sealed entry of each new draft and the stored one of each known draft, in the drafts' order."""
-    fresh = iter(sealed)
-    for draft, is_new in zip(drafts, created, strict=True):
-        yield next(fresh) if is_new else next(file.entries([file.seq_of_key[draft.idempotency_key or ""]]))
+def _known(file: EntryFile, drafts: Sequence[PreparedDraft]) -> dict[str, Entry]:
+    """The stored entries of the drafts' keys."""
+    keys = [key for draft in drafts if (key := draft.idempotency_key) is not None and key in file.seq_of_key]
+    return {key: next(file.entries([file.seq_of_key[key]])) for key in keys}

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import ClassVar
 
-import anyio
 from anyio.lowlevel import checkpoint
 
-from precipiq_chain.canonical import canonical
-from precipiq_chain.chain_format import Statement, head_of, parse_json, parse_statement
+from precipiq_chain.chain_format import Statement, head_of, parse_statement
+from precipiq_chain.grouping import answer, new_drafts
+from precipiq_chain.matching import meets, page_of
+from precipiq_chain.watchers import Watchers
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import (
     Appended,
     AuditBatch,
@@ -26,29 +27,12 @@ from precipiq_contracts.entry_store import (
 from precipiq_testkit.sealing import REDACTION
 
 
-class WakeUps:
-    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def wake(self) -> None:
-        self._event.set()
-
-    def __aiter__(self) -> WakeUps:
-        return self
-
-    async def __anext__(self) -> None:
-        await self._event.wait()
-        self._event = anyio.Event()
-
-
 @dataclass(frozen=True, slots=True)
 class MemoryData:
     """What a driver's stores share: the entries of each chain by seq, and who watches it."""
 
     entries: dict[Chain, list[Entry]] = field(default_factory=dict)
-    watchers: dict[Chain, set[WakeUps]] = field(default_factory=dict)
+    watchers: Watchers = field(default_factory=Watchers)
 
     def of(self, chain: Chain) -> Sequence[Entry]:
         return self.entries.get(chain, ())
@@ -74,29 +58,13 @@ class MemoryEntryStore:
     ) -> Appended:
         known = self._known(chain) if known is None else known
         new = self._new_drafts(known, drafts)
-        entries = iter(self._store_sealed(chain, new, seal))
-        answers: list[Entry] = []
-        created: list[bool] = []
-        for draft in drafts:
-            stored = known.get(draft.idempotency_key) if draft.idempotency_key is not None else None
-            created.append(stored is None)
-            answers.append(next(entries) if stored is None else stored)
-            if stored is None and draft.idempotency_key is not None:
-                known[draft.idempotency_key] = answers[-1]
-        return Appended(tuple(answers), tuple(created))
+        return answer(drafts, self._store_sealed(chain, new, seal), known)
 
     def _known(self, chain: Chain) -> dict[str, Entry]:
         return {entry.idempotency_key: entry for entry in self._data.of(chain) if entry.idempotency_key is not None}
 
     def _new_drafts(self, known: dict[str, Entry], drafts: Sequence[PreparedDraft]) -> list[PreparedDraft]:
-        new: list[PreparedDraft] = []
-        seen = set(known)
-        for draft in drafts:
-            if draft.idempotency_key is None or draft.idempotency_key not in seen:
-                new.append(draft)
-            if draft.idempotency_key is not None:
-                seen.add(draft.idempotency_key)
-        return new
+        return new_drafts(drafts, known)
 
     def _store_sealed(self, chain: Chain, new: Sequence[PreparedDraft], seal: Seal) -> Sequence[Entry]:
         if not new:
@@ -110,8 +78,7 @@ class MemoryEntryStore:
         return head_of(entries[-1]) if entries else None
 
     def _wake(self, chain: Chain) -> None:
-        for watcher in self._data.watchers.get(chain, ()):
-            watcher.wake()
+        self._data.watchers.wake(chain)
 
     async def head(self, chain: Chain) -> Head | None:
         await checkpoint()
@@ -131,16 +98,12 @@ class MemoryEntryStore:
         entries = self._data.of(chain)
         last_seq = len(entries) if before_seq is None else min(before_seq - 1, len(entries))
         first_seq = max(last_seq - self.find_scan_max, 0) + 1
-        found: list[Entry] = []
-        for seq in range(last_seq, first_seq - 1, -1):
-            if self._matches(query, entries[seq - 1]):
-                found.append(entries[seq - 1])
-            if len(found) == limit:
-                return EntryPage(tuple(found), seq if seq > 1 else None)
-        return EntryPage(tuple(found), first_seq if first_seq > 1 else None)
+        candidates = (entries[seq - 1] for seq in range(last_seq, first_seq - 1, -1))
+        found = islice((entry for entry in candidates if self._matches(query, entry)), limit)
+        return page_of(list(found), limit, first_seq)
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
-        return matches(query, entry)
+        return meets(query, entry)
 
     async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
         await checkpoint()
@@ -153,15 +116,8 @@ class MemoryEntryStore:
         entries = self._data.entries[chain]
         entries[seq - 1] = replace(entries[seq - 1], payload=None)
 
-    @asynccontextmanager
-    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
-        wake_ups = WakeUps()
-        watchers = self._data.watchers.setdefault(chain, set())
-        watchers.add(wake_ups)
-        try:
-            yield wake_ups
-        finally:
-            watchers.discard(wake_ups)
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        return self._data.watchers.watch(chain)
 
     async def chains(self) -> AsyncIterator[Chain]:
         for chain in list(self._data.entries):
@@ -173,29 +129,6 @@ class MemoryEntryStore:
 
     async def ping(self) -> None:
         await checkpoint()
-
-
-def matches(query: EntryQuery, entry: Entry) -> bool:
-    """Whether the entry meets every condition."""
-    statement = parse_statement(entry.statement)
-    time_us = parse_timestamp(statement.timestamp)
-    return (
-        statement.kind == query.kind
-        and all(statement.body.get(name) == value for name, value in query.body.items())
-        and (query.start_us is None or time_us >= query.start_us)
-        and (query.end_us is None or time_us < query.end_us)
-        and (not query.metadata or query.metadata.items() <= _metadata_texts(entry).items())
-    )
-
-
-def _metadata_texts(entry: Entry) -> dict[str, str]:
-    content = parse_json(entry.payload) if entry.payload is not None else None
-    payload = content.get("payload") if isinstance(content, dict) else None
-    metadata = payload.get("metadata") if isinstance(payload, dict) else None
-    if not isinstance(metadata, dict):
-        return {}
-    scalars = {key: value for key, value in metadata.items() if not isinstance(value, dict | list)}
-    return {key: value if isinstance(value, str) else canonical(value).decode() for key, value in scalars.items()}
 
 
 @dataclass(frozen=True, slots=True)

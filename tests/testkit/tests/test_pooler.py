@@ -314,7 +314,7 @@ async def test_a_lost_server_connection_is_replaced(database: Database) -> None:
             await one.execute("SELECT 1")
         await direct.fetchval("SELECT pg_terminate_backend($1, 5000)", await transact(two, PID))
         await until(lambda: pooler.server_logins == 2)
-        await asyncio.sleep(0.1)  # for the pooler to see that it lost the idle one
+        await until(lambda: pooler._servers == [None])  # it has seen that it lost the idle one
         assert await transact(two, "SELECT 1") == 1
         assert pooler.server_logins == 3
 

@@ -161,4 +161,4 @@ class WakesItsOwnWatchersOnly(Fault):
     symptom = "a wake-up from another store did not come"
 
     def __init__(self, data: MemoryData) -> None:
-        super().__init__(MemoryData(data.entries, {}))
+        super().__init__(MemoryData(data.entries))

@@ -7,11 +7,11 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.matching import meets
 from precipiq_contracts.chain import Chain, Entry, PreparedDraft
 from precipiq_contracts.entry_store import Appended, EntryQuery, Seal
 from precipiq_contracts.errors import Unavailable
 from precipiq_testkit.broken_drivers.fault import Fault
-from precipiq_testkit.memory import matches
 
 
 class CutsLongKeys(Fault):
@@ -73,4 +73,4 @@ class ComparesTheStartOfNames(Fault):
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
         body = parse_statement(entry.statement).body
         alike = all(str(body.get(name))[:200] == value[:200] for name, value in query.body.items())
-        return alike and matches(replace(query, body={}), entry)
+        return alike and meets(replace(query, body={}), entry)

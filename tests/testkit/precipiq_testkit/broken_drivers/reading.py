@@ -8,6 +8,7 @@ from dataclasses import replace
 from anyio.lowlevel import checkpoint
 
 from precipiq_chain.chain_format import head_of, parse_statement
+from precipiq_chain.matching import meets
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 from precipiq_contracts.entry_store import (
     Appended,
@@ -17,7 +18,7 @@ from precipiq_contracts.entry_store import (
     Seal,
 )
 from precipiq_testkit.broken_drivers.fault import Fault
-from precipiq_testkit.memory import MemoryAuditor, MemoryData, matches
+from precipiq_testkit.memory import MemoryAuditor, MemoryData
 
 
 class SkipsAnEntry(Fault):
@@ -161,7 +162,7 @@ class LeaksInFind(Fault):
     symptom = r"\[repr\(chain\)\] \* 3"
 
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
-        found = [entry for entry in self._all() if matches(query, entry) and entry.seq < (before_seq or 2**62)]
+        found = [entry for entry in self._all() if meets(query, entry) and entry.seq < (before_seq or 2**62)]
         page = sorted(found, key=lambda entry: -entry.seq)[:limit]
         return EntryPage(tuple(page), page[-1].seq if len(found) > limit else None)
 
@@ -174,7 +175,7 @@ class TakesKindsForPrefixes(Fault):
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
         kind = parse_statement(entry.statement).kind
-        return matches(replace(query, kind=kind), entry) and kind.startswith(query.kind)
+        return meets(replace(query, kind=kind), entry) and kind.startswith(query.kind)
 
 
 class IgnoresCase(Fault):
@@ -186,7 +187,7 @@ class IgnoresCase(Fault):
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
         body = parse_statement(entry.statement).body
         same = all(str(body.get(name)).lower() == value.lower() for name, value in query.body.items())
-        return same and matches(replace(query, body={}), entry)
+        return same and meets(replace(query, body={}), entry)
 
 
 class TakesAbsentForNull(Fault):
@@ -197,7 +198,7 @@ class TakesAbsentForNull(Fault):
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
         metadata = {key: value for key, value in query.metadata.items() if value != "null"}
-        return matches(replace(query, metadata=metadata), entry)
+        return meets(replace(query, metadata=metadata), entry)
 
 
 class TakesMetadataKeysForPaths(Fault):
@@ -207,7 +208,7 @@ class TakesMetadataKeysForPaths(Fault):
     symptom = r"== \[1\]"
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
-        return not any("." in key for key in query.metadata) and matches(query, entry)
+        return not any("." in key for key in query.metadata) and meets(query, entry)
 
 
 class IncludesTheEnd(Fault):
@@ -217,7 +218,7 @@ class IncludesTheEnd(Fault):
     symptom = r"== found"
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
-        return matches(replace(query, end_us=None if query.end_us is None else query.end_us + 1), entry)
+        return meets(replace(query, end_us=None if query.end_us is None else query.end_us + 1), entry)
 
 
 class LooksAtOneConditionOnly(Fault):
@@ -227,7 +228,7 @@ class LooksAtOneConditionOnly(Fault):
     symptom = r"== \[1\]"
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
-        return matches(replace(query, metadata=dict(list(query.metadata.items())[:1])), entry)
+        return meets(replace(query, metadata=dict(list(query.metadata.items())[:1])), entry)
 
 
 class FindsTheOldestFirst(Fault):

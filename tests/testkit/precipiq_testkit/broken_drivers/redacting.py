@@ -10,10 +10,12 @@ from dataclasses import replace
 import anyio
 from anyio.lowlevel import checkpoint
 
+from precipiq_chain.matching import meets
+from precipiq_chain.watchers import WakeUps
 from precipiq_contracts.chain import Chain, Entry, PreparedDraft
 from precipiq_contracts.entry_store import Appended, EntryQuery, Seal
 from precipiq_testkit.broken_drivers.fault import Fault
-from precipiq_testkit.memory import MemoryData, WakeUps, matches
+from precipiq_testkit.memory import MemoryData
 
 
 class KeepsThePayload(Fault):
@@ -37,7 +39,7 @@ class KeepsAnIndexOfThePayload(Fault):
         self._indexed: dict[str, Entry] = {}
 
     def _matches(self, query: EntryQuery, entry: Entry) -> bool:
-        return matches(query, self._indexed.setdefault(entry.hash, entry))
+        return meets(query, self._indexed.setdefault(entry.hash, entry))
 
 
 class RedactsInSecret(Fault):
@@ -117,13 +119,13 @@ class WakesOneWatcher(Fault):
     symptom = "a wake-up did not come"
 
     def _wake(self, chain: Chain) -> None:
-        for watcher in list(self._data.watchers.get(chain, ()))[:1]:
+        for watcher in list(self._data.watchers._by_chain.get(chain, ()))[:1]:
             watcher.wake()
 
 
 class _ForgetfulWakeUps(WakeUps):
     async def __anext__(self) -> None:
-        self._event = anyio.Event()
+        self._event = asyncio.Event()
         await super().__anext__()
 
 
@@ -136,7 +138,7 @@ class WakesOnlyThoseWhoWait(Fault):
     @asynccontextmanager
     async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
         wake_ups = _ForgetfulWakeUps()
-        self._data.watchers.setdefault(chain, set()).add(wake_ups)
+        self._data.watchers._by_chain.setdefault(chain, set()).add(wake_ups)
         yield wake_ups
 
 
