@@ -67,23 +67,26 @@ class Collector:
     def provide(self) -> None:
         """Let each plugin register its capabilities; what it declares and what it registers must agree.
 
-        Raises ``DeploymentError`` with what is wrong with each of them.
+        Raises ``DeploymentError`` with what is wrong with each of them; those that need what one of them could not
+        provide are passed over.
         """
         problems: list[str] = []
+        failed: set[type] = set()
         for name, plugin in self._plugins.items():
             self._services.acting_as(name, frozenset(plugin.provides))
             try:
-                self._call(name, "provide")
+                if failed.isdisjoint((*plugin.requires, *plugin.optional)):
+                    self._call(name, "provide")
+                else:
+                    failed.update(plugin.provides)
             except DeploymentError as error:
                 problems.extend(error.problems)
-                if not plugin.provides:
-                    continue
-                raise DeploymentError(problems) from error  # those that come after may need what is missing now
+                failed.update(plugin.provides)
         problems += [
             f"plugin {name} declares {capability.__name__} in provides but did not provide it"
             for name, plugin in self._plugins.items()
             for capability in plugin.provides
-            if capability not in self._services.owners
+            if capability not in self._services.owners and capability not in failed
         ]
         if problems:
             raise DeploymentError(problems)

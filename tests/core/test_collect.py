@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pluggy
 import pytest
 
 from precipiq_contracts.database import Migration
+from precipiq_contracts.hooks import Hooks, hookspec
 from precipiq_contracts.services import Services
 from precipiq_core.app import Application
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
@@ -175,6 +176,82 @@ def test_what_a_plugin_declares_and_provides_must_agree(boot_problems: Problems)
 
     assert boot_problems(silent) == ["plugin silent declares Capability in provides but did not provide it"]
     assert boot_problems(sly) == ["plugin sly provides Capability without declaring it in provides"]
+
+
+def test_what_several_plugins_cannot_provide_is_told_at_once_and_not_what_follows_from_it(
+    boot_problems: Problems,
+) -> None:
+    class Other:
+        pass
+
+    @hookimpl
+    def provide(self: Any) -> None:
+        raise LookupError(self.name)
+
+    one = plugin("one", provides=(Capability,), provide=provide)
+    other = plugin("other", provides=(Other,), provide=provide)
+    needy = plugin("needy", requires=(Capability,), provide=provide)
+
+    assert boot_problems(one, other, needy) == [
+        "plugin one, hook provide: LookupError: one",
+        "plugin other, hook provide: LookupError: other",
+    ]
+
+
+def test_a_hook_takes_any_of_its_arguments(boot: Any) -> None:
+    @hookimpl
+    def secret_names(self: Any) -> Sequence[str]:
+        return ["token"]
+
+    assembly = boot(plugin(secret_names=secret_names))
+
+    assert [item.value for item in assembly.of("secret_names")] == ["token"]
+    assert [(call.plugin, call.hook, call.result) for call in assembly.calls] == [("tiny", "secret_names", ["token"])]
+
+
+class CupHooks:
+    """Hooks of a made-up plugin."""
+
+    @hookspec
+    def cups(self, services: Services, sugar_g: int) -> Sequence[str]:
+        return ()
+
+
+class Owner(Tiny):
+    name = "owner"
+    owns: ClassVar[tuple[type, ...]] = (CupHooks,)
+
+    def gather(self, hooks: Hooks, services: Services) -> None:
+        self.found = hooks.collect("cups", sugar_g=7)
+
+
+def test_a_plugin_calls_the_hooks_that_it_owns_with_arguments_of_its_own(boot: Any) -> None:
+    @hookimpl
+    def cups(self: Any, sugar_g: int) -> Sequence[str]:
+        return [f"{self.name} {sugar_g}"]
+
+    assembly = boot(plugin("first", cups=cups), Owner, plugin("second", cups=cups))
+
+    found = assembly.plugins["owner"].found
+    assert [(item.owner, item.value) for item in found] == [("first", "first 7"), ("second", "second 7")]
+
+
+def test_a_hook_of_a_plugin_that_is_not_on_is_a_mistake_unless_it_is_optional(
+    boot: Any, boot_problems: Problems
+) -> None:
+    def cups(self: Any) -> Sequence[str]:
+        raise AssertionError("nobody calls it")
+
+    assert boot_problems(plugin(cups=hookimpl(cups))) == ["plugin tiny: there is no hook 'cups'"]
+    boot(plugin(cups=hookimpl(optionalhook=True)(cups)))
+
+
+def test_what_a_plugins_own_hook_gets_wrong_names_who_got_it_wrong(boot_problems: Problems) -> None:
+    @hookimpl
+    def cups(self: Any) -> Any:
+        return None
+
+    assert boot_problems(Owner, plugin(cups=cups)) == ["plugin tiny, hook cups: must return a sequence, not NoneType"]
 
 
 def test_names_that_two_plugins_claim_fail_the_boot(boot_problems: Problems) -> None:
