@@ -102,7 +102,7 @@ def assemble(
     order = boot_order(enabled.classes, services.owners, problems)
     plugins = {name: made[name] for name in order if name in made}
     collector = Collector(services)
-    collector.register(plugins, problems)
+    collector.register(plugins, enabled.classes, problems)
     _refuse(problems)
     collector.provide()
     collector.gather(problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,10 +39,15 @@ class Collector:
         self._plugins: dict[str, AnyPlugin] = {}
         self.calls: list[HookCall] = []
 
-    def register(self, plugins: dict[str, AnyPlugin], problems: list[str]) -> None:
-        """Register all, in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous."""
-        for name, plugin in plugins.items():
-            for spec in plugin.owns:
+    def register(
+        self, plugins: Mapping[str, AnyPlugin], classes: Mapping[str, type[AnyPlugin]], problems: list[str]
+    ) -> None:
+        """Register all, in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous.
+
+        ``classes``: of all that are enabled, also of those whose settings are wrong: their hooks are known.
+        """
+        for name, owner in classes.items():
+            for spec in owner.owns:
                 self._own(name, spec, problems)
         for name, plugin in plugins.items():
             wrong = [*self._misdeclared(name, plugin)]
@@ -57,11 +62,10 @@ class Collector:
             self._manager.check_pending()
 
     def _own(self, owner: str, spec: type, problems: list[str]) -> None:
-        for hook in _specs(spec):
-            if hook in self._specified:
-                problems.append(f"hook {hook!r} is specified by both {self._specified[hook]} and {owner}")
-            self._specified[hook] = owner
-        if not problems:
+        claimed = [hook for hook in _specs(spec) if hook in self._specified]
+        problems += [f"hook {hook!r} is specified by both {self._specified[hook]} and {owner}" for hook in claimed]
+        if not claimed:
+            self._specified |= dict.fromkeys(_specs(spec), owner)
             self._manager.add_hookspecs(spec)
 
     def provide(self) -> None:

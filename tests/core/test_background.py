@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 AWAY = Unavailable("away")
 FAULT = KeyError("a fault")
-EVENTUALLY_S = 10.0
+EVENTUALLY_S = 60.0
 EVERY_S = 4.0
 
 

@@ -246,6 +246,12 @@ def test_a_hook_of_a_plugin_that_is_not_on_is_a_mistake_unless_it_is_optional(
     boot(plugin(cups=hookimpl(optionalhook=True)(cups)))
 
 
+def test_two_owners_of_one_hook_fail_the_boot(boot_problems: Problems) -> None:
+    other = plugin("other", owns=(CupHooks,))
+
+    assert boot_problems(Owner, other) == ["hook 'cups' is specified by both owner and other"]
+
+
 def test_what_a_plugins_own_hook_gets_wrong_names_who_got_it_wrong(boot_problems: Problems) -> None:
     @hookimpl
     def cups(self: Any) -> Any:

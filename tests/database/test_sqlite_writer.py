@@ -259,10 +259,9 @@ def test_a_process_that_forgot_to_close_ends(tmp_path: Path) -> None:
 import asyncio
 from pathlib import Path
 from precipiq_contracts.database import Statement
-from precipiq_postgres.config import PostgresConfig
 from tests.databases import new_database
 async def main():
-    database = new_database({"migrate_at_start": True}, Path({str(tmp_path)!r}))
+    database = new_database({{"migrate_at_start": True}}, Path({str(tmp_path)!r}))
     opened = database.opened([])
     await opened.__aenter__()
     assert await database.fetch(Statement("SELECT 1 AS one")) == [{{"one": 1}}]

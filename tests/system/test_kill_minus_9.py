@@ -49,6 +49,18 @@ class Writer(threading.Thread):
             return None
 
 
+def wait_for_one_more(writers: list[Writer]) -> None:
+    """Until something was acknowledged: a kill means nothing before."""
+
+    def count() -> int:
+        return sum(len(writer.acknowledged) for writer in writers)
+
+    goal, deadline_s = count() + 1, time.monotonic() + 60
+    while count() < goal:
+        assert time.monotonic() < deadline_s, "nothing is acknowledged any more"
+        time.sleep(0.005)
+
+
 def test_no_acknowledged_entry_is_lost_and_no_key_doubled(server: ServerProcess) -> None:
     seed = int.from_bytes(os.urandom(4))
     print(f"seed {seed}")
@@ -59,6 +71,7 @@ def test_no_acknowledged_entry_is_lost_and_no_key_doubled(server: ServerProcess)
         writer.start()
 
     for _ in range(ROUNDS):
+        wait_for_one_more(writers)
         time.sleep(chosen.uniform(0.02, 0.3))
         server.kill()
         server.start_on(port)
@@ -73,7 +86,7 @@ def test_no_acknowledged_entry_is_lost_and_no_key_doubled(server: ServerProcess)
     by_id = {entry["statement"]["id"]: entry for entry in entries}
     keys = [entry["payload"]["metadata"]["key"] for entry in entries if entry["statement"]["kind"] == "decision"]
     acknowledged = [receipt for writer in writers for receipt in writer.acknowledged.values()]
-    assert len(acknowledged) > ROUNDS, "the writers must have written between the kills"
+    assert len(acknowledged) >= ROUNDS, "the writers must have written between the kills"
     for receipt in acknowledged:
         assert by_id[receipt["decision_id"]]["hash"] == receipt["hash"]
     assert len(keys) == len(set(keys))

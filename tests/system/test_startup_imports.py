@@ -83,8 +83,8 @@ def test_help_imports_no_plugin_and_no_settings(deployment: ServerProcess) -> No
     started = command(deployment, "--help")
 
     assert started.third_parties <= COMMANDS
-    core = r"precipiq_core(\.(cli(\.\w+)?|contribution|deployment_file|errors))?"
-    plugins = r"precipiq_(?!core)\w+(\.command_index)?"
+    core = r"precipiq_core(\.(cli(\.\w+)?|deployment_file))?|precipiq_contracts(\.(contribution|errors))?"
+    plugins = r"precipiq_(?!core|contracts|chain)\w+(\.command_index)?"
     assert started.ours - started.ours_like(f"{core}|{plugins}") == set()
 
 
