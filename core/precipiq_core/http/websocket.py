@@ -39,16 +39,6 @@ _CLOSE_CODE_OF_STATUS = {422: 4400}
 QueryT = TypeVar("QueryT", bound=BaseModel)
 
 
-def text_frame(text: bytes) -> bytes:
-    """One unmasked text message in one frame (RFC 6455 section 5.2), as servers send it."""
-    size = len(text)
-    if size < 126:
-        return b"\x81%c%b" % (size, text)
-    if size < 65_536:
-        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), text)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), text)
-
-
 class Socket:
     """A WebSocket that may still be refused. Text goes out as UTF-8 bytes."""
 
