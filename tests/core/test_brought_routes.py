@@ -155,7 +155,7 @@ CLASHES: list[tuple[Sequence[Any], str]] = [
     ),
     ([Mount("/a", routes=[]), Mount("/a", routes=[])], "everything under /a/ is claimed by both other and other"),
     (
-        [WebSocketEndpoint("/talk/{a}", open_nothing, "read", NoteQuery)],
+        [WebSocketEndpoint("/talk/{a}", open_nothing, "read", NoteQuery, print)],
         "other: the path of a WebSocket takes no parameters: /talk/{a}",
     ),
 ]

@@ -57,7 +57,11 @@ class EndpointApp:
             if needed is not None:
                 credential = credential_of(scope, key_in_query=self._key_in_query)
                 principal = await authenticate(self._edge.authenticators, scope, credential, needed)
-                headers = await self._rate_limit(principal)
+                if self._edge.rate_limiter is not None:
+                    state = await self._edge.rate_limiter.hit(principal.chain, self._endpoint.rate_group)
+                    headers = _rate_headers(state)
+                    if state.retry_after_s > 0:
+                        raise RateLimited(retry_after_s=state.retry_after_s)
             call = await self._parse(principal, credential, scope, receive)
             async with asyncio.timeout(self._edge.handler_timeout_s):
                 result = await self._endpoint.handler(call)
@@ -68,8 +72,6 @@ class EndpointApp:
         except InternalError:
             raise  # the boundary logs what is nobody's request's fault
         except PrecipiqError as error:
-            if isinstance(error, _Limited):
-                headers = error.headers
             if admission is not None:
                 admission.refused(error.code, address_of(scope))
             answer = error_answer(error)
@@ -78,14 +80,6 @@ class EndpointApp:
         except ClientDisconnect:
             return
         await send_answer(send, answer, headers)
-
-    async def _rate_limit(self, principal: Principal) -> tuple[tuple[bytes, bytes], ...]:
-        if self._edge.rate_limiter is None:
-            return ()
-        state = await self._edge.rate_limiter.hit(principal.chain, self._endpoint.rate_group)
-        if state.retry_after_s > 0:
-            raise _Limited(state.retry_after_s, _rate_headers(state))
-        return _rate_headers(state)
 
     async def _parse(
         self, principal: Principal | None, credential: Credential | None, scope: AsgiScope, receive: Receive
@@ -120,14 +114,6 @@ class EndpointApp:
 
 _NO_BODY = NoBody()
 _NO_QUERY = NoQuery()
-
-
-class _Limited(RateLimited):
-    """Carries the rate limit fields to the answer."""
-
-    def __init__(self, retry_after_s: float, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        super().__init__(retry_after_s=retry_after_s)
-        self.headers = headers
 
 
 def _rate_headers(state: RateState) -> tuple[tuple[bytes, bytes], ...]:

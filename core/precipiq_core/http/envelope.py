@@ -35,6 +35,8 @@ STATUS_OF = {
 }
 
 JSON_TYPE = (b"content-type", b"application/json")
+DENIAL = "websocket.http.response"
+"""The extension of ASGI by which a handshake is refused with an answer."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -69,12 +71,12 @@ def _encode_model(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-async def send_answer(send: Send, answer: Answer, extra: Headers = ()) -> None:
+async def send_answer(send: Send, answer: Answer, extra: Headers = (), *, kind: str = "http.response") -> None:
     """Send a complete answer, with its length."""
     length = (b"content-length", b"%d" % len(answer.body))
     headers = [*answer.headers, *extra, length]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": answer.body})
 
 
 def success(data: object, *, request_id: str, timestamp: str) -> bytes:

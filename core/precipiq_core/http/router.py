@@ -17,8 +17,8 @@ from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
-from precipiq_core.http.envelope import JSON_TYPE, STATUS_OF, error_answer, send_answer
-from precipiq_core.http.websocket import Socket, WebSocketApp, WebSocketEndpoint
+from precipiq_core.http.envelope import DENIAL, JSON_TYPE, STATUS_OF, error_answer, send_answer
+from precipiq_core.http.websocket import WebSocketEndpoint
 
 API_PREFIX = "/api/v1"
 
@@ -56,7 +56,7 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
             elif "{" in path:
                 claims.problems.append(f"{owner}: the path of a WebSocket takes no parameters: {path}")
             else:
-                sockets[path] = WebSocketApp(route, edge)
+                sockets[path] = route.make_app(route, edge)
         else:
             brought.append(route)
             if isinstance(route, Mount):
@@ -160,10 +160,12 @@ class _Brought:
                 # A copy: what is mounted sees another root path, and the layers around it do not.
                 await route.handle({**scope, **changes}, receive, send)
                 return
-        if scope["type"] == "websocket":
-            await Socket(scope, receive, send, None).refuse(NotFound())
-        else:
+        if scope["type"] == "http":
             await send_answer(send, error_answer(NotFound()))
+        elif DENIAL in (scope.get("extensions") or {}):
+            await send_answer(send, error_answer(NotFound()), kind=DENIAL)
+        else:
+            await send({"type": "websocket.close", "code": 4404, "reason": NotFound.default_message})
 
 
 class _Named:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -13,12 +14,13 @@ from precipiq_contracts.auth import Principal
 from precipiq_contracts.errors import ValidationFailed
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, Peer
 from precipiq_core.http.validation import RequestModel
-from precipiq_core.http.websocket import WebSocketCall, WebSocketEndpoint
+from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.endings import DRAINING
 from precipiq_ws_stream.errors import CannotResume
 from precipiq_ws_stream.event_stream import EventStream, SendBytes
 from precipiq_ws_stream.frames import Wanted
+from precipiq_ws_stream.handshake import WebSocketApp, WebSocketCall
 from precipiq_ws_stream.position import Position
 from precipiq_ws_stream.service import Request, Streams
 from precipiq_ws_stream.subscription import Subscription
@@ -68,7 +70,11 @@ class StreamRoutes:
         """Both of them."""
         return [
             WebSocketEndpoint(
-                WEBSOCKET_PATH, self.open_websocket, "read", StreamQuery, SUBPROTOCOL, admission=self._streams
+                WEBSOCKET_PATH,
+                self.open_websocket,
+                "read",
+                StreamQuery,
+                partial(WebSocketApp, subprotocol=SUBPROTOCOL, admission=self._streams),
             ),
             Endpoint(
                 "GET",
