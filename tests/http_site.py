@@ -1,4 +1,4 @@
-"""Two endpoints and two pages over fakes, in process: for tests of the edge and of what describes it."""
+"""Endpoints with and without a key over fakes, in process: for tests of the edge and of what describes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field, StrictFloat, StrictInt
 
@@ -17,10 +17,9 @@ from precipiq_contracts.credential import Credential
 from precipiq_contracts.errors import NotFound
 from precipiq_core.edge.error_boundary import ErrorBoundary
 from precipiq_core.http.body import BodyLimits
-from precipiq_core.http.download import Times
-from precipiq_core.http.endpoint import JSON, Call, Endpoint, PlainEndpoint
+from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall
 from precipiq_core.http.endpoint_app import Edge
-from precipiq_core.http.envelope import Answer, send_answer
+from precipiq_core.http.envelope import Answer
 from precipiq_core.http.router import build_router
 from precipiq_core.http.validation import RequestModel
 from precipiq_testkit.clock import ManualClock
@@ -83,7 +82,7 @@ class Site:
         self.limiter = Limiter()
         self.calls: list[Call[Any, Any]] = []
         self._handler = handler
-        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), Times(0.5, 0.5), ManualClock())
+        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.5, ManualClock())
         endpoints = [
             Endpoint("POST", "/notes", self.write, "write", NoteOut, body=NoteIn, status=201, errors=("conflict",)),
             Endpoint("GET", "/notes", self.read, "read", NoteOut, query=NoteQuery),
@@ -145,24 +144,37 @@ class Site:
             else:
                 answered.pieces.append(message["body"])
 
-        self.answered = answered
+        self.answered, self.scope = answered, scope
         await self.app(scope, receive, send)
         return answered
 
 
-async def _page(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": scope["precipiq.route"].encode()})
+class TextPage(Answer):
+    media_type: ClassVar[str] = "text/plain"
 
 
-async def _keys_page(scope: Any, receive: Any, send: Any) -> None:
-    if scope["path_params"]["org_id"] == "nobody":
+async def _page(call: PublicCall[NoBody, AnyQuery]) -> Answer:
+    """A page."""
+    return TextPage(200, call.asgi_scope["precipiq.route"].encode(), ((b"content-type", b"text/plain"),))
+
+
+async def _keys(call: PublicCall[NoBody, NoQuery]) -> object:
+    """Keys."""
+    if call.path["org_id"] == "nobody":
         raise NotFound
-    await send_answer(send, Answer(200, json.dumps([scope["precipiq.route"], scope["path_params"]]).encode()))
+    call.tell_log(call.path["org_id"], "nobody's")
+    return {"text": call.asgi_scope["precipiq.route"], "principal": call.principal}
 
 
-PAGE = PlainEndpoint("/page", _page, "a page", "text/plain")
-KEYS_PAGE = PlainEndpoint(
-    "/.well-known/{org_id}/keys", _keys_page, "keys", JSON, {"org_id": "an organisation's id"}, ("rate_limited",)
+PAGE = Endpoint("GET", "/page", _page, None, TextPage, query=AnyQuery, absolute=True)
+KEYS_PAGE = Endpoint(
+    "GET",
+    "/.well-known/{org_id}/keys",
+    _keys,
+    None,
+    NoteOut,
+    errors=("rate_limited",),
+    absolute=True,
+    path_parameters={"org_id": "an organisation's id"},
 )
 PAGES: list[Contribution[Any]] = [Contribution("core", PAGE), Contribution("core", KEYS_PAGE)]

@@ -17,6 +17,9 @@ AsgiApp: TypeAlias = Callable[
     [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
 ]
 
+FRAMES = "precipiq.websocket.frames"
+"""Extension of ASGI that a server may have: a message of this type holds frames, encoded once for many clients."""
+
 
 class ServerSettings(Settings):
     """``[server]`` as core knows it. The plugin that provides ``Server`` derives its ``Config`` from it."""

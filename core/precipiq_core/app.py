@@ -20,7 +20,6 @@ from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.edge.request_metrics import RequestMetrics
 from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.http.body import BodyLimits
-from precipiq_core.http.download import Times
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_core.logs.sink import Sink
@@ -82,6 +81,6 @@ def _edge(assembly: Assembly) -> Edge:
         authenticators=[item.value for item in assembly.of("authenticators")],
         rate_limiter=assembly.services.find(RateLimiter),
         limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
-        times=Times(http.handler_timeout_s, http.download_stall_timeout_s),
+        handler_timeout_s=http.handler_timeout_s,
         clock=assembly.start.clock,
     )

@@ -22,13 +22,14 @@ from precipiq_contracts.hooks import Hooks, hookimpl, hookspec
 
 if TYPE_CHECKING:
     import click
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
     from precipiq_contracts.auth import Authenticator
     from precipiq_contracts.database import Migration
     from precipiq_contracts.services import Services
     from precipiq_contracts.vault import WrappedSecrets
-    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.endpoint import Endpoint
     from precipiq_core.http.websocket import WebSocketEndpoint
 
 __all__ = ["API_VERSION", "AnyPlugin", "LayeredMiddleware", "PluginBase", "PluginConfig", "hookimpl"]
@@ -107,9 +108,11 @@ class PluginBase(Generic[ConfigT]):
         return ()
 
     @hookspec
-    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint | WebSocketEndpoint]:
-        """Typed endpoints, mounted under ``/api/v1`` unless their path is absolute; two for one path and method fail.
+    def routes(self, services: Services) -> Sequence[Endpoint | WebSocketEndpoint | BaseRoute]:
+        """Typed endpoints, mounted under ``/api/v1`` unless their path is absolute, and any route of Starlette's.
 
+        Those of Starlette's get the layers of core, and no authentication. Two for one path and method fail the boot,
+        as does a path below what another plugin mounts.
         Example: ``return [Endpoint("GET", "/notes", list_notes, scope="read", output=NoteList)]``.
         """
         return ()

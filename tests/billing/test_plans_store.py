@@ -21,11 +21,13 @@ from precipiq_billing.plans.service import DUPLICATE, OUTDATED, PlanBook, Unlimi
 from precipiq_billing.plans.store import Changed, SubscriptionStore
 from precipiq_billing.plans.subscriptions import NO_ORGANISATION, Standing
 from precipiq_billing.stripe_fields import NOT_HANDLED
+from precipiq_billing.webhooks import Delivered
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.plans import NO_LIMITS
 from precipiq_contracts.settings import SecretReference
 from precipiq_core.background import standalone_background
+from precipiq_core.http.endpoint import AnyQuery, PublicCall
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.databases import new_database
@@ -194,6 +196,11 @@ async def test_stored_events_are_taken_again_and_counted(book: PlanBook) -> None
     assert book.of("org_one").plan == "company"
 
 
+def delivered(body: bytes, signature: str | None) -> Delivered:
+    headers = [] if signature is None else [(b"stripe-signature", signature.encode())]
+    return PublicCall(None, body, AnyQuery(), {}, None, "req_1", None, {"headers": headers})  # type: ignore[arg-type]
+
+
 async def test_a_delivery_is_taken_when_a_secret_signed_it(
     book: PlanBook, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,14 +217,20 @@ async def test_a_delivery_is_taken_when_a_secret_signed_it(
     body = orjson.dumps(subscription_event("updated", START_S, "active"))
     for signature in (None, "", signed(body, "whsec_other"), signed(body + b" ", "whsec_new")):
         with pytest.raises(SignatureInvalid):
-            await webhook.receive({}, body, signature)
+            await webhook.receive_delivery(delivered(body, signature))
     assert book.of("org_one") == FREE
-    assert await webhook.receive({}, body, signed(body, "whsec_old")) == {"processed": True, "reason": None}
-    assert await webhook.receive({}, body, signed(body, "whsec_new")) == {"processed": False, "reason": DUPLICATE}
+    assert await webhook.receive_delivery(delivered(body, signed(body, "whsec_old"))) == {
+        "processed": True,
+        "reason": None,
+    }
+    assert await webhook.receive_delivery(delivered(body, signed(body, "whsec_new"))) == {
+        "processed": False,
+        "reason": DUPLICATE,
+    }
     assert book.of("org_one").plan == "basic"
     for wrong in (b"{", b"[]"):
         with pytest.raises(NotAStripeEvent):
-            await webhook.receive({}, wrong, signed(wrong, "whsec_new"))
+            await webhook.receive_delivery(delivered(wrong, signed(wrong, "whsec_new")))
 
 
 async def test_without_plans_nobody_is_limited_by_one() -> None:

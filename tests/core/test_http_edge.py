@@ -1,4 +1,4 @@
-"""The HTTP edge in process: order of work, envelope, validation messages, body limits, router and late answers."""
+"""The HTTP edge in process: order of work, envelope, validation messages, body limits and router."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import pytest
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import Conflict, DeploymentError, NotFound, Unavailable
 from precipiq_core.http.body import BodyLimits
-from precipiq_core.http.download import Times
-from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Call, Endpoint, LateReply, Reply
+from precipiq_core.http.endpoint import Call, Endpoint, Reply
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
-from precipiq_core.http.streaming import LateFailure
 from precipiq_testkit.clock import ManualClock
-from tests.http_site import KEYS_PAGE, PAGES, Keys, NoteOut, Site
+from tests.http_site import PAGES, NoteOut, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -166,21 +164,6 @@ async def test_unknown_paths_methods_and_slashes_have_the_envelope_and_never_red
     assert (await site.ask("GET", "/page")).body == b"/page"
 
 
-async def test_a_page_without_a_key_may_have_path_parameters() -> None:
-    site = Site()
-    found = await site.ask("GET", "/.well-known/org_1/keys", key=None)
-    head = await site.ask("HEAD", "/.well-known/org_1/keys", key=None)
-    missing = await site.ask("GET", "/.well-known/nobody/keys", key=None)
-    refused = await site.ask("POST", "/.well-known/org_1/keys", key=None)
-
-    assert (found.status, json.loads(found.body)) == (200, [KEYS_PAGE.path, {"org_id": "org_1"}])
-    assert (head.status, head.headers) == (200, found.headers)
-    assert (missing.status, missing.error["code"]) == (404, "not_found")
-    assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
-    for path in ("/.well-known//keys", "/.well-known/a/b/keys"):
-        assert (await site.ask("GET", path, key=None)).status == 404
-
-
 async def test_path_parameters_reach_the_handler() -> None:
     site = Site()
     await site.ask("GET", "/api/v1/notes/n1")
@@ -230,60 +213,8 @@ async def test_a_reply_may_choose_its_status_and_headers() -> None:
     assert (answer.status, answer.headers["idempotent-replayed"]) == (200, "true")
 
 
-def late(seconds: float, error: Exception | None = None, patience_s: float = 0.02) -> Any:
-    async def work() -> object:
-        await asyncio.sleep(seconds)
-        if error is not None:
-            raise error
-        return {"text": "late"}
-
-    async def handler(call: Call[Any, Any]) -> object:
-        return LateReply(work(), patience_s, 0.01)
-
-    return handler
-
-
-async def test_a_late_answer_begins_with_white_space_and_is_still_json() -> None:
-    answer = await Site(late(0.1)).ask("POST", "/api/v1/notes", {"text": "a"})
-
-    assert answer.status == 201
-    assert answer.pieces[0] == b" "
-    assert len(answer.pieces) >= 3
-    assert json.loads(answer.body)["data"] == {"text": "late"}
-
-
-async def test_an_early_late_answer_has_no_white_space_and_an_early_failure_its_own_status() -> None:
-    fine = await Site(late(0, patience_s=5)).ask("POST", "/api/v1/notes", {"text": "a"})
-    failed = await Site(late(0, NotFound(), patience_s=5)).ask("POST", "/api/v1/notes", {"text": "a"})
-
-    assert (fine.status, len(fine.pieces)) == (201, 1)
-    assert (failed.status, failed.error["code"]) == (404, "not_found")
-
-
-async def test_a_failure_after_the_start_breaks_the_answer_off() -> None:
-    site = Site(late(0.1, NotFound()))
-
-    with pytest.raises(LateFailure):
-        await site.ask("POST", "/api/v1/notes", {"text": "a"})
-    assert site.answered.body.strip() == b""
-
-
-@pytest.mark.parametrize(
-    ("media_type", "is_download", "allowed"),
-    [(EVENT_STREAM, False, "GET"), ("application/zip", True, "GET, HEAD"), (JSON, False, "GET, HEAD")],
-)
-async def test_a_stream_has_no_head_and_a_download_has(media_type: str, is_download: bool, allowed: str) -> None:
-    edge = Edge([Keys()], None, BodyLimits(1, 1, 1), Times(1, 1), ManualClock())
-    endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, media_type=media_type, is_download=is_download)
-    site = Site()
-    site.app = build_router([Contribution("notes", endpoint)], edge)
-
-    assert (await site.ask("DELETE", "/api/v1/x")).headers["allow"] == allowed
-    assert ((await site.ask("HEAD", "/api/v1/x")).status == 405) == (allowed == "GET")
-
-
 def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
-    edge = Edge([], None, BodyLimits(1, 1, 1), Times(1, 1), ManualClock())
+    edge = Edge([], None, BodyLimits(1, 1, 1), 1, ManualClock())
     endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
+from pydantic import BaseModel
+from starlette.routing import Mount, Route
 
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError, Gone
-from precipiq_core.http.endpoint import Endpoint
+from precipiq_core.http.answers import OwnAnswer
+from precipiq_core.http.endpoint import Endpoint, RawBody
 from precipiq_operations.openapi import openapi_document
 from tests.http_site import PAGES, NoteOut, Site
 
@@ -34,10 +38,19 @@ class OwnGone(Gone):
     code = "own_gone"
 
 
+class Zip(OwnAnswer):
+    media_type: ClassVar[str] = "a/zip"
+    has_ranges: ClassVar[bool] = True
+
+
+class Lines(OwnAnswer):
+    media_type: ClassVar[str] = "text/event-stream"
+    model: ClassVar[type[BaseModel]] = NoteOut
+    key_in_query: ClassVar[bool] = True
+
+
 def test_openapi_tells_of_downloads_and_of_a_plugins_own_errors() -> None:
-    endpoint = Endpoint(
-        "GET", "/x", Site().read, "read", NoteOut, media_type="a/zip", is_download=True, errors=("own_gone",)
-    )
+    endpoint = Endpoint("GET", "/x", Site().read, "read", Zip, errors=("own_gone",))
     document = openapi_document([Contribution("notes", endpoint)], title="t", version="1")
     get = document["paths"]["/api/v1/x"]["get"]
 
@@ -61,5 +74,42 @@ def test_openapi_tells_of_pages_with_path_parameters() -> None:
     get = document["paths"]["/.well-known/{org_id}/keys"]["get"]
 
     assert [(item["name"], item["description"]) for item in get["parameters"]] == [("org_id", "an organisation's id")]
-    assert set(get["responses"]) == {"200", "404", "429"}
-    assert set(document["paths"]["/page"]["get"]["responses"]) == {"200"}
+    assert set(get["responses"]) == {"200", "404", "422", "429"}
+    page = document["paths"]["/page"]["get"]
+    assert page == {
+        "operationId": "core_page",
+        "tags": ["core"],
+        "summary": "A page",
+        "security": [],
+        "parameters": [],
+        "responses": {"200": {"description": "success", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    }
+
+
+def test_openapi_tells_of_raw_bodies_and_of_the_headers_that_they_need() -> None:
+    def post(body: RawBody) -> dict:
+        endpoint = Endpoint("POST", "/x", Site().read, "read", NoteOut, body=body)
+        return openapi_document([Contribution("notes", endpoint)], title="t", version="1")["paths"]["/api/v1/x"]["post"]
+
+    assert post(RawBody(5))["parameters"] == []
+    [header] = post(RawBody(5, {"signed": "what it was signed with"}))["parameters"]
+    assert (header["name"], header["in"], header["required"]) == ("signed", "header", True)
+    assert {"408", "413", "415"} <= set(post(RawBody(5))["responses"])
+    assert "409" not in post(RawBody(5))["responses"]
+
+
+def test_openapi_tells_of_streams_and_where_their_key_may_stand() -> None:
+    endpoint = Endpoint("GET", "/x", Site().read, "read", Lines)
+    document = openapi_document([Contribution("notes", endpoint)], title="t", version="1")
+    get = document["paths"]["/api/v1/x"]["get"]
+
+    assert get["security"] == [{"key": []}, {"bearer": []}, {"query": []}]
+    assert [item["name"] for item in get["parameters"]] == ["Last-Event-ID"]
+    assert get["responses"]["200"]["content"] == {"text/event-stream": {"schema": {"type": "string"}}}
+    assert "NoteOut" in document["components"]["schemas"]
+
+
+def test_openapi_leaves_starlettes_routes_out() -> None:
+    routes = [Route("/x", endpoint=print), Mount("/y", routes=[])]
+
+    assert openapi_document([Contribution("notes", route) for route in routes], title="t", version="1")["paths"] == {}

@@ -15,14 +15,16 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.credential import Credential
 from precipiq_contracts.services import Services
+from precipiq_contracts.settings import HttpSettings
 from precipiq_core.app import Application
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.discovery import installed_plugins
-from precipiq_core.http.endpoint import Call, Download, Endpoint, NoBody
+from precipiq_core.http.endpoint import Call, Endpoint
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_exports.download import Download, Times
 
 SIZE = 300_000
 TAG = '"0123abcd"'
@@ -50,8 +52,9 @@ class File:
         self.read_bytes = 0
         self.closed = 0
 
-    def download(self) -> Download:
-        return Download(self.size_bytes, self.read, 'a "b"\r\n€.zip', TAG.strip('"'), self.begin)
+    def download(self, http: HttpSettings) -> Download:
+        times = Times(http.handler_timeout_s, http.download_stall_timeout_s)
+        return Download(self.size_bytes, self.read, 'a "b"\r\n€.zip', TAG.strip('"'), times, self.begin)
 
     async def begin(self, start: int) -> None:
         self.begun.append(start)
@@ -100,11 +103,12 @@ class Files(PluginBase[Any]):
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
-        return [Endpoint("GET", "/file", self.get, "read", NoBody, media_type="application/zip", is_download=True)]
+        self._http = services.get(HttpSettings)
+        return [Endpoint("GET", "/file", self.get, "read", Download)]
 
     async def get(self, call: Call[Any, Any]) -> Download:
         """Download the file."""
-        return self.file.download()
+        return self.file.download(self._http)
 
 
 def site(folder: Path, file: File, access: io.BytesIO | None = None, **http: float) -> Application:

@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope, Send
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
-from precipiq_core.http.websocket import FRAMES, text_frame
+from precipiq_contracts.server import FRAMES
 from precipiq_hypercorn import websockets
+from precipiq_ws_stream.frames import text_frame
 from tests.serving.websocket_peer import (
     BINARY,
     CLOSE,

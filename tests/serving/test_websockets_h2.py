@@ -13,8 +13,9 @@ import h2.settings
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from precipiq_core.http.websocket import FRAMES, text_frame
+from precipiq_contracts.server import FRAMES
 from precipiq_hypercorn import websockets
+from precipiq_ws_stream.frames import text_frame
 from tests.serving.websocket_peer import (
     CLOSE,
     PING,

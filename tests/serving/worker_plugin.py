@@ -16,11 +16,10 @@ from types import SimpleNamespace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
 
 from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.http.endpoint import PlainEndpoint
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 
 
@@ -48,21 +47,21 @@ class WorkerPlugin(PluginBase[WorkerConfig]):
         return [SimpleNamespace(name="alone", capabilities=frozenset(), open=None)]
 
     @hookimpl
-    def routes(self, services) -> Sequence[PlainEndpoint]:
+    def routes(self, services) -> Sequence[Route]:
         registry = services.get(CollectorRegistry)
         self._folder = services.get(DeploymentInfo).data_dir
         self._counter = Counter("working_bytes", "what was worked", unit="bytes", registry=registry)
         self._gauge = Gauge("working_now", "works", registry=registry)
         self._sum = Gauge("working_workers", "workers", registry=registry, multiprocess_mode="livesum")
         registry.register(OwnCollector())
-        return [PlainEndpoint("/job/{name}", self._work, "Works a little", "text/plain")]
+        return [Route("/job/{name}", self._work)]
 
-    async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = Request(scope).path_params["name"]
+    async def _work(self, request: Request) -> PlainTextResponse:
+        name = request.path_params["name"]
         leave_trace(self._folder / "accepted", name)
         self._counter.inc()
         await asyncio.sleep(3600 if name == "hang" else 0.05)
-        await PlainTextResponse(name)(scope, receive, send)
+        return PlainTextResponse(name)
 
     @hookimpl
     def lifespan(self, services) -> AbstractAsyncContextManager[object]:

@@ -16,10 +16,11 @@ def names_of(call: HookCall) -> list[str]:
 
 
 def _name(value: object) -> str:
-    """``GET /path``, a table's or middleware's place, a name, or the name of its class."""
+    """``GET /path``, ``Mount /path``, a table's or middleware's place, a name, or the name of its class."""
     path = getattr(value, "path", None)
     if isinstance(path, str):
-        return f"{getattr(value, 'method', 'WS')} {path}"
+        kind = type(value).__name__
+        return f"{getattr(value, 'method', 'WS' if kind == 'WebSocketEndpoint' else kind)} {path}"
     if isinstance(value, Migration):
         return ", ".join(value.tenant_tables)
     for attribute in ("layer", "name"):

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
 from pydantic import BaseModel
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
-from precipiq_contracts.errors import (
-    DeploymentError,
-    PrecipiqError,
-    RangeNotSatisfiable,
-    RateLimited,
-    Unauthorized,
-    Unavailable,
-)
+from precipiq_contracts.errors import PrecipiqError, RangeNotSatisfiable, RateLimited, Unauthorized, Unavailable
+from precipiq_core.http.answers import OwnAnswer
 
 STATUS_OF = {
     "bad_request": 400,
@@ -41,19 +35,24 @@ STATUS_OF = {
 }
 
 JSON_TYPE = (b"content-type", b"application/json")
+DENIAL = "websocket.http.response"
+"""The extension of ASGI by which a handshake is refused with an answer."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 _DETAIL_PATHS_MAX = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete HTTP answer."""
+@dataclass(frozen=True)
+class Answer(OwnAnswer):
+    """A complete HTTP answer; its length is added."""
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = (JSON_TYPE,)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_answer(send, self)
 
 
 def raw_json(text: bytes) -> orjson.Fragment:
@@ -72,12 +71,12 @@ def _encode_model(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-async def send_answer(send: Send, answer: Answer, extra: Headers = ()) -> None:
+async def send_answer(send: Send, answer: Answer, extra: Headers = (), *, kind: str = "http.response") -> None:
     """Send a complete answer, with its length."""
     length = (b"content-length", b"%d" % len(answer.body))
     headers = [*answer.headers, *extra, length]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": answer.body})
 
 
 def success(data: object, *, request_id: str, timestamp: str) -> bytes:
@@ -111,17 +110,3 @@ def status_of(error: type[PrecipiqError]) -> int:
         if status is not None:
             return status
     return 500
-
-
-def status_of_code(code: str) -> int:
-    """The status of errors of that code, a plugin's own too. Raises ``DeploymentError`` when no error has it."""
-    for error in _with_leaves(PrecipiqError):
-        if error.code == code:
-            return status_of(error)
-    raise DeploymentError([f"an endpoint names the code {code!r}, which no error has"])
-
-
-def _with_leaves(error: type[PrecipiqError]) -> Iterator[type[PrecipiqError]]:
-    yield error
-    for leaf in error.__subclasses__():
-        yield from _with_leaves(leaf)

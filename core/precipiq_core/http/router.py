@@ -1,73 +1,127 @@
-"""Paths to endpoints: a Starlette router whose every answer, 404 and 405 too, has the documented shape."""
+"""Paths to endpoints: a router whose every answer of its own, 404 and 405 too, has the documented shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
-from starlette.routing import Route, Router
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
-from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
-from precipiq_core.http.envelope import error_answer, send_answer
-from precipiq_core.http.websocket import Socket, WebSocketApp, WebSocketEndpoint
+from precipiq_core.http.envelope import DENIAL, JSON_TYPE, STATUS_OF, error_answer, send_answer
+from precipiq_core.http.websocket import WebSocketEndpoint
 
 API_PREFIX = "/api/v1"
 
+_ANY_METHOD = "ANY"
+_NAME = re.compile(r"\{\w+")
 
-def full_path(route: Endpoint | PlainEndpoint | WebSocketEndpoint) -> str:
+
+def full_path(route: Endpoint | WebSocketEndpoint) -> str:
     """The route's path from the root."""
     return API_PREFIX + route.path if isinstance(route, Endpoint) and not route.absolute else route.path
 
 
-def build_router(routes: Iterable[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]], edge: Edge) -> ASGIApp:
+def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | BaseRoute]], edge: Edge) -> ASGIApp:
     """The application for all routes, each with its owner. Raises ``DeploymentError`` on a clash."""
-    problems: list[str] = []
-    owners: dict[tuple[str, str], str] = {}
+    claims = _Claims()
     by_path: dict[str, dict[str, ASGIApp]] = {}
     sockets: dict[str, ASGIApp] = {}
+    brought: list[BaseRoute] = []
     headless: set[str] = set()
+    methods: dict[str, ASGIApp]
     for owner, route in ((item.owner, item.value) for item in routes):
-        path = full_path(route)
-        method = "GET" if isinstance(route, WebSocketEndpoint) else route.method
-        _claim(owners, method, path, owner, problems)
-        methods = by_path.setdefault(path, {})
         if isinstance(route, Endpoint):
-            methods[method] = EndpointApp(route, edge, path)
-            if method == "GET" and not route.has_head:
+            path = full_path(route)
+            methods = {route.method: EndpointApp(route, edge, path)}
+            if route.method == "GET" and not route.answer.has_head:
                 headless.add(path)
-        elif isinstance(route, PlainEndpoint):
-            methods[method] = _Named(route.app, path)
+        elif isinstance(route, Route):
+            path = route.path
+            methods = dict.fromkeys(_methods(route), _Named(_documented(route.app), route.path_format))
+        elif isinstance(route, WebSocketEndpoint | WebSocketRoute):
+            path = route.path
+            methods = {"GET": _Named(_upgrade_required, path)}
+            if isinstance(route, WebSocketRoute):
+                brought.append(route)
+            elif "{" in path:
+                claims.problems.append(f"{owner}: the path of a WebSocket takes no parameters: {path}")
+            else:
+                sockets[path] = route.make_app(route, edge)
         else:
-            if "{" in path:
-                problems.append(f"{owner}: the path of a WebSocket takes no parameters: {path}")
-            methods[method] = _Named(_upgrade_required, path)
-            sockets[path] = WebSocketApp(route, edge)
-    if problems:
+            brought.append(route)
+            if isinstance(route, Mount):
+                claims.mount(route.path, owner)
+            continue
+        for method in methods:
+            claims.claim(method, path, owner)
+        by_path.setdefault(path, {}).update(methods)
+    if problems := claims.problems + claims.shadowed():
         raise DeploymentError(problems)
-    return _Paths({path: _Methods(apps, has_head=path not in headless) for path, apps in by_path.items()}, sockets)
+    apps = {path: _Methods(methods, has_head=path not in headless) for path, methods in by_path.items()}
+    return _Paths(apps, sockets, _documented(_Brought(brought)))
 
 
-def _claim(owners: dict[tuple[str, str], str], method: str, path: str, owner: str, problems: list[str]) -> None:
-    if (method, path) in owners:
-        problems.append(f"{method} {path} is claimed by both {owners[method, path]} and {owner}")
-    owners[method, path] = owner
+def _methods(route: Route) -> list[str]:
+    """What it answers; HEAD goes without saying where GET is."""
+    methods = route.methods or {_ANY_METHOD}
+    return sorted(methods - {"HEAD"} if "GET" in methods else methods)
+
+
+class _Claims:
+    """Who claims which path. Templates that differ in their names alone are the same path."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._methods: dict[str, dict[str, str]] = {}
+        self._paths: list[tuple[str, str]] = []
+        self._mounts: dict[str, str] = {}
+
+    def claim(self, method: str, path: str, owner: str) -> None:
+        held = self._methods.setdefault(_NAME.sub("{", path), {})
+        taken = [held[each] for each in held if each == method or _ANY_METHOD in (each, method)]
+        if taken:
+            self.problems.append(f"{method} {path} is claimed by both {taken[0]} and {owner}")
+        held[method] = owner
+        self._paths.append((path, owner))
+
+    def mount(self, path: str, owner: str) -> None:
+        if path in self._mounts:
+            self.problems.append(f"everything under {path}/ is claimed by both {self._mounts[path]} and {owner}")
+        self._mounts[path] = owner
+
+    def shadowed(self) -> list[str]:
+        """Paths below what another plugin mounted. What is mounted at the root gets what is left, from anybody."""
+        return [
+            f"{path} of {owner} is below {above}/, which {other} mounted"
+            for above, other in self._mounts.items()
+            for path, owner in dict.fromkeys([*self._paths, *self._mounts.items()])
+            if above and path.startswith(f"{above}/") and owner != other
+        ]
 
 
 class _Paths:
     """Fixed paths by a look-up, before those with parameters, so that ``/decisions/batch`` is not taken for an id."""
 
-    def __init__(self, apps: Mapping[str, ASGIApp], sockets: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, apps: Mapping[str, ASGIApp], sockets: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
         self._sockets = dict(sockets)
+        self._rest = rest
         self._fixed = {path: app for path, app in apps.items() if "{" not in path}
         routes = [Route(path, endpoint=app) for path, app in apps.items() if "{" in path]
-        self._router = Router(routes, redirect_slashes=False, default=not_found)
+        self._router = Router(routes, redirect_slashes=False, default=rest)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            app = self._sockets.get(scope["path"], _no_websocket)
+            app = self._sockets.get(scope["path"], self._rest)
         else:
             app = self._fixed.get(scope["path"], self._router)
         await app(scope, receive, send)
@@ -85,11 +139,33 @@ class _Methods:
             self._apps["HEAD"] = apps["GET"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._apps.get(scope["method"])
+        app = self._apps.get(scope["method"]) or self._apps.get(_ANY_METHOD)
         if app is not None:
             await app(scope, receive, send)
             return
         await send_answer(send, error_answer(MethodNotAllowed()), [self._allow])
+
+
+class _Brought:
+    """What plugins brought beside endpoints and plain routes: mounted applications, Starlette's WebSockets, ..."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for route in self._routes:
+            match, changes = route.matches(scope)
+            if match is Match.FULL:
+                scope["precipiq.route"] = getattr(route, "path_format", "")
+                # A copy: what is mounted sees another root path, and the layers around it do not.
+                await route.handle({**scope, **changes}, receive, send)
+                return
+        if scope["type"] == "http":
+            await send_answer(send, error_answer(NotFound()))
+        elif DENIAL in (scope.get("extensions") or {}):
+            await send_answer(send, error_answer(NotFound()), kind=DENIAL)
+        else:
+            await send({"type": "websocket.close", "code": 4404, "reason": NotFound.default_message})
 
 
 class _Named:
@@ -104,13 +180,17 @@ class _Named:
         await self._app(scope, receive, send)
 
 
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer for a path that nothing claims."""
-    await send_answer(send, error_answer(NotFound()))
+def _documented(app: ASGIApp) -> ASGIApp:
+    """The application, with the documented shape for what Starlette's parts refuse."""
+    return ExceptionMiddleware(app, {HTTPException: _refusal})
 
 
-async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    await Socket(scope, receive, send, None).refuse(NotFound())
+def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    unnamed = "internal_error" if error.status_code >= 500 else "bad_request"
+    code = next((code for code, status in STATUS_OF.items() if status == error.status_code), unnamed)
+    body = orjson.dumps({"error": {"code": code, "message": error.detail}})
+    return Response(body, error.status_code, {**(error.headers or {}), JSON_TYPE[0].decode(): JSON_TYPE[1].decode()})
 
 
 async def _upgrade_required(scope: Scope, receive: Receive, send: Send) -> None:

@@ -36,7 +36,7 @@ from precipiq_core.plugin import PluginBase, hookimpl
 if TYPE_CHECKING:
     import click
 
-    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.endpoint import Endpoint
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _COLUMNS = ("org_id", "environment")
@@ -99,32 +99,21 @@ class BillingPlugin(PluginBase[BillingConfig]):
         return kinds(services.get(FinancialEvents).present)
 
     @hookimpl
-    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
-        from precipiq_billing.endpoint_records import ENDPOINT_PATH
+    def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_billing.endpoint_routes import EndpointRoutes
-        from precipiq_billing.plans.models import PlanWebhookOut
-        from precipiq_billing.plans.routes import WEBHOOK_PATH, PlanRoutes
+        from precipiq_billing.plans.routes import PlanRoutes
         from precipiq_billing.routes import FinancialEventRoutes
-        from precipiq_billing.webhooks import RawWebhook, StripeWebhooks
+        from precipiq_billing.webhooks import StripeWebhooks
 
-        http = services.get(HttpSettings)
-        clock = services.get(Clock)
         body_bytes_max = self.config.webhook_body_bytes_max
         webhooks = StripeWebhooks(self._live, services.get(Deliveries), self._metrics, body_bytes_max=body_bytes_max)
-        raw = RawWebhook(webhooks.receive, http, clock, body_bytes_max=body_bytes_max)
         public_url = services.get(DeploymentInfo).public_url
-        plan_webhooks: list[PlainEndpoint] = []
-        if self._book is not None:
-            plans = RawWebhook(self._plan_webhook.receive, http, clock, body_bytes_max=body_bytes_max)
-            summary = "Where the operator's own Stripe account delivers events of subscriptions"
-            plan_webhooks = [plans.endpoint(WEBHOOK_PATH, summary, PlanWebhookOut)]
         return [
-            *FinancialEventRoutes(services.get(FinancialEvents), http).endpoints(),
-            webhooks.endpoint(),
-            raw.endpoint(ENDPOINT_PATH, "Where Stripe delivers the events of one organisation"),
-            *plan_webhooks,
+            *FinancialEventRoutes(services.get(FinancialEvents), services.get(HttpSettings)).endpoints(),
+            *webhooks.endpoints(),
+            *([] if self._book is None else [self._plan_webhook.endpoint(body_bytes_max)]),
             *PlanRoutes(self._book or UnlimitedPlans()).endpoints(),
-            *EndpointRoutes(services.get(StripeEndpoints), self._live, clock, public_url).endpoints(),
+            *EndpointRoutes(services.get(StripeEndpoints), self._live, services.get(Clock), public_url).endpoints(),
         ]
 
     @hookimpl

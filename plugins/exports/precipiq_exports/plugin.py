@@ -41,7 +41,7 @@ from precipiq_exports.upkeep import Upkeep
 if TYPE_CHECKING:
     import click
 
-    from precipiq_core.http.endpoint import Endpoint, PlainEndpoint
+    from precipiq_core.http.endpoint import Endpoint
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES = {
@@ -114,12 +114,12 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         return KINDS
 
     @hookimpl
-    def routes(self, services: Services) -> Sequence[Endpoint | PlainEndpoint]:
+    def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_exports.routes import ExportRoutes, PublishedKeys
 
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)
-        published = PublishedKeys(keys, limiter, self.config, services.get(Clock))
+        published = PublishedKeys(keys, limiter, self.config)
         routes = ExportRoutes(services.get(ExportService), keys, self._metrics, services.get(HttpSettings))
         return [*routes.endpoints(), published.endpoint()]
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 
-from starlette.types import Receive, Scope, Send
-
 from precipiq_contracts.auth import AddressLimiter
-from precipiq_contracts.clock import Clock, format_timestamp
-from precipiq_contracts.errors import NotFound, PrecipiqError, RateLimited, ValidationFailed
+from precipiq_contracts.errors import NotFound, RateLimited, ValidationFailed
 from precipiq_contracts.settings import HttpSettings
-from precipiq_core.http.authentication import address_of
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
-from precipiq_core.http.endpoint import REPLAYED, Call, Download, Endpoint, NoBody, NoQuery, PlainEndpoint, Reply
-from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
+from precipiq_core.http.endpoint import REPLAYED, AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, Reply
+from precipiq_core.http.envelope import Answer
 from precipiq_exports import models
 from precipiq_exports.config import ExportsConfig
+from precipiq_exports.download import Download, Times
 from precipiq_exports.jobs import Job
 from precipiq_exports.metrics import ExportMetrics
 from precipiq_exports.records import export_record
@@ -64,11 +61,9 @@ class ExportRoutes:
                 "/exports/{id}/download",
                 self.download_export,
                 "export",
-                models.ExportOut,
+                Download,
                 errors=("export_not_ready", "export_expired"),
                 path_parameters=by_id,
-                media_type="application/zip",
-                is_download=True,
             ),
         ]
 
@@ -116,6 +111,7 @@ class ExportRoutes:
             partial(self._read, job),
             f"precipiq-{job.chain.environment}-{job.export_id}.zip",
             str(job.sha256),
+            Times(self._http.handler_timeout_s, self._http.download_stall_timeout_s),
             partial(self._record, job, call.principal.key_id),
         )
 
@@ -146,38 +142,32 @@ def _export_id(number: int) -> str:
 class PublishedKeys:
     """The page of an organisation's public keys, for whoever received a bundle: no key is needed."""
 
-    def __init__(self, keys: SigningKeys, limiter: AddressLimiter | None, config: ExportsConfig, clock: Clock) -> None:
+    def __init__(self, keys: SigningKeys, limiter: AddressLimiter | None, config: ExportsConfig) -> None:
         self._keys = keys
         self._limiter = limiter
         self._requests_max = config.public_key_requests_per_minute_max
-        self._clock = clock
 
-    def endpoint(self) -> PlainEndpoint:
-        return PlainEndpoint(
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            "GET",
             PUBLISHED_KEYS,
-            self,
-            "The public keys that sign an organisation's evidence",
-            "application/json",
-            path_parameters={"org_id": "an organisation's id, as it stands in a bundle's manifest"},
+            self.publish_keys,
+            None,
+            Answer,
+            query=AnyQuery,
             errors=("rate_limited", "unavailable"),
+            absolute=True,
+            path_parameters={"org_id": "an organisation's id, as it stands in a bundle's manifest"},
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            answer = await self._answer(scope)
-        except PrecipiqError as error:
-            answer = error_answer(error)
-        await send_answer(send, answer)
-
-    async def _answer(self, scope: Scope) -> Answer:
+    async def publish_keys(self, call: PublicCall[NoBody, AnyQuery]) -> object:
+        """The public keys that sign an organisation's evidence."""
         if self._limiter is not None:
-            state = await self._limiter.hit("signing-keys", address_of(scope), self._requests_max, _MINUTE_S)
+            state = await self._limiter.hit("signing-keys", call.peer.address, self._requests_max, _MINUTE_S)
             if state.retry_after_s > 0:
                 raise RateLimited(retry_after_s=state.retry_after_s)
-        org_id = scope["path_params"]["org_id"]
+        org_id = call.path["org_id"]
         keys = await self._keys.of_organisation(org_id)
         if not keys:
             raise NotFound
-        data = {"org_id": org_id, "items": [key_record(key) for key in keys]}
-        timestamp = format_timestamp(self._clock.now_us())
-        return Answer(200, success(data, request_id=scope["precipiq.request_id"], timestamp=timestamp), (JSON_TYPE,))
+        return {"org_id": org_id, "items": [key_record(key) for key in keys]}

@@ -44,7 +44,7 @@ from wsproto.utilities import LocalProtocolError
 
 from precipiq_contracts.clock import Clock, SystemClock
 from precipiq_contracts.errors import BadRequest, Forbidden, InternalError, NotFound, PrecipiqError, Unavailable
-from precipiq_core.http.websocket import FRAMES
+from precipiq_contracts.server import FRAMES
 from precipiq_hypercorn.connections import frames_per_second_max
 from precipiq_hypercorn.frame_rate import FrameRate
 from precipiq_hypercorn.refusal import refusal

@@ -117,7 +117,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         service, verifier = services.get(LedgerService), services.get(Verifier)
         from precipiq_ledger.routes import LedgerRoutes
 
-        return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings)).endpoints()
+        return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings), services.get(Clock)).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:

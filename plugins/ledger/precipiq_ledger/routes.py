@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
-from precipiq_contracts.clock import parse_end, parse_timestamp
+from precipiq_contracts.clock import Clock, format_timestamp, parse_end, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.errors import NotFound, ValidationFailed
 from precipiq_contracts.settings import HttpSettings
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
-from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, LateReply, NoBody, NoQuery, Reply
-from precipiq_core.http.envelope import raw_json
+from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.envelope import raw_json, success
 from precipiq_core.http.raw_entry import raw_entry
 from precipiq_core.http.redaction import RedactionIn, redaction_record
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.late_answer import LateAnswer
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
 
@@ -33,11 +34,14 @@ def decision_draft(decision: models.DecisionIn, actor: str) -> Draft:
 class LedgerRoutes:
     """Handlers of the ledger's endpoints."""
 
-    def __init__(self, service: LedgerService, verifier: Verifier, config: LedgerConfig, http: HttpSettings) -> None:
+    def __init__(
+        self, service: LedgerService, verifier: Verifier, config: LedgerConfig, http: HttpSettings, clock: Clock
+    ) -> None:
         self._service = service
         self._verifier = verifier
         self._config = config
         self._http = http
+        self._clock = clock
 
     def endpoints(self) -> Sequence[Endpoint]:
         """All of them."""
@@ -165,7 +169,7 @@ class LedgerRoutes:
         head = await self._service.head(call.principal.chain)
         return {"seq": 0, "hash": GENESIS_HASH} if head is None else {"seq": head.seq, "hash": head.hash}
 
-    async def verify_chain(self, call: Call[NoBody, models.VerifyQuery]) -> LateReply:
+    async def verify_chain(self, call: Call[NoBody, models.VerifyQuery]) -> LateAnswer:
         """Verify the chain: every hash, link, position, time and column, then the checkpoints.
 
         Takes a second for some hundred thousand entries. The answer of a long verification begins with white space,
@@ -178,7 +182,10 @@ class LedgerRoutes:
                 await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq)
             )
 
-        return LateReply(work())
+        def encode(verdict: object) -> bytes:
+            return success(verdict, request_id=call.request_id, timestamp=format_timestamp(self._clock.now_us()))
+
+        return LateAnswer(work(), encode)
 
     async def _records(self, entries: Sequence[Entry]) -> list[object]:
         if not entries:

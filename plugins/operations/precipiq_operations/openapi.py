@@ -9,41 +9,39 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from precipiq_contracts.contribution import Contribution
-from precipiq_core.http.endpoint import EVENT_STREAM, JSON, Endpoint, NoBody, NoQuery, PlainEndpoint
-from precipiq_core.http.envelope import status_of_code
+from precipiq_core.http.endpoint import AnyQuery, Endpoint, NoBody, NoQuery, RawBody
 from precipiq_core.http.router import full_path
 from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_operations import openapi_parts as parts
 from precipiq_operations.openapi_parts import Document
 
 _REF = "#/components/schemas/{model}"
+READYZ = "/readyz"
+JSON = "application/json"
+_EVENT_STREAM = "text/event-stream"
+_CODES_OF_KEYED = ["unauthorized", "forbidden", "validation_error", "rate_limited", "internal_error", "unavailable"]
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 
 References: TypeAlias = dict[Any, Document]
 
 
 def openapi_document(
-    routes: Iterable[Contribution[Endpoint | PlainEndpoint | WebSocketEndpoint]], *, title: str, version: str
+    routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | BaseRoute]], *, title: str, version: str
 ) -> Document:
-    """The document; each endpoint is tagged with the plugin that owns it."""
-    endpoints: list[tuple[str, Endpoint]] = []
-    plain: list[tuple[str, PlainEndpoint]] = []
-    websockets: list[tuple[str, WebSocketEndpoint]] = []
-    for route in routes:
-        if isinstance(route.value, Endpoint):
-            endpoints.append((route.owner, route.value))
-        elif isinstance(route.value, PlainEndpoint):
-            plain.append((route.owner, route.value))
-        else:
-            websockets.append((route.owner, route.value))
-    wanted: set[tuple[type[BaseModel], Any]] = set()
+    """The document; each endpoint is tagged with the plugin that owns it. Starlette's routes tell nothing of theirs."""
+    found = [*routes]
+    endpoints = [(route.owner, route.value) for route in found if isinstance(route.value, Endpoint)]
+    endpoints.sort(key=lambda item: item[1].scope is None)  # public ones come behind
+    websockets = [(route.owner, route.value) for route in found if isinstance(route.value, WebSocketEndpoint)]
+    wanted: set[tuple[type[BaseModel], Any]] = {(websocket.query, "validation") for _, websocket in websockets}
     for _, endpoint in endpoints:
-        wanted.add((endpoint.output, "serialization"))
-        wanted |= {(model, "validation") for model in (endpoint.body, endpoint.query) if model not in (NoBody, NoQuery)}
-    wanted |= {(websocket.query, "validation") for _, websocket in websockets}
-    wanted |= {(page.output, "serialization") for _, page in plain if page.output is not None}
+        model = _output_model(endpoint)
+        wanted |= set() if model is None else {(model, "serialization")}
+        inputs = [each for each in (endpoint.body, endpoint.query) if not isinstance(each, RawBody)]
+        wanted |= {(each, "validation") for each in inputs if each not in (NoBody, NoQuery, AnyQuery)}
     ordered = sorted(wanted, key=lambda pair: (pair[0].__name__, pair[1]))
     references, definitions = models_json_schema(ordered, ref_template=_REF)
     schemas = {**definitions.get("$defs", {}), **parts.COMMON_SCHEMAS}
@@ -51,8 +49,6 @@ def openapi_document(
     for owner, endpoint in endpoints:
         operation = _operation(owner, endpoint, references, schemas)
         paths.setdefault(full_path(endpoint), {})[endpoint.method.lower()] = operation
-    for owner, page in plain:
-        paths.setdefault(page.path, {})[page.method.lower()] = _plain_operation(owner, page, references)
     for owner, websocket in websockets:
         paths.setdefault(websocket.path, {})["get"] = _websocket_operation(owner, websocket, references, schemas)
     return {
@@ -71,39 +67,48 @@ def openapi_document(
     }
 
 
+def _output_model(endpoint: Endpoint) -> type[BaseModel] | None:
+    return endpoint.output if issubclass(endpoint.output, BaseModel) else endpoint.output.model
+
+
 def _operation(owner: str, endpoint: Endpoint, references: References, schemas: Document) -> Document:
     operation: Document = {
         **_named(owner, endpoint),
-        "security": _security(key_in_query=endpoint.key_in_query),
+        "security": [] if endpoint.scope is None else _security(key_in_query=endpoint.answer.key_in_query),
         "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint.query, references, schemas)],
         "responses": _responses(endpoint, references),
     }
-    if endpoint.method == "POST" and endpoint.raw_body_bytes_max is None:
+    if endpoint.method == "POST" and not isinstance(endpoint.body, RawBody):
         operation["parameters"].append(parts.IDEMPOTENCY_KEY)
-    if endpoint.media_type == EVENT_STREAM:
+    if endpoint.answer.media_type == _EVENT_STREAM:
         operation["parameters"].append(parts.LAST_EVENT_ID)
-    if endpoint.is_download:
+    if endpoint.answer.has_ranges:
         operation["parameters"] += parts.DOWNLOAD_PARAMETERS
-    if endpoint.body is not NoBody:
-        reference = references[endpoint.body, "validation"]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
-    if endpoint.raw_body_bytes_max is not None:
+    if isinstance(endpoint.body, RawBody):
+        operation["parameters"] += map(_header_parameter, endpoint.body.headers.items())
         operation["requestBody"] = parts.RAW_BODY
+    elif endpoint.body is not NoBody:
+        reference = references[endpoint.body, "validation"]
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": reference}}}
     return operation
 
 
 def _named(owner: str, endpoint: Endpoint | WebSocketEndpoint) -> Document:
     doc = inspect.getdoc(endpoint.handler) or ""
     summary, _, description = doc.partition("\n")
+    needs = "" if endpoint.scope is None else f"Needs a key with the scope `{endpoint.scope}`."
+    description = f"{description.strip()}\n\n{needs}".strip()
+    # What Stripe or a balancer asks for is known by its path.
+    name = endpoint.handler.__name__ if endpoint.scope else re.sub(r"\W+", "_", full_path(endpoint)).strip("_")
     return {
-        "operationId": f"{owner}_{endpoint.handler.__name__}",
+        "operationId": f"{owner}_{name}",
         "tags": [owner],
         "summary": summary.strip().rstrip("."),
-        "description": f"{description.strip()}\n\nNeeds a key with the scope `{endpoint.scope}`.".strip(),
+        **({"description": description} if description else {}),
     }
 
 
-def _path_parameters(endpoint: Endpoint | PlainEndpoint) -> list[Document]:
+def _path_parameters(endpoint: Endpoint) -> list[Document]:
     return [
         {
             "name": name,
@@ -117,7 +122,7 @@ def _path_parameters(endpoint: Endpoint | PlainEndpoint) -> list[Document]:
 
 
 def _query_parameters(query: type[BaseModel], references: References, schemas: Document) -> list[Document]:
-    if query is NoQuery:
+    if query in (NoQuery, AnyQuery):
         return []
     name = references[query, "validation"]["$ref"].rsplit("/", 1)[1]
     model = schemas[name]
@@ -147,40 +152,41 @@ def _without_null(schema: Document) -> Document:
 
 
 def _responses(endpoint: Endpoint, references: References) -> Document:
-    schema = (
-        _envelope(references[endpoint.output, "serialization"])
-        if endpoint.media_type == JSON
-        else parts.FILE
-        if endpoint.is_download
-        else parts.TEXT
-    )
-    content: Document = {endpoint.media_type: {"schema": schema}}
-    responses: Document = {
-        str(endpoint.status): {"description": "success", "headers": parts.SUCCESS_HEADERS, "content": content}
-    }
-    if endpoint.repeat_status is not None:
-        repeated = {**responses[str(endpoint.status)], "description": "what the first such request made"}
-        responses[str(endpoint.repeat_status)] = repeated
-    if endpoint.is_download:
-        responses |= _download_responses(content)
-    codes = [
-        "unauthorized",
-        "forbidden",
-        "validation_error",
-        "rate_limited",
-        "internal_error",
-        "unavailable",
-        *endpoint.errors,
-    ]
-    if endpoint.body is not NoBody or endpoint.raw_body_bytes_max is not None:
+    responses = _successes(endpoint, references)
+    codes = [] if endpoint.scope is None else _CODES_OF_KEYED
+    codes = [*codes, *endpoint.errors]
+    takes_model = endpoint.body is not NoBody and not isinstance(endpoint.body, RawBody)
+    if endpoint.body is not NoBody:
         codes += ["payload_too_large", "unsupported_media_type", "request_timeout"]
-    if endpoint.method == "POST" and endpoint.raw_body_bytes_max is None:
+    if endpoint.scope is None and (takes_model or endpoint.query is not AnyQuery):
+        codes += ["validation_error"]
+    if endpoint.method == "POST" and not isinstance(endpoint.body, RawBody):
         codes += ["idempotency_conflict"]
     if "{" in endpoint.path:
         codes += ["not_found"]
-    if endpoint.is_download:
+    if endpoint.answer.has_ranges:
         codes += ["range_not_satisfiable"]
     return responses | _refusals(codes)
+
+
+def _successes(endpoint: Endpoint, references: References) -> Document:
+    content: Document = {endpoint.answer.media_type: {"schema": _answer_schema(endpoint, references)}}
+    fields: Document = {} if endpoint.scope is None else {"headers": parts.SUCCESS_HEADERS}
+    success: Document = {"description": "success", **fields, "content": content}
+    responses: Document = {str(endpoint.status): success}
+    if endpoint.repeat_status is not None:
+        responses[str(endpoint.repeat_status)] = {**success, "description": "what the first such request made"}
+    if endpoint.path == READYZ:
+        responses["503"] = {**success, "description": "a part is not ready"}
+    return responses | (_download_responses(content) if endpoint.answer.has_ranges else {})
+
+
+def _answer_schema(endpoint: Endpoint, references: References) -> Document:
+    if issubclass(endpoint.output, BaseModel):
+        return _envelope(references[endpoint.output, "serialization"])
+    if endpoint.answer.media_type == JSON:
+        return {"type": "object"}
+    return parts.FILE if endpoint.answer.has_ranges else parts.TEXT
 
 
 def _envelope(data: Document) -> Document:
@@ -207,7 +213,7 @@ def _download_responses(content: Document) -> Document:
 def _refusals(codes: Sequence[str]) -> Document:
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
-        by_status.setdefault(status_of_code(code), []).append(code)
+        by_status.setdefault(parts.status_of_code(code), []).append(code)
     return {
         str(status): {
             "description": " or ".join(f"`{code}`" for code in by_status[status]),
@@ -233,29 +239,6 @@ def _websocket_operation(
         "parameters": _query_parameters(endpoint.query, references, schemas),
         "responses": {"101": {"description": "the WebSocket is open"}} | _refusals([*codes, "unavailable"]),
     }
-
-
-def _plain_operation(owner: str, page: PlainEndpoint, references: References) -> Document:
-    schema: Document = {"type": "object"} if page.media_type == JSON else parts.TEXT
-    if page.output is not None:
-        schema = _envelope(references[page.output, "serialization"])
-    success: Document = {"description": "success", "content": {page.media_type: {"schema": schema}}}
-    responses: Document = {"200": success}
-    if page.path == "/readyz":
-        responses["503"] = {**success, "description": "a part is not ready"}
-    responses |= _refusals([*page.errors, *(["not_found"] if "{" in page.path else [])])
-    name = re.sub(r"\W+", "_", page.path).strip("_")
-    operation: Document = {
-        "operationId": f"{owner}_{name}",
-        "tags": [owner],
-        "summary": page.summary,
-        "security": [],
-        "parameters": [*_path_parameters(page), *map(_header_parameter, page.headers.items())],
-        "responses": responses,
-    }
-    if page.method == "POST":
-        operation["requestBody"] = parts.RAW_BODY
-    return operation
 
 
 def _header_parameter(header: tuple[str, str]) -> Document:

@@ -12,7 +12,7 @@ from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_operations.config import OperationsConfig
 
 if TYPE_CHECKING:
-    from precipiq_core.http.endpoint import PlainEndpoint
+    from precipiq_core.http.endpoint import Endpoint
 
 
 class Operations(PluginBase[OperationsConfig]):
@@ -22,7 +22,7 @@ class Operations(PluginBase[OperationsConfig]):
     Config = OperationsConfig
 
     @hookimpl
-    def routes(self, services: Services) -> Sequence[PlainEndpoint]:
+    def routes(self, services: Services) -> Sequence[Endpoint]:
         from prometheus_client import CollectorRegistry
 
         from precipiq_operations.routes import Pages

@@ -1,23 +1,33 @@
-"""The pages of ``operations``: each an ASGI application without a key."""
+"""The pages of ``operations``: public, and without the envelope."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar, TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import Receive, Scope, Send
 
 from precipiq_contracts.registries import Routes
 from precipiq_core import __version__
-from precipiq_core.http.endpoint import PlainEndpoint
-from precipiq_core.http.envelope import Answer, encode, send_answer
+from precipiq_core.http.endpoint import AnyQuery, Endpoint, Handler, NoBody, PublicCall
+from precipiq_core.http.envelope import Answer, encode
 from precipiq_operations.docs import CONTENT_SECURITY_POLICY, docs_page
 from precipiq_operations.openapi import openapi_document
 from precipiq_operations.openapi_parts import Document
 from precipiq_operations.service import Readiness
+
+Request: TypeAlias = PublicCall[NoBody, AnyQuery]
+
+
+class MetricsPage(Answer):
+    media_type: ClassVar[str] = "application/openmetrics-text"
+
+
+class HtmlPage(Answer):
+    media_type: ClassVar[str] = "text/html"
 
 
 class Pages:
@@ -28,40 +38,49 @@ class Pages:
         self._registry = registry
         self._interface = _Interface(routes)
 
-    def endpoints(self) -> Sequence[PlainEndpoint]:
+    def endpoints(self) -> Sequence[Endpoint]:
         return [
-            PlainEndpoint("/healthz", _healthz, "The process answers", "application/json"),
-            PlainEndpoint("/readyz", self._readyz, "Every part can serve", "application/json"),
-            PlainEndpoint("/metrics", self._metrics, "Prometheus metrics", "application/openmetrics-text"),
-            PlainEndpoint("/openapi.json", self._openapi, "This interface as OpenAPI 3.1", "application/json"),
-            PlainEndpoint("/docs", self._docs, "This interface as a page to read", "text/html"),
+            _page("/healthz", healthz, Answer),
+            _page("/readyz", self.readyz, Answer),
+            _page("/metrics", self.metrics, MetricsPage),
+            _page("/openapi.json", self.openapi, Answer),
+            _page("/docs", self.docs, HtmlPage),
         ]
 
-    async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def readyz(self, call: Request) -> Answer:
+        """Every part can serve."""
         parts = await self._readiness.parts()
         is_ready = all(parts.values())
         names = {name: "ok" if result else "failed" for name, result in parts.items()}
         content = {"status": "ready" if is_ready else "not ready", "parts": names}
-        await send_answer(send, Answer(200 if is_ready else 503, encode(content)))
+        return Answer(200 if is_ready else 503, encode(content))
 
-    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def metrics(self, call: Request) -> Answer:
+        """Prometheus metrics."""
         # In a thread: what several workers share is read from files.
         body: bytes = await asyncio.to_thread(generate_latest, self._registry)
-        await send_answer(send, Answer(200, body, ((b"content-type", CONTENT_TYPE_LATEST.encode()),)))
+        return MetricsPage(200, body, ((b"content-type", CONTENT_TYPE_LATEST.encode()),))
 
-    async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def openapi(self, call: Request) -> Answer:
+        """This interface as OpenAPI 3.1."""
         # Once, and in a thread: it takes a tenth of a second.
-        await send_answer(send, Answer(200, await asyncio.to_thread(lambda: self._interface.json)))
+        return Answer(200, await asyncio.to_thread(lambda: self._interface.json))
 
-    async def _docs(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def docs(self, call: Request) -> Answer:
+        """This interface as a page to read."""
         page = await asyncio.to_thread(lambda: self._interface.page)
         policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
-        await send_answer(send, Answer(200, page, ((b"content-type", b"text/html; charset=utf-8"), policy)))
+        return HtmlPage(200, page, ((b"content-type", b"text/html; charset=utf-8"), policy))
 
 
-async def _healthz(scope: Scope, receive: Receive, send: Send) -> None:
-    """The process is alive; says nothing of its parts, so that a broken database restarts nothing."""
-    await send_answer(send, Answer(200, encode({"status": "ok"})))
+async def healthz(call: Request) -> Answer:
+    """The process answers."""
+    # It says nothing of its parts, so that a broken database restarts nothing.
+    return Answer(200, encode({"status": "ok"}))
+
+
+def _page(path: str, handler: Handler, output: type[Answer]) -> Endpoint:
+    return Endpoint("GET", path, handler, None, output, query=AnyQuery, absolute=True)
 
 
 class _Interface:

@@ -16,7 +16,6 @@ from precipiq_contracts.chain import Chain, Entry, EntryKind
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.http.envelope import encode
 from precipiq_core.http.raw_entry import raw_entry
-from precipiq_core.http.websocket import text_frame
 from precipiq_ws_stream.position import Position
 
 log = structlog.get_logger("precipiq.ws_stream")
@@ -199,3 +198,13 @@ def control_frame(kind: str, position: Position, timestamp: str, data: Mapping[s
         "data": data,
     }
     return Frame(position.seq, position.hash or "", kind, None, orjson.dumps(fields))
+
+
+def text_frame(text: bytes) -> bytes:
+    """One unmasked text message in one frame (RFC 6455 section 5.2), as servers send it."""
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), text)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), text)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
 from precipiq_contracts.auth import Principal
 from precipiq_contracts.errors import ValidationFailed
-from precipiq_core.http.endpoint import EVENT_STREAM, Call, Endpoint, NoBody, Peer, SendBytes, StreamReply
+from precipiq_core.http.endpoint import Call, Endpoint, NoBody, Peer
 from precipiq_core.http.validation import RequestModel
-from precipiq_core.http.websocket import WebSocketCall, WebSocketEndpoint
+from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.endings import DRAINING
 from precipiq_ws_stream.errors import CannotResume
+from precipiq_ws_stream.event_stream import EventStream, SendBytes
 from precipiq_ws_stream.frames import Wanted
+from precipiq_ws_stream.handshake import WebSocketApp, WebSocketCall
 from precipiq_ws_stream.position import Position
 from precipiq_ws_stream.service import Request, Streams
 from precipiq_ws_stream.subscription import Subscription
@@ -27,7 +30,6 @@ WEBSOCKET_PATH = "/ws/v1/stream"
 EVENTS_PATH = "/stream"
 SUBPROTOCOL = "precipiq.v1"
 
-_UNBUFFERED = ((b"x-accel-buffering", b"no"),)  # what nginx asks for
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KINDS_MAX = 50
 _SEQ = re.compile(r"[0-9]{1,18}")
@@ -57,18 +59,6 @@ class StreamQuery(RequestModel):
     )
 
 
-class FrameOut(BaseModel):
-    """One frame. ``data`` is the entry in its REST shape; ``prev_hash`` and ``hash`` let a client verify the chain."""
-
-    type: str
-    seq: int
-    id: str | None
-    timestamp: str
-    prev_hash: str | None
-    hash: str
-    data: dict[str, object]
-
-
 class StreamRoutes:
     """Handlers of the stream's endpoints."""
 
@@ -80,18 +70,20 @@ class StreamRoutes:
         """Both of them."""
         return [
             WebSocketEndpoint(
-                WEBSOCKET_PATH, self.open_websocket, "read", StreamQuery, SUBPROTOCOL, admission=self._streams
+                WEBSOCKET_PATH,
+                self.open_websocket,
+                "read",
+                StreamQuery,
+                partial(WebSocketApp, subprotocol=SUBPROTOCOL, admission=self._streams),
             ),
             Endpoint(
                 "GET",
                 EVENTS_PATH,
                 self.open_events,
                 "read",
-                FrameOut,
+                EventStream,
                 query=StreamQuery,
                 errors=("cannot_resume",),
-                media_type=EVENT_STREAM,
-                key_in_query=True,
                 admission=self._streams,
             ),
         ]
@@ -114,13 +106,15 @@ class StreamRoutes:
             transport = WebSocketTransport(socket, self._config.client_messages_per_minute_max)
             await self._streams.serve(opening, transport, _ends_at_drain(call.peer))
 
-    async def open_events(self, call: Call[NoBody, StreamQuery]) -> StreamReply:
+    async def open_events(self, call: Call[NoBody, StreamQuery]) -> EventStream:
         """Stream the entries of the key's chain as server-sent events.
 
         Each event's `data` is a frame, its id the entry's seq: a client that reconnects with `Last-Event-ID` goes on
         where it was. The last event before the server ends a stream has the type `connection.closing`.
         """
-        request = _request(call.principal, call.peer, call.query, _after(call.query, call.last_event_id))
+        last_event_ids = call.header_values("last-event-id")
+        after = _after(call.query, last_event_ids[0] if last_event_ids else None)
+        request = _request(call.principal, call.peer, call.query, after)
         stack = AsyncExitStack()
         opening = await stack.enter_async_context(self._streams.opening(request))
 
@@ -129,7 +123,7 @@ class StreamRoutes:
                 transport = EventTransport(send)
                 await self._streams.serve(opening, transport, _ends_at_drain(call.peer))
 
-        return StreamReply(run, _UNBUFFERED)
+        return EventStream(run)
 
 
 def _ends_at_drain(peer: Peer) -> Callable[[Subscription], None]:

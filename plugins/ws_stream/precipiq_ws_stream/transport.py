@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from precipiq_core.http.endpoint import SendBytes
-from precipiq_core.http.websocket import Socket, text_frame
 from precipiq_ws_stream.endings import BINARY, TOO_MANY_MESSAGES, Ending, left
-from precipiq_ws_stream.frames import Batch, Frame
+from precipiq_ws_stream.event_stream import SendBytes
+from precipiq_ws_stream.frames import Batch, Frame, text_frame
+from precipiq_ws_stream.handshake import Socket
 
 _MESSAGES_WINDOW_S = 60.0
 _CLOSE_TIMEOUT_S = 1.0

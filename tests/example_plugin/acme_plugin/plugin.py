@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acme_plugin.command_index import COMMANDS
 from acme_plugin.config import AcmeConfig
 from acme_plugin.driver import JsonlDriver, JsonlLimits
+from acme_plugin.pages import PageRoutes
 from acme_plugin.routes import NoteRoutes
 from acme_plugin.service import NOTE, Notes
 from precipiq_contracts.chain import EntryKind
@@ -36,9 +38,9 @@ class AcmePlugin(PluginBase[AcmeConfig]):
         return [EntryKind(NOTE, "a note was written", body_fields=("author",), payload_fields=("text",))]
 
     @hookimpl
-    def routes(self, services: Services) -> Sequence[Endpoint]:
-        ledger = services.get(Ledger)
-        return NoteRoutes(Notes(ledger, self.config.text_characters_max)).endpoints()
+    def routes(self, services: Services) -> Sequence[Endpoint | BaseRoute]:
+        notes = Notes(services.get(Ledger), self.config.text_characters_max)
+        return [*NoteRoutes(notes).endpoints(), *PageRoutes(notes, self.config.text_characters_max).routes()]
 
     @hookimpl
     def entry_store_drivers(self, services: Services) -> Sequence[EntryStoreDriver]:

@@ -52,6 +52,21 @@ def test_the_plugin_serves_its_endpoints_over_the_ledger(acme: ServerProcess) ->
     assert verdict["is_valid"]
 
 
+def test_its_pages_need_no_key_and_its_own_answer_sends_itself(acme: ServerProcess) -> None:
+    headers = {"X-Precipiq-Key": acme.key}
+    assert httpx2.get(f"{acme.url}/api/v1/acme/limits").json()["data"] == {"text_characters_max": 20}
+    assert httpx2.get(f"{acme.url}/acme/hello/ada").text == "hello, ada"
+    assert httpx2.post(f"{acme.url}/api/v1/acme/notes", json={"text": "a line"}, headers=headers).status_code == 201
+    lines = httpx2.get(f"{acme.url}/api/v1/acme/notes/lines", headers=headers)
+    assert "a line" in lines.text.splitlines()
+    assert lines.headers["content-type"] == "text/plain; charset=utf-8"
+    assert "ratelimit" in lines.headers
+    assert httpx2.get(f"{acme.url}/api/v1/acme/notes/lines").status_code == 401
+    described = httpx2.get(f"{acme.url}/openapi.json").json()["paths"]
+    assert described["/api/v1/acme/limits"]["get"]["security"] == []
+    assert list(described["/api/v1/acme/notes/lines"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+
+
 def test_its_own_errors_have_the_envelope(acme: ServerProcess) -> None:
     answer = httpx2.post(f"{acme.url}/api/v1/acme/notes", json={"text": "x" * 21}, headers={"X-Precipiq-Key": acme.key})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "acme_note_too_long")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
-
-from starlette.types import Scope
 
 from precipiq_billing.plans.config import PlansConfig
-from precipiq_billing.plans.models import PlanOut
+from precipiq_billing.plans.models import PlanOut, PlanWebhookOut
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.signatures import check_signature
-from precipiq_billing.webhooks import parse_event
+from precipiq_billing.webhooks import Delivered, delivery_endpoint, parse_event, signature_of
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery
 
@@ -54,12 +51,12 @@ class PlanWebhook:
         """Read the signing secrets. Raises ``DeploymentError`` when one is missing or malformed."""
         self._secrets = self._config.secrets()
 
-    async def receive(self, scope: Scope, body: bytes, signature: str | None) -> dict[str, Any]:
-        """What is answered, a :class:`PlanWebhookOut`; the change is durable by then.
+    def endpoint(self, body_bytes_max: int) -> Endpoint:
+        return delivery_endpoint(WEBHOOK_PATH, self.receive_delivery, PlanWebhookOut, body_bytes_max)
 
-        ``signature``: the header ``stripe-signature``. Raises ``SignatureInvalid``, ``NotAStripeEvent`` and
-        ``Unavailable``: Stripe delivers again.
-        """
-        await check_signature(body, signature, self._secrets, self._clock.now_us())
-        reason = await self._book.take(parse_event(body))
+    async def receive_delivery(self, call: Delivered) -> object:
+        """Where the operator's own Stripe account delivers events of subscriptions."""
+        # The change is durable when this returns; after anything else Stripe delivers again.
+        await check_signature(call.body, signature_of(call), self._secrets, self._clock.now_us())
+        reason = await self._book.take(parse_event(call.body))
         return {"processed": reason is None, "reason": reason}

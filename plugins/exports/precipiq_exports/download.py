@@ -1,4 +1,4 @@
-"""Sending a ``Download``: whole or in part, in bounded memory, and never a short body that passes for whole.
+"""A file as an answer: whole or in part, in bounded memory, and never a short body that passes for whole.
 
 RFC 9110: preconditions in the order of section 13.2.2, one range of bytes (section 14). What is asked for in several
 ranges or in a way that is not understood is sent whole, as section 14.2 allows.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import ClassVar
 
 import structlog
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from precipiq_contracts.errors import RangeNotSatisfiable
-from precipiq_core.http.endpoint import Download
-from precipiq_core.http.streaming import LateFailure, while_client_stays
+from precipiq_core.http.answers import LateFailure, OwnAnswer, while_client_stays
 
 log = structlog.get_logger("precipiq.http")
 
@@ -49,39 +49,47 @@ class _Part:
     end: int
 
 
-class DownloadAnswer:
-    """A download as an ASGI application. ``headers``: what the answer carries beside its own, 304 too.
+@dataclass(frozen=True)
+class Download(OwnAnswer):
+    """A file, whole or the part that the client asks for.
+
+    ``read(start, end)``: the bytes ``start`` <= index < ``end`` in pieces; closed in any case, and not called for HEAD.
+    ``etag``: names exactly these bytes: printable ASCII without quotes. ``on_begin``: told the index of the first byte
+    once it was read and before the status is sent, so that what it raises is the answer; not for HEAD and 304.
 
     Before the status is sent it raises ``RangeNotSatisfiable``, what ``read`` and ``on_begin`` raise, and
     ``TimeoutError`` when these take longer than the handler may; after it, ``LateFailure``.
     """
 
-    def __init__(self, download: Download, media_type: tuple[bytes, bytes], headers: RawHeaders, times: Times) -> None:
-        self._download = download
-        self._media_type = media_type
-        self._tag = b'"%b"' % download.etag.encode("ascii")
-        self._headers = ((b"etag", self._tag), *headers)
-        self._times = times
+    media_type: ClassVar[str] = "application/zip"
+    has_ranges: ClassVar[bool] = True
+
+    size_bytes: int
+    read: Callable[[int, int], AsyncGenerator[bytes, None]]
+    file_name: str
+    etag: str
+    times: Times
+    on_begin: Callable[[int], Awaitable[None]] | None = None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if _names(_field(scope, b"if-none-match"), self._tag):
-            await _send_head(send, 304, self._headers)
+            await _send_head(send, 304, ((b"etag", self._tag),))
             return
         part = self._part(scope)
         if scope["method"] == "HEAD":
             await _send_head(send, part.status, self._headers_of(part))
             return
-        async with aclosing(self._download.read(part.start, part.end)) as pieces:
-            async with asyncio.timeout(self._times.handler_timeout_s):
+        async with aclosing(self.read(part.start, part.end)) as pieces:
+            async with asyncio.timeout(self.times.handler_timeout_s):
                 first = await anext(pieces, b"")
-                if self._download.on_begin is not None:
-                    await self._download.on_begin(part.start)
+                if self.on_begin is not None:
+                    await self.on_begin(part.start)
             await self._send_part(part, first, pieces, receive, send)
 
     async def _send_part(
         self, part: _Part, first: bytes, rest: AsyncIterator[bytes], receive: Receive, send: Send
     ) -> None:
-        body = _Body(part.end - part.start, send, self._times.stall_timeout_s)
+        body = _Body(part.end - part.start, send, self.times.stall_timeout_s)
         try:
             await body.start(part.status, self._headers_of(part))
             async with while_client_stays(receive) as left:
@@ -97,20 +105,24 @@ class DownloadAnswer:
         asked = _field(scope, b"range")
         condition = _field(scope, b"if-range")
         if asked is None or scope["method"] != "GET" or condition not in (None, self._tag):
-            return _Part(200, 0, self._download.size_bytes)
-        return _part_of_range(asked, self._download.size_bytes)
+            return _Part(200, 0, self.size_bytes)
+        return _part_of_range(asked, self.size_bytes)
+
+    @property
+    def _tag(self) -> bytes:
+        return b'"%b"' % self.etag.encode("ascii")
 
     def _headers_of(self, part: _Part) -> RawHeaders:
-        name = _NOT_SAFE.sub("_", self._download.file_name).encode()
-        headers = (
-            self._media_type,
+        name = _NOT_SAFE.sub("_", self.file_name).encode()
+        headers: RawHeaders = (
+            (b"content-type", self.media_type.encode()),
             (b"content-length", b"%d" % (part.end - part.start)),
             (b"content-disposition", b'attachment; filename="%b"' % name),
             (b"accept-ranges", b"bytes"),
-            *self._headers,
+            (b"etag", self._tag),
         )
         if part.status == 206:
-            place = b"bytes %d-%d/%d" % (part.start, part.end - 1, self._download.size_bytes)
+            place = b"bytes %d-%d/%d" % (part.start, part.end - 1, self.size_bytes)
             headers += ((b"content-range", place),)
         return headers
 

@@ -1,0 +1,85 @@
+"""Answers that send themselves: what an endpoint tells of them beforehand, and what all of them need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import ClassVar, Protocol
+
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from precipiq_contracts.errors import PrecipiqError
+
+
+class OwnAnswer(Protocol):
+    """An answer that is an ASGI application: a file, a stream, a page. An endpoint names its class as ``output``.
+
+    ``media_type``: of the body. ``model``: what it consists of, for OpenAPI. ``has_head``: HEAD is answered where GET
+    is; a stream says no, since it would have to begin. ``has_ranges``: it heeds ``Range``, ``If-Range`` and
+    ``If-None-Match``. ``key_in_query``: ``?api_key=`` counts too, for clients that cannot set headers.
+
+    What it raises before the status is sent becomes the documented error, later it breaks the connection off. It must
+    bound its own time: the timeout of handlers ends where the answer begins.
+    """
+
+    media_type: ClassVar[str] = "application/json"
+    model: ClassVar[type[BaseModel] | None] = None
+    has_head: ClassVar[bool] = True
+    has_ranges: ClassVar[bool] = False
+    key_in_query: ClassVar[bool] = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer; core adds the fields of the rate limit."""
+        ...
+
+
+class LateFailure(Exception):
+    """An answer failed after its status was sent; the connection is broken off so that nobody takes it for whole."""
+
+
+async def send_own(
+    answer: ASGIApp, headers: Sequence[tuple[bytes, bytes]], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Let the answer send itself, with these headers beside its own. Raises ``LateFailure`` once it has begun."""
+    started = False
+
+    async def send_with_headers(message: Message) -> None:
+        nonlocal started
+        if message["type"] == "http.response.start":
+            started = True
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    try:
+        await answer(scope, receive, send_with_headers)
+    except (PrecipiqError, TimeoutError) as error:
+        if started:
+            raise LateFailure from error
+        raise
+
+
+@asynccontextmanager
+async def while_client_stays(receive: Receive) -> AsyncIterator[asyncio.Timeout]:
+    """Cut the block off when the client leaves; then ``expired()`` of what this gives is true, and nothing is raised.
+
+    The block runs in the caller's task, so that whatever it holds is let go.
+    """
+    left = asyncio.timeout(None)
+    try:
+        async with left:
+            watching = asyncio.create_task(_wait_for_disconnect(receive, lambda: left.reschedule(0)))
+            try:
+                yield left
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if not left.expired():
+            raise
+
+
+async def _wait_for_disconnect(receive: Receive, on_disconnect: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    on_disconnect()
