@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,10 +39,15 @@ class Collector:
         self._plugins: dict[str, AnyPlugin] = {}
         self.calls: list[HookCall] = []
 
-    def register(self, plugins: dict[str, AnyPlugin], problems: list[str]) -> None:
-        """Register all, in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous."""
-        for name, plugin in plugins.items():
-            for spec in plugin.owns:
+    def register(
+        self, plugins: Mapping[str, AnyPlugin], classes: Mapping[str, type[AnyPlugin]], problems: list[str]
+    ) -> None:
+        """Register all, in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous.
+
+        ``classes``: of all enabled plugins, those too that could not be made: their hooks are none that are misspelt.
+        """
+        for name, plugin_class in classes.items():
+            for spec in plugin_class.owns:
                 self._own(name, spec, problems)
         for name, plugin in plugins.items():
             wrong = [*self._misdeclared(name, plugin)]
