@@ -96,10 +96,11 @@ def assemble(
     """
     start = Start(clock, randomness, console, serving, seat)
     problems = [*deployment.problems]
-    enabled = enable(deployment, Installed(installed), problems)
+    found = Installed(installed)
+    enabled = enable(deployment, found, problems)
     services = _core_services(deployment, start, enabled)
     made = make_plugins(enabled, problems)
-    order = boot_order(enabled.classes, services.owners, problems)
+    order = boot_order(enabled.classes, services.owners, problems, found.advise)
     plugins = {name: made[name] for name in order if name in made}
     collector = Collector(services)
     collector.register(plugins, enabled.classes, problems)

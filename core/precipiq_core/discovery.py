@@ -1,7 +1,7 @@
 """Finds the plugins that a deployment enables among the installed ones, and nothing else: installed is not enabled.
 
-Three kinds are on without being named: the one that serves, the one that keeps the database whose URL the deployment
-gives, and ``operations``.
+Some are on without being named: the one that serves, the one that keeps the database whose URL the deployment gives,
+``operations``, and ``address_limits`` where another plugin asks for what it provides.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from precipiq_contracts.database import Database
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.settings import suggest
 from precipiq_core.plugin import API_VERSION, AnyPlugin, PluginBase
@@ -58,6 +59,14 @@ class Installed:
             except Exception as error:  # noqa: BLE001  (a plugin's import may fail in any way)
                 problems.append(f"{where}: cannot be imported: {type(error).__name__}: {error}")
         return None
+
+    def advise(self, capability: type) -> str:
+        """How a deployment gets it, as the end of a sentence. Imports all plugins, but for those that fail to."""
+        if capability is Database:
+            return "; write [database]"
+        plugins = ((name, self.load(name, name, [])) for name in self.names(PLUGINS))
+        tables = [f"[plugins.{name}]" for name, plugin in plugins if plugin and capability in plugin.provides]
+        return f"; enable {' or '.join(tables)}" if tables else ""
 
     def load_all(self, names: Iterable[str], problems: list[str]) -> Mapping[str, type[AnyPlugin]]:
         """Name -> class for the plugins that ``[plugins]`` names; imports only those."""

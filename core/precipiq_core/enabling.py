@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import DATABASES, DEFAULT_DATABASE, PLUGINS, SERVERS, Installed
 from precipiq_core.plugin import AnyPlugin
 
-OPERATIONS = "operations"
-"""On unless ``[plugins]`` says ``operations = false``."""
+BY_THEMSELVES = ("operations", "address_limits")
+"""On unless ``[plugins]`` says ``operations = false``; what provides something, where that is asked for and missing."""
 
 
 class UnknownServer(ServerSettings):
@@ -54,9 +54,12 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
             table = _section("database", deployment.database, database, named, problems)
             known = _known_elsewhere(table, database, installed)
             tables[database.name] = ("database", {key: value for key, value in table.items() if key not in known})
-    if deployment.plugins.get(OPERATIONS) is None and OPERATIONS in installed.names(PLUGINS):
-        enabled.classes |= installed.load_all([OPERATIONS], problems)
-        tables[OPERATIONS] = (f"plugins.{OPERATIONS}", {})
+    for name in BY_THEMSELVES:
+        if name not in deployment.plugins and name in installed.names(PLUGINS):
+            others = [*enabled.classes.values(), *explicit.values()]
+            found = installed.load_all([name], problems)
+            enabled.classes |= {name: plugin for name, plugin in found.items() if _is_needed(plugin, others)}
+            tables[name] = (f"plugins.{name}", {})
     enabled.classes |= {name: plugin for name, plugin in explicit.items() if name not in enabled.classes}
 
     _parse_all(enabled, tables, deployment.data_dir, problems)
@@ -71,6 +74,12 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
 
 def _provider_of(capability: type, classes: Mapping[str, type[AnyPlugin]]) -> type[AnyPlugin] | None:
     return next((plugin for plugin in classes.values() if capability in plugin.provides), None)
+
+
+def _is_needed(plugin: type[AnyPlugin], others: Collection[type[AnyPlugin]]) -> bool:
+    asked_for = {each for other in others for each in (*other.requires, *other.optional)}
+    provided = {each for other in others for each in other.provides}
+    return not plugin.provides or bool(asked_for.intersection(plugin.provides) - provided)
 
 
 def _only_server(installed: Installed, problems: list[str]) -> type[AnyPlugin] | None:

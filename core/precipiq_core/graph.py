@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from precipiq_core.plugin import AnyPlugin
 
 
 def boot_order(
-    plugins: Mapping[str, type[AnyPlugin]], provided_by_core: Collection[type], problems: list[str]
+    plugins: Mapping[str, type[AnyPlugin]],
+    provided_by_core: Collection[type],
+    problems: list[str],
+    advise: Callable[[type], str] = lambda capability: "",
 ) -> list[str]:
-    """Names so that each plugin comes after what it requires; ties in the deployment's order."""
+    """Names so that each plugin comes after what it requires; ties in the deployment's order.
+
+    ``advise``: ends the sentence on a capability that is missing.
+    """
     providers: dict[type, str] = dict.fromkeys(provided_by_core, "core")
     for name, plugin in plugins.items():
         for capability in plugin.provides:
@@ -26,7 +32,8 @@ def boot_order(
         sorter.add(name)
         for capability in plugin.requires:
             if capability not in providers:
-                problems.append(f"plugin {name} requires {capability.__name__}, which no enabled plugin provides")
+                missing = f"plugin {name} requires {capability.__name__}, which no enabled plugin provides"
+                problems.append(missing + advise(capability))
         for capability in (*plugin.requires, *plugin.optional):
             provider = providers.get(capability, "core")
             if provider not in ("core", name):

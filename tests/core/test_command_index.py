@@ -22,7 +22,8 @@ from precipiq_core.deployment import load_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
-SHIPPED = sorted(path.name for path in (Path(__file__).parents[2] / "plugins").iterdir())
+SHIPPED = sorted(["address_limits", *(path.name for path in (Path(__file__).parents[2] / "plugins").iterdir())])
+"""That of ``address_limits`` is in the distribution of ``auth_keys``."""
 EMBEDDED = Path(__file__).parents[2] / "deployments/embedded/precipiq.toml"
 
 verify = click.Command("verify", callback=lambda: click.echo("verified"), help="Verify it.")

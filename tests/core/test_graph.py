@@ -55,6 +55,12 @@ def test_a_missing_provider_names_who_needs_what() -> None:
     assert ordered(user=plugin((), (A,)))[1] == ["plugin user requires A, which no enabled plugin provides"]
 
 
+def test_the_sentence_on_a_missing_provider_ends_with_advice() -> None:
+    problems: list[str] = []
+    boot_order({"user": plugin((), (A,), (B,))}, (), problems, lambda capability: f"; look for {capability.__name__}")
+    assert problems == ["plugin user requires A, which no enabled plugin provides; look for A"]
+
+
 def test_two_providers_are_both_named() -> None:
     assert ordered(x=plugin((A,)), y=plugin((A,)))[1] == ["A is provided by both x and y; enable one"]
     assert ordered((A,), x=plugin((A,)))[1] == ["A is provided by both core and x; enable one"]

@@ -8,7 +8,7 @@ from typing import get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from precipiq_auth_keys.config import AuthKeysConfig
+from precipiq_auth_keys.config import AddressLimitsConfig, AuthKeysConfig
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.plans.config import PlansConfig, TierConfig
 from precipiq_bundles_s3.config import BundlesS3Config
@@ -37,6 +37,7 @@ SECTIONS: dict[str, type[BaseModel] | tuple[type[BaseModel], ...]] = {
     "secrets": SecretSettings,
     "plugins.ledger": LedgerConfig,
     "plugins.auth_keys": AuthKeysConfig,
+    "plugins.address_limits": AddressLimitsConfig,
     "plugins.ws_stream": WsStreamConfig,
     "plugins.exports": ExportsConfig,
     "plugins.billing": BillingConfig,

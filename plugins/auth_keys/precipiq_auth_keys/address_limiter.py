@@ -32,7 +32,10 @@ class Usage:
 
 
 class WindowCounter(Protocol):
-    """Counts in sliding windows: of any ``window_s`` seconds at most ``quota`` hits are admitted and counted."""
+    """Counts in sliding windows: of any ``window_s`` seconds at most ``quota`` hits are admitted and counted.
+
+    A capability between the two plugins of this distribution: ``auth_keys`` gives the one that its settings describe.
+    """
 
     async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:
         """Count one hit, unless the window is full. ``address`` as ``counted_address`` makes it. MUST NOT raise."""

@@ -10,6 +10,16 @@ from precipiq_auth_keys.redis_server import RedisServer, parse_redis_url
 from precipiq_contracts.settings import SecretReference
 from precipiq_core.plugin import PluginConfig
 
+_ADDRESSES_MAX = 65_536
+
+
+class AddressLimitsConfig(PluginConfig):
+    """``[plugins.address_limits]``: settings of the limits by address where ``auth_keys`` is off."""
+
+    addresses_max: int = Field(
+        _ADDRESSES_MAX, ge=1, description="as `addresses_max` of `[plugins.auth_keys]`, which counts where it is on"
+    )
+
 
 class AuthKeysConfig(PluginConfig):
     """Settings of keys and limits."""
@@ -28,7 +38,7 @@ class AuthKeysConfig(PluginConfig):
     )
     rate_limit_redis_connections_max: int = Field(10, ge=1, le=1000, description="connections of a process to it")
     addresses_max: int = Field(
-        65_536,
+        _ADDRESSES_MAX,
         ge=1,
         description="client addresses that a process remembers for each limit by address, some 300 bytes each "
         "and 8 more for each request within the window",

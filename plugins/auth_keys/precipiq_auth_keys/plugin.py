@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, WindowCounter
+from precipiq_auth_keys.address_limiter import LocalWindows, WindowCounter
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.command_index import COMMANDS
 from precipiq_auth_keys.config import AuthKeysConfig
@@ -16,7 +16,7 @@ from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
 from precipiq_auth_keys.service import EVENT_KINDS, KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
-from precipiq_contracts.auth import AddressLimiter, Authenticator, RateLimiter
+from precipiq_contracts.auth import Authenticator, RateLimiter
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
@@ -50,7 +50,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
 
     name = "auth_keys"
     Config = AuthKeysConfig
-    provides: ClassVar[tuple[type, ...]] = (RateLimiter, AddressLimiter, KeyService)
+    provides: ClassVar[tuple[type, ...]] = (RateLimiter, WindowCounter, KeyService)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
 
@@ -83,7 +83,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         plans = services.find(Plans)
         self._limiter = SecondWindows(quotas, clock, counter, plans)  # type: ignore[arg-type]
         services.provide(RateLimiter, self._limiter)
-        services.provide(AddressLimiter, AddressWindows(windows))
+        services.provide(WindowCounter, windows)
 
     def _counters(self, clock: Clock, background: Background) -> tuple[Counter, WindowCounter]:
         """Of organisations and of addresses; what the first one runs carries both."""

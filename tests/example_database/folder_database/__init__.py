@@ -1,0 +1,1 @@
+"""A third party's database and entry store: both keep everything as whole files in one folder."""

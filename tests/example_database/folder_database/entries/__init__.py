@@ -1,0 +1,1 @@
+"""The entry store: each append a file."""
