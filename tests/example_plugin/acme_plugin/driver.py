@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -115,6 +115,11 @@ class JsonlEntryStore:
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
         """See ``EntryStore.find``. One call looks at ``find_scan_entries_max`` entries at most."""
         return await self._run(partial(self._find_now, chain, query, before_seq, limit))
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """See ``EntryStore.redaction_ids``."""
+        known = await self._run(lambda: self._file_now(chain).redaction_ids)
+        return {seq: known[seq] for seq in target_seqs if seq in known}
 
     @asynccontextmanager
     async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
