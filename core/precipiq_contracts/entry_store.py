@@ -173,6 +173,13 @@ class EntryStore(Protocol):
         """
         ...
 
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """Which redaction entry erased which: by each of these seqs that one names (``target_seq``), the entry's id.
+
+        MUST reflect every redaction that has returned.
+        """
+        ...
+
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """Wake-ups after appends to that chain. May be spurious, MUST NOT be missed, never carries an entry."""
         ...

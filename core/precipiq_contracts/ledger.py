@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,6 +44,10 @@ class Ledger(Protocol):
 
         Raises ``NotFound``, ``Conflict`` (there is no payload, or it was erased before) and ``Unavailable``.
         """
+        ...
+
+    async def redaction_ids(self, chain: Chain, seqs: Sequence[int]) -> Mapping[int, str]:
+        """Seq of an erased entry -> id of the redaction entry that names it."""
         ...
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:

@@ -10,9 +10,9 @@ from typing import Any
 from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_contracts.secrets import MasterKey
+from precipiq_core.child_process import call_once
 from precipiq_core.deployment import SecretSettings
 from precipiq_core.master_key import SETTING, MasterKeyFile, derived
-from precipiq_core.secret_process import call_once
 
 
 class HkdfMasterKey:

@@ -15,16 +15,19 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from precipiq_chain.verify import GENESIS
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.secret_location import SecretLocation
+from precipiq_core.child_process_main import LENGTH_BYTES, framed
 from precipiq_core.master_key import MasterKeyFile
-from precipiq_core.secret_process_main import framed
+from precipiq_exports.bundle.spec import BundleSpec, BundleTask
+from precipiq_exports.bundle_worker import BundleServant
 from precipiq_exports.signing_servant import SigningServant
 from precipiq_ledger.verify_worker import Task
 from precipiq_sqlite.entries.audit import SqliteAuditor
@@ -58,21 +61,21 @@ class Starts:
             "PRECIPIQ__SERVER__BIND": "127.0.0.1:0",
         }
 
-    def python(self, *arguments: str, sends: bytes = b"", ends_first: bool = False) -> Cost:
-        """A process with that on its standard input, until it ends. ``ends_first``: it would end when that is closed."""
+    def python(self, *arguments: str, sends: Sequence[object] = ()) -> Cost:
+        """A process that gets and answers these messages, each when the one before is answered, until it ends."""
         started_s = time.perf_counter()
         process = self._popen(*arguments)
         assert process.stdin is not None
-        process.stdin.write(sends)
-        process.stdin.flush()
-        if not ends_first:
-            process.stdin.close()
+        for message in sends:
+            process.stdin.write(framed(pickle.dumps(message)))
+            process.stdin.flush()
+            process.stdout.read(int.from_bytes(process.stdout.read(LENGTH_BYTES)))
+        process.stdin.close()
         said = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         took_s = time.perf_counter() - started_s
         process.returncode = os.waitstatus_to_exitcode(status)
         process.stdout.close()
-        process.stdin.close()
         assert process.returncode == 0, said.decode()
         return Cost(usage.ru_utime + usage.ru_stime, took_s)
 
@@ -112,15 +115,13 @@ def children(starts: Starts, server: ServerProcess) -> dict[str, Callable[[], Co
     signing = SigningServant(LocalVaultAccess(SecretLocation(file=server.data_dir / "vault.key"), (), randomness))
     auditor = SqliteAuditor(server.database_file, 5.0)
     task = Task(auditor, Chain(server.org_id, "live"), GENESIS, None, 1000)
-    secret_process = ("-P", "-m", "precipiq_core.secret_process_main")
-    verifying = ("-m", "precipiq_ledger.verify_worker")
-    derive = framed(pickle.dumps(master_key)) + framed(pickle.dumps(("derive", ("bench",))))
-    bundle = "import pickle, sys, precipiq_exports.bundle_worker; pickle.load(sys.stdin.buffer)"
+    bundle = BundleServant(BundleTask(auditor, cast("BundleSpec", None), server.data_dir))
+    child = ("-P", "-m", "precipiq_core.child_process_main")
     return {
-        "child: master key": lambda: starts.python(*secret_process, sends=derive),
-        "child: signing": lambda: starts.python(*secret_process, sends=framed(pickle.dumps(signing))),
-        "child: verifying": lambda: starts.python(*verifying, sends=pickle.dumps(task), ends_first=True),
-        "child: bundle": lambda: starts.python("-c", bundle, sends=pickle.dumps(auditor)),
+        "child: master key": lambda: starts.python(*child, sends=[master_key, ("derive", ("bench",), {})]),
+        "child: signing": lambda: starts.python(*child, sends=[signing]),
+        "child: verifying": lambda: starts.python(*child, sends=[task, ("verify", (), {"progress": False})]),
+        "child: bundle": lambda: starts.python(*child, sends=[bundle]),
     }
 
 

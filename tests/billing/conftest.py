@@ -16,7 +16,6 @@ from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.service import FinancialEvents
 from precipiq_contracts.clock import SystemClock
 from precipiq_ledger.service import LedgerService
-from precipiq_ledger.verifier import StoredChains
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.system.open_ledger import migration_of, open_ledger, serve_kinds
 
@@ -30,7 +29,7 @@ async def deliveries(
     """What takes deliveries, what finds their events, and the ledger below both."""
     migrations = [migration_of(precipiq_billing, "billing", TABLES)]
     async with open_ledger(server_database, tmp_path, migrations) as (database, ledger):
-        events = FinancialEvents(ledger, StoredChains(ledger, None))  # type: ignore[arg-type]  # nothing is verified
+        events = FinancialEvents(ledger)
         serve_kinds(ledger, kinds(events.present))
         taking = Deliveries(
             DeliveryStore(database),

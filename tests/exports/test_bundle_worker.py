@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import structlog
@@ -24,16 +24,18 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
+from precipiq_core.child_process_main import LENGTH_BYTES, framed
 from precipiq_exports.bundle.entries import Context
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle_process import run_bundle_worker
+from precipiq_exports.bundle_worker import BundleServant
 from tests.effort import rounds
 
 from .chains import MadeChain, bundle_of, key, longer, problems, sign, spec_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-WORKER = [sys.executable, "-m", "precipiq_exports.bundle_worker"]
+WORKER = [sys.executable, "-m", "precipiq_core.child_process_main"]
 LONG = rounds(20_000, long=60_000)
 GROWTH_BYTES_MAX = LONG * 1000
 
@@ -142,7 +144,7 @@ async def test_the_process_ends_when_its_work_is_given_up(chain: MadeChain, tmp_
 
 
 def _children() -> list[int]:
-    done = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "bundle_worker"], capture_output=True, text=True)
+    done = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "writes a bundle"], capture_output=True, text=True)
     return list(map(int, done.stdout.split()))
 
 
@@ -150,11 +152,19 @@ def test_the_process_ends_with_its_parent(chain: MadeChain, tmp_path: Path) -> N
     with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(pickle.dumps(task_of(chain, tmp_path / "bundle")))
+        servant = BundleServant(task_of(chain, tmp_path / "bundle"))
+        call = ("write", (), {"sign": True, "progress": False})
+        process.stdin.write(framed(pickle.dumps(servant)) + framed(pickle.dumps(call)))
         process.stdin.flush()
-        assert b"digest" in next(line for line in process.stdout if b"digest" in line)
+        while (message := message_from(process.stdout))[0] != "asked":
+            assert message[0] in ("result", "told")
         process.stdin.close()
-        assert process.wait(30) == 1
+        assert process.wait(30) == 0
+        assert process.stdout.read() == b""
+
+
+def message_from(stream: IO[bytes]) -> Any:
+    return pickle.loads(stream.read(int.from_bytes(stream.read(LENGTH_BYTES))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from precipiq_chain.verify import GENESIS
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.secrets import HkdfMasterKey
-from precipiq_ledger import verify_worker
 from precipiq_ledger.checkpoints import CheckpointFiles
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 
@@ -66,28 +64,60 @@ async def test_a_verifying_process_that_is_killed_is_no_verdict(
     assert (tmp_path / "reached").exists()
 
 
-SLOW_WORKER = """
-import time
-from precipiq_ledger import verify_worker
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """An auditor that takes longer than its server lives."""
 
-def verify_stretch(*arguments, **options):
-    print("verifying", flush=True)
-    time.sleep(60)
+    mark: Path
 
-verify_worker.verify_stretch = verify_stretch
-verify_worker.main()
+    def last_seq(self, chain: Chain) -> int:
+        return 10
+
+    def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
+        if size == 1:
+            return
+        self.mark.write_text(str(os.getpid()))
+        time.sleep(3600)
+        yield AuditBatch([], [], [], [])
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from precipiq_core.secrets import HkdfMasterKey
+from precipiq_ledger.checkpoints import CheckpointFiles
+from precipiq_ledger.verifier import Verifier
+from test_verify_processes import CHAIN, IN_PROCESSES, Slow
+
+folder = Path(sys.argv[1])
+verifier = Verifier(HkdfMasterKey("k" * 32), CheckpointFiles(folder / "checkpoints"), IN_PROCESSES)
+asyncio.run(verifier.verify(Slow(folder / "pid"), CHAIN))
 """
 
 
-def test_a_verifying_process_ends_with_the_server_that_started_it() -> None:
+def test_a_verifying_process_ends_with_the_server_that_started_it(tmp_path: Path) -> None:
     """However that died: nobody closes the pipe then but the kernel."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", SLOW_WORKER], **pipes) as process:  # type: ignore[call-overload]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    mark = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], env=environment) as server:
         try:
-            pickle.dump(verify_worker.Task(None, CHAIN, GENESIS, None, 1), process.stdin)  # type: ignore[arg-type]
-            process.stdin.flush()
-            assert process.stdout.readline() == b"verifying\n"
-            process.stdin.close()
-            assert process.wait(10) == 1
+            assert becomes(lambda: mark.exists() and mark.read_text() != "")
         finally:
-            process.kill()
+            server.kill()
+    assert becomes(lambda: not is_there(int(mark.read_text())))
+
+
+def becomes(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()

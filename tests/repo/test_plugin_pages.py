@@ -23,8 +23,12 @@ KEEPER_OF = {"ledger": "sqlite"}
 """Branch -> the plugin whose page has its tables, where that is another one."""
 
 
+PAGES_ELSEWHERE = {"address_limits": "auth_keys/address_limits.md"}
+"""Of plugins that lie in another's distribution."""
+
+
 def page(plugin: str) -> str:
-    return (ROOT / "plugins" / plugin / "README.md").read_text(encoding="utf-8")
+    return (ROOT / "plugins" / PAGES_ELSEWHERE.get(plugin, f"{plugin}/README.md")).read_text(encoding="utf-8")
 
 
 def row(plugin: str, what: str) -> set[str]:

@@ -17,7 +17,7 @@ PACKAGES = {path.name: path for path in sorted([*ROOT.glob("core/precipiq_*"), *
 BUDGETS = {
     "precipiq_contracts": 1_800,
     "precipiq_chain": 1_500,
-    "precipiq_core": 5_330,
+    "precipiq_core": 5_440,
 }
 
 

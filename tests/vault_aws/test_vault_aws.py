@@ -31,9 +31,9 @@ from precipiq_contracts.errors import DeploymentError, InternalError, Unavailabl
 from precipiq_contracts.vault import SECRET_BYTES_MAX, KeyVault
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
+from precipiq_core.child_process import ChildProcess
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.running import running
-from precipiq_core.secret_process import SecretProcess
 from precipiq_testkit.aws import REGION, AwsServer, aws
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 from precipiq_vault_aws.kms import KmsAccess, KmsSettings
@@ -297,7 +297,7 @@ async def test_another_process_wraps_and_unwraps_with_a_client_of_its_own(vault:
     wrapped = await vault.wrap(SECRET, CONTEXT)
     access = vault.access()
     access.unwrap(wrapped, CONTEXT)  # one that was used can be pickled as well
-    process = SecretProcess(access)
+    process = ChildProcess(access)
     try:
         assert await process.call("unwrap", wrapped, CONTEXT) == SECRET
         assert await vault.unwrap(await process.call("wrap", b"made there", CONTEXT), CONTEXT) == b"made there"

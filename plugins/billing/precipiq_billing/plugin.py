@@ -26,7 +26,7 @@ from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
-from precipiq_contracts.ledger import ChainAudit, Ledger
+from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.services import Services
 from precipiq_contracts.settings import HttpSettings
@@ -54,7 +54,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
     name = "billing"
     Config = BillingConfig
     provides: ClassVar[tuple[type, ...]] = (FinancialEvents, StripeEndpoints, Deliveries, Plans)
-    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, KeyVault)
 
     @hookimpl
     def provide(self, services: Services) -> None:
@@ -64,7 +64,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
         vault = services.get(KeyVault)
         self._metrics = DeliveryMetrics(services.get(CollectorRegistry))
         self._endpoint_store = EndpointStore(database)
-        events = FinancialEvents(ledger, services.get(ChainAudit))
+        events = FinancialEvents(ledger)
         deliveries = Deliveries(
             DeliveryStore(database),
             events,

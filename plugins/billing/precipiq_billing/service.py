@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
 from precipiq_contracts.errors import NotFound
-from precipiq_contracts.ledger import ChainAudit, Ledger
+from precipiq_contracts.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,8 @@ class NewEvent:
 class FinancialEvents:
     """Financial events of all chains; the chain is all there is of them."""
 
-    def __init__(self, ledger: Ledger, audit: ChainAudit) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._audit = audit
 
     async def record(
         self, chain: Chain, event: NewEvent, actor: str, request_key: str | None = None
@@ -103,11 +101,8 @@ class FinancialEvents:
     async def records(self, chain: Chain, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Events as the REST interface shows them."""
         erased = [entry.seq for entry in entries if entry.payload is None]
-        redactions: dict[object, str] = {}
-        if erased:
-            statements = await asyncio.to_thread(self._audit.auditor().redactions, chain, erased)
-            redactions = {item.body["target_seq"]: item.id for item in map(parse_statement, statements)}
-        return [financial_event_record(entry, redactions.get(entry.seq)) for entry in entries]
+        redaction_ids = await self._ledger.redaction_ids(chain, erased)
+        return [financial_event_record(entry, redaction_ids.get(entry.seq)) for entry in entries]
 
     async def present(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
         """The same as JSON. See ``precipiq_contracts.chain.Present``."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
-import pickle
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import structlog
 
-from precipiq_contracts.errors import InternalError, Unavailable
+from precipiq_core.child_process import ChildProcess, Role
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
+from precipiq_exports.bundle_worker import BundleServant
 
-log = structlog.get_logger("precipiq.exports")
+_ROLE = Role(
+    "the process that writes a bundle",
+    "the process that writes the bundle ended without a result; try again",
+    structlog.get_logger("precipiq.exports"),
+)
+_SILENT_S_MAX = 600.0  # it deflates and syncs gigabytes, perhaps on a slow disk
 
 
 async def run_bundle_worker(
@@ -26,37 +26,6 @@ async def run_bundle_worker(
     The process is killed when this is cancelled or ``sign`` raises. Raises ``Unavailable`` when it ends without a
     result, ``InternalError`` when it has a fault; the file at the task's path is then no bundle.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "precipiq_exports.bundle_worker",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write(pickle.dumps(task))
-        await process.stdin.drain()
-        async for line in process.stdout:
-            message = json.loads(line)
-            if "result" in message:
-                return BundleSummary(**message["result"])
-            if "error" in message:
-                raise Unavailable(message["error"])
-            if "fault" in message:
-                log.error("the process that writes a bundle failed", exception=message["fault"])
-                raise InternalError("the process that writes the bundle failed; see the server's log")
-            if "digest" in message:
-                signature = await sign(bytes.fromhex(message["digest"]))
-                process.stdin.write(json.dumps({"signature": base64.b64encode(signature).decode()}).encode() + b"\n")
-            else:
-                progress(message["done"])
-    except (OSError, json.JSONDecodeError):
-        pass
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        process.stdin.close()
-        await process.wait()
-    raise Unavailable("the process that writes the bundle ended without a result; try again")
+    process = ChildProcess(BundleServant(task), _ROLE, timeout_s=_SILENT_S_MAX)
+    summary: BundleSummary = await process.call_and_end("write", sign=sign, progress=progress)
+    return summary

@@ -8,7 +8,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from precipiq_contracts.vault import VaultAccess
-from precipiq_core.secret_process import SecretProcess
+from precipiq_core.child_process import ChildProcess
 from precipiq_exports.signing_servant import SigningServant
 
 
@@ -16,7 +16,7 @@ class Signer:
     """The signing process, as others see it. Raises ``VaultRefused`` and ``Unavailable``."""
 
     def __init__(self, vault: VaultAccess) -> None:
-        self._process = SecretProcess(SigningServant(vault))
+        self._process = ChildProcess(SigningServant(vault))
 
     async def generate(self, context: Mapping[str, str]) -> tuple[bytes, bytes]:
         """See :meth:`SigningServant.generate`."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import cast
 
 from precipiq_chain.canonical import Json, NotCanonical, canonical
 from precipiq_chain.chain_format import (
@@ -155,12 +153,8 @@ class LedgerService:
         return [decision_json(entry, redaction_ids.get(entry.seq)) for entry in entries]
 
     async def redaction_ids(self, chain: Chain, seqs: Sequence[int]) -> Mapping[int, str]:
-        """Seq of an entry -> id of the redaction entry that names it."""
-        if not seqs:
-            return {}
-        statements = await asyncio.to_thread(self.store.auditor().redactions, chain, seqs)
-        parsed = map(parse_statement, statements)
-        return {cast("int", statement.body["target_seq"]): statement.id for statement in parsed}
+        """See ``precipiq_contracts.ledger.Ledger.redaction_ids``."""
+        return await self.store.redaction_ids(chain, seqs) if seqs else {}
 
     def _prepare(self, chain: Chain, drafts: Sequence[Draft]) -> list[PreparedDraft]:
         salts = self._randomness.bytes(SALT_BYTES * len(drafts))

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-import orjson
+import structlog
 
 from precipiq_chain.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import EntryAuditor
-from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_contracts.secrets import MasterKey
+from precipiq_core.child_process import ChildProcess, Role
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, compare
 from precipiq_ledger.service import LedgerService
-from precipiq_ledger.verify_worker import Task, decode_result
+from precipiq_ledger.verify_worker import Task
 
 Progress = Callable[[int], None]
 
 _WAIT_FOR_A_PLACE_S = 10.0
+_SILENT_S_MAX = 600.0
+_ROLE = Role(
+    "a verifying process",
+    "a verifying process ended without a result; try again",
+    structlog.get_logger("precipiq.ledger"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,28 +224,10 @@ def _unchecked(
 
 
 async def _run_worker(task: Task, progress: Progress) -> Stretch:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "precipiq_ledger.verify_worker",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
     try:
-        process.stdin.write(pickle.dumps(task))
-        await process.stdin.drain()
-        async for line in process.stdout:
-            message = orjson.loads(line)
-            if "result" in message:
-                return decode_result(message["result"])
-            progress(message["checked"])
-    except (OSError, orjson.JSONDecodeError):
-        pass
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        process.stdin.close()
-        await process.wait()
-    raise Unavailable("a verifying process ended without a result; try again")
+        stretch: Stretch = await ChildProcess(task, _ROLE, timeout_s=_SILENT_S_MAX).call_and_end(
+            "verify", progress=progress
+        )
+    except InternalError:
+        raise Unavailable(_ROLE.no_answer) from None
+    return stretch

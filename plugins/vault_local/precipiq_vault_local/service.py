@@ -10,7 +10,7 @@ from prometheus_client import Gauge
 from precipiq_contracts.background import Background
 from precipiq_contracts.errors import PrecipiqError, VaultRefused
 from precipiq_contracts.vault import Context
-from precipiq_core.secret_process import SecretProcess
+from precipiq_core.child_process import ChildProcess
 from precipiq_vault_local.keys import KeyReport, LocalVaultAccess, key_id_in
 
 log = structlog.get_logger("precipiq.vault")
@@ -21,7 +21,7 @@ class LocalVault:
 
     def __init__(self, access: LocalVaultAccess) -> None:
         self._access = access
-        self._process = SecretProcess(access)
+        self._process = ChildProcess(access)
         self._newest_key_id: bytes | None = None
 
     def access(self) -> LocalVaultAccess:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -117,6 +117,11 @@ class JsonlEntryStore:
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
         """See ``EntryStore.find``. One call looks at ``find_scan_entries_max`` entries at most."""
         return await self._run(partial(self._find_now, chain, query, before_seq, limit))
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """See ``EntryStore.redaction_ids``."""
+        known = await self._run(lambda: self._file_now(chain).redaction_ids)
+        return {seq: known[seq] for seq in target_seqs if seq in known}
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """See ``EntryStore.watch``. Wakes every ``watch_poll_s`` too: another process may have appended."""

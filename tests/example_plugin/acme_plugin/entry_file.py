@@ -139,6 +139,7 @@ class EntryFile:
         self.kinds: list[str] = []
         self.seq_of_id: dict[str, int] = {}
         self.seq_of_key: dict[str, int] = {}
+        self.redaction_ids: dict[object, str] = {}
 
     def refresh(self) -> EntryFile:
         """Learn what was appended since, by whatever process."""
@@ -171,6 +172,8 @@ class EntryFile:
         self.head = head_of(line.entry)
         self.kinds.append(statement.kind)
         self.seq_of_id[statement.id] = seq
+        if statement.kind == "redaction":
+            self.redaction_ids[statement.body.get("target_seq")] = statement.id
         if line.entry.idempotency_key is not None:
             self.seq_of_key[line.entry.idempotency_key] = seq
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -115,6 +115,16 @@ class MemoryEntryStore:
     def _drop_payload(self, chain: Chain, seq: int) -> None:
         entries = self._data.entries[chain]
         entries[seq - 1] = replace(entries[seq - 1], payload=None)
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        await checkpoint()
+        return {
+            seq: statement.id
+            for statement in map(parse_statement, (entry.statement for entry in self._data.of(chain)))
+            if statement.kind == REDACTION
+            and isinstance(seq := statement.body.get("target_seq"), int)
+            and seq in target_seqs
+        }
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         return self._data.watchers.watch(chain)

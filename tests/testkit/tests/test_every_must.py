@@ -64,6 +64,7 @@ TESTS = {
         "test_a_second_redaction_gives_the_first",
         "test_a_redaction_that_was_cut_short_is_completed",
     ],
+    "MUST reflect every redaction that has returned": ["test_redactions_are_known_by_their_targets"],
     "MUST NOT be missed": [
         "test_an_append_between_check_and_wait_is_not_missed",
         "test_a_follower_sees_everything_while_others_write",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +43,11 @@ _FILED = "org_id = $1 AND environment = $2"
 _HEAD = f"SELECT seq, hash, statement FROM entries WHERE {_FILED} ORDER BY seq DESC LIMIT 1"  # noqa: S608
 _GET = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND id = $3"  # noqa: S608
 _READ = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND seq > $3 {{kind}} ORDER BY seq LIMIT $4"  # noqa: S608
+
+_REDACTION_IDS = f"""
+SELECT redacts_seq, id::text FROM entries
+WHERE {_FILED} AND kind = 'redaction' AND redacts_seq = ANY($3::bigint[]) AND seq > redacts_seq
+"""  # noqa: S608
 
 
 class PostgresDriver:
@@ -138,6 +143,11 @@ class PostgresEntryStore:
             return None
         rows = await self._select(chain, _GET, chain.org_id, chain.environment, entry_id)
         return entry_from_row(chain, rows[0]) if rows else None
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """See ``EntryStore.redaction_ids``."""
+        rows = await self._select(chain, _REDACTION_IDS, chain.org_id, chain.environment, list(target_seqs))
+        return {row["redacts_seq"]: row["id"] for row in rows}
 
     async def _select(self, chain: Chain, sql: str, *parameters: object) -> list[Any]:
         async def work(connection: asyncpg.Connection) -> list[Any]:

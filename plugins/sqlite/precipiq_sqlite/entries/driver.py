@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
+
+import orjson
 
 from precipiq_chain.grouping import AppendJob, check_storable
 from precipiq_chain.watchers import Watchers
@@ -45,6 +47,10 @@ _READ = f"{_ENTRIES} WHERE seq > :after ORDER BY seq LIMIT :limit"
 _READ_DECISIONS = f"{_ENTRIES} WHERE seq > :after AND kind = :kind ORDER BY seq LIMIT :limit"
 _READ_OTHER_KIND = f"{_ENTRIES} WHERE seq > :after AND kind = :kind AND kind <> 'decision' ORDER BY seq LIMIT :limit"
 """The index of kinds is partial: the condition it was made with must stand in the query."""
+_REDACTION_IDS = """
+SELECT redacts_seq, id FROM entries
+WHERE kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?)) AND seq > redacts_seq
+"""
 _NEXT_CHAIN = """
 SELECT org_id, environment FROM entries WHERE (org_id, environment) > (?, ?) ORDER BY org_id, environment LIMIT 1
 """
@@ -156,6 +162,13 @@ class SqliteEntryStore:
             scan_rows_max=self._options.find_scan_rows_max,
         )
         return await self._database.readers.run_as(chain, work)
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """See ``EntryStore.redaction_ids``."""
+        targets = orjson.dumps(list(target_seqs)).decode()
+        return await self._database.readers.run_as(
+            chain, lambda connection: dict(connection.execute(_REDACTION_IDS, (targets,)).fetchall())
+        )
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """See ``EntryStore.watch``."""

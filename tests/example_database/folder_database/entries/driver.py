@@ -6,8 +6,8 @@ What it costs: a file and two flushes for each append, and the first look at a c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,11 @@ from folder_database.entries.auditor import FolderAuditor
 from folder_database.entries.chain_files import ChainFiles, chains_in
 from folder_database.files import make_folder, writing_alone
 from folder_database.one_thread import OneThread
-from precipiq_chain.chain_format import statement_timestamp
+from precipiq_chain.chain_format import parse_statement
 from precipiq_chain.grouping import AppendJob, Group, seal_job, wanted_keys
-from precipiq_chain.matching import matches
+from precipiq_chain.matching import meets, page_of
 from precipiq_chain.watchers import Watchers
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
-from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import (
     MULTI_WRITER,
     PHYSICAL_ERASURE,
@@ -71,7 +70,7 @@ class FolderEntryStore:
         self._thread = thread
         self._loop = asyncio.get_running_loop()
         self._chains: dict[Chain, ChainFiles] = {}
-        self._watchers = Watchers()
+        self._watchers = Watchers(options.watch_poll_s)
 
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
         """See ``EntryStore.append``."""
@@ -98,11 +97,13 @@ class FolderEntryStore:
         """See ``EntryStore.find``."""
         return await self._thread.run(partial(self._find_now, chain, query, before_seq, limit))
 
-    @asynccontextmanager
-    async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """See ``EntryStore.redaction_ids``."""
+        return await self._thread.run(partial(self._redaction_ids_now, chain, frozenset(target_seqs)))
+
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """See ``EntryStore.watch``. Wakes now and then by itself too: another process may have appended."""
-        async with self._watchers.watch(chain) as wake_ups:
-            yield NowAndThen(wake_ups, self._options.watch_poll_s)
+        return self._watchers.watch(chain)
 
     async def chains(self) -> AsyncIterator[Chain]:
         """See ``EntryStore.chains``."""
@@ -161,28 +162,15 @@ class FolderEntryStore:
         last_seq = len(files.kinds) if before_seq is None else min(before_seq - 1, len(files.kinds))
         first_seq = max(last_seq - self._options.find_scan_rows_max + 1, 1)
         candidates = (seq for seq in range(last_seq, first_seq - 1, -1) if files.kinds[seq - 1] == query.kind)
-        matching = (entry for entry in files.entries(candidates) if _is_in_time(query, entry) and matches(query, entry))
-        found = tuple(islice(matching, limit))
-        next_before_seq = found[-1].seq if len(found) == limit else first_seq
-        return EntryPage(found, next_before_seq if next_before_seq > 1 else None)
+        matching = (entry for entry in files.entries(candidates) if meets(query, entry))
+        return page_of(list(islice(matching, limit)), limit, first_seq)
 
-
-class NowAndThen:
-    """Wake-ups, and one more whenever none came for that long."""
-
-    def __init__(self, wake_ups: AsyncIterator[None], poll_s: float) -> None:
-        self._wake_ups = wake_ups
-        self._poll_s = poll_s
-
-    def __aiter__(self) -> NowAndThen:
-        return self
-
-    async def __anext__(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
-                await anext(self._wake_ups)
-
-
-def _is_in_time(query: EntryQuery, entry: Entry) -> bool:
-    time_us = parse_timestamp(statement_timestamp(entry.statement))
-    return (query.start_us is None or query.start_us <= time_us) and (query.end_us is None or time_us < query.end_us)
+    def _redaction_ids_now(self, chain: Chain, target_seqs: frozenset[int]) -> dict[int, str]:
+        files = self._files_now(chain)
+        redactions = files.entries(seq for seq, kind in enumerate(files.kinds, start=1) if kind == "redaction")
+        found = (parse_statement(entry.statement) for entry in redactions)
+        return {
+            seq: statement.id
+            for statement in found
+            if isinstance(seq := statement.body.get("target_seq"), int) and seq in target_seqs
+        }

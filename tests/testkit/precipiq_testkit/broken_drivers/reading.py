@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from anyio.lowlevel import checkpoint
@@ -142,6 +142,19 @@ class LeaksInTheAuditor(Fault):
 
     def auditor(self) -> EntryAuditor:
         return _LeakingAuditor(self._data.entries)
+
+
+class LeaksRedactions(Fault):
+    """Looks for redactions in every chain."""
+
+    caught_by = "test_redactions_are_told_to_their_own_chain_alone"
+    symptom = "is told"
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        found: dict[int, str] = {}
+        for other in self._data.entries:
+            found |= await super().redaction_ids(other, target_seqs)
+        return found
 
 
 class ListsAChainPerEntry(Fault):

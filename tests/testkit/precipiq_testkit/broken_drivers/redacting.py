@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -51,6 +51,21 @@ class RedactsInSecret(Fault):
     async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
         self._drop_payload(chain, target.seq)
         return seal(self._head_now(chain), [draft])[0]
+
+
+class RemembersWhoIsNotRedacted(Fault):
+    """Answers which redaction erased an entry from a cache that no redaction empties."""
+
+    caught_by = "test_redactions_are_known_by_their_targets"
+    symptom = r"== \{target.seq: made\[target.seq\]\}"
+
+    def __init__(self, data: MemoryData) -> None:
+        super().__init__(data)
+        self._told: dict[tuple[Chain, tuple[int, ...]], Mapping[int, str]] = {}
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        found = await super().redaction_ids(chain, target_seqs)
+        return self._told.setdefault((chain, tuple(target_seqs)), found)
 
 
 class RedactsAnew(Fault):

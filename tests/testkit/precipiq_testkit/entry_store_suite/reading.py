@@ -143,6 +143,18 @@ class IsolationTests(StoreTests):
         for chain in (ALPHA_TEST, BETA):
             assert await read_all(store, chain) == chains_with_entries[chain], f"{chain} was changed"
 
+    async def test_redactions_are_told_to_their_own_chain_alone(
+        self, store: EntryStore, writer: Writer, chains_with_entries: dict[Chain, list[Entry]]
+    ) -> None:
+        """``redaction_ids`` MUST NOT tell of another organisation's or environment's redactions.
+
+        On failure: is it read as the tenant, or through the auditor, which sees every chain?
+        """
+        redaction = await writer.redact(ALPHA, chains_with_entries[ALPHA][1])
+        for chain in chains_with_entries:
+            expected = {2: entry_id(redaction)} if chain == ALPHA else {}
+            assert dict(await store.redaction_ids(chain, [1, 2, 3])) == expected, f"{chain} is told"
+
     async def test_the_auditor_reads_only_its_own_chain(
         self, store: EntryStore, chains_with_entries: dict[Chain, list[Entry]]
     ) -> None:

@@ -59,6 +59,21 @@ class RedactTests(StoreTests):
         body = parse_statement(redaction.statement).body
         assert (body["target_seq"], body["target_hash"]) == (1, entries[0].hash)
 
+    async def test_redactions_are_known_by_their_targets(self, store: EntryStore, writer: Writer) -> None:
+        """``redaction_ids`` MUST give the id of every redaction that has returned, by the seq that it names.
+
+        On failure: ``target_seq`` compared as text, a list that is too long for the query, or a cache.
+        """
+        entries = await writer.fill(ALPHA, 12)
+        made: dict[int, str] = {}
+        for target in entries[::2]:
+            assert dict(await store.redaction_ids(ALPHA, [target.seq])) == {}
+            made[target.seq] = entry_id(await writer.redact(ALPHA, target))
+            assert dict(await store.redaction_ids(ALPHA, [target.seq])) == {target.seq: made[target.seq]}
+        for wanted in ([1, 11], [2], [13], [], list(range(3000, 0, -1))):
+            expected = {seq: made[seq] for seq in wanted if seq in made}
+            assert dict(await store.redaction_ids(ALPHA, wanted)) == expected, wanted[:12]
+
     async def test_a_second_redaction_gives_the_first(self, store: EntryStore, writer: Writer) -> None:
         """A second call with the same idempotency key MUST return the first redaction and add no entry.
 

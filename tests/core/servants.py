@@ -1,4 +1,4 @@
-"""What the tests of ``secret_process`` have it serve: imported by the child, so nothing here needs pytest."""
+"""What the tests of ``child_process`` have it serve: imported by the child, so nothing here needs pytest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 
@@ -41,6 +41,13 @@ class Servant:
         while not os.path.exists(path):
             time.sleep(0.005)
         return then
+
+    def converse(self, ask: Callable[[int], int], tell: Callable[[int], None]) -> int:
+        total = 0
+        for number in range(5):
+            tell(number)
+            total += ask(number)
+        return total
 
     def chatter(self) -> str:
         print("printed", flush=True)
@@ -86,6 +93,22 @@ class Unloadable:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return _fail, (SECRET,)
+
+
+class DiesWhenTaken:
+    """Kills the first process that takes it out, and serves in the next."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        vars(self).update(state)
+        if not os.path.exists(self.mark):
+            with open(self.mark, "w"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 def _fail(text: str) -> None:

@@ -1,0 +1,210 @@
+"""A child process that does what this one must not: hold keys in plain, or keep the event loop from its work.
+
+It is spawned, never forked, so that it has none of this process's memory, and gets its servant, a picklable object
+without a secret, over a pipe. Calls go to it one at a time, and while it works it may call back. It dumps no core,
+cannot be traced by others of the same user, and ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any, TypeAlias
+
+import structlog
+
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
+from precipiq_core.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, framed
+
+# -P: no module of the working folder may take another's place in a process that holds secrets.
+_COMMAND = (sys.executable, "-P", "-m", "precipiq_core.child_process_main")
+_MESSAGE_BYTES_MAX = 1024 * 1024
+
+Callback: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a child process is there for: its name in the log and what a caller hears when no answer comes.
+
+    ``tells_faults``: what went wrong there may be written to the log, with its traceback. Never so beside secrets.
+    """
+
+    name: str
+    no_answer: str
+    log: structlog.stdlib.BoundLogger
+    tells_faults: bool = True
+
+
+SECRETS = Role(
+    "a process that holds secrets",
+    "the process that holds secrets did not answer; try again",
+    structlog.get_logger("precipiq.secrets"),
+    tells_faults=False,
+)
+
+
+class _Gone(Exception):
+    """The process cannot be started, has ended, or is silent."""
+
+
+class ChildProcess:
+    """Calls methods of ``servant`` in a process of its own, started at the first call.
+
+    ``servant``: picklable; its package must be installed. ``timeout_s``: how long it may be silent while it is waited
+    for; then it is replaced. To be used from one event loop, in a thread that lives as long as the process shall.
+    """
+
+    def __init__(self, servant: object, role: Role = SECRETS, *, timeout_s: float = 30.0) -> None:
+        self._servant = pickle.dumps(servant)
+        self._role = role
+        self._timeout_s = timeout_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        process = self._process
+        return None if process is None or process.returncode is not None else process.pid
+
+    async def call(self, method: str, *arguments: object, **callbacks: Callback) -> Any:
+        """What ``servant.method(*arguments, **callbacks)`` returns there.
+
+        A callback that is a coroutine function is asked: the servant waits for what it returns here. Any other is
+        told, and its servant goes on. What one raises is raised here, and ends the process.
+
+        A ``PrecipiqError`` raised there is raised here; anything else is an ``InternalError``. Raises ``Unavailable``
+        when the process cannot be started, dies, or does not answer in time. The next call starts another.
+        """
+        task = asyncio.ensure_future(self._exchange(method, arguments, callbacks))
+        # Who asked may be gone by the time: then nobody else takes note of its error.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return await asyncio.shield(task)  # goes on without its caller, so that the next answer is the next call's
+        except DeploymentError as error:
+            # Known too late for the boot: to whoever asks, a part of the server is away.
+            raise Unavailable("; ".join(error.problems)) from None
+
+    async def call_and_end(self, method: str, *arguments: object, **callbacks: Callback) -> Any:
+        """As :meth:`call`, for a single call: the process ends with it, and at once when the caller is cancelled."""
+        try:
+            return await self._exchange(method, arguments, callbacks)
+        finally:
+            await self._end()
+
+    async def close(self) -> None:
+        """End the process, once the calls that wait are answered. A later call would start another."""
+        async with self._turn:
+            await self._end()
+
+    async def _exchange(self, method: str, arguments: tuple[object, ...], callbacks: dict[str, Callback]) -> Any:
+        kinds = {name: iscoroutinefunction(callback) for name, callback in callbacks.items()}
+        message = pickle.dumps((method, arguments, kinds))
+        async with self._turn:
+            try:
+                process = await self._started()
+                await self._send(process, message)
+                kind, value = await self._answer(process, callbacks)
+            except _Gone as error:
+                code = await self._end()
+                self._role.log.error(f"{self._role.name} ended", error=str(error), exit_code=code)
+                raise Unavailable(self._role.no_answer) from None
+            except BaseException:
+                await self._end()
+                raise
+        return self._opened(kind, value)
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is not None and self._process.returncode is not None:
+            await self._end()
+        if self._process is None:
+            options = (TELLS_FAULTS,) if self._role.tells_faults else ()
+            with _noticing():
+                self._process = await asyncio.create_subprocess_exec(
+                    *_COMMAND,
+                    self._role.name,  # for whoever lists processes
+                    *options,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    # Whatever a process that holds secrets would say there could hold one.
+                    stderr=None if self._role.tells_faults else asyncio.subprocess.DEVNULL,
+                    limit=_MESSAGE_BYTES_MAX,
+                )
+            await self._send(self._process, self._servant)
+            self._opened(*await self._answer(self._process, {}))
+        return self._process
+
+    async def _answer(self, process: asyncio.subprocess.Process, callbacks: dict[str, Callback]) -> tuple[str, Any]:
+        """How a call ended and what came of it, once the callbacks that come before are served."""
+        while True:
+            kind, value = pickle.loads(await self._receive(process))  # noqa: S301  (our own child's, over a pipe)
+            if kind not in (ASKED, TOLD):
+                return kind, value
+            name, arguments = value
+            answer = callbacks[name](*arguments)
+            if kind == ASKED:
+                await self._send(process, pickle.dumps(await answer))
+
+    async def _send(self, process: asyncio.subprocess.Process, message: bytes) -> None:
+        assert process.stdin is not None
+        with _noticing():
+            async with asyncio.timeout(self._timeout_s):
+                process.stdin.write(framed(message))
+                await process.stdin.drain()
+
+    async def _receive(self, process: asyncio.subprocess.Process) -> bytes:
+        assert process.stdout is not None
+        with _noticing():
+            async with asyncio.timeout(self._timeout_s):
+                size = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
+                if size > _MESSAGE_BYTES_MAX:
+                    raise OSError("the answer is too large")
+                return await process.stdout.readexactly(size)
+
+    def _opened(self, kind: str, value: Any) -> Any:
+        """The result in an answer. Raises the error in it."""
+        if kind == RESULT:
+            return value
+        if kind == FAULT:
+            self._role.log.error(f"{self._role.name} failed", exception=value)
+            raise InternalError(f"{self._role.name} failed; see the server's log")
+        raise value
+
+    async def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        with suppress(ProcessLookupError):
+            process.kill()
+        with suppress(OSError, RuntimeError):
+            await process.stdout.read()  # until it is closed: only then nothing of the process is left here
+        return await process.wait()
+
+
+def call_once(servant: object, method: str, *arguments: object, timeout_s: float = 30.0) -> Any:
+    """As :meth:`ChildProcess.call`, in a process for this one call; blocks until it is there.
+
+    ``DeploymentError`` is raised as it is: this is for the boot.
+    """
+    with ThreadPoolExecutor(1) as thread:  # an event loop may run in this one
+        process = ChildProcess(servant, timeout_s=timeout_s)
+        return thread.submit(lambda: asyncio.run(process.call_and_end(method, *arguments))).result()
+
+
+@contextmanager
+def _noticing() -> Iterator[None]:
+    """Whatever asyncio or uvloop says of a dead process; uvloop's closed transports raise ``RuntimeError``."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError) as error:
+        raise _Gone(type(error).__name__) from None
