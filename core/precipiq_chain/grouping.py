@@ -45,14 +45,14 @@ def wanted_keys(jobs: Sequence[AppendJob]) -> list[tuple[Chain, str]]:
 
 def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
     """Seal what is new of one append, if anything. What its ``seal`` raises is its result, and leaves nothing."""
-    new: list[PreparedDraft] = []
+    created: list[bool] = []
     seen: set[str] = set()
     for draft in job.drafts:
         key = draft.idempotency_key
-        if key is None or ((job.chain, key) not in group.known and key not in seen):
-            new.append(draft)
+        created.append(key is None or ((job.chain, key) not in group.known and key not in seen))
         if key is not None:
             seen.add(key)
+    new = [draft for draft, is_new in zip(job.drafts, created, strict=True) if is_new]
     try:
         sealed = list(job.seal(group.heads.get(job.chain), new))
         if len(sealed) != len(new):
@@ -62,20 +62,13 @@ def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
     if sealed:
         group.heads[job.chain] = head_of(sealed[-1])
         group.new.extend(sealed)
-    return _answer(group, job, sealed)
-
-
-def _answer(group: Group, job: AppendJob, sealed: Sequence[Entry]) -> Appended:
     rest = iter(sealed)
     entries: list[Entry] = []
-    created: list[bool] = []
-    for draft in job.drafts:
-        place = None if draft.idempotency_key is None else (job.chain, draft.idempotency_key)
-        stored = None if place is None else group.known.get(place)
-        created.append(stored is None)
-        entries.append(next(rest) if stored is None else stored)
-        if place is not None:
-            group.known[place] = entries[-1]
+    for draft, is_new in zip(job.drafts, created, strict=True):
+        key = draft.idempotency_key
+        entries.append(next(rest) if is_new or key is None else group.known[job.chain, key])
+        if key is not None:
+            group.known[job.chain, key] = entries[-1]
     return Appended(tuple(entries), tuple(created))
 
 
