@@ -160,8 +160,10 @@ def statement_prev_hash(statement: bytes) -> str:
 
 
 def statement_kind(statement: bytes) -> str:
-    """The kind in a canonical statement."""
-    start = statement.rindex(b',"kind":"') + 9
+    """The kind, without parsing a canonical statement. Raises ``ValueError`` when the bytes are no statement."""
+    start = statement.rfind(b',"kind":"') + 9
+    if start < 9:
+        return parse_statement(statement).kind
     return statement[start : statement.index(b'"', start)].decode()
 
 

@@ -1,13 +1,13 @@
-"""An entry as a flat record: its proof, then the members of body and payload exactly as they were hashed. Pure.
+"""Entries as the outside sees them: raw, or as a flat record: the proof, then the members of body and payload. Pure.
 
-The REST interface shows decisions so, and exports list entries so.
+Both hold what was hashed byte for byte. The REST interface shows decisions as records, and exports list entries so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import orjson
 
@@ -60,7 +60,7 @@ def entry_record_json(
     ``parts``: of the entry's statement, where they are known. A member of body or payload whose name is taken already
     is called ``body.<name>`` or ``payload.<name>``. Raises ``ValueError`` when the statement is none.
     """
-    parts = parts or statement_parts(entry.statement) or _parsed(entry.statement)
+    parts = parts or parts_of(entry.statement)
     salt, payload, erasure = b"null", b"{}", b""
     if entry.payload is not None:
         payload, digits = split_payload(entry.payload)
@@ -90,8 +90,22 @@ def entry_record_json(
     return b"{%b}" % b",".join([proof, *members])
 
 
-def _parsed(statement: bytes) -> StatementParts:
-    """The parts of a statement that is not as it was sealed: it is shown nevertheless, and fails its checks."""
+def raw_entry(entry: Entry) -> dict[str, Any]:
+    """The entry as it was hashed, enough to verify without our help; for ``orjson.dumps``."""
+    payload, salt = split_payload(entry.payload) if entry.payload is not None else (None, None)
+    return {
+        "statement": orjson.Fragment(entry.statement),
+        "hash": entry.hash,
+        "payload": None if payload is None else orjson.Fragment(payload),
+        "salt": salt,
+    }
+
+
+def parts_of(statement: bytes) -> StatementParts:
+    """The parts; parsed only where it is not as it was sealed: it is shown nevertheless, and fails its checks."""
+    parts = statement_parts(statement)
+    if parts is not None:
+        return parts
     parsed = parse_statement(statement)
     return StatementParts(
         canonical(parsed.actor),

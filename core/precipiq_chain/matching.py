@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from precipiq_chain.canonical import Json, canonical
-from precipiq_chain.chain_format import parse_json, parse_statement
+from precipiq_chain.chain_format import parse_json, parse_statement, statement_parts
 from precipiq_contracts.chain import Entry
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
@@ -21,11 +21,22 @@ def member_fragments(wanted: Mapping[str, str], *, with_scalars: bool) -> Iterat
     the wanted text may stand for a number, true, false or null too.
     """
     for name, text in wanted.items():
-        member = canonical(name).decode() + ":"
-        fragments = [member + canonical(text).decode()]
+        fragments = [_member(name, text)]
         if with_scalars and _NOT_A_STRING.fullmatch(text):
-            fragments.append(member + text)
+            fragments.append(f"{canonical(name).decode()}:{text}")
         yield fragments
+
+
+def matcher(query: EntryQuery) -> Callable[[Entry], bool]:
+    """Compares all but kind and time, for as many entries as there are."""
+    members = [_member(name, text).encode() for name, text in query.body.items()]
+
+    def is_match(entry: Entry) -> bool:
+        return _has_members(entry.statement, query.body, members) and (
+            not query.metadata or _has_metadata(entry, query.metadata)
+        )
+
+    return is_match
 
 
 def meets(query: EntryQuery, entry: Entry) -> bool:
@@ -36,7 +47,7 @@ def meets(query: EntryQuery, entry: Entry) -> bool:
         statement.kind == query.kind
         and (query.start_us is None or query.start_us <= time_us)
         and (query.end_us is None or time_us < query.end_us)
-        and matches(query, entry)
+        and matcher(query)(entry)
     )
 
 
@@ -46,13 +57,13 @@ def page_of(found: Sequence[Entry], limit: int, first_seq: int) -> EntryPage:
     return EntryPage(tuple(found), next_before_seq if next_before_seq > 1 else None)
 
 
-def matches(query: EntryQuery, entry: Entry) -> bool:
-    """Compares all but kind and time."""
-    if query.body:
-        body = parse_statement(entry.statement).body
-        if any(body.get(name) != value for name, value in query.body.items()):
-            return False
-    return not query.metadata or _has_metadata(entry, query.metadata)
+def _has_members(statement: bytes, wanted: Mapping[str, str], members: Sequence[bytes]) -> bool:
+    """In a canonical body without an object inside, a member is where its text is: no string holds a bare quote."""
+    parts = statement_parts(statement) if wanted else None
+    if parts is not None and parts.body.count(b"{") == 1:
+        return all(b"{" + member in parts.body or b"," + member in parts.body for member in members)
+    body = parse_statement(statement).body if wanted else {}
+    return all(body.get(name) == value for name, value in wanted.items())
 
 
 def _has_metadata(entry: Entry, wanted: Mapping[str, str]) -> bool:
@@ -62,6 +73,10 @@ def _has_metadata(entry: Entry, wanted: Mapping[str, str]) -> bool:
     return isinstance(metadata, dict) and all(
         name in metadata and _text(metadata[name]) == text for name, text in wanted.items()
     )
+
+
+def _member(name: str, text: str) -> str:
+    return f"{canonical(name).decode()}:{canonical(text).decode()}"
 
 
 def _text(value: Json) -> str | None:

@@ -80,13 +80,19 @@ class SystemRandomness:
 
 @lru_cache(maxsize=256)
 def _format_second(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.")
+    # Not with strftime, which writes years before 1000 with fewer digits on some systems.
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19] + "."
 
 
 def format_timestamp(us: int) -> str:
     """Microseconds since the epoch as ``YYYY-MM-DDTHH:MM:SS.ffffffZ``."""
     second, rest = divmod(us, 1_000_000)
     return f"{_format_second(second)}{rest:06d}Z"
+
+
+def format_moment(us: int | None) -> str | None:
+    """As :func:`format_timestamp`; None for what has not been."""
+    return None if us is None else format_timestamp(us)
 
 
 def parse_timestamp(text: str) -> int:

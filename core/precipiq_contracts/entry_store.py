@@ -126,7 +126,38 @@ class EntryAuditor(Protocol):
         ...
 
 
-class EntryStore(Protocol):
+class EntryReader(Protocol):
+    """One chain's entries, for who may see that chain alone. The ledger shows them as its store does."""
+
+    async def head(self, chain: Chain) -> Head | None:
+        """The chain's last entry, or None. MUST reflect every append that has returned."""
+        ...
+
+    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        """Up to ``limit`` entries with seq > ``after_seq``, oldest first. MUST NOT skip one that matches."""
+        ...
+
+    async def get(self, chain: Chain, entry_id: str) -> Entry | None:
+        """The entry with that id in that chain; None also when it is another chain's, or no id at all."""
+        ...
+
+    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
+        """Entries that match, newest first, with seq < ``before_seq`` when that is given."""
+        ...
+
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """Which redaction entry erased which: by each of these seqs that one names (``target_seq``), the entry's id.
+
+        MUST reflect every redaction that has returned.
+        """
+        ...
+
+    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Wake-ups after appends to that chain. May be spurious, MUST NOT be missed, never carries an entry."""
+        ...
+
+
+class EntryStore(EntryReader, Protocol):
     """The entries of all chains of a deployment. Every method may be called from many tasks at once.
 
     A driver MUST take, and tell apart, texts of every length up to the bounds above. They are in bytes of UTF-8, and
@@ -148,22 +179,6 @@ class EntryStore(Protocol):
         """
         ...
 
-    async def head(self, chain: Chain) -> Head | None:
-        """The chain's last entry, or None. MUST reflect every append that has returned."""
-        ...
-
-    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
-        """Up to ``limit`` entries with seq > ``after_seq``, oldest first. MUST NOT skip one that matches."""
-        ...
-
-    async def get(self, chain: Chain, entry_id: str) -> Entry | None:
-        """The entry with that id in that chain; None also when it is another chain's, or no id at all."""
-        ...
-
-    async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
-        """Entries that match, newest first, with seq < ``before_seq`` when that is given."""
-        ...
-
     async def redact(self, chain: Chain, target: Entry, draft: PreparedDraft, seal: Seal) -> Entry:
         """Append the redaction entry, then drop the target's payload and salt; returns the redaction entry.
 
@@ -171,17 +186,6 @@ class EntryStore(Protocol):
         second call with the same idempotency key MUST return the first redaction and drop the payload if it is still
         there.
         """
-        ...
-
-    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
-        """Which redaction entry erased which: by each of these seqs that one names (``target_seq``), the entry's id.
-
-        MUST reflect every redaction that has returned.
-        """
-        ...
-
-    def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
-        """Wake-ups after appends to that chain. May be spurious, MUST NOT be missed, never carries an entry."""
         ...
 
     def chains(self) -> AsyncIterator[Chain]:

@@ -10,11 +10,11 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import structlog
 
-from precipiq_contracts.chain import Chain, Draft, Environment
+from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.ledger import Ledger
@@ -62,8 +62,7 @@ class Outbox:
             f"INSERT INTO {self._table} ({COLUMNS}) SELECT {values} {where}",
             {
                 "event_id": event.event_id,
-                "org_id": event.chain.org_id,
-                "environment": event.chain.environment,
+                **chain_values(event.chain),
                 "kind": event.kind,
                 "actor": event.actor,
                 "body": json.dumps(event.body, separators=(",", ":")),
@@ -99,7 +98,7 @@ class Outbox:
 def _event(row: Row) -> OutboxEvent:
     return OutboxEvent(
         str(row["event_id"]),
-        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        chain_in(row),
         str(row["kind"]),
         str(row["actor"]),
         json.loads(str(row["body"])),

@@ -11,13 +11,10 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from bare import serve
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
-
-from precipiq_hypercorn.config import HypercornConfig
-from precipiq_hypercorn.drain import DrainGate
-from precipiq_hypercorn.service import run
 
 FRAME = b"x" * int(os.environ["BENCH_FRAME_BYTES"])
 FRAMES = int(os.environ["BENCH_FRAMES"])
@@ -52,13 +49,4 @@ async def sending() -> AsyncIterator[None]:
     task.cancel()
 
 
-app = Starlette(routes=[WebSocketRoute("/", endpoint)])
-sys.exit(
-    run(
-        app,
-        HypercornConfig(bind="127.0.0.1:0"),
-        lifespan=sending(),
-        gate=DrainGate(app),
-        on_ready=lambda addresses: print(addresses[0], flush=True),
-    )
-)
+serve(Starlette(routes=[WebSocketRoute("/", endpoint)]), sending())

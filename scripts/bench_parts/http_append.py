@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import sqlite3
 import statistics
 import subprocess
@@ -15,6 +14,8 @@ import time
 import urllib.request
 from hashlib import sha256
 from pathlib import Path
+
+from bare import bare_server
 
 from precipiq_testkit.server import running_server
 
@@ -95,23 +96,14 @@ def main() -> None:
             port, server.key, "/api/v1/decisions/batch", {"decisions": [decision(number) for number in range(100)]}
         )
         answer, headers = sample_answer(server.url, server.key)
-        environment = {**os.environ, "BENCH_ANSWER": json.dumps(answer), "BENCH_HEADERS": json.dumps(headers)}
-        bare = subprocess.Popen(
-            [sys.executable, HERE / "bare_server.py"], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert bare.stdout is not None
-        bare_port = int(bare.stdout.readline().strip().rpartition(":")[2])
         singles, limits, batches, raws = [], [], [], []
-        try:
+        with bare_server("bare_server.py", answer, headers) as bare_port:
             load(port, single, CONNECTIONS)
             for _ in range(ROUNDS):
                 limits.append(load(bare_port, single, CONNECTIONS))
                 singles.append(load(port, single, CONNECTIONS))
                 batches.append(load(port, batch, BATCH_CONNECTIONS))
                 raws.append(raw_inserts_per_s(Path(name), rows_of_server(server.database_file)))
-        finally:
-            bare.send_signal(signal.SIGTERM)
-            bare.wait(30)
         report("single durable append, 64 connections", singles, limits, "requests/s", "bare Starlette endpoint", 0.75)
         print(f"  latency p50 {median(singles, 'p50_ms'):.1f} ms, p99 {median(singles, 'p99_ms'):.1f} ms; "
               f"bare p50 {median(limits, 'p50_ms'):.1f} ms, p99 {median(limits, 'p99_ms'):.1f} ms")  # fmt: skip

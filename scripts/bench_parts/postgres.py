@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from bare import bare_server
 from chain import assembled
 from http_append import (
     BATCH_CONNECTIONS,
@@ -66,22 +66,13 @@ def measure_http(server: ServerProcess) -> None:
         port, server.key, "/api/v1/decisions/batch", {"decisions": [decision(number) for number in range(BATCH)]}
     )
     answer, headers = sample_answer(server.url, server.key)
-    environment = {**os.environ, "BENCH_ANSWER": json.dumps(answer), "BENCH_HEADERS": json.dumps(headers)}
-    bare = subprocess.Popen(
-        [sys.executable, HERE / "bare_server.py"], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert bare.stdout is not None
-    bare_port = int(bare.stdout.readline().strip().rpartition(":")[2])
     singles, limits, batches = [], [], []
-    try:
+    with bare_server("bare_server.py", answer, headers) as bare_port:
         load(port, single, CONNECTIONS)
         for _ in range(ROUNDS):
             limits.append(load(bare_port, single, CONNECTIONS))
             singles.append(load(port, single, CONNECTIONS))
             batches.append(load(port, batch, BATCH_CONNECTIONS))
-    finally:
-        bare.send_signal(signal.SIGTERM)
-        bare.wait(30)
     report("single durable append, 64 connections", singles, limits, "requests/s", "bare Starlette endpoint", 0.75)
     print(f"  latency p50 {median(singles, 'p50_ms'):.1f} ms, p99 {median(singles, 'p99_ms'):.1f} ms")
     print(f"batches of {BATCH} over HTTP: {median(batches, 'per_s') * BATCH:,.0f} entries/s")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
+from bare import bare_server
 from http_append import CONNECTIONS, HERE, ROUNDS, SECONDS, median, report
 from stripe import WebhookSignature
 
@@ -84,26 +84,12 @@ def measure(name: str, folder: Path, server: ServerProcess) -> None:
     body = event(0)
     signature = WebhookSignature.generate_signature_header(body.decode(), SECRET, int(time.time()))
     answer, headers = post(server, path, body, **{"Stripe-Signature": signature})
-    environment = {
-        **os.environ,
-        "BENCH_ANSWER": json.dumps(answer),
-        "BENCH_HEADERS": json.dumps(headers),
-        "BENCH_SECRET": SECRET,
-    }
-    bare = subprocess.Popen(
-        [sys.executable, HERE / "bare_webhook.py"], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert bare.stdout is not None
-    bare_port = int(bare.stdout.readline().strip().rpartition(":")[2])
     port = int(server.url.rpartition(":")[2])
     deliveries, limits = [], []
-    try:
+    with bare_server("bare_webhook.py", answer, headers, BENCH_SECRET=SECRET) as bare_port:
         for number in range(ROUNDS):
             limits.append(load(folder, bare_port, path, 1))
             deliveries.append(load(folder, port, path, 1 + number * EVENTS))
-    finally:
-        bare.send_signal(signal.SIGTERM)
-        bare.wait(30)
     what = f"{name}: deliveries, {CONNECTIONS} connections"
     report(what, deliveries, limits, "events/s", "signature check alone", 0.25)
     print(f"  latency p50 {median(deliveries, 'p50_ms'):.1f} ms, p99 {median(deliveries, 'p99_ms'):.1f} ms")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from hashlib import sha256
+from typing import Any
 
 import httpx2
 import pytest
 
+from precipiq_auth_keys import secret_format
 from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.plugin import REVOCATION_WITHIN_S
 from precipiq_auth_keys.secret_format import key_hash, make_key
 from precipiq_auth_keys.store import KeyRecord
 from precipiq_auth_keys.watcher import KeyWatcher
+from precipiq_contracts import credential as credential_module
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.credential import Credential
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.http.authentication import identify, peer_of
 from precipiq_testkit.clock import START_US, ManualClock
 from precipiq_testkit.server import ServerProcess
 
@@ -100,6 +105,27 @@ async def test_a_verified_key_costs_no_database_read() -> None:
 
     assert [await bench.accepts() for _ in range(50)] == [True] * 50
     assert bench.store.reads == 1
+
+
+async def test_a_key_is_hashed_once_for_all_that_a_request_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the authenticator, by what tells streams of one key, and each time that an open stream's key is looked at."""
+    hashed: list[bytes] = []
+
+    def counting(data: bytes) -> Any:
+        hashed.append(data)
+        return sha256(data)
+
+    bench = Bench(record())
+    await bench.watcher.look()
+    for module in (credential_module, secret_format):
+        monkeypatch.setattr(module, "sha256", counting)
+    credential = Credential(secret())
+    peer = peer_of([bench.authenticator], {"type": "http"}, credential)
+    for _ in range(3):
+        assert await identify([bench.authenticator], credential) == await peer.recheck()
+
+    assert hashed == [secret().encode()]
+    assert peer.credential_id.hex() == key_hash(secret()) == credential.digest.hex()
 
 
 async def test_an_unknown_key_is_asked_for_once_and_a_malformed_one_never() -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from precipiq_contracts.clock import SystemClock, SystemRandomness, format_timestamp, parse_timestamp, uuid7
 
 MOMENTS_US = st.integers(0, 253_402_300_799_999_999)
+YEAR_1_US = -62_135_596_800_000_000
 
 
-@given(MOMENTS_US)
+@given(st.integers(YEAR_1_US, -1) | MOMENTS_US)
 def test_a_formatted_timestamp_parses_back(us: int) -> None:
     text = format_timestamp(us)
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 from structlog.testing import capture_logs
 
+from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import Chain, Entry, EntryKind
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.http.envelope import encode
-from precipiq_core.http.raw_entry import raw_entry
 from precipiq_ws_stream.frames import Frame
 from tests.ws_stream.following import CHAIN, World, a_world, eventually
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 
 from starlette.types import Scope as AsgiScope
 
@@ -57,7 +56,7 @@ def peer_of(authenticators: Sequence[Authenticator], asgi_scope: AsgiScope, cred
     async def recheck() -> Principal | None:
         return await identify(authenticators, credential)
 
-    credential_id = sha256(credential.reveal().encode("utf-8", "replace")).digest() if credential else b""
+    credential_id = credential.digest if credential else b""
     return Peer(address_of(asgi_scope), credential_id, recheck, asgi_scope.get("precipiq.on_drain", _ignored))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from precipiq_auth_keys.secret_format import is_well_formed, key_hash
+from precipiq_auth_keys.secret_format import is_well_formed
 from precipiq_auth_keys.store import KeyRecord, KeyStore
 from precipiq_contracts.auth import Principal
 from precipiq_contracts.clock import Clock
@@ -40,13 +40,12 @@ class KeyAuthenticator:
 
     async def authenticate(self, credential: Credential) -> Principal | None:
         """See ``precipiq_contracts.auth.Authenticator``."""
-        secret = credential.reveal()
         if self._clock.monotonic_s() > self._fresh_until_s:
             self.forget()
-        secret_hash = key_hash(secret)
+        secret_hash = credential.digest.hex()  # as ``key_hash`` gives it
         known = self._cache.get(secret_hash)
         if known is None:
-            if not is_well_formed(secret):
+            if not is_well_formed(credential.reveal()):
                 return None
             known = await self._look_up(secret_hash)
         if known.record is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precipiq_auth_keys.service import NewKey
 from precipiq_auth_keys.store import KeyRecord
-from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.clock import format_moment, format_timestamp
 
 
 def key_record(key: KeyRecord) -> dict[str, object]:
@@ -16,9 +16,9 @@ def key_record(key: KeyRecord) -> dict[str, object]:
         "environment": key.chain.environment,
         "scopes": list(key.scopes),
         "created_at": format_timestamp(key.created_us),
-        "expires_at": _moment(key.expires_us),
-        "last_used_at": _moment(key.last_used_us),
-        "revoked_at": _moment(key.revoked_us),
+        "expires_at": format_moment(key.expires_us),
+        "last_used_at": format_moment(key.last_used_us),
+        "revoked_at": format_moment(key.revoked_us),
         "replaced_by": key.replaced_by,
     }
 
@@ -26,7 +26,3 @@ def key_record(key: KeyRecord) -> dict[str, object]:
 def new_key_record(new: NewKey) -> dict[str, object]:
     """A new key in the contract's shape, with its secret."""
     return {**key_record(new.record), "key": new.secret}
-
-
-def _moment(us: int | None) -> str | None:
-    return None if us is None else format_timestamp(us)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.auth import Scope
-from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.outbox import Outbox, OutboxEvent
 
@@ -167,8 +168,7 @@ def _insert_key(
         f"INSERT INTO api_keys ({columns}) SELECT {values} {condition}",
         {
             "key_id": key.key_id,
-            "org_id": key.chain.org_id,
-            "environment": key.chain.environment,
+            **chain_values(key.chain),
             "secret_hash": secret_hash,
             "prefix": key.prefix,
             "last_four": key.last_four,
@@ -181,7 +181,7 @@ def _insert_key(
 
 
 def _chain(row: Row) -> Chain:
-    return Chain(str(row["org_id"]), cast("Environment", row["environment"]))
+    return chain_in(row)
 
 
 def _key(row: Row) -> KeyRecord:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from precipiq_billing.stripe_events import Booking
-from precipiq_contracts.chain import Chain, Environment
+from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 
 _COLUMNS = "org_id, environment, event_id, register, difference, draft, entry_id"
@@ -64,7 +65,7 @@ class DeliveryStore:
     async def add(self, chain: Chain, booking: Booking, draft: Mapping[str, Any], now_us: int) -> StoredDelivery | None:
         """Store a delivery and raise its register; None when that event is stored already."""
         values: dict[str, Scalar] = {
-            **_chain_values(chain),
+            **chain_values(chain),
             "event_id": booking.event_id,
             "register": booking.register,
             "total": booking.total_minor,
@@ -74,7 +75,7 @@ class DeliveryStore:
         rows = await self._database.transaction(
             [Statement(_LOCK_REGISTER, register), Statement(_STORE, store), Statement(_RAISE_REGISTER, values)]
         )
-        return _delivery(rows[1][0]) if rows[1] else None
+        return _delivery(rows[1][0], draft) if rows[1] else None
 
     async def get(self, chain: Chain, event_id: str) -> StoredDelivery | None:
         """That event's delivery."""
@@ -96,7 +97,7 @@ class DeliveryStore:
         sql = f"UPDATE stripe_deliveries SET entry_id = :entry_id, draft = NULL WHERE {_EVENT}"  # noqa: S608
         await self._database.transaction(
             [
-                Statement(sql, {**_chain_values(chain), "event_id": event_id, "entry_id": entry_id})
+                Statement(sql, {**chain_values(chain), "event_id": event_id, "entry_id": entry_id})
                 for (chain, event_id), entry_id in entry_ids.items()
             ]
         )
@@ -111,16 +112,13 @@ class DeliveryStore:
         return [_delivery(row) for row in rows]
 
 
-def _chain_values(chain: Chain) -> dict[str, Scalar]:
-    return {"org_id": chain.org_id, "environment": chain.environment}
-
-
-def _delivery(row: Row) -> StoredDelivery:
+def _delivery(row: Row, draft: Mapping[str, Any] | None = None) -> StoredDelivery:
+    """``draft``: what the row's says, where that is known because it was stored just now."""
     return StoredDelivery(
-        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        chain_in(row),
         str(row["event_id"]),
         str(row["register"]),
         cast("int", row["difference"]),
-        None if row["draft"] is None else json.loads(str(row["draft"])),
+        None if row["draft"] is None else draft or json.loads(str(row["draft"])),
         cast("str | None", row["entry_id"]),
     )

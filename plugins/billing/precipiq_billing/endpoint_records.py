@@ -6,7 +6,7 @@ from typing import Any
 
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.stripe_events import HANDLED
-from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.clock import format_moment, format_timestamp
 
 ENDPOINT_PATH = "/api/v1/webhooks/stripe/{endpoint_id}"
 
@@ -22,8 +22,8 @@ def endpoint_record(endpoint: StripeEndpoint, public_url: str, now_us: int) -> d
         "description": endpoint.description,
         "has_secret": endpoint.secret is not None,
         "secret_hint": endpoint.secret_hint,
-        "secret_set_at": None if endpoint.secret_set_us is None else format_timestamp(endpoint.secret_set_us),
-        "previous_secret_good_until": format_timestamp(until_us) if is_rolling and until_us is not None else None,
+        "secret_set_at": format_moment(endpoint.secret_set_us),
+        "previous_secret_good_until": format_moment(until_us) if is_rolling else None,
         "created_at": format_timestamp(endpoint.created_us),
         "event_types": list(HANDLED),
     }

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_contracts.chain import Chain, Environment
+from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.vault import WrappedSecret
 from precipiq_core.outbox import Outbox, OutboxEvent
@@ -69,7 +70,7 @@ class EndpointStore:
         )
         values: dict[str, Scalar] = {
             "endpoint_id": endpoint.endpoint_id,
-            **_chain_values(endpoint.chain),
+            **chain_values(endpoint.chain),
             "description": endpoint.description,
             "secret": _encoded(endpoint.secret),
             "secret_hint": endpoint.secret_hint,
@@ -176,10 +177,6 @@ class EndpointStore:
         return bool((await self._database.transaction([Statement(sql, values)]))[0])
 
 
-def _chain_values(chain: Chain) -> dict[str, Scalar]:
-    return {"org_id": chain.org_id, "environment": chain.environment}
-
-
 def _encoded(wrapped: bytes | None) -> str | None:
     return None if wrapped is None else base64.b64encode(wrapped).decode()
 
@@ -191,7 +188,7 @@ def _decoded(text: object) -> bytes | None:
 def _endpoint(row: Row) -> StripeEndpoint:
     return StripeEndpoint(
         str(row["endpoint_id"]),
-        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        chain_in(row),
         cast("str | None", row["description"]),
         _decoded(row["secret"]),
         cast("str | None", row["secret_hint"]),

@@ -10,7 +10,7 @@ from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
 from precipiq_billing.errors import TooManyEndpoints
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import Clock, Randomness, format_timestamp, uuid7
+from precipiq_contracts.clock import Clock, Randomness, format_moment, uuid7
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.vault import KeyVault
@@ -86,7 +86,7 @@ class StripeEndpoints:
         now_us = self._clock.now_us()
         wrapped = await self._vault.wrap(secret.encode(), old.context)
         expires_us = now_us + grace_s * _SECOND_US if grace_s and old.secret is not None else None
-        until = None if expires_us is None else format_timestamp(expires_us)
+        until = format_moment(expires_us)
         event = self._event(
             chain, kinds.ENDPOINT_SECRET_SET, actor, {"endpoint_id": endpoint_id, "previous_good_until": until}
         )

@@ -10,7 +10,7 @@ import orjson
 
 from precipiq_billing.kinds import FINANCIAL_EVENT
 from precipiq_billing.records import financial_event_record
-from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.chain_format import statement_kind
 from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
 from precipiq_contracts.errors import NotFound
@@ -74,7 +74,7 @@ class FinancialEvents:
     async def get(self, chain: Chain, event_id: str) -> Entry:
         """Raises ``NotFound``."""
         entry = await self._ledger.get(chain, event_id)
-        if entry is None or parse_statement(entry.statement).kind != FINANCIAL_EVENT:
+        if entry is None or statement_kind(entry.statement) != FINANCIAL_EVENT:
             raise NotFound
         return entry
 

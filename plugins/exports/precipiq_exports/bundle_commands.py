@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from precipiq_core.cli.options import json_option
 from precipiq_exports.bundle import verify
 
 EXIT_FAILED = 1
@@ -26,7 +27,7 @@ def bundle_group() -> None:
 @bundle_group.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--fingerprint", metavar="HEX", help="of the key that must have signed, as you got it from elsewhere")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+@json_option
 @click.pass_context
 def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_json: bool) -> None:
     """Check a bundle: a ZIP file, or the folder where it was unpacked. Nothing is written.

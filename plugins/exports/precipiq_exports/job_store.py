@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from precipiq_contracts.chain import Chain, Environment
+from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_exports.jobs import Failure, Job, Range, Request, Status
@@ -63,8 +64,7 @@ class JobStore:
             "AND idempotency_key = :idempotency_key) RETURNING export_id",
             {
                 "export_id": job.export_id,
-                "org_id": job.chain.org_id,
-                "environment": job.chain.environment,
+                **chain_values(job.chain),
                 "request": json.dumps(asdict(job.request), separators=(",", ":")),
                 "actor": job.actor,
                 "idempotency_key": idempotency_key,
@@ -215,8 +215,7 @@ class JobStore:
         )
         values: dict[str, Scalar] = {
             "export_id": export_id,
-            "org_id": chain.org_id,
-            "environment": chain.environment,
+            **chain_values(chain),
         }
         statements = [
             # Its lock first: what the event is stored for must still be so when the export is changed.
@@ -249,7 +248,7 @@ def _job(row: Row) -> Job:
     status = cast("Status", row["status"])
     return Job(
         str(row["export_id"]),
-        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        chain_in(row),
         status,
         Request(**{**request, "formats": tuple(request["formats"])}),
         str(row["actor"]),

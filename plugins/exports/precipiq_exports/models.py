@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
 
 from precipiq_core.http.validation import RequestModel, end_moment, moment
-from precipiq_exports.jobs import FORMATS, Format, Request
+from precipiq_exports.jobs import FORMATS, Format, Request, Status
 
 _SEQ_MAX = 2**53
 
@@ -100,7 +100,7 @@ class ExportOut(BaseModel):
     """
 
     id: str
-    status: Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
+    status: Status
     created_at: str
     started_at: str | None
     finished_at: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.clock import format_moment, format_timestamp
 from precipiq_exports.jobs import Job
 
 
@@ -19,9 +19,9 @@ def export_record(job: Job) -> dict[str, Any]:
         "id": job.export_id,
         "status": job.status,
         "created_at": format_timestamp(job.created_us),
-        "started_at": _moment(job.started_us),
-        "finished_at": _moment(job.finished_us),
-        "expires_at": _moment(job.expires_us),
+        "started_at": format_moment(job.started_us),
+        "finished_at": format_moment(job.finished_us),
+        "expires_at": format_moment(job.expires_us),
         "requested_by": job.actor,
         "filters": job.request.filters,
         "formats": list(job.request.formats),
@@ -37,7 +37,3 @@ def export_record(job: Job) -> dict[str, Any]:
         "signing_key": result.get("signing_key"),
         "error": None if job.failure is None else {"code": job.failure.code, "message": job.failure.message},
     }
-
-
-def _moment(us: int | None) -> str | None:
-    return None if us is None else format_timestamp(us)

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_contracts.chain import Chain, Environment
+from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Statement
 from precipiq_contracts.errors import Conflict
 from precipiq_contracts.vault import WrappedSecret
@@ -130,8 +131,7 @@ def _insert(key: SigningKey, condition: str) -> Statement:
         f"INSERT INTO signing_keys ({columns}) SELECT {values} {condition} RETURNING key_id",
         {
             "key_id": key.key_id,
-            "org_id": key.chain.org_id,
-            "environment": key.chain.environment,
+            **chain_values(key.chain),
             "public_key": _text(key.public_key),
             "wrapped_key": None if key.wrapped is None else _text(key.wrapped),
             "created_us": key.created_us,
@@ -148,7 +148,7 @@ def _key(row: Row) -> SigningKey:
     wrapped = row["wrapped_key"]
     return SigningKey(
         str(row["key_id"]),
-        Chain(str(row["org_id"]), cast("Environment", row["environment"])),
+        chain_in(row),
         base64.b64decode(str(row["public_key"])),
         None if wrapped is None else base64.b64decode(str(wrapped)),
         cast("int", row["created_us"]),

@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from precipiq_contracts.chain import SYSTEM, Chain, Draft
-from precipiq_contracts.clock import Clock, Randomness, format_timestamp, uuid7
+from precipiq_contracts.clock import Clock, Randomness, format_moment, format_timestamp, uuid7
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.ledger import Ledger
 from precipiq_exports.kinds import KEY_CREATED, KEY_ROTATED
@@ -112,6 +112,6 @@ def key_record(key: SigningKey) -> dict[str, object]:
         "fingerprint": fingerprint(key.public_key),
         "public_key_pem": public_key_pem(key.public_key),
         "created_at": format_timestamp(key.created_us),
-        "retired_at": None if key.retired_us is None else format_timestamp(key.retired_us),
+        "retired_at": format_moment(key.retired_us),
         "announced_seq": key.announced_seq,
     }

@@ -12,12 +12,13 @@ from typing import Any, cast
 import click
 import orjson
 
+from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.ledger import ChainVerdict
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.http.raw_entry import raw_entry
+from precipiq_core.cli.options import chain_options, json_option
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
@@ -27,27 +28,16 @@ EXIT_COULD_NOT_CHECK = 2
 
 _PAGE_ENTRIES = 500
 
-chain_options = (
-    click.option("--org", "org_id", required=True, help="the organisation's id"),
-    click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True),
-)
-
 
 @click.group("ledger")
 def ledger_group() -> None:
     """Whole chains: verify them, write them out."""
 
 
-def _with_chain(function: Any) -> Any:  # click's decorators are untyped in this direction
-    for option in reversed(chain_options):
-        function = option(function)
-    return function
-
-
 @ledger_group.command()
-@_with_chain
+@chain_options
 @click.option("--from-seq", default=1, show_default=True, help="first entry to check")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, org_id: str, environment: str, from_seq: int, as_json: bool) -> None:
     """Verify a chain. Exit code: 0 intact, 1 broken, 2 could not check."""
@@ -101,7 +91,7 @@ def _show(verdict: ChainVerdict) -> None:
 
 
 @ledger_group.command()
-@_with_chain
+@chain_options
 @click.option("--after-seq", default=0, show_default=True, help="entries after this one")
 @click.option("--output", type=click.File("wb"), default="-", help="file to write [default: standard output]")
 @click.pass_context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from precipiq_chain.chain_format import parse_statement, statement_id, statement_prev_hash, statement_timestamp
+from precipiq_chain.chain_format import statement_id, statement_kind, statement_prev_hash, statement_timestamp
 from precipiq_chain.entry_record import RecordFields, entry_record_json
 from precipiq_contracts.chain import Entry
 from precipiq_contracts.ledger import ChainVerdict
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 def is_decision(entry: Entry) -> bool:
     """Whether the entry is of the kind ``decision``."""
-    return parse_statement(entry.statement).kind == DECISION
+    return statement_kind(entry.statement) == DECISION
 
 
 def receipt(entry: Entry) -> Record:

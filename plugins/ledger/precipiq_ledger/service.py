@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from precipiq_chain.canonical import Json, NotCanonical, canonical
+from precipiq_chain.canonical import Json, NotCanonical
 from precipiq_chain.chain_format import (
     ID_RANDOM_BYTES,
     SALT_BYTES,
-    parse_statement,
     prepare,
     salted_payload_hash,
     seal_entries,
     split_payload,
+    statement_kind,
 )
+from precipiq_chain.entry_record import parts_of
 from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.entry_store import (
@@ -128,10 +129,10 @@ class LedgerService:
         Raises ``NotFound`` (no entry of that kind), ``NothingToRedact`` and ``AlreadyRedacted``.
         """
         target = await self.store.get(chain, entry_id)
-        if target is None or parse_statement(target.statement).kind != kind:
+        if target is None or statement_kind(target.statement) != kind:
             raise NotFound
         if target.payload is None:
-            if parse_statement(target.statement).payload_hash is None:
+            if parts_of(target.statement).payload_hash == b"null":
                 raise NothingToRedact
             raise AlreadyRedacted
         body: dict[str, Json] = {
@@ -152,9 +153,9 @@ class LedgerService:
         redaction_ids = await self.redaction_ids(chain, erased)
         return [decision_json(entry, redaction_ids.get(entry.seq)) for entry in entries]
 
-    async def redaction_ids(self, chain: Chain, seqs: Sequence[int]) -> Mapping[int, str]:
-        """See ``precipiq_contracts.ledger.Ledger.redaction_ids``."""
-        return await self.store.redaction_ids(chain, seqs) if seqs else {}
+    async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
+        """See ``precipiq_contracts.entry_store.EntryReader.redaction_ids``."""
+        return await self.store.redaction_ids(chain, target_seqs) if target_seqs else {}
 
     def _prepare(self, chain: Chain, drafts: Sequence[Draft]) -> list[PreparedDraft]:
         salts = self._randomness.bytes(SALT_BYTES * len(drafts))
@@ -226,14 +227,14 @@ def is_request_key(key: str | None) -> bool:
 
 def same_content(new: PreparedDraft, stored: Entry) -> bool:
     """Whether a draft says what the stored entry says. Once a payload is erased, the body decides."""
-    statement = parse_statement(stored.statement)
-    if statement.kind != new.draft.kind or canonical(statement.body) != new.body:
+    parts = parts_of(stored.statement)
+    if parts.kind.decode() != new.draft.kind or parts.body != new.body:
         return False
     if stored.payload is None or new.payload is None:
-        return (new.payload is None) == (statement.payload_hash is None)
+        return (new.payload is None) == (parts.payload_hash == b"null")
     _, salt = split_payload(stored.payload)
     payload, _ = split_payload(new.payload)
-    return salted_payload_hash(payload, salt) == statement.payload_hash
+    return f'"{salted_payload_hash(payload, salt)}"'.encode() == parts.payload_hash
 
 
 def _draft_path(path: Sequence[str | int], index: int, count: int) -> list[str | int]:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.clock import Clock, format_moment, format_timestamp
 from precipiq_contracts.errors import ValidationFailed
 from precipiq_outcomes.amounts import cents
 from precipiq_outcomes.errors import MultiCurrency
@@ -93,8 +93,8 @@ class Analytics:
             "decision_count": sum(decisions.values()),
             "link_count": links,
             "top_agents": _top_agents(totals, currency, decisions),
-            "start": _moment(asked.start_us),
-            "end": _moment(asked.end_us),
+            "start": format_moment(asked.start_us),
+            "end": format_moment(asked.end_us),
             "agent_id": asked.agent_id,
         }
 
@@ -155,8 +155,8 @@ class Analytics:
             "currency": self._model.currency,
             **_sum_record(exposures),
             "by_agent_and_action": pairs,
-            "start": _moment(asked.start_us),
-            "end": _moment(asked.end_us),
+            "start": format_moment(asked.start_us),
+            "end": format_moment(asked.end_us),
             "agent_id": asked.agent_id,
             "action_type": action_type,
         }
@@ -241,7 +241,3 @@ def _sum_record(exposures: Sequence[Exposure]) -> dict[str, Any]:
         "interval_high": total([item.estimate.high * item.decisions for item in exposures]),
         "decision_count": sum(item.decisions for item in exposures),
     }
-
-
-def _moment(us: int | None) -> str | None:
-    return None if us is None else format_timestamp(us)

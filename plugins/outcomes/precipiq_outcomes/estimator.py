@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
+from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Draft
@@ -21,7 +22,7 @@ from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.kinds import LIABILITY_ESTIMATE
-from precipiq_outcomes.projection_store import LINKS_CURSOR, chain_in, chain_values
+from precipiq_outcomes.projection_store import LINKS_CURSOR
 from precipiq_outcomes.spans import DAY_US
 
 NIGHTLY = "nightly"

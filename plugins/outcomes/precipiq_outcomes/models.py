@@ -7,10 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, StrictFloat, StrictInt, StrictStr
 
 from precipiq_core.http.validation import RequestModel, end_moment, moment, no_nul
-from precipiq_outcomes.links import RESERVED_METHODS
-
-LinkType = Literal["revenue", "cost", "liability", "neutral"]
-Status = Literal["active", "suggested", "rejected", "deleted"]
+from precipiq_outcomes.links import RESERVED_METHODS, LinkType, Status
 
 
 def _not_reserved(value: str) -> str:

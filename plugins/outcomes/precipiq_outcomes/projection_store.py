@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from precipiq_contracts.chain import Chain, Environment
-from precipiq_contracts.database import ColumnType, Database, Row, Scalar, Statement
+from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import ColumnType, Database, Scalar, Statement
 from precipiq_outcomes import link_rows
 from precipiq_outcomes.fold import Changes, Money, MoneyKey
 from precipiq_outcomes.json_rows import rows_as_json, texts_in
@@ -267,13 +268,3 @@ class ProjectionStore:
             f"FROM ({self._database.select_rows(columns, 'rows')}) AS new WHERE TRUE {conflict}"
         )
         return Statement(sql, {**chain_values(chain), "rows": rows_as_json(rows)})
-
-
-def chain_values(chain: Chain) -> dict[str, Scalar]:
-    """The chain as parameters of a statement."""
-    return {"org_id": chain.org_id, "environment": chain.environment}
-
-
-def chain_in(row: Row) -> Chain:
-    """The chain that a row belongs to."""
-    return Chain(str(row["org_id"]), cast("Environment", row["environment"]))

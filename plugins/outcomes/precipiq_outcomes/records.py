@@ -6,7 +6,7 @@ from typing import Any
 
 from precipiq_chain.chain_format import Statement
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.clock import format_moment, format_timestamp
 from precipiq_outcomes.amounts import plain
 from precipiq_outcomes.links import Link
 
@@ -31,9 +31,9 @@ def link_record(chain: Chain, link: Link) -> dict[str, Any]:
         "score": link.score,
         "seq": link.seq,
         "created_at": format_timestamp(link.created_us),
-        "confirmed_at": _moment(link.confirmed_us),
-        "rejected_at": _moment(link.rejected_us),
-        "deleted_at": _moment(link.deleted_us),
+        "confirmed_at": format_moment(link.confirmed_us),
+        "rejected_at": format_moment(link.rejected_us),
+        "deleted_at": format_moment(link.deleted_us),
     }
 
 
@@ -58,7 +58,3 @@ def rationale(body: Any) -> str:
         f"x {body['human_factor']} for human review x loss rate {body['loss_rate']} (at least 0.10; "
         f"{body['past_losses']} of {body['past_decisions']} decisions of the agent and type had a cost or liability)"
     )
-
-
-def _moment(us: int | None) -> str | None:
-    return None if us is None else format_timestamp(us)

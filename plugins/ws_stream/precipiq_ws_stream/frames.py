@@ -12,10 +12,10 @@ import orjson
 import structlog
 
 from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import Chain, Entry, EntryKind
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.http.envelope import encode
-from precipiq_core.http.raw_entry import raw_entry
 from precipiq_ws_stream.position import Position
 
 log = structlog.get_logger("precipiq.ws_stream")

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from precipiq_chain.chain_format import head_of
 from precipiq_chain.grouping import AppendJob, Group, seal_job, wanted_keys
 from precipiq_contracts.chain import Chain, Entry, Head
 from precipiq_contracts.entry_store import Appended
@@ -45,6 +44,7 @@ class _Attempt:
 
     sent: Sequence[Entry] = ()
     results: Appending = ()
+    head: Head | None = None
 
 
 @dataclass(slots=True)
@@ -202,7 +202,7 @@ class PostgresAppender:
             attempt.sent, attempt.results = (), ()
             state.is_shared = state.is_shared or outcome == "moved"
             return None
-        state.head = head_of(group.new[-1])
+        state.head = group.heads[chain]
         return results
 
     async def _append_under_lock(
@@ -221,7 +221,7 @@ class PostgresAppender:
                 attempt.results = [seal_job(group, job) for job in jobs]
                 if not is_sure and any(isinstance(result, Exception) for result in attempt.results):
                     return "known"  # perhaps: what a seal refuses may be stored already
-                attempt.sent = tuple(group.new)
+                attempt.sent, attempt.head = tuple(group.new), group.heads.get(chain)
                 return await prepared_append(chain, head, group.new)(connection) if group.new else "appended"
 
             outcome = await append({}, is_sure=not wanted_keys(jobs))
@@ -243,7 +243,7 @@ class PostgresAppender:
             raise
         if not was_stored:
             state.is_shared = head != state.head
-            state.head = head_of(attempt.sent[-1]) if attempt.sent else head
+            state.head = attempt.head or head
         return attempt.results
 
 

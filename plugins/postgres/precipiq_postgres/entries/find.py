@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from precipiq_chain.matching import matches, member_fragments
+from precipiq_chain.matching import matcher, member_fragments
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.clock import format_timestamp
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
@@ -60,7 +60,7 @@ async def find_page(
     search = _Search(chain, query, before_seq, limit, scan_rows_max)
     await search.bound_by_time(connection)
     rows = [entry_from_row(chain, row) for row in await connection.fetch(search.sql(), *search.parameters)]
-    found = [entry for entry in rows if matches(query, entry)]
+    found = list(filter(matcher(query), rows))
     if len(found) > limit:
         return EntryPage(tuple(found[:limit]), found[limit - 1].seq)
     if len(rows) > limit:

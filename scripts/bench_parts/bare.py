@@ -1,0 +1,58 @@
+"""Bare servers to measure against: how they are started, and how they serve: as the product does, with nothing in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+from starlette.applications import Starlette
+from starlette.responses import Response
+
+from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.drain import DrainGate
+from precipiq_hypercorn.service import run
+
+
+@contextmanager
+def bare_server(script: str, answer: str, headers: dict[str, str], **environment: str) -> Iterator[int]:
+    """The port of that script's server, which answers that."""
+    command = [sys.executable, Path(__file__).parent / script]
+    described = {"BENCH_ANSWER": json.dumps(answer), "BENCH_HEADERS": json.dumps(headers)}
+    bare = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **described, **environment})
+    try:
+        assert bare.stdout is not None
+        yield int(bare.stdout.readline().strip().rpartition(":")[2])
+    finally:
+        bare.send_signal(signal.SIGTERM)
+        bare.wait(30)
+
+
+def answer(status: int) -> Response:
+    """What :func:`bare_server` was told to have answered."""
+    text, headers = _answer()
+    return Response(text, status, headers=headers)
+
+
+@cache
+def _answer() -> tuple[bytes, dict[str, str]]:
+    return json.loads(os.environ["BENCH_ANSWER"]).encode(), json.loads(os.environ["BENCH_HEADERS"])
+
+
+def serve(app: Starlette, lifespan: AbstractAsyncContextManager[None] | None = None) -> NoReturn:
+    """Serve under the same server, settings and event loop as the product."""
+    code = run(
+        app,
+        HypercornConfig(bind="127.0.0.1:0"),
+        lifespan=lifespan or nullcontext(),
+        gate=DrainGate(app),
+        on_ready=lambda addresses: print(addresses[0], flush=True),
+    )
+    sys.exit(code)
