@@ -17,7 +17,7 @@ class WakeUps:
 
     def __init__(self, poll_s: float | None = None) -> None:
         self._event = asyncio.Event()
-        self._poll_s = poll_s
+        self._longest_wait_s = poll_s
 
     def wake(self) -> None:
         """End the wait, or the next one."""
@@ -28,7 +28,7 @@ class WakeUps:
 
     async def __anext__(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
+            async with asyncio.timeout(self._longest_wait_s):
                 await self._event.wait()
         self._event.clear()
 
@@ -37,7 +37,7 @@ class Watchers:
     """Who watches which chain. ``poll_s``: see :class:`WakeUps`."""
 
     def __init__(self, poll_s: float | None = None) -> None:
-        self._poll_s = poll_s
+        self._longest_wait_s = poll_s
         self._by_chain: dict[Chain, set[WakeUps]] = {}
 
     @property
@@ -58,7 +58,7 @@ class Watchers:
     @asynccontextmanager
     async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
         """See ``EntryStore.watch``."""
-        wake_ups = WakeUps(self._poll_s)
+        wake_ups = WakeUps(self._longest_wait_s)
         watching = self._by_chain.setdefault(chain, set())
         watching.add(wake_ups)
         try:

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 import httpx2
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from precipiq_auth_keys.address_limiter import LocalWindows
 from precipiq_contracts.auth import SCOPES, AddressLimiter, Authenticator, Principal, RateLimiter, RateState
@@ -22,7 +25,6 @@ from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.discovery import DATABASES, PLUGINS, SERVERS, installed_plugins
-from precipiq_core.http.endpoint import PlainEndpoint
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
 from tests.system.client import decision
@@ -52,12 +54,11 @@ class Stranger(PluginBase[PluginConfig]):
     """Serves a page in the place of the plugin that it replaces."""
 
     @hookimpl
-    def routes(self, services: Services) -> Sequence[PlainEndpoint]:
-        return [PlainEndpoint(f"/{self.name}", self._page, "Mine", "text/plain")]
+    def routes(self, services: Services) -> Sequence[Route]:
+        return [Route(f"/{self.name}", self._page)]
 
-    async def _page(self, scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"mine"})
+    async def _page(self, request: Request) -> PlainTextResponse:
+        return PlainTextResponse("mine")
 
 
 class MyKeys(PluginBase[PluginConfig]):

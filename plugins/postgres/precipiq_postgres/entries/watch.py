@@ -45,7 +45,7 @@ class PostgresWatchers(Watchers):
     def __init__(self, database: PostgresDatabase, poll_s: float) -> None:
         super().__init__()
         self._database = database
-        self._poll_s = poll_s
+        self._look_every_s = poll_s
         self._grown: set[Chain] = set()
         self._has_grown = asyncio.Event()
         self._listener: asyncpg.Connection | None = None
@@ -82,7 +82,7 @@ class PostgresWatchers(Watchers):
         looking = background(
             "postgres.look",
             self._look,
-            every_s=self._poll_s,
+            every_s=self._look_every_s,
             failing="cannot look for new entries",
             again="looking for new entries again",
             waits_first=True,

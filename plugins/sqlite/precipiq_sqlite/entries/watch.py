@@ -20,12 +20,12 @@ class SqliteWatchers(Watchers):
     def __init__(self, readers: SqliteReaders, poll_s: float) -> None:
         super().__init__()
         self._readers = readers
-        self._poll_s = poll_s
+        self._look_every_s = poll_s
         self._last_row: int | None = None
 
     def looking(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Look for the entries of other processes as long as this is entered."""
-        return background("sqlite.watch", self._look, every_s=self._poll_s, failing="cannot look for new entries")
+        return background("sqlite.watch", self._look, every_s=self._look_every_s, failing="cannot look for new entries")
 
     async def _look(self) -> None:
         last_row = self._last_row
