@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from precipiq_ws_stream.endings import BINARY, TOO_MANY_MESSAGES, Ending, left
 from precipiq_ws_stream.event_stream import SendBytes
 from precipiq_ws_stream.frames import Batch, Frame, text_frame
-from precipiq_ws_stream.handshake import Socket
+
+if TYPE_CHECKING:  # commands import this module, and nothing that answers requests
+    from precipiq_ws_stream.handshake import Socket
 
 _MESSAGES_WINDOW_S = 60.0
 _CLOSE_TIMEOUT_S = 1.0
