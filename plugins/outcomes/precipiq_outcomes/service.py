@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from precipiq_chain.chain_format import Statement, parse_statement, split_payload
+from precipiq_chain.chain_format import Statement, parse_statement, split_payload, statement_kind
 from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable
@@ -189,7 +189,7 @@ class LinkService:
 
     async def _end(self, chain: Chain, entry_id: str, kind: str, what: str) -> Entry:
         entry = await self._ledger.get(chain, entry_id)
-        if entry is None or parse_statement(entry.statement).kind != kind:
+        if entry is None or statement_kind(entry.statement) != kind:
             raise NotFound(f"there is no {what} with that id")
         return entry
 
