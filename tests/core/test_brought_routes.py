@@ -147,6 +147,10 @@ CLASHES: list[tuple[Sequence[Any], str]] = [
     ([Route("/page", told)], "GET /page is claimed by both core and other"),
     ([Route("/page", Both)], "ANY /page is claimed by both core and other"),
     ([Route("/.well-known/{id}/keys", told)], "GET /.well-known/{id}/keys is claimed by both core and other"),
+    (
+        [Route("/.well-known/{id}/keys", told, methods=["POST"])],
+        "/.well-known/{id}/keys of other is the path /.well-known/{org_id}/keys with other names",
+    ),
     ([Route("/a", told), Route("/a", told, methods=["GET"])], "GET /a is claimed by both other and other"),
     ([WebSocketRoute("/page", talk)], "GET /page is claimed by both core and other"),
     (

@@ -159,10 +159,6 @@ class Endpoint:
         return self.rate or ("read" if self.method == "GET" else "write")
 
     @property
-    def has_envelope(self) -> bool:
-        return issubclass(self.output, BaseModel)
-
-    @property
     def answer(self) -> type[OwnAnswer]:
         """What is known of the answer beforehand; JSON in the envelope is as an answer of one's own is by default."""
         return OwnAnswer if issubclass(self.output, BaseModel) else self.output

@@ -83,14 +83,18 @@ class _Claims:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self._methods: dict[str, dict[str, str]] = {}
+        self._templates: dict[str, str] = {}
         self._paths: list[tuple[str, str]] = []
         self._mounts: dict[str, str] = {}
 
     def claim(self, method: str, path: str, owner: str) -> None:
-        held = self._methods.setdefault(_NAME.sub("{", path), {})
+        shape = _NAME.sub("{", path)
+        held, template = self._methods.setdefault(shape, {}), self._templates.setdefault(shape, path)
         taken = [held[each] for each in held if each == method or _ANY_METHOD in (each, method)]
         if taken:
             self.problems.append(f"{method} {path} is claimed by both {taken[0]} and {owner}")
+        elif template != path:
+            self.problems.append(f"{path} of {owner} is the path {template} with other names")
         held[method] = owner
         self._paths.append((path, owner))
 
