@@ -159,7 +159,10 @@ def test_the_process_ends_with_its_parent(chain: MadeChain, tmp_path: Path) -> N
         while (message := message_from(process.stdout))[0] != "asked":
             assert message[0] in ("result", "told")
         process.stdin.close()
-        assert process.wait(30) == 0
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
         assert process.stdout.read() == b""
 
 
