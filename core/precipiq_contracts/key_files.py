@@ -20,7 +20,8 @@ def read_key_file(path: Path) -> str:
     except FileNotFoundError as error:
         raise DeploymentError([f"the secret in file {path} is missing: there is no such file"]) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DeploymentError([f"the secret in file {path} cannot be read: {type(error).__name__}"]) from error
+        reason = getattr(error, "strerror", "it is no text")
+        raise DeploymentError([f"the secret in file {path} cannot be read: {reason}"]) from error
     if not secret:
         raise DeploymentError([f"the secret in file {path} is missing or empty"])
     return secret

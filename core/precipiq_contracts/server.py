@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ FRAMES = "precipiq.websocket.frames"
 class ServerSettings(Settings):
     """``[server]`` as core knows it. The plugin that provides ``Server`` derives its ``Config`` from it."""
 
-    bind: str = Field("127.0.0.1:8000", pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):\d{1,5}$", description="host:port")
+    bind: str = Field("127.0.0.1:8000", description="host:port")
     workers: int = Field(
         1, ge=1, le=64, description="processes that serve; more than one needs a database that they can share"
     )
@@ -36,7 +37,9 @@ class ServerSettings(Settings):
 
     @field_validator("bind")
     @classmethod
-    def _port(cls, value: str) -> str:
+    def _names_host_and_port(cls, value: str) -> str:
+        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):[0-9]{1,5}", value):
+            raise ValueError("write host:port, such as 127.0.0.1:8000")
         if int(value.rpartition(":")[2]) > 65535:
             raise ValueError("a port is at most 65535")
         return value

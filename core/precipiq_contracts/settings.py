@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.secret_location import SecretLocation
 
 BASE_DIR = "base_dir"
 """Key of the validation context that holds the folder where relative paths start: the data directory."""
+
+_TABLE, _LIST, _NETWORK = "must be a table", "must be a list", "must be a network, such as 10.0.0.0/8"
+_WORDS = {"model_type": _TABLE, "dict_type": _TABLE, "tuple_type": _LIST, "list_type": _LIST, "missing": "is required"}
+_WORDS |= {"ip_v4_network": _NETWORK, "ip_v6_network": _NETWORK, "string_pattern_mismatch": "has another form"}
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -55,9 +61,12 @@ class SecretReference(BaseModel):
         """The same for other processes, which need no settings."""
         return SecretLocation(self.env, self.file)
 
-    def reveal(self) -> str:
-        """See :meth:`SecretLocation.reveal`."""
-        return self.location.reveal()
+    def reveal(self, where: str) -> str:
+        """See :meth:`SecretLocation.reveal`. ``where``: this setting's path, with which what it raises begins."""
+        try:
+            return self.location.reveal()
+        except DeploymentError as error:
+            raise DeploymentError([f"{where}: {problem}" for problem in error.problems]) from error
 
 
 def parse_settings(
@@ -67,16 +76,25 @@ def parse_settings(
     try:
         return model.model_validate(table, context={BASE_DIR: base_dir})
     except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False):
-            problems.append(_sentence(model, where, item["loc"], item["type"], item["msg"]))
+        found = error.errors(include_url=False, include_input=False)
+        problems.extend(dict.fromkeys(_sentence(model, table, where, item) for item in found))
         return None
 
 
-def _sentence(model: type[BaseModel], where: str, loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    path = ".".join((where, *(str(part) for part in loc)))
-    if kind == "extra_forbidden":
-        return f"{path}: unknown key{suggest(str(loc[-1]), _fields_at(model, loc[:-1]))}"
-    return f"{path}: {message.removeprefix('Value error, ')}"
+def _sentence(model: type[BaseModel], table: Mapping[str, Any], where: str, item: ErrorDetails) -> str:
+    """In the words of the file: no name of a Python class, no regular expression."""
+    loc = item["loc"]
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    if item["type"] == "extra_forbidden":
+        message = f"unknown key{suggest(str(loc[-1]), _fields_at(model, loc[:-1]))}"
+    return f"{'.'.join((where, *_keys(loc, table)))}: {_WORDS.get(item['type'], message)}"
+
+
+def _keys(loc: tuple[int | str, ...], value: Any) -> Iterator[str]:
+    for part in loc:
+        if isinstance(part, int) or isinstance(value, Mapping):  # else no key, but which of several types did not fit
+            yield str(part)
+            value = value.get(part) if isinstance(part, str) else value[part]
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:

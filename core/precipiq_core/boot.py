@@ -99,7 +99,13 @@ def assemble(
     found = Installed(installed)
     enabled = enable(deployment, found, problems)
     services = _core_services(deployment, start, enabled)
-    made = make_plugins(enabled, problems)
+    made = make_plugins(enabled, problems, edge=edge)
+    master_key = services.find(MasterKey)
+    if edge and isinstance(master_key, LazyMasterKey):
+        _attempt(master_key.check, problems)
+    above = next(path for path in (deployment.data_dir, *deployment.data_dir.parents) if path.exists())
+    if edge and not above.is_dir():
+        problems.append(f"deployment.data_dir: {above} is no folder")
     order = boot_order(enabled.classes, services.owners, problems, found.advise)
     plugins = {name: made[name] for name in order if name in made}
     collector = Collector(services)

@@ -129,15 +129,18 @@ def _parse_all(
             enabled.settings[name] = settings
 
 
-def make_plugins(enabled: Enabled, problems: list[str]) -> dict[str, AnyPlugin]:
-    """An instance of each plugin whose settings are right. Adds what their constructors refuse."""
-    return dict(_made(enabled, problems))
+def make_plugins(enabled: Enabled, problems: list[str], *, edge: bool) -> dict[str, AnyPlugin]:
+    """An instance of each plugin whose settings are right. Adds what they refuse. ``edge``: see ``boot.assemble``."""
+    return dict(_made(enabled, problems, edge))
 
 
-def _made(enabled: Enabled, problems: list[str]) -> Iterator[tuple[str, AnyPlugin]]:
+def _made(enabled: Enabled, problems: list[str], edge: bool) -> Iterator[tuple[str, AnyPlugin]]:
     for name, settings in enabled.settings.items():
         try:
-            yield name, enabled.classes[name](settings)
+            plugin = enabled.classes[name](settings)
+            if edge:
+                plugin.check_serving()
+            yield name, plugin
         except DeploymentError as error:
             problems.extend(error.problems)
         except Exception as error:  # noqa: BLE001  (a plugin's constructor may fail in any way)

@@ -43,7 +43,11 @@ class MasterKeyFile:
 
     def derive(self, purpose: str) -> bytes:
         """See ``MasterKey.derive``."""
-        return derived(read_key_file(self.path), purpose)
+        try:
+            secret = read_key_file(self.path)
+        except DeploymentError as error:
+            raise DeploymentError([f"{SETTING}: {problem}" for problem in error.problems]) from error
+        return derived(secret, purpose)
 
 
 def derived(secret: str, purpose: str) -> bytes:

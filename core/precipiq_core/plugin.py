@@ -76,6 +76,13 @@ class PluginBase(Generic[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
+    def check_serving(self) -> None:
+        """Raise ``DeploymentError`` with what would keep the plugin from serving, each by its setting's path.
+
+        No hook itself. When: in processes that serve and by ``precipiq check``, before any hook. Files and variables
+        that settings name are looked at; no socket or database is opened, and nothing is made.
+        """
+
     def gather(self, hooks: Hooks, services: Services) -> None:
         """Call the hooks that the plugin owns: ``hooks.collect("my_hook", options=...)``.
 

@@ -52,7 +52,7 @@ class HiddenMasterKey:
 
 
 class LazyMasterKey:
-    """Reads the master key when it is first used, so that ``precipiq check`` needs no secret."""
+    """Reads the master key when it is first used, so that most commands need no secret."""
 
     def __init__(self, settings: SecretSettings, randomness: Randomness) -> None:
         self._settings = settings
@@ -61,9 +61,18 @@ class LazyMasterKey:
 
     def derive(self, purpose: str) -> bytes:
         """See ``MasterKey.derive``. Raises as :func:`open_master_key` does."""
+        return self._opened().derive(purpose)
+
+    def check(self) -> None:
+        """Raises as :func:`open_master_key` does, and makes no file: one that is to be made may be absent."""
+        path = None if self._settings.master_key is None else self._settings.master_key.file
+        if path is None or path.exists() or not self._settings.create_master_key:
+            self._opened()
+
+    def _opened(self) -> MasterKey:
         if self._key is None:
             self._key = open_master_key(self._settings, self._randomness)
-        return self._key.derive(purpose)
+        return self._key
 
 
 def open_master_key(settings: SecretSettings, randomness: Randomness) -> MasterKey:
@@ -72,5 +81,5 @@ def open_master_key(settings: SecretSettings, randomness: Randomness) -> MasterK
     if reference is None:
         raise DeploymentError([f"{SETTING}: is required by an enabled plugin"])
     if reference.file is None:
-        return HkdfMasterKey(reference.reveal())
+        return HkdfMasterKey(reference.reveal(SETTING))
     return HiddenMasterKey(MasterKeyFile(reference.file, settings.create_master_key, randomness))

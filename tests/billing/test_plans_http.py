@@ -89,10 +89,11 @@ def test_only_the_operators_stripe_account_can_tell(charging: ServerProcess) -> 
     assert SECRET not in charging.log_text()
 
 
-def test_a_deployment_does_not_start_without_its_secret_but_can_be_checked(
+def test_a_deployment_without_its_secret_is_refused_by_the_check_and_does_not_start(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     server = ServerProcess(tmp_path_factory.mktemp("no-secret"), deployment=DEPLOYMENT + PLANS)
-    assert server.run("check").returncode == 0
+    checked = server.run("check", check=False)
+    assert (checked.returncode, "PLANS_WEBHOOK_SECRET is missing or empty" in checked.stderr) == (1, True)
     with pytest.raises(RuntimeError, match="PLANS_WEBHOOK_SECRET is missing or empty"):
         server.start()

@@ -68,6 +68,23 @@ def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
     TopologicalSorter(graph).prepare()
 
 
+@pytest.mark.parametrize("guest", ["example_plugin/acme_plugin", "example_database/folder_database"])
+def test_a_third_party_needs_nothing_of_ours_but_core(guest: str) -> None:
+    files = list((ROOT / "tests" / guest).rglob("*.py"))
+    assert files
+    named = {
+        name.partition(".")[0]
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in _imported(node, "")
+    }
+    assert {name for name in named if name.startswith("precipiq_")} <= {
+        "precipiq_contracts",
+        "precipiq_chain",
+        "precipiq_core",
+    }
+
+
 def test_a_circle_is_seen_wherever_the_import_stands() -> None:
     known = {"p", "p.a", "p.b", "p.c"}
     graph = {

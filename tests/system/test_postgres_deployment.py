@@ -154,20 +154,32 @@ def test_every_step_works_as_printed(prepared: Terminal) -> None:
     assert terminal.log_text.count('"event":"worker serving"') == 2
 
 
-def test_check_needs_no_database_and_no_secret(terminal: Terminal) -> None:
-    for name in [name for name in terminal.environment if name.startswith("PRECIPIQ__")]:
-        del terminal.environment[name]
-    done = terminal.run(".venv/bin/precipiq check --config deployments/postgres/precipiq.toml")
-    assert "entry store drivers: postgres" in done.stdout
+CHECK = ".venv/bin/precipiq check --config deployments/postgres/precipiq.toml"
+SECRETS = "set -a; . deployments/postgres/.env; set +a\n"
+
+
+def test_check_needs_no_database(prepared: Terminal) -> None:
+    for name in [name for name in prepared.environment if name.startswith("PRECIPIQ__")]:
+        del prepared.environment[name]
+    before = sorted((prepared.root / "deployments").rglob("*"))
+    assert "entry store drivers: postgres" in prepared.run(SECRETS + CHECK).stdout
+    assert sorted((prepared.root / "deployments").rglob("*")) == before
+
+
+def test_check_names_every_secret_that_is_missing_and_makes_none(terminal: Terminal) -> None:
+    done = terminal.run(CHECK, check=False)
+    assert done.returncode == 1
+    assert "database.password: the secret in environment variable PRECIPIQ_DATABASE_PASSWORD is missing" in done.stderr
+    assert "secrets.master_key: there is no file" in done.stderr
     assert not (terminal.root / "deployments" / "postgres" / "data").exists()
 
 
 @pytest.mark.parametrize("block", blocks(README, "toml"), ids=["with TLS", "behind a pooler"])
-def test_every_variant_of_the_deployment_file_passes_the_check(terminal: Terminal, block: str) -> None:
+def test_every_variant_of_the_deployment_file_passes_the_check(prepared: Terminal, block: str) -> None:
     table = tomllib.loads(block)
     for key, value in table.get("database", table).items():
-        terminal.environment[f"PRECIPIQ__DATABASE__{key.upper()}"] = str(value).lower() if value is True else value
-    terminal.run(".venv/bin/precipiq check --config deployments/postgres/precipiq.toml")
+        prepared.environment[f"PRECIPIQ__DATABASE__{key.upper()}"] = str(value).lower() if value is True else value
+    prepared.run(SECRETS + CHECK)
 
 
 def test_the_secrets_have_the_same_names_everywhere() -> None:

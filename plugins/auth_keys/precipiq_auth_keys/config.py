@@ -76,7 +76,7 @@ class AuthKeysConfig(PluginConfig):
         secret = self.rate_limit_redis_password
         return replace(
             parse_redis_url(self.rate_limit_redis_url),
-            password=None if secret is None else secret.reveal(),
+            password=None if secret is None else secret.reveal("plugins.auth_keys.rate_limit_redis_password"),
             timeout_s=self.rate_limit_redis_timeout_s,
             connections_max=self.rate_limit_redis_connections_max,
         )

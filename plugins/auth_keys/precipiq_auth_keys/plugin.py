@@ -59,6 +59,9 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             require_extra("plugins.auth_keys.rate_limit_redis_url", "redis", "precipiq-auth-keys[redis]", "redis")
         super().__init__(config)
 
+    def check_serving(self) -> None:
+        self.config.redis_server()
+
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config

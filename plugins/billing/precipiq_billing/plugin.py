@@ -56,6 +56,10 @@ class BillingPlugin(PluginBase[BillingConfig]):
     provides: ClassVar[tuple[type, ...]] = (FinancialEvents, StripeEndpoints, Deliveries, Plans)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, KeyVault)
 
+    def check_serving(self) -> None:
+        if self.config.plans is not None:
+            self.config.plans.secrets()
+
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config

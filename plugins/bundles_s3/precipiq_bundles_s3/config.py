@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -9,15 +10,16 @@ from pydantic import Field, field_validator, model_validator
 
 from precipiq_core.plugin import PluginConfig
 
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+
 
 class BundlesS3Config(PluginConfig):
     """Settings of the bundle store in S3."""
 
-    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,62}$", description="bucket, which must exist")
+    bucket: str = Field(description="bucket, which must exist")
     prefix: str = Field(
         "",
         max_length=500,
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*)?$",
         description="folder of the bundles in the bucket, such as `precipiq/bundles`; its root by default",
     )
     region: str = Field(
@@ -44,6 +46,20 @@ class BundlesS3Config(PluginConfig):
     calls_max: int = Field(
         8, ge=1, le=64, description="calls of one process at the same time, and as many parts of bundles being stored"
     )
+
+    @field_validator("bucket")
+    @classmethod
+    def _check_bucket(cls, name: str) -> str:
+        if not re.fullmatch(_NAME, name) or not 3 <= len(name) <= 63:
+            raise ValueError("write a bucket's name: 3 to 63 letters, digits, dots, underscores and hyphens")
+        return name
+
+    @field_validator("prefix")
+    @classmethod
+    def _check_prefix(cls, path: str) -> str:
+        if not re.fullmatch(f"({_NAME}(/{_NAME})*)?", path):
+            raise ValueError("write names of folders with / between them, such as precipiq/bundles")
+        return path
 
     @field_validator("endpoint_url")
     @classmethod

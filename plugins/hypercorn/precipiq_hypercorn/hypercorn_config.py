@@ -18,6 +18,8 @@ _CIPHERS = (
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
 
+_REASONS = {"KEY_VALUES_MISMATCH": "the key is another certificate's"}
+
 
 class QuietLogger(Logger):
     """Errors go to the logger ``hypercorn.error``; requests are logged by this project, without queries or headers."""
@@ -85,6 +87,6 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
         context.load_cert_chain(tls.certificate_file, tls.key_file, password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
+        reason = _REASONS.get(getattr(error, "reason", ""), "both must be PEM, and the key unencrypted")
         raise DeploymentError([f"server.tls: certificate and key cannot be used together: {reason}"]) from error
     return context

@@ -21,6 +21,12 @@ class HypercornPlugin(PluginBase[HypercornConfig]):
     Config = HypercornConfig
     provides: ClassVar[tuple[type, ...]] = (Server, CollectorRegistry)
 
+    def check_serving(self) -> None:
+        if self.config.tls is not None:
+            from precipiq_hypercorn.hypercorn_config import tls_context
+
+            tls_context(self.config.tls)
+
     @hookimpl
     def provide(self, services: Services) -> None:
         info = services.get(DeploymentInfo)

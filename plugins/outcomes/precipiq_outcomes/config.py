@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from precipiq_core.plugin import PluginConfig
+
+
+def _check_currency(code: str) -> str:
+    if not re.fullmatch("[A-Z]{3}", code):
+        raise ValueError("write three capital letters, such as USD")
+    return code
+
+
+_Currency = Annotated[str, AfterValidator(_check_currency)]
 
 
 class CorrelationConfig(PluginConfig):
@@ -40,7 +51,7 @@ class CorrelationConfig(PluginConfig):
 class LiabilityConfig(PluginConfig):
     """Settings of liability estimates."""
 
-    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of the bases and the cap, ISO 4217")
+    currency: _Currency = Field("USD", description="currency of the bases and the cap, ISO 4217")
     bases: dict[str, Decimal] = Field(
         default={
             "email_send": Decimal(500),
@@ -58,9 +69,7 @@ class LiabilityConfig(PluginConfig):
 class OutcomesConfig(PluginConfig):
     """Settings of links and what they add up to."""
 
-    default_currency: str = Field(
-        "USD", pattern=r"^[A-Z]{3}$", description="currency of a profit and loss without any money, ISO 4217"
-    )
+    default_currency: _Currency = Field("USD", description="currency of a profit and loss without any money, ISO 4217")
     batch_entries: int = Field(500, ge=10, le=5_000, description="entries that one transaction takes in")
     read_wait_s: float = Field(
         10.0, gt=0, description="how long a read waits for a chain that is still being taken in, seconds"

@@ -35,6 +35,12 @@ class PostgresPlugin(PluginBase[PostgresConfig], LedgerHooks):
         check_addresses(config)
         super().__init__(config)
 
+    def check_serving(self) -> None:
+        migrate_password = self.config.migrate_password if self.config.migrate_at_start else None
+        for name, reference in (("password", self.config.password), ("migrate_password", migrate_password)):
+            if reference is not None:
+                reference.reveal(f"database.{name}")
+
     @hookimpl
     def provide(self, services: Services) -> None:
         from precipiq_postgres.service import PostgresDatabase

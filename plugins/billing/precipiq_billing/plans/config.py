@@ -91,9 +91,10 @@ class PlansConfig(PluginConfig):
     def secrets(self) -> tuple[str, ...]:
         """What deliveries may be signed with. Raises ``DeploymentError`` for one that is missing or no such secret."""
         references = {"webhook_secret": self.webhook_secret, "previous_webhook_secret": self.previous_webhook_secret}
-        secrets = {name: reference.reveal() for name, reference in references.items() if reference is not None}
+        where = "plugins.billing.plans"
+        secrets = {name: each.reveal(f"{where}.{name}") for name, each in references.items() if each is not None}
         problems = [
-            f"plugins.billing.plans.{name}: no signing secret of a Stripe webhook; one begins with {_SECRET_PREFIX}"
+            f"{where}.{name}: no signing secret of a Stripe webhook; one begins with {_SECRET_PREFIX}"
             for name, secret in secrets.items()
             if not secret.startswith(_SECRET_PREFIX)
         ]
