@@ -101,17 +101,20 @@ def assemble(
     services = _core_services(deployment, start, enabled)
     made = make_plugins(enabled, problems, edge=edge)
     master_key = services.find(MasterKey)
+    absent: list[str] = []  # what serving needs; plugins can be asked without it
     if edge and isinstance(master_key, LazyMasterKey):
-        _attempt(master_key.check, problems)
+        _attempt(master_key.check, absent)
     above = next(path for path in (deployment.data_dir, *deployment.data_dir.parents) if path.exists())
     if edge and not above.is_dir():
-        problems.append(f"deployment.data_dir: {above} is no folder")
+        absent.append(f"deployment.data_dir: {above} is no folder")
     order = boot_order(enabled.classes, services.owners, problems, found.advise)
     plugins = {name: made[name] for name in order if name in made}
     collector = Collector(services)
     collector.register(plugins, enabled.classes, problems)
-    _refuse(problems)
-    collector.provide()
+    if not problems:
+        _attempt(collector.provide, problems)
+    _refuse([*problems, *absent] if problems else [])
+    problems = absent
     collector.gather(problems)
     hooks = (*_HOOKS, *(_EDGE if edge else ()), *(("commands",) if commands else ()))
     contributions = _collect(collector, hooks, services, problems)

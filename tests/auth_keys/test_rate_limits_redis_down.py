@@ -123,7 +123,7 @@ async def test_redis_killed_under_load_and_back_again(redis_server: RedisProcess
 
 
 async def test_an_outage_is_said_once_and_its_end_once(redis_server: RedisProcess) -> None:
-    counter = counter_at(redis_server.port)
+    counter = counter_at(redis_server.port, timeout_s=30.0)
     with capture_logs() as lines:
         async with counter.running():
             redis_server.kill()

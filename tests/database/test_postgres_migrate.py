@@ -152,7 +152,9 @@ def test_a_migration_that_is_killed_leaves_whole_revisions(
     database = new_database(postgres)
     settings = database.settings
     assert settings.migrate_url is not None
-    as_whom = postgres_address.PostgresAddress(settings.migrate_url, settings.migrate_password)
+    as_whom = postgres_address.PostgresAddress(
+        settings.migrate_url, settings.migrate_password and settings.migrate_password.location
+    )
     arguments = pickle.dumps((as_whom, database.address, [KEYS, notes])).hex()
     process = subprocess.Popen([sys.executable, "-c", _MIGRATING, arguments], stderr=subprocess.PIPE, text=True)
     sleeping = f"SELECT pid FROM pg_stat_activity WHERE datname = '{postgres.name}' AND query = '{asleep}'"
