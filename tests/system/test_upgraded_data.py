@@ -17,7 +17,7 @@ from .client import Client, decision
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
-BEFORE_PLUGINS = "44cb2221b7c3f04cb72d625516a446e28d5bee15"
+BEFORE_PLUGINS = "eee202547c2d7506f3b6343f0852d423c522537d"
 """The last commit in which core brought its own databases and server."""
 
 PAYMENT = {
