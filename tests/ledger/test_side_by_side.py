@@ -1,0 +1,59 @@
+"""What happens side by side in the ledger, over the driver in memory: erasures, and verifications that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from precipiq_chain.chain_format import parse_statement
+from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind
+from precipiq_contracts.clock import SystemRandomness
+from precipiq_contracts.errors import Unavailable
+from precipiq_ledger import verifier as verifier_module
+from precipiq_ledger.checkpoints import CheckpointFiles
+from precipiq_ledger.service import LedgerService, Limits
+from precipiq_ledger.verifier import Verifier, VerifierLimits
+from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.memory import MemoryDriver
+
+pytestmark = pytest.mark.anyio
+
+CHAIN = Chain("org_alpha", "test")
+
+
+async def test_erasures_at_the_same_time_are_one_redaction() -> None:
+    """Each has found the payload before the first of them appends."""
+    ledger = LedgerService(ManualClock(), SystemRandomness(), Limits(256 * 1024, 64))
+    async with MemoryDriver().open() as store:
+        ledger.start(store, {name: EntryKind(name, "a kind") for name in ("note", "redaction")})
+        [entry] = (await ledger.append(CHAIN, [Draft("note", "key", {}, {"text": "secret"})])).entries
+        stored = await ledger.read(CHAIN, 0, 1)
+        assert stored == [entry]
+        erasing = (ledger.redact(CHAIN, _id_of(entry), "note", f"reason {n}", "key") for n in range(8))
+        redactions = await asyncio.gather(*erasing)
+
+        assert len({redaction.hash for redaction in redactions}) == 1
+        head = await ledger.head(CHAIN)
+        assert head is not None
+        assert head.seq == 2
+
+
+def _id_of(entry: Entry) -> str:
+    return parse_statement(entry.statement).id
+
+
+async def test_a_verification_that_could_not_be_carried_out_gives_its_place_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        def last_seq(self, chain: Chain) -> int:
+            raise Unavailable("the store is away")
+
+    monkeypatch.setattr(verifier_module, "_WAIT_FOR_A_PLACE_S", 0.1)
+    limits = VerifierLimits(3, 2, 1000, 1, 100)
+    verifier = Verifier(None, CheckpointFiles(tmp_path), limits)  # type: ignore[arg-type]
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="the store is away"):
+            await verifier.verify(Away(), CHAIN)  # type: ignore[arg-type]
