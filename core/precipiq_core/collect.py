@@ -50,8 +50,7 @@ class Collector:
             for spec in owner.owns:
                 self._own(name, spec, problems)
         for name, plugin in plugins.items():
-            wrong = [*self._misdeclared(name, plugin)]
-            problems.extend(wrong)
+            problems.extend(self._misdeclared(name, plugin))
             try:
                 self._manager.register(plugin, name)
             except pluggy.PluginValidationError as error:
@@ -104,6 +103,8 @@ class Collector:
                     plugin.gather(self, self._services)
                 except DeploymentError as error:
                     problems.extend(error.problems)
+                except Exception as error:  # noqa: BLE001  (a plugin's own code may fail in any way)
+                    problems.append(f"plugin {name}, gather: {type(error).__name__}: {error}")
 
     def collect(self, hook: str, **arguments: object) -> list[Contribution[Any]]:
         """The contributions of all plugins to that hook, in boot order. See ``precipiq_contracts.hooks.Hooks``."""

@@ -46,14 +46,16 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
     server = _provider_of(Server, explicit) or _only_server(installed, problems)
     if server is not None:
         enabled.classes[server.name] = server
-        tables[server.name] = ("server", _section("server", deployment.server, server, named, problems))
+        _refuse_own_table("server", server, named, problems)
+        tables[server.name] = ("server", deployment.server)
     if deployment.database is not None:
         database = _provider_of(Database, explicit) or _database_of(deployment.database, installed, problems)
         if database is not None:
             enabled.classes[database.name] = database
-            table = _section("database", deployment.database, database, named, problems)
-            known = _known_elsewhere(table, database, installed)
-            tables[database.name] = ("database", {key: value for key, value in table.items() if key not in known})
+            _refuse_own_table("database", database, named, problems)
+            known = _known_elsewhere(deployment.database, database, installed)
+            table = {key: value for key, value in deployment.database.items() if key not in known}
+            tables[database.name] = ("database", table)
     for name in BY_THEMSELVES:
         if name not in deployment.plugins and name in installed.names(PLUGINS):
             others = [*enabled.classes.values(), *explicit.values()]
@@ -102,12 +104,9 @@ def _database_of(table: Mapping[str, Any], installed: Installed, problems: list[
     return installed.load(scheme, "database.url", problems, DATABASES)
 
 
-def _section(
-    where: str, table: Mapping[str, Any], plugin: type[AnyPlugin], named: Mapping[str, Any], problems: list[str]
-) -> Mapping[str, Any]:
+def _refuse_own_table(where: str, plugin: type[AnyPlugin], named: Mapping[str, Any], problems: list[str]) -> None:
     if named.get(plugin.name):
         problems.append(f"plugins.{plugin.name}: its settings stand in [{where}]")
-    return table
 
 
 def _known_elsewhere(table: Mapping[str, Any], plugin: type[AnyPlugin], installed: Installed) -> set[str]:

@@ -252,6 +252,14 @@ def test_two_owners_of_one_hook_fail_the_boot(boot_problems: Problems) -> None:
     assert boot_problems(Owner, other) == ["hook 'cups' is specified by both owner and other"]
 
 
+def test_an_owner_that_fails_with_what_it_gathered_is_named(boot_problems: Problems) -> None:
+    class Clumsy(Owner):
+        def gather(self, hooks: Hooks, services: Services) -> None:
+            raise KeyError("cup")
+
+    assert boot_problems(Clumsy) == ["plugin owner, gather: KeyError: 'cup'"]
+
+
 def test_what_a_plugins_own_hook_gets_wrong_names_who_got_it_wrong(boot_problems: Problems) -> None:
     @hookimpl
     def cups(self: Any) -> Any:
