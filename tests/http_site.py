@@ -16,13 +16,13 @@ from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.credential import Credential
 from precipiq_contracts.errors import NotFound
 from precipiq_core.edge.error_boundary import ErrorBoundary
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.envelope import Answer
 from precipiq_core.http.router import build_router
 from precipiq_core.http.validation import RequestModel
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.http import http_limits
 
 
 class Item(RequestModel):
@@ -82,7 +82,7 @@ class Site:
         self.limiter = Limiter()
         self.calls: list[Call[Any, Any]] = []
         self._handler = handler
-        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.5, ManualClock())
+        edge = Edge([Keys()], self.limiter, http_limits(100, 0.2, 8, 0.5), ManualClock())
         endpoints = [
             Endpoint("POST", "/notes", self.write, "write", NoteOut, body=NoteIn, status=201, errors=("conflict",)),
             Endpoint("GET", "/notes", self.read, "read", NoteOut, query=NoteQuery),

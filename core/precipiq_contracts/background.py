@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 Work = Callable[[], Awaitable[object]]
 """One round: it does what there is to do and returns."""
@@ -14,6 +14,26 @@ ROUND_S_MAX = 300.0
 """A round that takes longer counts as stuck, unless the task says otherwise."""
 LONG_ROUND_S_MAX = 3600.0
 """The same, for rounds over all chains and for large files."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """What a task in the background may say of itself.
+
+    ``again``: the log event when it works again. ``wake``: begins the next round at once when it is set, unless the
+    last one failed; cleared before each round. ``waits_first``: the first round comes after a pause.
+    ``overdue_s``: how long it may fail before ``/readyz`` says so; default three rounds, and a minute at least.
+    ``round_s_max``: how long one round may take, by default ``ROUND_S_MAX``; None: as long as it likes.
+    ``tolerated``: errors that are warnings too and that ``/readyz`` does not mind: what is away may stay away while
+    the deployment serves. ``final``: done once at the end; what it raises is logged, and goes no further.
+    """
+
+    again: str
+    wake: asyncio.Event | None
+    waits_first: bool
+    overdue_s: float | None
+    round_s_max: float | None
+    tolerated: tuple[type[Exception], ...]
+    final: Work | None
 
 
 class Background(Protocol):
@@ -30,29 +50,14 @@ class Background(Protocol):
         *,
         every_s: float | None,
         failing: str,
-        again: str = "works again",
-        wake: asyncio.Event | None = None,
-        waits_first: bool = False,
-        overdue_s: float | None = None,
-        round_s_max: float | None = ROUND_S_MAX,
-        tolerated: tuple[type[Exception], ...] = (),
-        final: Work | None = None,
+        **options: Unpack[TaskOptions],
     ) -> AbstractAsyncContextManager[None]:
         """Repeat ``work`` as long as this is entered; then cancel it, and do ``final`` once.
 
         ``name``: ``plugin.task``, unique in the application: a second one of that name raises ``DeploymentError``.
         ``every_s``: the pause between rounds; None: the task ends when a round has succeeded.
-        ``wake``: begins the next round at once when it is set, unless the last one failed; cleared before each round.
-        ``waits_first``: the first round comes after a pause.
-
         ``failing``: the log event of a failure: for a ``PrecipiqError`` a warning, once until the task works again; for
-        any other an error with its traceback, each time. ``again``: the log event when it works again.
-        ``tolerated``: errors that are warnings too and that ``/readyz`` does not mind: what is away may stay away while
-        the deployment serves.
-        ``overdue_s``: how long it may fail before ``/readyz`` says so; default three rounds, and a minute at least.
-        ``round_s_max``: how long one round may take; None: as long as it likes.
-
-        What ``final`` raises is logged, and goes no further.
+        any other an error with its traceback, each time.
         """
         ...
 

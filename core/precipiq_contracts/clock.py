@@ -1,12 +1,8 @@
-"""Time, randomness and ids: the one module that reads the clock or the random source. Tests replace it whole."""
+"""Time, randomness and ids, and how times are written. ``precipiq_core.system`` reads clock and random source."""
 
 from __future__ import annotations
 
-import os
 import re
-import threading
-import time
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
@@ -35,47 +31,6 @@ class Randomness(Protocol):
     def bytes(self, count: int) -> bytes:
         """``count`` bytes fit for secrets."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class SystemClock:
-    """The machine's clock."""
-
-    def now_us(self) -> int:
-        return time.time_ns() // 1000
-
-    def monotonic_s(self) -> float:
-        return time.monotonic()
-
-
-class SystemRandomness:
-    """The operating system's random source, asked for a few kilobytes at a time; no byte is given out twice."""
-
-    _POOL_BYTES = 4096
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool = b""
-        self._used = 0
-        os.register_at_fork(after_in_child=self._forget)
-
-    def bytes(self, count: int) -> bytes:
-        with self._lock:
-            start = self._used
-            if start + count > len(self._pool):
-                self._pool = os.urandom(max(self._POOL_BYTES, count))
-                start = 0
-            self._used = start + count
-            return self._pool[start : self._used]
-
-    def __reduce__(self) -> tuple[type[SystemRandomness], tuple[()]]:
-        """Another process asks the operating system itself."""
-        return SystemRandomness, ()
-
-    def _forget(self) -> None:
-        """A forked child must not give out what its parent gives out."""
-        self._lock = threading.Lock()
-        self._pool, self._used = b"", 0
 
 
 @lru_cache(maxsize=256)

@@ -2,85 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.database import Migration
 from precipiq_contracts.entry_store import EntryStoreDriver
-from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.vault import WrappedSecrets
 
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
+T_co = TypeVar("T_co", covariant=True)
 
 
-NamedT = TypeVar("NamedT", bound=_Named)
-
-
-class Registry(Generic[NamedT]):
-    """Contributions by name, filled once at boot. ``what``: one of them, for messages, such as ``entry kind``."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._by_name: dict[str, NamedT] = {}
-        self.owners: dict[str, str] = {}
-        """Name -> the plugin that contributed it."""
+class ByName(Protocol[T_co]):
+    """Contributions of all plugins, by name."""
 
     @property
-    def by_name(self) -> Mapping[str, NamedT]:
-        return self._by_name
-
-    def fill(self, contributions: Iterable[Contribution[NamedT]]) -> None:
-        """Take them in. Raises ``DeploymentError`` with a sentence for each name that two plugins claim."""
-        problems = []
-        for item in contributions:
-            name = item.value.name
-            if name in self.owners:
-                problems.append(f"{self._what} {name!r} is registered by both {self.owners[name]} and {item.owner}")
-            self.owners[name] = item.owner
-            self._by_name[name] = item.value
-        if problems:
-            raise DeploymentError(problems)
+    def by_name(self) -> Mapping[str, T_co]: ...
 
 
-class EntryKinds(Protocol):
-    """Capability: the kinds of entry that all plugins registered, by name."""
-
-    @property
-    def by_name(self) -> Mapping[str, EntryKind]: ...
+class EntryKinds(ByName[EntryKind], Protocol):
+    """Capability: the kinds of entry."""
 
 
-class EntryStoreDrivers(Protocol):
-    """Capability: the entry store drivers that all plugins registered, by name."""
-
-    @property
-    def by_name(self) -> Mapping[str, EntryStoreDriver]: ...
+class EntryStoreDrivers(ByName[EntryStoreDriver], Protocol):
+    """Capability: the entry store drivers."""
 
 
-class Followers(Protocol):
-    """Capability: the followers that all plugins registered, by name."""
-
-    @property
-    def by_name(self) -> Mapping[str, Follower]: ...
+class Followers(ByName[Follower], Protocol):
+    """Capability: the followers."""
 
 
-class WrappedSecretsRegistry(Protocol):
-    """Capability: where all plugins store wrapped secrets, by name."""
-
-    @property
-    def by_name(self) -> Mapping[str, WrappedSecrets]: ...
+class WrappedSecretsRegistry(ByName[WrappedSecrets], Protocol):
+    """Capability: where wrapped secrets are stored."""
 
 
-class Migrations(Protocol):
-    """Capability: the schemas of all plugins, by branch, for the plugin whose database keeps them."""
-
-    @property
-    def by_name(self) -> Mapping[str, Migration]: ...
+class Migrations(ByName[Migration], Protocol):
+    """Capability: the schemas, by branch, for the plugin whose database keeps them."""
 
 
 class Routes:

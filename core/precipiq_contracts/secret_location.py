@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.key_files import read_key_file
+
+_FILE_BYTES_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,18 @@ class SecretLocation:
         if not secret:
             raise DeploymentError([f"the secret in environment variable {self.env} is missing or empty"])
         return secret
+
+
+def read_key_file(path: Path) -> str:
+    """The secret in it, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
+    try:
+        with path.open("rb") as stream:
+            secret = stream.read(_FILE_BYTES_MAX).decode().strip()
+    except FileNotFoundError as error:
+        raise DeploymentError([f"the secret in file {path} is missing: there is no such file"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is no text")
+        raise DeploymentError([f"the secret in file {path} cannot be read: {reason}"]) from error
+    if not secret:
+        raise DeploymentError([f"the secret in file {path} is missing or empty"])
+    return secret

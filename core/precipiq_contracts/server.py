@@ -6,7 +6,6 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Protocol, TypeAlias
 
 from pydantic import Field, field_validator
@@ -28,9 +27,6 @@ class ServerSettings(Settings):
     bind: str = Field("127.0.0.1:8000", description="host:port")
     workers: int = Field(
         1, ge=1, le=64, description="processes that serve; more than one needs a database that they can share"
-    )
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description="networks whose Forwarded, or X-Forwarded-For and X-Forwarded-Proto, are believed"
     )
     header_bytes_max: int = Field(16 * 1024, ge=1024, description="request line and headers, bytes")
     header_fields_max: int = Field(100, ge=10, description="header fields of a request")

@@ -11,15 +11,14 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.auth import RateLimiter
+from precipiq_contracts.clock import Clock, Randomness
 from precipiq_core.boot import Assembly
 from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.error_boundary import ErrorBoundary
 from precipiq_core.edge.head_limit import HeadLimit
-from precipiq_core.edge.proxies import TrustedProxies
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.edge.request_metrics import RequestMetrics
 from precipiq_core.edge.security_headers import SecurityHeaders
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_core.logs.sink import Sink
@@ -49,16 +48,15 @@ class Application:
 
 
 def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware]:
-    """The middleware around the router, outermost first. The server has its own outside of them."""
-    server, start = assembly.server, assembly.start
-    metrics = RequestMetrics(assembly.services.get(CollectorRegistry))
+    """The middleware around the router, outermost first. The server has its own outside: ``client`` is who asks."""
+    server, services = assembly.server, assembly.services
+    metrics = RequestMetrics(services.get(CollectorRegistry))
     return [
-        Middleware(TrustedProxies, server.trusted_proxies),
         Middleware(CredentialShield),  # the key leaves the scope here: what is outside may see it, and logs nothing
         Middleware(
             RequestLog,
-            clock=start.clock,
-            randomness=start.randomness,
+            clock=services.get(Clock),
+            randomness=services.get(Randomness),
             observe=metrics.observe,
             sink=access_sink,
             failures_only=assembly.deployment.logs.level in ("warning", "error"),
@@ -76,11 +74,9 @@ def _of_plugins(assembly: Assembly, layer: str) -> list[Middleware]:
 
 
 def _edge(assembly: Assembly) -> Edge:
-    http = assembly.deployment.http
     return Edge(
         authenticators=[item.value for item in assembly.of("authenticators")],
         rate_limiter=assembly.services.find(RateLimiter),
-        limits=BodyLimits(http.body_bytes_max, http.body_timeout_s, http.depth_max),
-        handler_timeout_s=http.handler_timeout_s,
-        clock=assembly.start.clock,
+        http=assembly.deployment.http,
+        clock=assembly.services.get(Clock),
     )

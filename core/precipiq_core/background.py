@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Unpack
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from precipiq_contracts.background import ROUND_S_MAX, Work
-from precipiq_contracts.clock import Clock, SystemClock
+from precipiq_contracts.background import ROUND_S_MAX, TaskOptions, Work
+from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import DeploymentError, PrecipiqError, Unavailable
+from precipiq_core.system import SystemClock
 
 BACKOFF_S = 0.1
 """The pause after a first failure; it doubles with each further one."""
@@ -44,12 +46,16 @@ class _Task:
     """What a task is to do, and how it fares. ``failures``: in a row; ``failing_since_s``: of those that count."""
 
     name: str
+    work: Work
     every_s: float | None
     failing: str
-    again: str
-    overdue_s: float
-    round_s_max: float | None
-    tolerated: tuple[type[Exception], ...]
+    again: str = "works again"
+    wake: asyncio.Event | None = None
+    waits_first: bool = False
+    overdue_s: float | None = None
+    round_s_max: float | None = ROUND_S_MAX
+    tolerated: tuple[type[Exception], ...] = ()
+    final: Work | None = None
     runner: asyncio.Task[None] | None = None
     failures: int = 0
     is_warned: bool = False
@@ -70,7 +76,10 @@ class _Task:
 
     def trouble(self, now_s: float) -> str | None:
         """Why the operator should look at it, if so."""
-        if self.failing_since_s is not None and now_s - self.failing_since_s > self.overdue_s:
+        overdue_s = max(OVERDUE_MIN_S, _OVERDUE_ROUNDS * (self.every_s or 0.0))
+        if self.overdue_s is not None:
+            overdue_s = self.overdue_s
+        if self.failing_since_s is not None and now_s - self.failing_since_s > overdue_s:
             return f"it has failed for {now_s - self.failing_since_s:.0f} s"
         if self.round_since_s is not None and self.round_s_max is not None:
             round_s = now_s - self.round_since_s
@@ -130,23 +139,15 @@ class BackgroundTasks:
         *,
         every_s: float | None,
         failing: str,
-        again: str = "works again",
-        wake: asyncio.Event | None = None,
-        waits_first: bool = False,
-        overdue_s: float | None = None,
-        round_s_max: float | None = ROUND_S_MAX,
-        tolerated: tuple[type[Exception], ...] = (),
-        final: Work | None = None,
+        **options: Unpack[TaskOptions],
     ) -> AsyncIterator[None]:
         """See ``Background.__call__``."""
         if name in self._tasks:
             raise DeploymentError([f"two tasks in the background are called {name}"])
-        if overdue_s is None:
-            overdue_s = max(OVERDUE_MIN_S, _OVERDUE_ROUNDS * (every_s or 0.0))
-        task = self._tasks[name] = _Task(name, every_s, failing, again, overdue_s, round_s_max, tolerated)
+        task = self._tasks[name] = _Task(name, work, every_s, failing, **options)
         self._failed.labels(name)
         self._note_success(task)
-        task.runner = asyncio.create_task(self._repeat(task, work, wake, waits_first=waits_first), name=name)
+        task.runner = asyncio.create_task(self._repeat(task), name=name)
         try:
             yield
         finally:
@@ -155,20 +156,19 @@ class BackgroundTasks:
                 await asyncio.wait([task.runner])
             finally:
                 del self._tasks[name]
-            error = None if final is None else await _attempt(final)
+            error = None if task.final is None else await _attempt(task.final)
             if error is not None:
                 self._failed.labels(name).inc()
                 _log_final(task, error)
 
-    async def _repeat(self, task: _Task, work: Work, wake: asyncio.Event | None, *, waits_first: bool) -> None:
-        every_s = task.every_s
-        if waits_first and every_s is not None:
-            await self._pause(every_s, wake)
+    async def _repeat(self, task: _Task) -> None:
+        if task.waits_first and task.every_s is not None:
+            await self._pause(task.every_s, task.wake)
         while True:
-            if wake is not None:
-                wake.clear()
+            if task.wake is not None:
+                task.wake.clear()
             task.round_since_s = self._clock.monotonic_s()
-            error = await _attempt(work)
+            error = await _attempt(task.work)
             task.round_since_s = None
             if error is None:
                 self._note_success(task)
@@ -178,10 +178,10 @@ class BackgroundTasks:
                 return
             if error is not None:
                 await self._pause(task.backoff_s(error), None)
-            elif every_s is None:
+            elif task.every_s is None:
                 return
             else:
-                await self._pause(every_s, wake)
+                await self._pause(task.every_s, task.wake)
 
     def _note_success(self, task: _Task) -> None:
         if task.failures:

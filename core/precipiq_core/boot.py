@@ -19,11 +19,10 @@ from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.database import Migration
 from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.registries import Migrations, Registry, Routes, WrappedSecretsRegistry
+from precipiq_contracts.registries import Migrations, Routes, WrappedSecretsRegistry
 from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.server import ServerSettings
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import HttpSettings
 from precipiq_contracts.vault import WrappedSecrets
 from precipiq_core.background import BackgroundTasks
 from precipiq_core.cli.groups import merge_commands
@@ -32,8 +31,10 @@ from precipiq_core.deployment import Deployment
 from precipiq_core.discovery import Installed
 from precipiq_core.enabling import Enabled, enable, make_plugins
 from precipiq_core.graph import boot_order
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import AnyPlugin
-from precipiq_core.secrets import LazyMasterKey
+from precipiq_core.registry import Registry
+from precipiq_core.secrets import DeploymentMasterKey
 
 if TYPE_CHECKING:
     import click
@@ -44,17 +45,6 @@ _EDGE = ("routes", "middleware", "authenticators")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """What an application is started with. ``seat``: see ``DeploymentInfo``."""
-
-    clock: Clock
-    randomness: Randomness
-    console: Console
-    serving: bool
-    seat: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Assembly:
     """Everything that boot found, in boot order. ``command_by_name``: groups put together.
 
@@ -62,7 +52,6 @@ class Assembly:
     """
 
     deployment: Deployment
-    start: Start
     server: ServerSettings
     services: Services
     plugins: Mapping[str, AnyPlugin]
@@ -94,15 +83,19 @@ def assemble(
     ``edge``: whether plugins are asked for what answers requests; a command needs none of it.
     ``commands``: whether they are asked for commands; one that runs needs no others.
     """
-    start = Start(clock, randomness, console, serving, seat)
     problems = [*deployment.problems]
     found = Installed(installed)
     enabled = enable(deployment, found, problems)
-    services = _core_services(deployment, start, enabled)
+    services = Services()
+    services.provide(Clock, clock)
+    services.provide(Randomness, randomness)
+    services.provide(Console, console)
+    services.provide(DeploymentInfo, _info(deployment, enabled, serving, seat))
+    _provide_core(services, deployment, enabled)
     made = make_plugins(enabled, problems, edge=edge)
     master_key = services.find(MasterKey)
     absent: list[str] = []  # what serving needs; plugins can be asked without it
-    if edge and isinstance(master_key, LazyMasterKey):
+    if edge and isinstance(master_key, DeploymentMasterKey):
         _attempt(master_key.check, absent)
     above = next(path for path in (deployment.data_dir, *deployment.data_dir.parents) if path.exists())
     if edge and not above.is_dir():
@@ -125,7 +118,6 @@ def assemble(
     _refuse(problems)
     return Assembly(
         deployment,
-        start,
         enabled.server,
         services,
         plugins,
@@ -136,17 +128,13 @@ def assemble(
     )
 
 
-def _core_services(deployment: Deployment, start: Start, enabled: Enabled) -> Services:
-    services = Services()
+def _info(deployment: Deployment, enabled: Enabled, serving: bool, seat: str | None) -> DeploymentInfo:
     server = enabled.server
     public_url = deployment.public_url or f"{'https' if server.is_secure else 'http'}://{server.bind}"
-    services.provide(
-        DeploymentInfo,
-        DeploymentInfo(deployment.name, deployment.data_dir, public_url, start.serving, server.workers, start.seat),
-    )
-    services.provide(Clock, start.clock)
-    services.provide(Randomness, start.randomness)
-    services.provide(Console, start.console)
+    return DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, server.workers, seat)
+
+
+def _provide_core(services: Services, deployment: Deployment, enabled: Enabled) -> None:
     services.provide(HttpSettings, deployment.http)
     services.provide(Migrations, Registry[Migration]("schema"))
     services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]("store of wrapped secrets"))
@@ -155,10 +143,9 @@ def _core_services(deployment: Deployment, start: Start, enabled: Enabled) -> Se
     provided = {each for plugin in enabled.classes.values() for each in plugin.provides}
     if CollectorRegistry not in provided:
         services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
-    services.provide(Background, BackgroundTasks(start.clock, lambda: services.get(CollectorRegistry)))
+    services.provide(Background, BackgroundTasks(services.get(Clock), lambda: services.get(CollectorRegistry)))
     if MasterKey in wanted:
-        services.provide(MasterKey, LazyMasterKey(deployment.secrets, start.randomness))
-    return services
+        services.provide(MasterKey, DeploymentMasterKey(deployment.secrets, services.get(Randomness)))
 
 
 def _collect(

@@ -11,20 +11,26 @@ from typing import Any, cast
 import pluggy
 
 from precipiq_contracts.contribution import Contribution
+from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.hooks import PROJECT
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import suggest
 from precipiq_core.plugin import AnyPlugin, PluginBase
+from precipiq_core.settings import suggest
 
 
 @dataclass(frozen=True, slots=True)
 class HookCall:
-    """One call that pluggy made. ``result``: what the plugin returned, None when it raised."""
+    """One call that pluggy made. ``result``: what the plugin returned, None when it raised; what it provided."""
 
     plugin: str
     hook: str
     result: object
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each contribution, for people; nothing for a hook that gives none."""
+        return [_name(value) for value in self.result] if isinstance(self.result, Sequence) else []
 
 
 class Collector:
@@ -146,7 +152,9 @@ class Collector:
 
     def _note(self, outcome: pluggy.Result[Any], hook: str, impls: Sequence[pluggy.HookImpl], _: object) -> None:
         result = outcome.get_result() if outcome.exception is None else None
-        self.calls.extend(HookCall(impl.plugin_name, hook, result[0] if result else None) for impl in impls)
+        for name in (impl.plugin_name for impl in impls):
+            provided = [each for each, owner in self._services.owners.items() if owner == name]
+            self.calls.append(HookCall(name, hook, provided if hook == "provide" else result[0] if result else None))
 
     def _misdeclared(self, name: str, plugin: AnyPlugin) -> Iterator[str]:
         for attribute, function in inspect.getmembers(type(plugin), inspect.isfunction):
@@ -164,3 +172,20 @@ class Collector:
 
 def _specs(namespace: type) -> list[str]:
     return [name for name, value in vars(namespace).items() if hasattr(value, f"{PROJECT}_spec")]
+
+
+def _name(value: object) -> str:
+    """``GET /path``, ``Mount /path``, a table's or middleware's place, a name, or the name of a class."""
+    path = getattr(value, "path", None)
+    if isinstance(path, str):
+        kind = type(value).__name__
+        return f"{getattr(value, 'method', 'WS' if kind == 'WebSocketEndpoint' else kind)} {path}"
+    if isinstance(value, Migration):
+        return ", ".join(value.tenant_tables)
+    if isinstance(value, type):
+        return value.__name__
+    for attribute in ("layer", "name"):
+        name = getattr(value, attribute, None)
+        if isinstance(name, str):
+            return name
+    return value if isinstance(value, str) else type(value).__name__

@@ -9,6 +9,9 @@ from typing import Any
 
 from precipiq_contracts.errors import DeploymentError
 
+BY_THEMSELVES = ("operations", "address_limits")
+"""On unless ``[plugins]`` says ``operations = false``; what provides something, where that is asked for and missing."""
+
 
 def read_document(path: Path) -> dict[str, Any]:
     """The parsed file. Raises ``DeploymentError`` when it cannot be read or is not TOML."""
@@ -25,3 +28,9 @@ def named_plugins(document: dict[str, Any]) -> Collection[str]:
     """The plugins that a document enables; variables cannot add any."""
     tables = document.get("plugins")
     return [name for name, table in tables.items() if table is not False] if isinstance(tables, dict) else ()
+
+
+def unnamed_plugins(document: dict[str, Any]) -> Collection[str]:
+    """Those of ``BY_THEMSELVES`` of which a document says nothing."""
+    tables = document.get("plugins")
+    return [name for name in BY_THEMSELVES if not isinstance(tables, dict) or name not in tables]

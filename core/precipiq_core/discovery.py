@@ -11,8 +11,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 from precipiq_contracts.database import Database
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.settings import suggest
 from precipiq_core.plugin import API_VERSION, AnyPlugin, PluginBase
+from precipiq_core.settings import suggest
 
 PLUGINS = "precipiq"
 """Entry point group of all plugins: the plugin's name -> its class."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from precipiq_contracts.database import Database
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.server import Server, ServerSettings
-from precipiq_contracts.settings import parse_settings
 from precipiq_core.deployment import Deployment
+from precipiq_core.deployment_file import BY_THEMSELVES
 from precipiq_core.discovery import DATABASES, DEFAULT_DATABASE, PLUGINS, SERVERS, Installed
 from precipiq_core.plugin import AnyPlugin
-
-BY_THEMSELVES = ("operations", "address_limits")
-"""On unless ``[plugins]`` says ``operations = false``; what provides something, where that is asked for and missing."""
+from precipiq_core.settings import parse_settings
 
 
 class UnknownServer(ServerSettings):
@@ -130,17 +128,15 @@ def _parse_all(
 
 def make_plugins(enabled: Enabled, problems: list[str], *, edge: bool) -> dict[str, AnyPlugin]:
     """An instance of each plugin whose settings are right. Adds what they refuse. ``edge``: see ``boot.assemble``."""
-    return dict(_made(enabled, problems, edge))
-
-
-def _made(enabled: Enabled, problems: list[str], edge: bool) -> Iterator[tuple[str, AnyPlugin]]:
+    made: dict[str, AnyPlugin] = {}
     for name, settings in enabled.settings.items():
         try:
             plugin = enabled.classes[name](settings)
             if edge:
                 plugin.check_serving()
-            yield name, plugin
+            made[name] = plugin
         except DeploymentError as error:
             problems.extend(error.problems)
         except Exception as error:  # noqa: BLE001  (a plugin's constructor may fail in any way)
             problems.append(f"plugins.{name}: {type(error).__name__}: {error}")
+    return made

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.key_files import create_key_file, read_key_file
+from precipiq_contracts.secret_location import read_key_file
+from precipiq_core.key_files import create_key_file
 
 MASTER_KEY_CHARACTERS_MIN = 32
 SETTING = "secrets.master_key"
@@ -28,8 +29,8 @@ class MasterKeyFile:
     is_made: bool
     randomness: Randomness
 
-    def check(self) -> None:
-        """Make it where that is allowed, and see whether it can be used."""
+    def derive(self, purpose: str) -> bytes:
+        """See ``MasterKey.derive``. Makes the file where that is allowed."""
         if self.is_made and not self.path.exists():
             create_key_file(self.path, self.randomness, where=SETTING)
         if not self.path.exists():
@@ -39,10 +40,6 @@ class MasterKeyFile:
                     f"or make it once, with at least {MASTER_KEY_CHARACTERS_MIN} random characters"
                 ]
             )
-        self.derive("")
-
-    def derive(self, purpose: str) -> bytes:
-        """See ``MasterKey.derive``."""
         try:
             secret = read_key_file(self.path)
         except DeploymentError as error:

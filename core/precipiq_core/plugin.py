@@ -16,9 +16,10 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from precipiq_contracts.hooks import Hooks, hookimpl, hookspec
+from precipiq_contracts.settings import Settings
 
 if TYPE_CHECKING:
     import click
@@ -48,10 +49,8 @@ class LayeredMiddleware:
     wrap: Callable[[ASGIApp], ASGIApp]
 
 
-class PluginConfig(BaseModel):
-    """Base of a plugin's configuration: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+PluginConfig = Settings
+"""Base of a plugin's configuration."""
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

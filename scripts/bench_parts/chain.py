@@ -23,13 +23,13 @@ from http_append import decision
 
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.running import running
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService

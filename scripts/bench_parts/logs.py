@@ -12,13 +12,13 @@ from typing import Any
 
 import structlog
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_core.logs.sink import Sink
+from precipiq_core.system import SystemClock, SystemRandomness
 
 _ROUNDS = 5
 _ROUND_S = 0.2

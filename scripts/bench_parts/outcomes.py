@@ -21,10 +21,11 @@ from chain import ENTRIES, ROUNDS, Silence, get
 
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import Chain, Draft, Entry
-from precipiq_contracts.clock import SystemClock, SystemRandomness, format_timestamp
+from precipiq_contracts.clock import format_timestamp
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.running import running
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.service import LedgerService
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.service import NewLink, _draft

@@ -22,10 +22,10 @@ from typing import cast
 
 from precipiq_chain.verify import GENESIS
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_core.child_process_main import LENGTH_BYTES, framed
 from precipiq_core.master_key import MasterKeyFile
+from precipiq_core.system import SystemRandomness
 from precipiq_exports.bundle.spec import BundleSpec, BundleTask
 from precipiq_exports.bundle_worker import BundleServant
 from precipiq_exports.signing_servant import SigningServant

@@ -249,7 +249,7 @@ import asyncio
 from pathlib import Path
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows
 from precipiq_auth_keys.config import AuthKeysConfig
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 
 def peak_kb():
     # Not getrusage: there a process starts with the peak of its parent

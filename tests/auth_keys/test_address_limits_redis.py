@@ -19,7 +19,7 @@ from precipiq_auth_keys.redis_counter import ADDRESS_KEY_PREFIX, RedisCounter, R
 from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer
 from precipiq_contracts.auth import RateState
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 from precipiq_testkit import redis as testkit_redis
 from precipiq_testkit.redis import RedisProcess
 

@@ -18,9 +18,10 @@ from precipiq_auth_keys.plugin import AuthKeysPlugin
 from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_contracts.chain import Chain, Draft
-from precipiq_contracts.clock import SystemClock, SystemRandomness, uuid7
+from precipiq_contracts.clock import uuid7
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import NotFound, Unavailable
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess

@@ -8,8 +8,8 @@ from precipiq_auth_keys.plugin import AuthKeysPlugin
 from precipiq_auth_keys.rate_limiter import SecondWindows
 from precipiq_contracts.auth import RateGroup
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock
 from precipiq_contracts.plans import NO_LIMITS, PlanLimits, Plans
+from precipiq_core.system import SystemClock
 
 pytestmark = pytest.mark.anyio
 

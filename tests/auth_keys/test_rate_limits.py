@@ -15,7 +15,7 @@ import pytest
 from precipiq_auth_keys.rate_limiter import SecondWindows
 from precipiq_contracts.auth import RateGroup
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 from precipiq_testkit.server import ServerProcess, running_server
 
 pytestmark = pytest.mark.anyio

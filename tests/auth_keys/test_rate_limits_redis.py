@@ -20,7 +20,7 @@ from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer, parse_redis_url
 from precipiq_contracts.auth import RateGroup, RateState
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 from precipiq_testkit import redis as testkit_redis
 from precipiq_testkit.redis import RedisProcess
 from precipiq_testkit.server import ServerProcess, running_server

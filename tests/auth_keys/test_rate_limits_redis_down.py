@@ -25,7 +25,7 @@ from precipiq_auth_keys.rate_limiter import Count, LocalCounter
 from precipiq_auth_keys.redis_counter import RedisCounter
 from precipiq_auth_keys.redis_link import RedisLink
 from precipiq_auth_keys.redis_server import RedisServer
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 from precipiq_testkit import redis as testkit_redis
 from precipiq_testkit.redis import RedisProcess, running_redis
 from precipiq_testkit.server import running_server

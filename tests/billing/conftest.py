@@ -14,7 +14,7 @@ from precipiq_billing.delivery_store import DeliveryStore
 from precipiq_billing.kinds import kinds
 from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.service import FinancialEvents
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 from precipiq_ledger.service import LedgerService
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.system.open_ledger import migration_of, open_ledger, serve_kinds

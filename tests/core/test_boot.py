@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.database import Database
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.services import Services
@@ -19,6 +18,7 @@ from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.discovery import DATABASES, SERVERS, installed_plugins
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
+from precipiq_core.system import SystemClock, SystemRandomness
 
 
 class Tea:

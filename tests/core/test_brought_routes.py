@@ -17,21 +17,20 @@ from starlette.websockets import WebSocket
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError, NotFound
 from precipiq_core.app import Application
-from precipiq_core.cli.shown import names_of
 from precipiq_core.collect import HookCall
 from precipiq_core.edge.error_boundary import ErrorBoundary
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.http import http_limits
 from tests.http_site import PAGES, NoteOut, NoteQuery, Site
 
 pytestmark = pytest.mark.anyio
 
-EDGE = Edge([], None, BodyLimits(1, 1, 1), 1, ManualClock())
+EDGE = Edge([], None, http_limits(1, 1, 1, 1), ManualClock())
 
 
 async def told(request: Request) -> Response:
@@ -204,4 +203,4 @@ def test_plugins_that_claim_one_path_do_not_boot_together(boot: Any) -> None:
 def test_reports_name_them() -> None:
     endpoint = Endpoint("GET", "/x", open_nothing, "read", NoteOut)
     routes = [endpoint, Route("/a", told), Mount("/b", routes=[]), WebSocketRoute("/c", talk)]
-    assert names_of(HookCall("site", "routes", routes)) == ["GET /x", "Route /a", "Mount /b", "WebSocketRoute /c"]
+    assert HookCall("site", "routes", routes).names == ["GET /x", "Route /a", "Mount /b", "WebSocketRoute /c"]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness, format_timestamp, parse_timestamp, uuid7
+from precipiq_contracts.clock import format_timestamp, parse_timestamp, uuid7
+from precipiq_core.system import SystemClock, SystemRandomness
 
 MOMENTS_US = st.integers(0, 253_402_300_799_999_999)
 YEAR_1_US = -62_135_596_800_000_000

@@ -10,11 +10,11 @@ import pytest
 
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import Conflict, DeploymentError, NotFound, Unavailable
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint import Call, Endpoint, Reply
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.http import http_limits
 from tests.http_site import PAGES, NoteOut, Site
 
 pytestmark = pytest.mark.anyio
@@ -214,7 +214,7 @@ async def test_a_reply_may_choose_its_status_and_headers() -> None:
 
 
 def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
-    edge = Edge([], None, BodyLimits(1, 1, 1), 1, ManualClock())
+    edge = Edge([], None, http_limits(1, 1, 1, 1), ManualClock())
     endpoint = Endpoint("GET", "/page", Site().read, "read", NoteOut, absolute=True)
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):

@@ -13,12 +13,12 @@ from starlette.responses import PlainTextResponse
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import InternalError, NotFound, PrecipiqError, Unavailable
 from precipiq_core.http.answers import LateFailure, OwnAnswer, while_client_stays
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint import Call, Endpoint
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.envelope import Answer
 from precipiq_core.http.router import build_router
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.http import http_limits
 from tests.http_site import Answered, Keys, NoteOut, Site
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ def site_of(answer: object, output: Any = Lines) -> Site:
     async def handler(call: Call[Any, Any]) -> object:
         return answer
 
-    edge = Edge([Keys()], site.limiter, BodyLimits(1, 1, 1), 0.2, ManualClock())
+    edge = Edge([Keys()], site.limiter, http_limits(1, 1, 1, 0.2), ManualClock())
     site.app = build_router([Contribution("notes", Endpoint("GET", "/x", handler, "read", output))], edge)
     return site
 

@@ -11,11 +11,11 @@ import pytest
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import InternalError, RateLimited
 from precipiq_core.edge.error_boundary import ErrorBoundary
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint import Call, Endpoint, PublicCall, RawBody
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.http import http_limits
 from tests.http_site import KEYS_PAGE, Answered, Keys, NoteIn, NoteOut, NoteQuery, Site
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,7 @@ class Public(Site):
         super().__init__()
         self.seen: list[PublicCall[Any, Any]] = []
         self._hangs, self._error = hangs, error
-        edge = Edge([Keys()], self.limiter, BodyLimits(100, 0.2, 8), 0.2, ManualClock())
+        edge = Edge([Keys()], self.limiter, http_limits(100, 0.2, 8, 0.2), ManualClock())
         endpoint = Endpoint(method, "/open", self.answer, None, NoteOut, **more)
         self.app = ErrorBoundary(build_router([Contribution("notes", endpoint)], edge))
 

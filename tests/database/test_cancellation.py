@@ -19,12 +19,12 @@ import asyncpg
 import pytest
 
 from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Database, Migration, Statement
 from precipiq_contracts.entry_store import EntryQuery, EntryStore
 from precipiq_contracts.errors import Conflict, Unavailable
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_postgres.config import PostgresConfig
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_postgres.service import PostgresDatabase

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from precipiq_contracts.database import Migration
-from precipiq_core.schema.alembic_scripts import heads
-from precipiq_core.schema.branches import missing_steps
-from precipiq_core.schema.revision_files import stated_heads
+from precipiq_schema.alembic_scripts import heads
+from precipiq_schema.branches import missing_steps
+from precipiq_schema.revision_files import stated_heads
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("plugins/*/*/sql/migrations"))
 
@@ -82,7 +82,7 @@ def test_finding_a_schema_current_imports_no_alembic(folder: Path) -> None:
 import sys
 from pathlib import Path
 from precipiq_contracts.database import Migration
-from precipiq_core.schema.branches import missing_steps
+from precipiq_schema.branches import missing_steps
 assert missing_steps(Migration("a", Path({str(folder)!r}), {{}}), ["a2"]) == []
 print(sorted({{"alembic", "sqlalchemy"}} & sys.modules.keys()))
 """

@@ -11,11 +11,11 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_contracts.settings import SecretReference
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.secrets import open_master_key
+from precipiq_core.secrets import DeploymentMasterKey
+from precipiq_core.system import SystemRandomness
 from precipiq_exports.signer import Signer
 from precipiq_vault_local.keys import LocalVaultAccess
 from precipiq_vault_local.service import LocalVault
@@ -33,7 +33,7 @@ async def shown(**values: bytes) -> None:
 async def main() -> None:
     folder, planted = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
     settings = SecretSettings(master_key=SecretReference(file=folder / "master.key"), create_master_key=True)
-    derived = open_master_key(settings, SystemRandomness()).derive("test")
+    derived = DeploymentMasterKey(settings, SystemRandomness()).derive("test")
     await shown(derived=derived)
 
     vault = LocalVault(LocalVaultAccess(SecretLocation(file=folder / "vault.key"), (), SystemRandomness()))

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.secret_location import SecretLocation
+from precipiq_core.system import SystemRandomness
 from precipiq_exports.signing_key_store import context_of
 from precipiq_testkit.process_memory import found_in_memory
 from precipiq_testkit.server import ServerProcess

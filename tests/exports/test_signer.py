@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
 from precipiq_contracts.secret_location import SecretLocation
+from precipiq_core.system import SystemRandomness
 from precipiq_exports.signer import Signer, fingerprint, public_key_pem
 from precipiq_exports.signing_key_store import context_of
 from precipiq_exports.signing_servant import SigningServant

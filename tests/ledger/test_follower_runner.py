@@ -12,10 +12,10 @@ import pytest
 import structlog
 
 from precipiq_contracts.chain import Chain, Draft, EntryKind
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.followers import Follower
 from precipiq_core.background import standalone_background
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_testkit.memory import MemoryDriver

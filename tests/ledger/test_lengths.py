@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from precipiq_contracts.chain import Chain, Draft, EntryKind
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.entry_store import (
     ACTOR_BYTES_MAX,
     IDEMPOTENCY_KEY_BYTES_MAX,
@@ -15,6 +14,7 @@ from precipiq_contracts.entry_store import (
     ORG_ID_BYTES_MAX,
 )
 from precipiq_contracts.errors import ValidationFailed
+from precipiq_core.system import SystemRandomness
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.memory import MemoryDriver

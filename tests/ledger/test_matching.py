@@ -10,8 +10,8 @@ from precipiq_chain.chain_format import parse_statement, statement_kind
 from precipiq_chain.entry_record import parts_of
 from precipiq_chain.matching import matcher
 from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind
-from precipiq_contracts.clock import SystemClock
 from precipiq_contracts.entry_store import EntryQuery
+from precipiq_core.system import SystemClock
 from precipiq_ledger.service import LedgerService, Limits, same_content
 from precipiq_testkit.clock import SeededRandomness
 from precipiq_testkit.memory import MemoryDriver

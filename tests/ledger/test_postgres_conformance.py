@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.postgres import PostgresDatabase

@@ -12,12 +12,12 @@ from typing import TypeVar
 import asyncpg
 import pytest
 
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.entry_store import Appended, EntryStore
 from precipiq_contracts.errors import Unavailable
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_postgres import address as postgres_address
 from precipiq_postgres import service as postgres_service
 from precipiq_postgres.entries import append as postgres_append

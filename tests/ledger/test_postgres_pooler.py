@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 from precipiq_testkit.plugin import used

@@ -21,11 +21,11 @@ from pathlib import Path
 import pytest
 
 from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain, Entry, PreparedDraft
-from precipiq_contracts.clock import SystemClock
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_core.system import SystemClock
 from precipiq_postgres.config import PostgresConfig
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_postgres.service import PostgresDatabase

@@ -9,8 +9,8 @@ import pytest
 
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.system import SystemRandomness
 from precipiq_ledger import verifier as verifier_module
 from precipiq_ledger.checkpoints import CheckpointFiles
 from precipiq_ledger.service import LedgerService, Limits

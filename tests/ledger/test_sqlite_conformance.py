@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.entries.driver import SqliteDriver
 from precipiq_sqlite.service import SqliteDatabase

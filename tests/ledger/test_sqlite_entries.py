@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Statement
 from precipiq_contracts.entry_store import Appended, EntryQuery, EntryStore
 from precipiq_contracts.errors import Conflict, Unavailable, ValidationFailed
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.entries.driver import SqliteDriver
 from precipiq_sqlite.entries.find import _Search

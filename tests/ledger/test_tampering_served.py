@@ -20,11 +20,11 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import CliContext, TerminalConsole
 from precipiq_core.cli.main import cli
 from precipiq_core.deployment import load_deployment
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_postgres.roles import Roles
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess

@@ -17,7 +17,7 @@ import pytest
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.secrets import HkdfMasterKey
+from precipiq_core.master_key import derived
 from precipiq_ledger.checkpoints import CheckpointFiles
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 
@@ -25,6 +25,13 @@ pytestmark = pytest.mark.anyio
 
 CHAIN = Chain("org_alpha", "test")
 IN_PROCESSES = VerifierLimits(3, 2, 0, 2, 100)
+
+
+class KnownKey:
+    """A master key that every process knows."""
+
+    def derive(self, purpose: str) -> bytes:
+        return derived("k" * 32, purpose)
 
 
 @pytest.fixture
@@ -56,7 +63,7 @@ async def test_a_verifying_process_that_is_killed_is_no_verdict(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(Suicidal, "__module__", name)
     monkeypatch.setitem(sys.modules, name, sys.modules[__name__])
-    verifier = Verifier(HkdfMasterKey("k" * 32), files, IN_PROCESSES)
+    verifier = Verifier(KnownKey(), files, IN_PROCESSES)
     async with asyncio.timeout(60):
         for _ in range(3):  # the places are given back
             with pytest.raises(Unavailable, match="without a result"):
@@ -84,13 +91,12 @@ class Slow:
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from precipiq_core.secrets import HkdfMasterKey
 from precipiq_ledger.checkpoints import CheckpointFiles
 from precipiq_ledger.verifier import Verifier
-from test_verify_processes import CHAIN, IN_PROCESSES, Slow
+from test_verify_processes import CHAIN, IN_PROCESSES, Slow, KnownKey
 
 folder = Path(sys.argv[1])
-verifier = Verifier(HkdfMasterKey("k" * 32), CheckpointFiles(folder / "checkpoints"), IN_PROCESSES)
+verifier = Verifier(KnownKey(), CheckpointFiles(folder / "checkpoints"), IN_PROCESSES)
 asyncio.run(verifier.verify(Slow(folder / "pid"), CHAIN))
 """
 

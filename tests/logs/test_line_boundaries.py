@@ -11,10 +11,10 @@ import orjson
 import pytest
 import structlog
 
-from precipiq_core.edge.proxies import TrustedProxies
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.logs.scrub import BASE_NAMES, Scrubber
 from precipiq_core.logs.sink import Sink
+from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 pytestmark = pytest.mark.anyio

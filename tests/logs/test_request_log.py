@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from structlog.contextvars import get_contextvars
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
+from precipiq_core.system import SystemClock, SystemRandomness
 from tests.effort import some_of
 from tests.logs.forms import FORMS
 

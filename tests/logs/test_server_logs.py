@@ -25,17 +25,17 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.error_boundary import ErrorBoundary
-from precipiq_core.edge.proxies import TrustedProxies
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging, loop_exception_handler
 from precipiq_core.logs.sink import Sink
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import ServerConfig
+from precipiq_hypercorn.proxies import TrustedProxies
 
 pytestmark = pytest.mark.anyio
 

@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry, Counter
 from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.registries import Routes
-from precipiq_core.http.body import BodyLimits
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_operations import service
 from precipiq_operations.routes import Pages
 from precipiq_operations.service import Readiness
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.http import http_limits
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ async def ask(path: str, **parts: Ping) -> tuple[int, dict[str, str], bytes]:
     routes = Routes()
     pages = Pages(Readiness(lambda: parts), registry, routes)
     routes.contributions = [Contribution("operations", page) for page in pages.endpoints()]
-    edge = Edge([], None, BodyLimits(1, 1, 1), 10, ManualClock())
+    edge = Edge([], None, http_limits(1, 1, 1, 10), ManualClock())
     app = build_router(routes.contributions, edge)
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"name=x", "headers": []}
     sent: list[Any] = []

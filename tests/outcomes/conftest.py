@@ -13,8 +13,8 @@ import pytest
 import precipiq_outcomes
 from precipiq_chain.chain_format import statement_id
 from precipiq_contracts.chain import Chain, Draft, EntryKind
-from precipiq_contracts.clock import SystemClock
 from precipiq_contracts.database import Database
+from precipiq_core.system import SystemClock
 from precipiq_ledger.service import LedgerService
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.config import CorrelationConfig, LiabilityConfig

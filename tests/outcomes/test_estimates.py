@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from precipiq_chain.chain_format import parse_statement
-from precipiq_contracts.clock import SystemClock
+from precipiq_core.system import SystemClock
 from precipiq_outcomes.service import NewLink
 from precipiq_testkit.clock import ManualClock
 from tests.outcomes.conftest import Outcomes

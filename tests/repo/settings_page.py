@@ -12,8 +12,9 @@ from precipiq_auth_keys.config import AddressLimitsConfig, AuthKeysConfig
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.plans.config import PlansConfig, TierConfig
 from precipiq_bundles_s3.config import BundlesS3Config
-from precipiq_contracts.settings import HttpSettings, SecretReference
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.logs.settings import LogSettings
 from precipiq_exports.config import ExportsConfig
 from precipiq_hypercorn.config import HypercornConfig, TlsSettings

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
-from precipiq_contracts.ledger_hooks import LedgerHooks
+from precipiq_chain.ledger_hooks import LedgerHooks
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import TerminalConsole
 from precipiq_core.cli.main import cli
 from precipiq_core.deployment import load_deployment
 from precipiq_core.plugin import PluginBase
+from precipiq_core.system import SystemClock, SystemRandomness
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "plugin-authors.md"

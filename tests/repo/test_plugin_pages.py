@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.registries import Migrations
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import TerminalConsole
 from precipiq_core.deployment import load_deployment
 from precipiq_core.discovery import installed_plugins
+from precipiq_core.system import SystemClock, SystemRandomness
 
 ROOT = Path(__file__).parents[2]
 OURS = [point for point in installed_plugins() if point.value.startswith("precipiq_")]

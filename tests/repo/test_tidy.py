@@ -32,7 +32,7 @@ ROOMS = ["plugin.py", "config.py", "service.py"]
 GROUPS = ["precipiq", "precipiq.commands", "precipiq.databases", "precipiq.servers"]
 # What a plugin does, and the room that it then has.
 MORE_ROOMS = {"def routes(": "routes.py", "Migration(": "sql"}
-CLOCK = "core/precipiq_contracts/clock.py"
+CLOCK = "core/precipiq_core/system.py"
 STANDALONE = "plugins/exports/precipiq_exports/bundle/verify.py"  # one file by its nature: it is handed to strangers
 
 # What is banned (a name, or everything under a name that ends in a dot) and what to use in its place.

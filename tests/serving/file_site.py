@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 
 from precipiq_contracts.auth import Authenticator, Principal, RateLimiter, RateState
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.credential import Credential
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import HttpSettings
 from precipiq_core.app import Application
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.discovery import installed_plugins
 from precipiq_core.http.endpoint import Call, Endpoint
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_exports.download import Download, Times
 
 SIZE = 300_000

@@ -18,7 +18,6 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from structlog.testing import capture_logs
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.services import Services
 from precipiq_core.app import Application
@@ -27,6 +26,7 @@ from precipiq_core.deployment import parse_deployment
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.sink import Sink
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.system import SystemClock, SystemRandomness
 
 pytestmark = pytest.mark.anyio
 

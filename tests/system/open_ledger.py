@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from precipiq_contracts.chain import EntryKind
-from precipiq_contracts.clock import Clock, SystemClock, SystemRandomness
+from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Migration
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_sqlite.entries.driver import SqliteDriver

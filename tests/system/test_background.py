@@ -15,12 +15,12 @@ import pytest
 import structlog
 
 from precipiq_contracts.background import Background, Work
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_core.app import Application
 from precipiq_core.background import BackgroundTasks
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.running import running
+from precipiq_core.system import SystemRandomness
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import TerminalConsole
 from precipiq_core.deployment import load_deployment
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_testkit.server import DEPLOYMENT
 
 S3 = '\n[plugins.bundles_s3]\nbucket = "evidence"\nregion = "eu-central-1"\n'

@@ -16,7 +16,6 @@ from starlette.routing import Route
 from precipiq_auth_keys.address_limiter import LocalWindows
 from precipiq_contracts.auth import SCOPES, AddressLimiter, Authenticator, Principal, RateLimiter, RateState
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.credential import Credential
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.plans import PlanLimits, Plans
@@ -27,6 +26,7 @@ from precipiq_core.deployment import parse_deployment
 from precipiq_core.discovery import DATABASES, PLUGINS, SERVERS, installed_plugins
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
+from precipiq_core.system import SystemClock, SystemRandomness
 from tests.system.client import decision
 
 pytestmark = pytest.mark.anyio

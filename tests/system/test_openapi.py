@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx2
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import TerminalConsole
 from precipiq_core.deployment import load_deployment
 from precipiq_core.http.router import full_path
+from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_testkit.server import DEPLOYMENT, ServerProcess, running_server
 from tests.effort import rounds
 

@@ -15,10 +15,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from precipiq_chain.canonical import canonical
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_contracts.vault import SECRET_BYTES_MAX
+from precipiq_core.system import SystemRandomness
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.service import LocalVault
 
@@ -275,8 +275,9 @@ async def test_a_key_file_that_cannot_be_made_is_told(tmp_path: Path, open_vault
 _CREATE = """
 import sys
 from pathlib import Path
-from precipiq_contracts.clock import SystemRandomness
-from precipiq_contracts.key_files import create_key_file, read_key_file
+from precipiq_core.system import SystemRandomness
+from precipiq_contracts.secret_location import read_key_file
+from precipiq_core.key_files import create_key_file
 path = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

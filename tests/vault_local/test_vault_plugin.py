@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault, WrappedSecret, WrappedSecrets
@@ -23,6 +22,8 @@ from precipiq_core.cli.context import CliContext
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import running
+from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_operations.vault import vault_group
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
 from precipiq_vault_local.plugin import VaultLocalPlugin
 
@@ -103,8 +104,7 @@ class Deployment:
     def run(self, *arguments: str) -> Result:
         """A ``precipiq vault`` command."""
         assembly = self.assembly(serving=False)
-        [vault] = [item.value for item in assembly.of("commands") if item.value.name == "vault"]
-        return CliRunner().invoke(vault, arguments, obj=CliContext(assembly))
+        return CliRunner().invoke(vault_group, arguments, obj=CliContext(assembly))
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ import click
 from precipiq_contracts.errors import DeploymentError
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly
-from precipiq_core.cli.context import assemble_for_command, deployment_of
-from precipiq_core.cli.options import json_option
+from precipiq_core.cli.context import assemble_for_command, deployment_of, json_option
 from precipiq_core.cli.outcome import EXIT_NO, say_problems
-from precipiq_core.cli.shown import names_of
 
-_WORDS = {"migrations": "tables"}
+_WORDS = {"migrations": "tables", "provide": "provides"}
 """What the report calls what a hook gives, where that is not the hook's name."""
 
 
@@ -44,10 +42,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
 
 def _report(assembly: Assembly) -> dict[str, dict[str, list[str]]]:
     report: dict[str, dict[str, list[str]]] = {name: {} for name in assembly.plugins}
-    for capability, owner in assembly.services.owners.items():
-        if owner in report:
-            report[owner].setdefault("provides", []).append(capability.__name__)
     for call in assembly.calls:
-        if shown := names_of(call):
+        if shown := call.names:
             report[call.plugin].setdefault(_WORDS.get(call.hook, call.hook.replace("_", " ")), []).extend(shown)
     return report

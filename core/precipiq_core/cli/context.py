@@ -1,4 +1,4 @@
-"""What commands share: the assembled deployment, and running a coroutine inside its lifespan."""
+"""What commands share: options, the assembled deployment, and running a coroutine inside its lifespan."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ T = TypeVar("T")
 
 CONFIG_VARIABLE = "PRECIPIQ_CONFIG"
 DEFAULT_CONFIG = Path("deployments/embedded/precipiq.toml")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+
+
+def chain_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--org`` and ``--env``: which chain; parameters ``org_id`` and ``environment``."""
+    command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
+    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
 
 
 class TerminalConsole:
@@ -65,10 +74,10 @@ def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands
 
     ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
     """
-    from precipiq_contracts.clock import SystemClock, SystemRandomness
     from precipiq_core.boot import assemble
     from precipiq_core.logs.settings import LogSettings
     from precipiq_core.logs.setup import configure_logging
+    from precipiq_core.system import SystemClock, SystemRandomness
 
     control = configure_logging(LogSettings(level="warning"))
     assembly = assemble(

@@ -16,9 +16,12 @@ COMMANDS_GROUP = "precipiq.commands"
 
 
 def indexed_commands(
-    enabled: Collection[str], installed: Iterable[EntryPoint] | None = None
+    enabled: Collection[str], installed: Iterable[EntryPoint] | None = None, by_themselves: Collection[str] = ()
 ) -> Mapping[str, click.Command] | None:
-    """All commands by name; None when a plugin names none, or not as it should: then all must be booted and asked."""
+    """All commands by name; None when a plugin names none, or not as it should: then all must be booted and asked.
+
+    ``by_themselves``: plugins that are on where they are installed.
+    """
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=COMMANDS_GROUP) if installed is None else installed:
         if points.setdefault(point.name, point).value != point.value:
@@ -26,7 +29,7 @@ def indexed_commands(
     if not points.keys() >= set(enabled):
         return None
     together: dict[str, list[Contribution[click.Command]]] = {}
-    for name in enabled:
+    for name in [*(name for name in by_themselves if name in points), *enabled]:
         try:
             for command in points[name].load():
                 together.setdefault(command.name, []).append(Contribution(name, command))

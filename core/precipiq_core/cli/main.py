@@ -18,7 +18,7 @@ from precipiq_core.cli.context import CONFIG_VARIABLE, DEFAULT_CONFIG, CliContex
 from precipiq_core.cli.index import indexed_commands
 from precipiq_core.cli.later import Later
 from precipiq_core.cli.outcome import EXIT_CANNOT, say_problems
-from precipiq_core.deployment_file import named_plugins, read_document
+from precipiq_core.deployment_file import named_plugins, read_document, unnamed_plugins
 
 
 class PrecipiqGroup(click.Group):
@@ -45,7 +45,8 @@ class PrecipiqGroup(click.Group):
         if context.assembly is not None:
             return {}
         if context.indexed is None:
-            context.indexed = indexed_commands(named_plugins(read_document(config_of(ctx).resolve()))) or {}
+            document = read_document(config_of(ctx).resolve())
+            context.indexed = indexed_commands(named_plugins(document), by_themselves=unnamed_plugins(document)) or {}
         return context.indexed
 
 

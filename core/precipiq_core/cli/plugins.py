@@ -8,10 +8,7 @@ import click
 
 from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import Assembly
-from precipiq_core.cli.context import assemble_for_command, assembly_of, config_of, deployment_of
-from precipiq_core.cli.options import json_option
-from precipiq_core.cli.shown import names_of
-from precipiq_core.collect import HookCall
+from precipiq_core.cli.context import assemble_for_command, assembly_of, config_of, deployment_of, json_option
 from precipiq_core.deployment_file import named_plugins, read_document
 from precipiq_core.discovery import installed_plugins
 
@@ -55,10 +52,7 @@ def _named(ctx: click.Context) -> set[str]:
 
 
 def _show_calls(assembly: Assembly, as_json: bool) -> None:
-    calls = [
-        {"plugin": call.plugin, "hook": call.hook, "result": names_of(call) or _provided(assembly, call)}
-        for call in assembly.calls
-    ]
+    calls = [{"plugin": call.plugin, "hook": call.hook, "result": call.names} for call in assembly.calls]
     if as_json:
         click.echo(json.dumps(calls))
         return
@@ -66,9 +60,3 @@ def _show_calls(assembly: Assembly, as_json: bool) -> None:
     for number, call in enumerate(calls, start=1):
         name = f"{call['plugin']}.{call['hook']}"
         click.echo(f"{number:>3}  {name:<{width}}  {', '.join(call['result'])}".rstrip())
-
-
-def _provided(assembly: Assembly, call: HookCall) -> list[str]:
-    if call.hook != "provide":
-        return []
-    return [capability.__name__ for capability, owner in assembly.services.owners.items() if owner == call.plugin]

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 import structlog
 
-from precipiq_contracts.clock import SystemClock, SystemRandomness
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.server import Server, Site
 from precipiq_core import __version__
@@ -21,6 +20,7 @@ from precipiq_core.cli.context import deployment_of
 from precipiq_core.deployment import Deployment
 from precipiq_core.logs.setup import LoggingControl, configure_logging
 from precipiq_core.running import running
+from precipiq_core.system import SystemClock, SystemRandomness
 
 log = structlog.get_logger("precipiq.serve")
 

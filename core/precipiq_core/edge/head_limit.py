@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from precipiq_contracts.errors import HeadersTooLarge
 from precipiq_core.http.envelope import error_answer, send_answer
+from precipiq_core.http.errors import HeadersTooLarge
 
 
 class HeadLimit:

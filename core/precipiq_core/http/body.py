@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from precipiq_chain.canonical import Json
 from precipiq_chain.strict_json import JsonRefused, loads
-from precipiq_contracts.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationFailed
+from precipiq_contracts.errors import ValidationFailed
+from precipiq_core.http.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from precipiq_core.http.settings import HttpSettings
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """What a body may cost: bytes, seconds, levels of nesting."""
-
-    bytes_max: int
-    timeout_s: float
-    depth_max: int
-
-
-async def read_json(headers: RawHeaders, receive: Receive, limits: BodyLimits) -> Json:
+async def read_json(headers: RawHeaders, receive: Receive, limits: HttpSettings) -> Json:
     """The parsed body.
 
     Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``RequestTimeout`` and ``ValidationFailed``.
     """
     _check_media_type(headers)
-    raw = await read_raw(headers, receive, limits)
+    raw = await read_raw(headers, receive, limits.body_bytes_max, limits.body_timeout_s)
     try:
         return loads(raw, max_depth=limits.depth_max)
     except JsonRefused as error:
@@ -39,34 +31,34 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: BodyLimits) -
         ) from None
 
 
-async def read_raw(headers: RawHeaders, receive: Receive, limits: BodyLimits) -> bytes:
+async def read_raw(headers: RawHeaders, receive: Receive, bytes_max: int, timeout_s: float) -> bytes:
     """The body as it came, byte for byte, whatever its media type.
 
     Raises ``UnsupportedMediaType`` (compressed), ``PayloadTooLarge`` and ``RequestTimeout``.
     """
-    declared_bytes = _declared_bytes(headers, limits)
+    declared_bytes = _declared_bytes(headers, bytes_max)
     message = await receive() if declared_bytes is not None else None
     if message is not None and message["type"] == "http.request" and not message.get("more_body"):
         raw: bytes = message.get("body", b"")  # the usual case: all in one piece
-        if len(raw) > limits.bytes_max:
-            raise _too_large(limits)
+        if len(raw) > bytes_max:
+            raise _too_large(bytes_max)
         return raw
     try:
-        async with asyncio.timeout(limits.timeout_s):
-            return bytes(await _read_pieces(receive, limits, message))
+        async with asyncio.timeout(timeout_s):
+            return bytes(await _read_pieces(receive, bytes_max, message))
     except TimeoutError as error:
-        raise RequestTimeout(f"the request body did not arrive within {limits.timeout_s:g} s") from error
+        raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from error
 
 
-def _declared_bytes(headers: RawHeaders, limits: BodyLimits) -> int | None:
+def _declared_bytes(headers: RawHeaders, bytes_max: int) -> int | None:
     declared_bytes = None
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMediaType("compressed request bodies are not accepted")
         if name == b"content-length":
-            declared_bytes = int(value) if value.isdigit() and len(value) < 20 else limits.bytes_max + 1
-    if declared_bytes is not None and declared_bytes > limits.bytes_max:
-        raise _too_large(limits)
+            declared_bytes = int(value) if value.isdigit() and len(value) < 20 else bytes_max + 1
+    if declared_bytes is not None and declared_bytes > bytes_max:
+        raise _too_large(bytes_max)
     return declared_bytes
 
 
@@ -80,19 +72,19 @@ def _check_media_type(headers: RawHeaders) -> None:
         raise UnsupportedMediaType("JSON is UTF-8")
 
 
-async def _read_pieces(receive: Receive, limits: BodyLimits, message: object) -> bytearray:
+async def _read_pieces(receive: Receive, bytes_max: int, message: object) -> bytearray:
     raw = bytearray()
     current = message if isinstance(message, dict) else await receive()
     while True:
         if current["type"] == "http.disconnect":
             raise ClientDisconnect
         raw += current.get("body", b"")
-        if len(raw) > limits.bytes_max:
-            raise _too_large(limits)
+        if len(raw) > bytes_max:
+            raise _too_large(bytes_max)
         if not current.get("more_body"):
             return raw
         current = await receive()
 
 
-def _too_large(limits: BodyLimits) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the request body is larger than {limits.bytes_max} bytes")
+def _too_large(bytes_max: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the request body is larger than {bytes_max} bytes")

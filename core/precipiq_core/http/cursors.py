@@ -9,7 +9,7 @@ import base64
 import binascii
 
 from precipiq_contracts.errors import ValidationFailed
-from precipiq_contracts.settings import HttpSettings
+from precipiq_core.http.settings import HttpSettings
 
 
 def encode_cursor(name: str, number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -18,9 +18,10 @@ from precipiq_contracts.credential import Credential
 from precipiq_contracts.errors import InternalError, PrecipiqError, RateLimited, Unavailable, ValidationFailed
 from precipiq_core.http.answers import send_own
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
-from precipiq_core.http.body import BodyLimits, read_json, read_raw
+from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.http.validation import parse_body, parse_query
 
 _IDEMPOTENCY_KEY_BYTES_MAX = 255
@@ -32,8 +33,7 @@ class Edge:
 
     authenticators: Sequence[Authenticator]
     rate_limiter: RateLimiter | None
-    limits: BodyLimits
-    handler_timeout_s: float
+    http: HttpSettings
     clock: Clock
 
 
@@ -63,7 +63,7 @@ class EndpointApp:
                     if state.retry_after_s > 0:
                         raise RateLimited(retry_after_s=state.retry_after_s)
             call = await self._parse(principal, credential, scope, receive)
-            async with asyncio.timeout(self._edge.handler_timeout_s):
+            async with asyncio.timeout(self._edge.http.handler_timeout_s):
                 result = await self._endpoint.handler(call)
             if callable(result):
                 await send_own(result, headers, scope, receive, send)
@@ -90,9 +90,9 @@ class EndpointApp:
             query = parse_query(endpoint.query, scope["query_string"])
         body: BaseModel | bytes = _NO_BODY
         if isinstance(endpoint.body, RawBody):
-            body = await read_raw(headers, receive, replace(self._edge.limits, bytes_max=endpoint.body.bytes_max))
+            body = await read_raw(headers, receive, endpoint.body.bytes_max, self._edge.http.body_timeout_s)
         elif endpoint.body is not NoBody:
-            body = parse_body(endpoint.body, await read_json(headers, receive, self._edge.limits))
+            body = parse_body(endpoint.body, await read_json(headers, receive, self._edge.http))
         kind: type[PublicCall[Any, Any]] = PublicCall if principal is None else Call
         call = kind(
             principal,

@@ -10,8 +10,9 @@ import orjson
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from precipiq_contracts.errors import PrecipiqError, RangeNotSatisfiable, RateLimited, Unauthorized, Unavailable
+from precipiq_contracts.errors import PrecipiqError, RateLimited, Unauthorized, Unavailable
 from precipiq_core.http.answers import OwnAnswer
+from precipiq_core.http.errors import RangeNotSatisfiable
 
 STATUS_OF = {
     "bad_request": 400,

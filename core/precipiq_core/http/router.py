@@ -14,10 +14,11 @@ from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketR
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.contribution import Contribution
-from precipiq_contracts.errors import DeploymentError, MethodNotAllowed, NotFound, UpgradeRequired
+from precipiq_contracts.errors import DeploymentError, NotFound
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
 from precipiq_core.http.envelope import DENIAL, JSON_TYPE, STATUS_OF, error_answer, send_answer
+from precipiq_core.http.errors import MethodNotAllowed, UpgradeRequired
 from precipiq_core.http.websocket import WebSocketEndpoint
 
 API_PREFIX = "/api/v1"

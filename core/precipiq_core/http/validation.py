@@ -18,6 +18,18 @@ _PATH_CHARACTERS_MAX = 200
 _QUERY_BYTES_MAX = 16 * 1024
 _QUERY_PAIRS_MAX = 64
 
+_WORDS = {
+    "extra_forbidden": "unknown field",
+    "missing": "is required",
+    "less_than_equal": "must be <= {le}",
+    "greater_than_equal": "must be >= {ge}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
+}
+"""pydantic's kinds of error in words of ours, with its context's values."""
+
 
 class RequestModel(BaseModel):
     """Base of request bodies and query strings: unknown keys are refused, values are never echoed."""
@@ -112,22 +124,6 @@ def _details(error: ValidationError) -> dict[str, list[str]]:
 
 
 def _message(kind: str, context: dict[str, Any], message: str) -> str:
-    match kind:
-        case "extra_forbidden":
-            return "unknown field"
-        case "missing":
-            return "is required"
-        case "less_than_equal":
-            return f"must be <= {context['le']}"
-        case "greater_than_equal":
-            return f"must be >= {context['ge']}"
-        case "string_too_long":
-            return f"must have at most {context['max_length']} characters"
-        case "string_too_short":
-            return f"must have at least {context['min_length']} characters"
-        case "too_long":
-            return f"must have at most {context['max_length']} items"
-        case "too_short":
-            return f"must have at least {context['min_length']} items"
-        case _:
-            return message.removeprefix("Value error, ").replace("Input should be", "must be")
+    if kind in _WORDS:
+        return _WORDS[kind].format(**context)
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")

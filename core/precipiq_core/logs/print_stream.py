@@ -9,31 +9,33 @@ from typing import Any
 from precipiq_core.logs.sink import Sink, log_time
 
 
-class PrintStream(io.TextIOBase):
-    """Standard output or error: each printed line becomes a log line.
+class PrintedBytes(io.RawIOBase):
+    """The bytes of standard output or error: each line of them becomes a log line.
 
     What is written at once is scrubbed at once, for a private key is many lines. A line longer than a log line may be
     is written when it is, and the rest of it dropped: nothing waits without bound.
     """
 
-    encoding = "utf-8"
-    errors = "replace"
-
     def __init__(self, sink: Sink, name: str) -> None:
         super().__init__()
         self._sink = sink
-        self._name = name
-        self._pending = ""
+        self._logger = name
+        self.name = f"<{name}>"
+        self._pending = b""
         self._dropping = False
         self._lock = threading.RLock()
-        self.buffer = _PrintBytes(self)
+
+    def as_text(self) -> io.TextIOWrapper:
+        """What takes the place of ``sys.stdout``; it holds nothing back."""
+        return io.TextIOWrapper(self, "utf-8", "replace", newline="\n", write_through=True)
 
     def writable(self) -> bool:
         return True
 
-    def write(self, text: str) -> int:
+    def write(self, data: Any) -> int:
+        content = bytes(data)
         with self._lock:
-            whole, line_break, rest = (self._pending + text).rpartition("\n")
+            whole, line_break, rest = (self._pending + content).rpartition(b"\n")
             if line_break:
                 self._pending = rest
                 self._emit(whole, first_is_dropped=self._dropping)
@@ -43,32 +45,17 @@ class PrintStream(io.TextIOBase):
             if len(self._pending) > self._sink.line_bytes_max:
                 self._dropping = True
                 self.finish()
-        return len(text)
+        return len(content)
 
     def finish(self) -> None:
         """Write what waits for its line break."""
         with self._lock:
-            text, self._pending = self._pending, ""
-            self._emit(text)
+            content, self._pending = self._pending, b""
+            self._emit(content)
 
-    def _emit(self, text: str, *, first_is_dropped: bool = False) -> None:
-        clean = self._sink.scrubber.line(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+    def _emit(self, content: bytes, *, first_is_dropped: bool = False) -> None:
+        text = content.decode("utf-8", "replace").encode()
+        clean = self._sink.scrubber.line(text).decode("utf-8", "replace")
         for line in clean.split("\n")[first_is_dropped:]:
             if line.strip():
-                self._sink.write({"timestamp": log_time(), "level": "info", "logger": self._name, "event": line})
-
-
-class _PrintBytes(io.RawIOBase):
-    """What ``sys.stdout.buffer`` is: the same for bytes."""
-
-    def __init__(self, text: PrintStream) -> None:
-        super().__init__()
-        self._text = text
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        content = bytes(data)
-        self._text.write(content.decode("utf-8", "replace"))
-        return len(content)
+                self._sink.write({"timestamp": log_time(), "level": "info", "logger": self._logger, "event": line})

@@ -16,7 +16,7 @@ import structlog
 from structlog.contextvars import get_contextvars
 from structlog.tracebacks import ExceptionDictTransformer
 
-from precipiq_core.logs.print_stream import PrintStream
+from precipiq_core.logs.print_stream import PrintedBytes
 from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.sink import Sink, log_time
@@ -114,8 +114,8 @@ def _take_over(sink: Sink, level: int, *, capture_stdio: bool) -> list[Any]:
     undo.append(_replace(threading, "excepthook", _threading_excepthook))
     if capture_stdio:
         for name in ("stdout", "stderr"):
-            printed = PrintStream(sink, name)
-            undo.append(_replace(sys, name, printed))
+            printed = PrintedBytes(sink, name)
+            undo.append(_replace(sys, name, printed.as_text()))
             undo.append(printed.finish)
     return undo
 

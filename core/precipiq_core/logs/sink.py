@@ -8,8 +8,9 @@ from typing import BinaryIO
 
 import orjson
 
-from precipiq_contracts.clock import SystemClock, format_timestamp
+from precipiq_contracts.clock import format_timestamp
 from precipiq_core.logs.scrub import Scrubber
+from precipiq_core.system import SystemClock
 
 _HEAD = re.compile(rb'\{"timestamp":"[^"\\]{1,40}","level":"[^"\\]{1,40}","logger":"[^"\\]{1,200}"')
 _ROOM_BYTES = 400

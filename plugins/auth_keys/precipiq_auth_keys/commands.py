@@ -15,8 +15,7 @@ from precipiq_contracts.auth import SCOPES, Scope
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.clock import Clock, parse_timestamp
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.cli.options import json_option
+from precipiq_core.cli.context import json_option, run_in_deployment
 
 env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)
 

@@ -20,8 +20,7 @@ from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import must_exist, run_in_deployment
-from precipiq_core.cli.options import chain_options, json_option
+from precipiq_core.cli.context import chain_options, json_option, must_exist, run_in_deployment
 
 _SECRET_CHARACTERS = range(22, 256)
 

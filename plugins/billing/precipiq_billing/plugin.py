@@ -29,8 +29,8 @@ from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import HttpSettings
 from precipiq_contracts.vault import KeyVault, WrappedSecrets
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 
 if TYPE_CHECKING:

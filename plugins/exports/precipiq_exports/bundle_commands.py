@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from precipiq_core.cli.options import json_option
+from precipiq_core.cli.context import json_option
 from precipiq_exports.bundle import verify
 
 EXIT_FAILED = 1

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from precipiq_contracts.clock import SystemClock
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.system import SystemClock
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 
 _NICENESS = 10  # appends go first

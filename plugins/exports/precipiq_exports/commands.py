@@ -16,8 +16,7 @@ from pydantic import ValidationError
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import must_exist, run_in_deployment
-from precipiq_core.cli.options import chain_options, json_option
+from precipiq_core.cli.context import chain_options, json_option, must_exist, run_in_deployment
 from precipiq_exports.jobs import FORMATS, Job
 from precipiq_exports.leases import Progress
 from precipiq_exports.models import ExportIn

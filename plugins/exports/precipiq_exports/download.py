@@ -17,8 +17,8 @@ import structlog
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from precipiq_contracts.errors import RangeNotSatisfiable
 from precipiq_core.http.answers import LateFailure, OwnAnswer, while_client_stays
+from precipiq_core.http.errors import RangeNotSatisfiable
 
 log = structlog.get_logger("precipiq.http")
 

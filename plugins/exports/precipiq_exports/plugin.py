@@ -20,8 +20,8 @@ from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.registries import EntryKinds
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import HttpSettings
 from precipiq_contracts.vault import KeyVault, WrappedSecrets
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig

@@ -7,10 +7,10 @@ from functools import partial
 
 from precipiq_contracts.auth import AddressLimiter
 from precipiq_contracts.errors import NotFound, RateLimited, ValidationFailed
-from precipiq_contracts.settings import HttpSettings
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, Reply
 from precipiq_core.http.envelope import Answer
+from precipiq_core.http.settings import HttpSettings
 from precipiq_exports import models
 from precipiq_exports.config import ExportsConfig
 from precipiq_exports.download import Download, Times

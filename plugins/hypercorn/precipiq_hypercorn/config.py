@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -26,6 +27,9 @@ class TlsSettings(Settings):
 class HypercornConfig(ServerSettings):
     """The server's limits and times."""
 
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="networks whose Forwarded, or X-Forwarded-For and X-Forwarded-Proto, are believed"
+    )
     tls: TlsSettings | None = Field(None, description="serve https; without it, http")
     drain_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="time for running requests to end at SIGTERM, seconds"

@@ -41,7 +41,8 @@ from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Prot
 from hypercorn.protocol.h11 import H11Protocol
 from priority.priority import MissingStreamError
 
-from precipiq_contracts.errors import BadRequest, HeadersTooLarge
+from precipiq_contracts.errors import BadRequest
+from precipiq_core.http.errors import HeadersTooLarge
 from precipiq_hypercorn.connections import CuredConnection, CuredTaskGroup, close_timeout_s, connection_of
 from precipiq_hypercorn.refusal import refusal
 from precipiq_hypercorn.websockets import CuredWebSocket

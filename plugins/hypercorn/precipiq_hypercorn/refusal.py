@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from precipiq_contracts.clock import Randomness, SystemRandomness
+from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_core.http.envelope import error_answer
+from precipiq_core.system import SystemRandomness
 
 _REQUEST_ID_BYTES = 12
 

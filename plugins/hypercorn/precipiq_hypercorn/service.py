@@ -27,6 +27,7 @@ from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.hypercorn_config import ServerConfig, tls_context
 from precipiq_hypercorn.open_files import raise_open_files_limit
 from precipiq_hypercorn.protocols import install
+from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_hypercorn.unread_body import UnreadBody
 from precipiq_hypercorn.worker import Worker
 
@@ -211,7 +212,7 @@ def run(
 
 def run_site(site: Site, settings: HypercornConfig, on_ready: OnReady, worker: Worker | None = None) -> int:
     """As :func:`run`, for an application that booted; around it what Hypercorn needs of every application."""
-    gate = DrainGate(site.app)
+    gate = DrainGate(TrustedProxies(site.app, settings.trusted_proxies))
     return run(UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker)
 
 

@@ -42,9 +42,9 @@ from wsproto.events import Event as WebSocketEvent
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from precipiq_contracts.clock import Clock, SystemClock
 from precipiq_contracts.errors import BadRequest, Forbidden, InternalError, NotFound, PrecipiqError, Unavailable
 from precipiq_contracts.server import FRAMES
+from precipiq_core.system import SystemClock
 from precipiq_hypercorn.connections import frames_per_second_max
 from precipiq_hypercorn.frame_rate import FrameRate
 from precipiq_hypercorn.refusal import refusal
@@ -52,7 +52,7 @@ from precipiq_hypercorn.refusal import refusal
 CLOSE_WAIT_S = 1.0
 PINGS_UNANSWERED_MAX = 2
 
-_clock: Clock = SystemClock()
+_clock = SystemClock()
 _PING = b"\x89\x00"
 _COMES_BACK = (CloseReason.SERVICE_RESTART, CloseReason.TRY_AGAIN_LATER)
 _REFUSALS: dict[int, Callable[[], PrecipiqError]] = {

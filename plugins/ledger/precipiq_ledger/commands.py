@@ -17,8 +17,7 @@ from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.ledger import ChainVerdict
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.cli.options import chain_options, json_option
+from precipiq_core.cli.context import chain_options, json_option, run_in_deployment
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier

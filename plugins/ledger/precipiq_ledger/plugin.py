@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock, Randomness
@@ -16,12 +17,13 @@ from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import Hooks
 from precipiq_contracts.ledger import ChainAudit, Ledger
-from precipiq_contracts.ledger_hooks import DriverOptions, LedgerHooks
-from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers, Registry
+from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers
 from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import HttpSettings, suggest
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_core.registry import Registry
+from precipiq_core.settings import suggest
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig

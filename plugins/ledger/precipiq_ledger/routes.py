@@ -9,11 +9,11 @@ from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_contracts.clock import Clock, format_timestamp, parse_end, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.errors import NotFound, ValidationFailed
-from precipiq_contracts.settings import HttpSettings
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json, success
 from precipiq_core.http.redaction import RedactionIn, redaction_record
+from precipiq_core.http.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.late_answer import LateAnswer

@@ -9,14 +9,20 @@ from precipiq_contracts.background import Background
 from precipiq_contracts.registries import Routes
 from precipiq_contracts.services import Services
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_operations.command_index import COMMANDS
 from precipiq_operations.config import OperationsConfig
 
 if TYPE_CHECKING:
+    import click
+
     from precipiq_core.http.endpoint import Endpoint
 
 
 class Operations(PluginBase[OperationsConfig]):
-    """``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``: without a key, without tenant data."""
+    """``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``: without a key, without tenant data.
+
+    Contributes ``precipiq vault`` too, which goes through what all plugins had wrapped.
+    """
 
     name = "operations"
     Config = OperationsConfig
@@ -31,3 +37,7 @@ class Operations(PluginBase[OperationsConfig]):
         background = services.get(Background)
         readiness = Readiness(lambda: {**services.pings, **background.pings})
         return Pages(readiness, services.get(CollectorRegistry), services.get(Routes)).endpoints()
+
+    @hookimpl
+    def commands(self, services: Services) -> Sequence[click.Command]:
+        return COMMANDS

@@ -10,8 +10,7 @@ import click
 
 from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import must_exist, run_in_deployment
-from precipiq_core.cli.options import chain_options, json_option
+from precipiq_core.cli.context import chain_options, json_option, must_exist, run_in_deployment
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import ProjectionStore
 

@@ -15,7 +15,7 @@ from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.services import Services
-from precipiq_contracts.settings import HttpSettings
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.command_index import COMMANDS

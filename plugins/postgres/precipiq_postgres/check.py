@@ -10,9 +10,9 @@ import structlog
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.schema.branches import missing_steps
-from precipiq_core.schema.steps import version_table
 from precipiq_postgres.roles import OLDEST, ORG_SETTING, SCHEMA, Roles
+from precipiq_schema.branches import missing_steps
+from precipiq_schema.steps import version_table
 
 log = structlog.get_logger("precipiq.database")
 

@@ -20,12 +20,12 @@ from sqlalchemy.pool import NullPool
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError, Unavailable
-from precipiq_core.schema.branches import missing_steps, take_step
-from precipiq_core.schema.steps import Step, version_table
 from precipiq_postgres.address import PostgresAddress
 from precipiq_postgres.errors import translated, translating
 from precipiq_postgres.rights import make_roles, rights
 from precipiq_postgres.roles import OLDEST, SCHEMA, Roles, quoted
+from precipiq_schema.branches import missing_steps, take_step
+from precipiq_schema.steps import Step, version_table
 
 log = structlog.get_logger("precipiq.database")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, ClassVar
 
+from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
 from precipiq_contracts.database import Database
 from precipiq_contracts.entry_store import EntryStoreDriver
-from precipiq_contracts.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.registries import Migrations
 from precipiq_contracts.services import Services
 from precipiq_core.extras import require_extra

@@ -12,13 +12,13 @@ from typing import Any
 
 import asyncpg
 
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.secret_location import SecretLocation
-from precipiq_core.schema.steps import version_table
+from precipiq_core.system import SystemRandomness
 from precipiq_postgres.roles import ENVIRONMENT_SETTING, ORG_SETTING, SCHEMA, Roles, quoted
 from precipiq_postgres.scram import scram_verifier
+from precipiq_schema.steps import version_table
 
 _PINNED = {
     "search_path": f"{SCHEMA}, pg_temp",  # else PostgreSQL looks for temporary tables first

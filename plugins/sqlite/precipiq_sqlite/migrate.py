@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from precipiq_contracts.database import Migration
-from precipiq_core.schema.branches import missing_steps, take_step
-from precipiq_core.schema.steps import version_table
+from precipiq_schema.branches import missing_steps, take_step
+from precipiq_schema.steps import version_table
 from precipiq_sqlite.connection import open_for_reading, open_for_writing, translating
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar
 
+from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
 from precipiq_contracts.database import Database
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.registries import Migrations
 from precipiq_contracts.services import Services
 from precipiq_core.plugin import PluginBase, hookimpl

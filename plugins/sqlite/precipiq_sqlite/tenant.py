@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import SystemRandomness
 from precipiq_contracts.database import Row, Statement
 from precipiq_contracts.errors import DeploymentError, InternalError
+from precipiq_core.system import SystemRandomness
 from precipiq_sqlite.connection import STATEMENTS_CACHED_COUNT, primary_code, read_only_uri, rows_of
 
 T = TypeVar("T")

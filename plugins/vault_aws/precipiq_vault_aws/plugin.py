@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import structlog
 
@@ -13,15 +13,11 @@ from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault
-from precipiq_core.cli.vault_index import VAULT_COMMANDS
 from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_vault_aws.config import VaultAwsConfig
 from precipiq_vault_aws.kms import KmsSettings
 from precipiq_vault_aws.service import AwsVault
-
-if TYPE_CHECKING:
-    import click
 
 log = structlog.get_logger("precipiq.vault")
 
@@ -41,10 +37,6 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
     def provide(self, services: Services) -> None:
         self._vault = AwsVault(KmsSettings(**self.config.model_dump()))
         services.provide(KeyVault, self._vault)
-
-    @hookimpl
-    def commands(self, services: Services) -> Sequence[click.Command]:
-        return VAULT_COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from precipiq_chain.canonical import canonical
 from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
-from precipiq_contracts.key_files import create_key_file
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_contracts.vault import SECRET_BYTES_MAX, Context
+from precipiq_core.key_files import create_key_file
 
 VERSION = 1
 KEY_BYTES = 32

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -14,15 +14,11 @@ from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.registries import WrappedSecretsRegistry
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault
-from precipiq_core.cli.vault_index import VAULT_COMMANDS
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_vault_local.config import VaultLocalConfig
 from precipiq_vault_local.first_start import first_start
 from precipiq_vault_local.keys import LocalVaultAccess
 from precipiq_vault_local.service import LocalVault, VaultWatch
-
-if TYPE_CHECKING:
-    import click
 
 
 class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
@@ -46,10 +42,6 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
         )
         self._watch = VaultWatch(self._vault, ready, config.check_interval_s)
         services.provide(KeyVault, self._vault)
-
-    @hookimpl
-    def commands(self, services: Services) -> Sequence[click.Command]:
-        return VAULT_COMMANDS
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:

@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from precipiq_contracts.database import Migration
-from precipiq_core.schema.branches import missing_steps, take_step
-from precipiq_core.schema.steps import version_table
+from precipiq_schema.branches import missing_steps, take_step
+from precipiq_schema.steps import version_table
 
 
 def missing_revisions(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> list[str]:

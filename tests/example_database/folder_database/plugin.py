@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from folder_database.config import FolderConfig
 from folder_database.service import FolderDatabase
+from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.database import Database
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import EntryStoreDriver
-from precipiq_contracts.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.registries import Migrations
 from precipiq_contracts.services import Services
 from precipiq_core.plugin import PluginBase, hookimpl

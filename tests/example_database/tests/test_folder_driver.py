@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from folder_database.entries.driver import FolderDriver
-from precipiq_contracts.ledger_hooks import DriverOptions
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
 
 OPTIONS = DriverOptions(find_scan_rows_max=7, watch_poll_s=0.05)

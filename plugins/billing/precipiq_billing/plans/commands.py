@@ -17,8 +17,7 @@ from precipiq_billing.plans.service import Account, PlanBook
 from precipiq_contracts.clock import format_timestamp
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.cli.options import json_option
+from precipiq_core.cli.context import json_option, run_in_deployment
 
 
 @click.group("plans")

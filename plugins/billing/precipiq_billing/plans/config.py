@@ -9,8 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.plans import PlanLimits
-from precipiq_contracts.settings import SecretReference, suggest
+from precipiq_contracts.settings import SecretReference
 from precipiq_core.plugin import PluginConfig
+from precipiq_core.settings import suggest
 
 _DAY_S = 86_400
 _SECRET_PREFIX = "whsec_"

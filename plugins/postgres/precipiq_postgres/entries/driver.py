@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from precipiq_chain.grouping import AppendJob, check_storable
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
 from precipiq_contracts.database import Migration
@@ -23,7 +24,6 @@ from precipiq_contracts.entry_store import (
     EntryStore,
     Seal,
 )
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_core.background import standalone_background
 from precipiq_postgres.entries.append import PostgresAppender
 from precipiq_postgres.entries.audit import PostgresAuditor

@@ -13,6 +13,7 @@ from typing import cast
 import orjson
 
 from precipiq_chain.grouping import AppendJob, check_storable
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_chain.watchers import Watchers
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
@@ -27,7 +28,6 @@ from precipiq_contracts.entry_store import (
     EntryStore,
     Seal,
 )
-from precipiq_contracts.ledger_hooks import DriverOptions
 from precipiq_core.background import standalone_background
 from precipiq_sqlite.entries.append import append_group
 from precipiq_sqlite.entries.audit import SqliteAuditor

@@ -18,6 +18,7 @@ from folder_database.files import make_folder, writing_alone
 from folder_database.one_thread import OneThread
 from precipiq_chain.chain_format import parse_statement
 from precipiq_chain.grouping import AppendJob, Group, seal_job, wanted_keys
+from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_chain.matching import meets, page_of
 from precipiq_chain.watchers import Watchers
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
@@ -31,7 +32,6 @@ from precipiq_contracts.entry_store import (
     EntryStore,
     Seal,
 )
-from precipiq_contracts.ledger_hooks import DriverOptions
 
 WAITING_MAX = 10_000
 

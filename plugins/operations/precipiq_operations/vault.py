@@ -8,12 +8,11 @@ from functools import partial
 
 import click
 
-from precipiq_contracts.errors import VaultRefused
+from precipiq_contracts.errors import DeploymentError, VaultRefused
 from precipiq_contracts.registries import WrappedSecretsRegistry
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault
-from precipiq_core.cli.context import run_in_deployment
-from precipiq_core.cli.options import json_option
+from precipiq_core.cli.context import json_option, run_in_deployment
 
 EXIT_REFUSED = 1
 
@@ -73,7 +72,9 @@ def rewrap(ctx: click.Context, as_json: bool) -> None:
 
 async def _gone_through(is_rewrapping: bool, services: Services) -> Report:
     """Ask the vault about every stored secret; whether a stale one can be unwrapped shows as it is rewrapped."""
-    vault = services.get(KeyVault)
+    vault = services.find(KeyVault)
+    if vault is None:
+        raise DeploymentError(["no enabled plugin is a vault; enable [plugins.vault_local], or another one"])
     report = Report(await vault.check())
     for name, holder in services.get(WrappedSecretsRegistry).by_name.items():
         count = report.counts[name] = Count()

@@ -1,4 +1,4 @@
-"""Files that hold a key: read, and made once for their owner alone, whoever else makes the same one at that moment."""
+"""Files that hold a key, made once for their owner alone, whoever else makes the same one at that moment."""
 
 from __future__ import annotations
 
@@ -9,22 +9,6 @@ from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError
 
 _KEY_BYTES = 32
-_FILE_BYTES_MAX = 64 * 1024
-
-
-def read_key_file(path: Path) -> str:
-    """The secret in it, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
-    try:
-        with path.open("rb") as stream:
-            secret = stream.read(_FILE_BYTES_MAX).decode().strip()
-    except FileNotFoundError as error:
-        raise DeploymentError([f"the secret in file {path} is missing: there is no such file"]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "it is no text")
-        raise DeploymentError([f"the secret in file {path} cannot be read: {reason}"]) from error
-    if not secret:
-        raise DeploymentError([f"the secret in file {path} is missing or empty"])
-    return secret
 
 
 def create_key_file(path: Path, randomness: Randomness, *, where: str) -> bool:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from precipiq_contracts.database import Migration
-from precipiq_core.schema.revision_files import stated_heads
-from precipiq_core.schema.steps import Step
+from precipiq_schema.revision_files import stated_heads
+from precipiq_schema.steps import Step
 
 
 def missing_steps(migration: Migration, versions: Sequence[str]) -> list[Step]:
@@ -24,7 +24,7 @@ def missing_steps(migration: Migration, versions: Sequence[str]) -> list[Step]:
     """
     if versions and frozenset(versions) == stated_heads(migration.location):
         return []
-    from precipiq_core.schema.alembic_scripts import steps_after
+    from precipiq_schema.alembic_scripts import steps_after
 
     return steps_after(migration, versions)
 
@@ -34,6 +34,6 @@ def take_step(connection: Any, migration: Migration, revision: str = "heads", *,
 
     ``roles``: those of PostgreSQL, which a revision finds in the attributes of its context's configuration.
     """
-    from precipiq_core.schema.alembic_scripts import upgrade
+    from precipiq_schema.alembic_scripts import upgrade
 
     upgrade(connection, migration, revision, roles)

@@ -14,7 +14,7 @@ from alembic.util import CommandError
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.schema.steps import POST, PRE, Step, version_table
+from precipiq_schema.steps import POST, PRE, Step, version_table
 
 _SCRIPTS = Path(__file__).parent / "alembic"
 

@@ -1,0 +1,24 @@
+"""``[http]``: what one request may cost."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from precipiq_contracts.settings import Settings
+
+
+class HttpSettings(Settings):
+    """Limits of requests and of lists; a capability."""
+
+    body_bytes_max: int = Field(10 * 1024 * 1024, ge=1024, description="largest request body, bytes")
+    body_timeout_s: float = Field(30.0, gt=0, description="time for a request body to arrive, seconds")
+    handler_timeout_s: float = Field(60.0, gt=0, description="time for an answer to begin, seconds")
+    download_stall_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="time for a client to take the next 64 KiB of a download, seconds; on Linux one that takes nothing "
+        "at all ends with `server.tcp_user_timeout_s`",
+    )
+    depth_max: int = Field(64, ge=4, le=200, description="nesting of a request body, levels")
+    list_limit_default: int = Field(50, ge=1, description="items of a page when the caller names no limit")
+    list_limit_max: int = Field(500, ge=1, description="items of a page at most")

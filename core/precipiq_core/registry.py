@@ -1,0 +1,43 @@
+"""Contributions by name: what stands behind the capabilities of ``precipiq_contracts.registries``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from precipiq_contracts.contribution import Contribution
+from precipiq_contracts.errors import DeploymentError
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+NamedT = TypeVar("NamedT", bound=_Named)
+
+
+class Registry(Generic[NamedT]):
+    """Contributions by name, filled once at boot. ``what``: one of them, for messages, such as ``entry kind``."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._by_name: dict[str, NamedT] = {}
+        self.owners: dict[str, str] = {}
+        """Name -> the plugin that contributed it."""
+
+    @property
+    def by_name(self) -> Mapping[str, NamedT]:
+        return self._by_name
+
+    def fill(self, contributions: Iterable[Contribution[NamedT]]) -> None:
+        """Take them in. Raises ``DeploymentError`` with a sentence for each name that two plugins claim."""
+        problems = []
+        for item in contributions:
+            name = item.value.name
+            if name in self.owners:
+                problems.append(f"{self._what} {name!r} is registered by both {self.owners[name]} and {item.owner}")
+            self.owners[name] = item.owner
+            self._by_name[name] = item.value
+        if problems:
+            raise DeploymentError(problems)

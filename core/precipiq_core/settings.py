@@ -1,0 +1,64 @@
+"""A table of the deployment as a model: what is wrong with it becomes sentences in the words of the file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from precipiq_contracts.settings import BASE_DIR
+
+_TABLE, _LIST, _NETWORK = "must be a table", "must be a list", "must be a network, such as 10.0.0.0/8"
+_WORDS = {"model_type": _TABLE, "dict_type": _TABLE, "tuple_type": _LIST, "list_type": _LIST, "missing": "is required"}
+_WORDS |= {"ip_v4_network": _NETWORK, "ip_v6_network": _NETWORK, "string_pattern_mismatch": "has another form"}
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def parse_settings(
+    model: type[ModelT], table: Mapping[str, Any], *, where: str, base_dir: Path, problems: list[str]
+) -> ModelT | None:
+    """The table as ``model``; on errors adds a sentence for each to ``problems`` and gives None."""
+    try:
+        return model.model_validate(table, context={BASE_DIR: base_dir})
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        problems.extend(dict.fromkeys(_sentence(model, table, where, item) for item in found))
+        return None
+
+
+def _sentence(model: type[BaseModel], table: Mapping[str, Any], where: str, item: ErrorDetails) -> str:
+    """In the words of the file: no name of a Python class, no regular expression."""
+    loc = item["loc"]
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    if item["type"] == "extra_forbidden":
+        message = f"unknown key{suggest(str(loc[-1]), _fields_at(model, loc[:-1]))}"
+    return f"{'.'.join((where, *_keys(loc, table)))}: {_WORDS.get(item['type'], message)}"
+
+
+def _keys(loc: tuple[int | str, ...], value: Any) -> Iterator[str]:
+    for part in loc:
+        if isinstance(part, int) or isinstance(value, Mapping):  # else no key, but which of several types did not fit
+            yield str(part)
+            value = value.get(part) if isinstance(part, str) else value[part]
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        options = () if field is None else (field.annotation, *get_args(field.annotation))
+        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if len(models) != 1:
+            return ()
+        model = models[0]
+    return model.model_fields
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known name, or nothing."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""

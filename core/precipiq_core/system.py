@@ -1,0 +1,49 @@
+"""Time and randomness of the machine: no other module reads its clock or its random source. Tests replace it whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SystemClock:
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+class SystemRandomness:
+    """The operating system's random source, asked for a few kilobytes at a time; no byte is given out twice."""
+
+    _POOL_BYTES = 4096
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool = b""
+        self._used = 0
+        os.register_at_fork(after_in_child=self._forget)
+
+    def bytes(self, count: int) -> bytes:
+        with self._lock:
+            start = self._used
+            if start + count > len(self._pool):
+                self._pool = os.urandom(max(self._POOL_BYTES, count))
+                start = 0
+            self._used = start + count
+            return self._pool[start : self._used]
+
+    def __reduce__(self) -> tuple[type[SystemRandomness], tuple[()]]:
+        """Another process asks the operating system itself."""
+        return SystemRandomness, ()
+
+    def _forget(self) -> None:
+        """A forked child must not give out what its parent gives out."""
+        self._lock = threading.Lock()
+        self._pool, self._used = b"", 0
