@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import random
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,12 @@ async def test_another_process_follows_and_says_once_that_it_cannot(
         return await changed_after(change, limit)
 
     await book.take(subscription_event("updated", START_S, "active"))
-    monkeypatch.setattr(store, "changed_after", away)
-    async with other.running(standalone_background()), asyncio.timeout(WAIT_S):
-        while other.of("org_one").plan != "basic":
-            await asyncio.sleep(0.005)
-        monkeypatch.undo()
+    async with asyncio.timeout(WAIT_S), AsyncExitStack() as running:
+        with monkeypatch.context() as while_away:
+            while_away.setattr(store, "changed_after", away)
+            await running.enter_async_context(other.running(standalone_background()))
+            while other.of("org_one").plan != "basic":
+                await asyncio.sleep(0.005)
         await book.take(subscription_event("deleted", START_S + 1, "canceled"))
         while other.of("org_one") != FREE:
             await asyncio.sleep(0.005)

@@ -103,6 +103,7 @@ def test_a_file_that_holds_no_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_event_is_refused_by_its_number(server: ServerProcess, tmp_path: Path) -> None:
+    Account(Client(server, server.create_key("live")))
     (tmp_path / "events").write_text('{"a": 1}')
     arguments = ("stripe", "replay", str(tmp_path / "events"), "--org", server.org_id, "--env", "live")
     done = server.run(*arguments, check=False)

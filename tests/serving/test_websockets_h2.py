@@ -199,11 +199,11 @@ async def test_ready_made_frames_come_as_they_are(served) -> None:
 
 async def test_pings_without_a_pong_reset_their_stream_and_then_the_connection(served) -> None:
     app = Recorder()
-    async with served(app, websocket_ping_interval_s=0.2) as server, asyncio.timeout(WAIT_S):
+    async with served(app, websocket_ping_interval_s=1) as server, asyncio.timeout(WAIT_S):
         tasks_before, descriptors_before = asyncio.all_tasks(), descriptors()
         peer = await Http2Peer.connected(server.port)
         first = await peer.opened()
-        await asyncio.sleep(0.1)
+        await peer.until(lambda: peer.frames(first))  # so the second has a ping's time after the first is gone
         second = await peer.opened()
         await peer.until(lambda: first in peer.reset)
         assert peer.frames(first) == [(PING, b"")] * 2

@@ -5,23 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from precipiq_testkit.open_files import open_files
 from precipiq_testkit.server import ServerProcess
 
 from .client import Client
-
-
-def open_files(pid: int) -> set[str]:
-    found = set()
-    with suppress(OSError):
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                found.add(str(link.readlink()))
-    return found
 
 
 def listening_socket(port: int) -> str:

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from precipiq_testkit.open_files import open_files
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.effort import rounds
 from tests.system.client import Client, decision
@@ -77,8 +78,7 @@ class Deployment:
 
     def sockets(self) -> int:
         """Descriptors of the server that are sockets."""
-        paths = Path(f"/proc/{self.server.process.pid}/fd").iterdir()
-        return sum(1 for path in paths if "socket:" in str(path.readlink()))
+        return sum("socket:" in path for path in open_files(self.server.process.pid))
 
 
 def accepts(filters: dict[str, str], statement: dict[str, Any]) -> bool:

@@ -7,12 +7,12 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from precipiq_testkit.crowd import crowd
+from precipiq_testkit.open_files import open_files
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.effort import rounds
 from tests.system.client import Client, decision
@@ -66,8 +66,7 @@ async def drained(connection: ClientConnection) -> tuple[list[Frame], int, str]:
 
 def sockets_of(server: ServerProcess) -> int:
     """Descriptors of the server that are sockets."""
-    folder = Path(f"/proc/{server.process.pid}/fd")
-    return sum(1 for path in folder.iterdir() if "socket:" in str(path.readlink()))
+    return sum("socket:" in path for path in open_files(server.process.pid))
 
 
 async def test_a_stuck_reader_is_evicted_and_resumes_where_it_was_told(server: ServerProcess) -> None:
