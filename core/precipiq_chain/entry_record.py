@@ -140,7 +140,7 @@ def _name(name: str, taken: tuple[Set[str], ...], part: str) -> bytes:
 def _names(text: bytes) -> Set[str]:
     """Names of the object's members; none of anything else, which an intruder may have made of it."""
     try:
-        value = orjson.loads(text)
+        value = parse_json(text)
     except ValueError:
         return frozenset()
     return value.keys() if isinstance(value, dict) else frozenset()

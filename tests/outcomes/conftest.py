@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 import precipiq_outcomes
 from precipiq_chain.chain_format import statement_id
@@ -26,6 +27,7 @@ from precipiq_outcomes.link_store import LinkStore
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import TABLES, ProjectionStore
 from precipiq_outcomes.service import LinkService
+from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.sums import Sums
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.system.open_ledger import migration_of, open_ledger, serve_kinds
@@ -46,10 +48,12 @@ class Outcomes:
 
     def __post_init__(self) -> None:
         risk = LiabilityConfig()
+        self.registry = CollectorRegistry()
+        self.set_aside = SetAside(self.registry)
         self.store = ProjectionStore(self.database)
         self.links = LinkStore(self.database)
         self.projection = Projection(
-            self.store, self.ledger, SystemClock(), batch_entries=self.batch_entries, wait_s=10
+            self.store, self.ledger, SystemClock(), self.set_aside, batch_entries=self.batch_entries, wait_s=10
         )
         self.service = LinkService(self.links, self.projection, self.ledger)
         self.analytics = Analytics(
@@ -60,9 +64,18 @@ class Outcomes:
             default_currency="USD",
             timeline_points_max=1000,
         )
-        self.estimator = Estimator(self.database, self.analytics, self.ledger, self.clock, currency="USD", interval_s=1)
+        self.estimator = Estimator(
+            self.database, self.analytics, self.ledger, self.clock, self.set_aside, currency="USD", interval_s=1
+        )
         self.correlator = Correlator(
-            self.store, self.links, self.service, self.projection, self.ledger, SystemClock(), self.correlation
+            self.store,
+            self.links,
+            self.service,
+            self.projection,
+            self.ledger,
+            SystemClock(),
+            self.correlation,
+            self.set_aside,
         )
 
     async def decide(self, agent_id: str = "agent", **changes: Any) -> str:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import orjson
-
-from precipiq_chain.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_chain.chain_format import parse_json, parse_statement, split_payload, statement_kind
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Entry
 from precipiq_contracts.clock import Clock, parse_timestamp
@@ -25,6 +23,7 @@ from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import ProjectionStore
 from precipiq_outcomes.scoring import REFERENCE_NAMES, Candidate, Money, Score, Weights, score
 from precipiq_outcomes.service import LinkService, NewLink
+from precipiq_outcomes.set_aside import SetAside
 
 CURSOR = "correlation"
 
@@ -64,6 +63,7 @@ class Correlator:
         ledger: Ledger,
         clock: Clock,
         config: CorrelationConfig,
+        set_aside: SetAside,
     ) -> None:
         self._store = store
         self._links = links
@@ -72,6 +72,7 @@ class Correlator:
         self._ledger = ledger
         self._clock = clock
         self._config = config
+        self._set_aside = set_aside
         self._has_more = asyncio.Event()
         self._weights = Weights(
             config.temporal_weight, config.metadata_weight, config.prior_weight, config.amount_weight
@@ -113,9 +114,14 @@ class Correlator:
         await self._projection.current(chain)  # so that links which somebody made by then are known
         for entry in entries:
             began_s = self._clock.monotonic_s()
-            event = _event(entry)
-            if event is not None:
-                await self._propose(chain, event)
+            try:
+                event = _event(entry)
+                if event is not None:
+                    await self._propose(chain, event)
+            except Unavailable:
+                raise  # what is away comes back: the event is looked at again
+            except Exception as error:  # noqa: BLE001  (one event must not end the suggestions of everybody)
+                self._set_aside.note("correlator", chain, error, seq=entry.seq)
             await asyncio.sleep(_REST_FACTOR * (self._clock.monotonic_s() - began_s))
         is_full = len(entries) == _EVENTS_AT_ONCE
         new = entries[-1].seq if is_full else max(old, 0 if head is None else head.seq)
@@ -200,5 +206,5 @@ def _event(entry: Entry) -> _Event | None:
 
 
 def _payload(entry: Entry) -> dict[str, Any]:
-    payload: Any = None if entry.payload is None else orjson.loads(split_payload(entry.payload)[0])
+    payload: Any = None if entry.payload is None else parse_json(split_payload(entry.payload)[0])
     return payload if isinstance(payload, dict) else {}

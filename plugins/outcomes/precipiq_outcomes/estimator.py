@@ -16,13 +16,14 @@ from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Draft
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Scalar, Statement
-from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError
+from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
 from precipiq_outcomes.amounts import scaled
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.kinds import LIABILITY_ESTIMATE
 from precipiq_outcomes.projection_store import LINKS_CURSOR
+from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.spans import DAY_US
 
 NIGHTLY = "nightly"
@@ -40,6 +41,7 @@ class Estimator:
         analytics: Analytics,
         ledger: Ledger,
         clock: Clock,
+        set_aside: SetAside,
         *,
         currency: str,
         interval_s: float,
@@ -48,6 +50,7 @@ class Estimator:
         self._analytics = analytics
         self._ledger = ledger
         self._clock = clock
+        self._set_aside = set_aside
         self._currency = currency
         self._interval_s = interval_s
         self._has_more = asyncio.Event()
@@ -106,7 +109,12 @@ class Estimator:
         rows = await self._database.fetch(Statement(sql, {"limit": _AT_ONCE_MAX}))
         for row in rows:
             chain, decision_id = chain_in(row), str(row["decision_id"])
-            await self._record(chain, decision_id)
+            try:
+                await self._record(chain, decision_id)
+            except Unavailable:
+                raise  # what is away comes back: the decision is looked at again
+            except Exception as error:  # noqa: BLE001  (one decision must not end the estimates of everybody)
+                self._set_aside.note("estimator", chain, error, decision_id=decision_id)
             await self._forget(chain, decision_id, cast("int", row["since_us"]))
         return len(rows)
 

@@ -92,6 +92,7 @@ class Fold:
 
     def __init__(self, links: Iterable[Link]) -> None:
         self.changes = Changes()
+        self.refused: list[tuple[int, Exception]] = []
         self._links: dict[str, Link] = {}
         self._of_event: Counter[tuple[str, str, str]] = Counter()
         self._losses_of: Counter[str] = Counter()
@@ -101,12 +102,12 @@ class Fold:
                 self._count(link, 1)
 
     def take(self, entries: Sequence[FoldedEntry]) -> Changes:
-        """Fold the entries. Entries of other kinds, and such as no server wrote so, change nothing."""
+        """Fold the entries. Entries of other kinds change nothing; nor do those that are ``refused`` afterwards."""
         for entry in entries:
             try:
                 self._take(entry)
-            except (KeyError, ValueError, TypeError):
-                continue
+            except Exception as error:  # noqa: BLE001  (one entry must not end the sums of its chain)
+                self.refused.append((entry.statement.seq, error))
         return self.changes
 
     def _take(self, entry: FoldedEntry) -> None:

@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from prometheus_client import CollectorRegistry
+
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock
@@ -28,6 +30,7 @@ from precipiq_outcomes.link_store import LinkStore
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.projection_store import TABLES, ProjectionStore
 from precipiq_outcomes.service import LinkService
+from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.sums import Sums
 
 if TYPE_CHECKING:
@@ -56,7 +59,10 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
         clock = services.get(Clock)
         database, ledger = services.get(Database), services.get(Ledger)
         store, links = ProjectionStore(database), LinkStore(database)
-        projection = Projection(store, ledger, clock, batch_entries=config.batch_entries, wait_s=config.read_wait_s)
+        set_aside = SetAside(services.get(CollectorRegistry))
+        projection = Projection(
+            store, ledger, clock, set_aside, batch_entries=config.batch_entries, wait_s=config.read_wait_s
+        )
         service = LinkService(links, projection, ledger)
         analytics = Analytics(
             Sums(database),
@@ -67,9 +73,9 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
             timeline_points_max=config.timeline_points_max,
         )
         self._estimator = Estimator(
-            database, analytics, ledger, clock, currency=risk.currency, interval_s=config.estimate_interval_s
+            database, analytics, ledger, clock, set_aside, currency=risk.currency, interval_s=config.estimate_interval_s
         )
-        self._correlator = Correlator(store, links, service, projection, ledger, clock, config.correlation)
+        self._correlator = Correlator(store, links, service, projection, ledger, clock, config.correlation, set_aside)
         services.provide(LinkService, service)
         services.provide(Analytics, analytics)
         services.provide(Projection, projection)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import orjson
-
-from precipiq_chain.chain_format import parse_statement, split_payload, statement_kind
+from precipiq_chain.chain_format import parse_json, parse_statement, split_payload, statement_kind
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import Conflict, Unavailable
@@ -16,6 +14,7 @@ from precipiq_outcomes import kinds
 from precipiq_outcomes.fold import Fold, FoldedEntry, Money
 from precipiq_outcomes.links import Link
 from precipiq_outcomes.projection_store import LINKS_CURSOR, ProjectionStore
+from precipiq_outcomes.set_aside import SetAside
 
 _FOLDED = frozenset(
     (
@@ -36,11 +35,19 @@ class Projection:
     name = "outcomes"
 
     def __init__(
-        self, store: ProjectionStore, ledger: Ledger, clock: Clock, *, batch_entries: int, wait_s: float
+        self,
+        store: ProjectionStore,
+        ledger: Ledger,
+        clock: Clock,
+        set_aside: SetAside,
+        *,
+        batch_entries: int,
+        wait_s: float,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._clock = clock
+        self._set_aside = set_aside
         self._batch_entries = batch_entries
         self._wait_s = wait_s
 
@@ -80,9 +87,12 @@ class Projection:
             await asyncio.sleep(0)
 
     async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry]) -> int:
-        folded = await asyncio.to_thread(_folded, entries) if len(entries) > _INLINE_MAX else _folded(entries)
+        is_long = len(entries) > _INLINE_MAX
+        folded, unread = await asyncio.to_thread(_read, entries) if is_long else _read(entries)
         fold = Fold(await self._links_around(chain, folded))
-        changes = await asyncio.to_thread(fold.take, folded) if len(folded) > _INLINE_MAX else fold.take(folded)
+        changes = await asyncio.to_thread(fold.take, folded) if is_long else fold.take(folded)
+        for seq, error in (*unread, *fold.refused):
+            self._set_aside.note("projection", chain, error, seq=seq)
         money = await self._store.money_at(chain, changes.money) if changes.money else {}
         for key, change in changes.money.items():
             before = money.get(key, Money())
@@ -105,20 +115,25 @@ _INLINE_MAX = 50
 _LINK_KINDS = frozenset((kinds.LINK, kinds.LINK_CONFIRMED, kinds.LINK_REJECTED, kinds.LINK_DELETED))
 
 
-def _folded(entries: Sequence[Entry]) -> list[FoldedEntry]:
-    """The entries that count, parsed. One that cannot be parsed is an intruder's; ``verify`` names it."""
-    found = []
+def _read(entries: Sequence[Entry]) -> tuple[list[FoldedEntry], list[tuple[int, Exception]]]:
+    """The entries that count, parsed; and the seqs of those that cannot be, which only an intruder can have written."""
+    found: list[FoldedEntry] = []
+    unread: list[tuple[int, Exception]] = []
     for entry in entries:
         try:
-            if statement_kind(entry.statement) in _FOLDED:
-                found.append(FoldedEntry(parse_statement(entry.statement), _notes(entry)))
-        except ValueError:
-            continue
-    return found
+            kind = statement_kind(entry.statement)
+            if kind in _FOLDED:
+                notes = notes_in(entry) if kind == kinds.LINK else None
+                found.append(FoldedEntry(parse_statement(entry.statement), notes))
+        except Exception as error:  # noqa: BLE001  (one entry must not end the sums of its chain)
+            unread.append((entry.seq, error))
+    return found, unread
 
 
-def _notes(entry: Entry) -> str | None:
-    if entry.payload is None or statement_kind(entry.statement) != kinds.LINK:
+def notes_in(entry: Entry) -> str | None:
+    """The notes of a link; None when they were erased."""
+    if entry.payload is None:
         return None
-    notes = orjson.loads(split_payload(entry.payload)[0]).get("notes")
+    payload = parse_json(split_payload(entry.payload)[0])
+    notes = payload.get("notes") if isinstance(payload, dict) else None
     return notes if isinstance(notes, str) else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from precipiq_chain.chain_format import Statement, parse_statement, split_payload, statement_kind
+from precipiq_chain.chain_format import Statement, parse_statement, statement_kind
 from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable
@@ -24,7 +24,7 @@ from precipiq_outcomes.errors import LinkConflict, NotASuggestion
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.link_store import LinkStore
 from precipiq_outcomes.links import Link, LinkType, changed, link_of
-from precipiq_outcomes.projection import Projection
+from precipiq_outcomes.projection import Projection, notes_in
 from precipiq_outcomes.records import estimate_record, link_record
 
 _ATTEMPTS = 10
@@ -249,5 +249,4 @@ def _says(link: Link, new: NewLink) -> bool:
 
 
 def _link_in(entry: Entry) -> Link:
-    payload = None if entry.payload is None else orjson.loads(split_payload(entry.payload)[0])
-    return link_of(parse_statement(entry.statement), None if payload is None else payload.get("notes"))
+    return link_of(parse_statement(entry.statement), notes_in(entry))

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-import orjson
-
 from precipiq_chain.chain_format import StatementParts, parse_json, statement_parts
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
@@ -171,7 +169,8 @@ def _body(parts: StatementParts) -> Mapping[str, Any]:
 
 def _is_json(statement: bytes, payload: bytes | None) -> bool:
     try:
-        orjson.loads(statement)
-        return payload is None or orjson.loads(payload).keys() == {"payload", "salt"}
+        parse_json(statement)
+        salted = None if payload is None else parse_json(payload)
+        return payload is None or (isinstance(salted, dict) and salted.keys() == {"payload", "salt"})
     except ValueError:
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from precipiq_chain.chain_format import split_payload
+from precipiq_chain.chain_format import parse_json, split_payload
 from precipiq_chain.entry_record import RecordFields, entry_record_json
 from precipiq_contracts.chain import Entry
 from precipiq_exports.bundle import verify
@@ -88,10 +88,14 @@ def _sliced(row: Row) -> verify.Entry:
 
 def _members(text: bytes) -> verify.Members:
     """As ``verify.members_of``, by a faster parser where it writes what it reads; without the texts of strings."""
-    values = orjson.loads(text)
+    values = parse_json(text)
     if not isinstance(values, dict):
         return {}
-    if orjson.dumps(values) != text:  # a number that it would write another way
+    try:
+        is_written_alike = orjson.dumps(values) == text
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits
+        is_written_alike = False
+    if not is_written_alike:  # a number that orjson would write another way
         return verify.members_of(text.decode())
     return {
         name: (value, "" if value is None or type(value) is str else orjson.dumps(value).decode())

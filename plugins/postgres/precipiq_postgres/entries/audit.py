@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import asyncpg
 import orjson
 
+from precipiq_chain.chain_format import parse_json
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import InternalError, Unavailable
@@ -252,7 +253,7 @@ def _problem_of_keys(hashes: Sequence[str], keys: Sequence[Any], checks: Sequenc
 
 def _said(statement: bytes) -> dict[str, object]:
     try:
-        fields = orjson.loads(statement)
+        fields: Any = parse_json(statement)
     except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}

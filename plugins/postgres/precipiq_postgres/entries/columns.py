@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
+from precipiq_chain.chain_format import parse_json
 from precipiq_postgres.entries.schema import TEXT_COLUMN_CHARACTERS_MAX
 
 
 def indexed_columns(statement: bytes) -> tuple[str, str, str | None, str | None, int | None]:
     """Id, kind, agent_id, action_type and redacts_seq as they stand beside that statement."""
-    fields = orjson.loads(statement)
+    fields: Any = parse_json(statement)
     body = fields["body"]
     target = body.get("target_seq")
     return (

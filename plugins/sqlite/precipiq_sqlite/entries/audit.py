@@ -5,7 +5,6 @@ Imports little, so that a verifying process starts fast.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from precipiq_chain.chain_format import parse_json
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
@@ -193,14 +193,15 @@ def _text(value: Any) -> str:
 
 def _target_seq(statement: bytes) -> object:
     try:
-        return json.loads(statement)["body"]["target_seq"]
+        said: Any = parse_json(statement)
+        return said["body"]["target_seq"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _said(statement: bytes) -> dict[str, object]:
     try:
-        fields = json.loads(statement)
+        fields: Any = parse_json(statement)
     except (ValueError, TypeError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
