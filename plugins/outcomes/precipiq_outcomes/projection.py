@@ -80,7 +80,7 @@ class Projection:
             await asyncio.sleep(0)
 
     async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry]) -> int:
-        folded = await asyncio.to_thread(_folded, entries) if len(entries) > _INLINE_MAX else _folded(entries)
+        folded = await asyncio.to_thread(_parse, entries) if len(entries) > _INLINE_MAX else _parse(entries)
         fold = Fold(await self._links_around(chain, folded))
         changes = await asyncio.to_thread(fold.take, folded) if len(folded) > _INLINE_MAX else fold.take(folded)
         money = await self._store.money_at(chain, changes.money) if changes.money else {}
@@ -105,7 +105,7 @@ _INLINE_MAX = 50
 _LINK_KINDS = frozenset((kinds.LINK, kinds.LINK_CONFIRMED, kinds.LINK_REJECTED, kinds.LINK_DELETED))
 
 
-def _folded(entries: Sequence[Entry]) -> list[FoldedEntry]:
+def _parse(entries: Sequence[Entry]) -> list[FoldedEntry]:
     """The entries that count, parsed. One that cannot be parsed is an intruder's; ``verify`` names it."""
     found = []
     for entry in entries:
