@@ -53,7 +53,7 @@ async def running(port: int, count: int = 1, **options: Any) -> AsyncIterator[li
     async with AsyncExitStack() as stack:
         started = [Process(port, **options) for _ in range(count)]
         for process in started:
-            await stack.enter_async_context(process.link.running())
+            await stack.enter_async_context(process.link.run())
         yield started
 
 

@@ -68,7 +68,7 @@ class Bench:
 async def bench(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[Bench]:
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
     database = new_database(settings, tmp_path)
-    async with database.opened([Migration("auth_keys", MIGRATIONS, TABLES)]):
+    async with database.open([Migration("auth_keys", MIGRATIONS, TABLES)]):
         yield Bench(KeyStore(database))
 
 

@@ -50,7 +50,7 @@ def counter(url: str, *, timeout_s: float = PATIENT_S, connections_max: int = 10
 async def process(stack: AsyncExitStack, url: str) -> SecondWindows:
     """What one server process has."""
     limiter = SecondWindows(QUOTAS, SystemClock(), counter(url))
-    await stack.enter_async_context(limiter.running())
+    await stack.enter_async_context(limiter.run())
     return limiter
 
 
@@ -164,7 +164,7 @@ async def test_a_counter_without_an_end_gets_one(redis_server: RedisProcess) -> 
 
 async def test_connections_are_bounded_and_hits_wait_for_one(redis_server: RedisProcess) -> None:
     shared = counter(redis_server.url, connections_max=3)
-    async with shared.running():
+    async with shared.run():
         redis_server.command("CONFIG", "RESETSTAT")
         counts = await asyncio.gather(*(shared.hit("many") for _ in range(200)))
         statistics = redis_server.command("INFO", "stats").decode()
@@ -180,7 +180,7 @@ async def test_nothing_is_left_open(redis_server: RedisProcess) -> None:
         return redis_server.command("CLIENT", "LIST").count(b"id=")
 
     shared = counter(redis_server.url)
-    async with shared.running():
+    async with shared.run():
         await asyncio.gather(*(shared.hit("many") for _ in range(50)))
         assert clients() > 2
     for _ in range(100):

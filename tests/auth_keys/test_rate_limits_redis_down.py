@@ -102,7 +102,7 @@ async def test_redis_killed_under_load_and_back_again(redis_server: RedisProcess
             await asyncio.sleep(0.001)
 
     with capture_logs() as lines:
-        async with counter.running(), other.running(), asyncio.TaskGroup() as clients:
+        async with counter.run(), other.run(), asyncio.TaskGroup() as clients:
             for number in range(20):
                 clients.create_task(client(number))
             await asyncio.sleep(0.3)
@@ -125,7 +125,7 @@ async def test_redis_killed_under_load_and_back_again(redis_server: RedisProcess
 async def test_an_outage_is_said_once_and_its_end_once(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port, timeout_s=30.0)
     with capture_logs() as lines:
-        async with counter.running():
+        async with counter.run():
             redis_server.kill()
             for _ in range(3):
                 await asyncio.gather(*(counter.hit("k") for _ in range(100)))
@@ -141,7 +141,7 @@ async def test_an_outage_is_said_once_and_its_end_once(redis_server: RedisProces
 
 async def test_while_redis_is_down_hits_are_counted_here_at_once(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port)
-    async with counter.running():
+    async with counter.run():
         redis_server.kill()
         await counter.hit("other")
 
@@ -155,18 +155,18 @@ async def test_the_server_starts_without_redis_and_uses_it_when_it_comes(redis_s
     redis_server.kill()
     counter, other = counter_at(redis_server.port), counter_at(redis_server.port)
     with capture_logs() as lines:
-        async with counter.running():
+        async with counter.run():
             assert levels(lines) == ["info", "warning"]
             redis_server.start()
             await until(lines, "answers again")
-            async with other.running():
+            async with other.run():
                 assert [(await each.hit("k")).hits for each in (counter, other)] == [1, 2]
 
 
 async def test_a_frozen_redis_delays_a_hit_by_its_timeout_and_the_next_not_at_all(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port)
     with capture_logs() as lines:
-        async with counter.running():
+        async with counter.run():
             redis_server.freeze()
             at_once = await asyncio.gather(*(timed_hit(counter) for _ in range(50)))
             later = [await timed_hit(counter) for _ in range(5)]
@@ -188,7 +188,7 @@ async def test_a_frozen_redis_delays_a_hit_by_its_timeout_and_the_next_not_at_al
 async def test_a_redis_that_does_not_answer_is_said_to_be_silent(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port)
     with capture_logs() as lines:
-        async with counter.running():
+        async with counter.run():
             redis_server.freeze()
             assert (await counter.hit("k")).hits == 1
 
@@ -198,7 +198,7 @@ async def test_a_redis_that_does_not_answer_is_said_to_be_silent(redis_server: R
 async def test_a_hit_waits_for_a_free_connection_within_its_timeout(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port, connections_max=1)
     with capture_logs() as lines:
-        async with counter.running(), counter._link._slots:
+        async with counter.run(), counter._link._slots:
             waited_s, count = await timed_hit(counter)
 
     assert TIMEOUT_S * 0.9 < waited_s < TIMEOUT_S + SLACK_S
@@ -212,7 +212,7 @@ async def test_a_socket_that_takes_connections_and_never_answers(monkeypatch: py
         counter = counter_at(mute.getsockname()[1], password=SECRET)
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        async with counter.running():
+        async with counter.run():
             started_s = loop.time() - begun_s
             timed = []
             for _ in range(10):  # beside several attempts to reach it, which fill its backlog
@@ -230,7 +230,7 @@ async def test_a_socket_that_takes_connections_and_never_answers(monkeypatch: py
 async def test_a_stop_while_redis_is_down_leaves_no_task(redis_server: RedisProcess) -> None:
     redis_server.kill()
     before = asyncio.all_tasks()
-    async with counter_at(redis_server.port).running():
+    async with counter_at(redis_server.port).run():
         assert asyncio.all_tasks() - before
 
     assert asyncio.all_tasks() <= before
@@ -245,7 +245,7 @@ async def test_redis_is_tried_once_a_pause_however_many_ask() -> None:
 
     async with fake_redis(hang_up) as port:
         counter = counter_at(port)
-        async with counter.running():
+        async with counter.run():
             for _ in range(230):
                 await counter.hit("k")
                 await asyncio.sleep(0.01)
@@ -277,7 +277,7 @@ async def test_whatever_answers_in_place_of_redis_a_hit_succeeds(answer: bytes) 
     async with fake_redis(talk) as port:
         counter = counter_at(port)
         with capture_logs() as lines:
-            async with counter.running():
+            async with counter.run():
                 counts = [await counter.hit("k") for _ in range(3)]
 
     assert [count.hits for count in counts] == [1, 2, 3]
@@ -287,7 +287,7 @@ async def test_whatever_answers_in_place_of_redis_a_hit_succeeds(answer: bytes) 
 async def test_cancelled_hits_leave_no_connection_in_use(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port, connections_max=5, timeout_s=1)
     with capture_logs() as lines:
-        async with counter.running():
+        async with counter.run():
             for wave in range(10):
                 hits = [asyncio.create_task(counter.hit(f"k{wave}")) for _ in range(50)]
                 await asyncio.sleep(0.0005 * wave)
@@ -306,7 +306,7 @@ async def test_cancelled_hits_leave_no_connection_in_use(redis_server: RedisProc
 async def test_a_hit_can_be_cancelled_at_each_of_its_steps(redis_server: RedisProcess, connected: bool) -> None:
     cancelled = 0
     counter = counter_at(redis_server.port, connections_max=1, timeout_s=1)
-    async with counter.running():
+    async with counter.run():
         for steps in range(60):
             if not connected:
                 await counter._link._pool.disconnect()
@@ -324,7 +324,7 @@ async def test_a_hit_can_be_cancelled_at_each_of_its_steps(redis_server: RedisPr
 
 async def test_hits_that_time_out_while_others_are_cancelled_leave_nothing(redis_server: RedisProcess) -> None:
     counter = counter_at(redis_server.port, connections_max=3, timeout_s=0.05)
-    async with counter.running():
+    async with counter.run():
         redis_server.freeze()
         hits = [asyncio.create_task(counter.hit("k")) for _ in range(100)]
         await asyncio.sleep(0.03)
@@ -339,7 +339,7 @@ async def test_hits_that_time_out_while_others_are_cancelled_leave_nothing(redis
 async def test_a_password_opens_it(tmp_path: Path) -> None:
     with running_redis(tmp_path, password=SECRET) as redis, capture_logs() as lines:
         one, two = (counter_at(redis.port, password=SECRET) for _ in range(2))
-        async with one.running(), two.running():
+        async with one.run(), two.run():
             counts = [await each.hit("k") for each in (one, two, one)]
 
     assert [count.hits for count in counts] == [1, 2, 3]
@@ -350,7 +350,7 @@ async def test_a_password_opens_it(tmp_path: Path) -> None:
 async def test_a_wrong_password_is_an_outage_and_in_no_line(tmp_path: Path, wrong: str | None) -> None:
     with running_redis(tmp_path, password=SECRET) as redis, capture_logs() as lines:
         counter = counter_at(redis.port, password=wrong)
-        async with counter.running():
+        async with counter.run():
             counts = [await counter.hit("k") for _ in range(3)]
 
     assert [count.hits for count in counts] == [1, 2, 3]
@@ -368,7 +368,7 @@ async def test_a_server_that_repeats_the_password_does_not_bring_it_into_the_log
     async with fake_redis(echo) as port:
         counter = counter_at(port, password=SECRET)
         with capture_logs() as lines:
-            async with counter.running():
+            async with counter.run():
                 await counter.hit("k")
 
     assert levels(lines) == ["info", "warning"]
@@ -446,7 +446,7 @@ async def test_tls_with_a_certificate_that_is_verified(
     front = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
     with capture_logs() as lines:
         one, two = (counter_at(front.sockets[0].getsockname()[1], tls=True, timeout_s=1) for _ in range(2))
-        async with one.running(), two.running():
+        async with one.run(), two.run():
             counts = [await each.hit("k") for each in (one, two, one)]
     front.close()
     await front.wait_closed()

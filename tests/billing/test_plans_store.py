@@ -16,7 +16,7 @@ import pytest
 
 import precipiq_billing
 from precipiq_billing.errors import NotAStripeEvent, SignatureInvalid
-from precipiq_billing.plans.commands import Replayed, replayed
+from precipiq_billing.plans.commands import Replayed, replay_events
 from precipiq_billing.plans.routes import PlanWebhook
 from precipiq_billing.plans.service import DUPLICATE, OUTDATED, PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import Changed, SubscriptionStore
@@ -49,7 +49,7 @@ WAIT_S = 10.0
 async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[SubscriptionStore]:
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
     database = new_database(settings, tmp_path)
-    async with database.opened([Migration("billing", MIGRATIONS, {})]):
+    async with database.open([Migration("billing", MIGRATIONS, {})]):
         yield SubscriptionStore(database)
 
 
@@ -134,7 +134,7 @@ async def test_another_process_follows_and_says_once_that_it_cannot(
     async with asyncio.timeout(WAIT_S), AsyncExitStack() as running:
         with monkeypatch.context() as while_away:
             while_away.setattr(store, "changed_after", away)
-            await running.enter_async_context(other.running(standalone_background()))
+            await running.enter_async_context(other.run(standalone_background()))
             while other.of("org_one").plan != "basic":
                 await asyncio.sleep(0.005)
         await book.take(subscription_event("deleted", START_S + 1, "canceled"))
@@ -192,7 +192,7 @@ async def test_accounts_are_listed_with_what_each_subscription_gives(book: PlanB
 async def test_stored_events_are_taken_again_and_counted(book: PlanBook) -> None:
     events = life(is_ended=False)
     other = {**subscription_event("updated", START_S, "active"), "type": "invoice.paid"}
-    counts = await replayed(book, [*events[::-1], events[0], events[-1], other, "no event"])
+    counts = await replay_events(book, [*events[::-1], events[0], events[-1], other, "no event"])
     assert counts == Replayed(10, 1, {OUTDATED: 6, DUPLICATE: 1, NOT_HANDLED: 1, NotAStripeEvent.default_message: 1})
     assert next(iter(counts.reasons)) == OUTDATED
     assert book.of("org_one").plan == "company"

@@ -63,7 +63,7 @@ async def opened(settings: dict[str, object], tmp_path: Path) -> AsyncIterator[D
     (tmp_path / "revisions" / "0001_notes.py").write_text(REVISION)
     opened = new_database(settings, tmp_path)
     tables = {"notes": ("org_id", None), "note_events": ("org_id", "environment")}
-    async with opened.opened([Migration("notes", tmp_path / "revisions", tables)]):
+    async with opened.open([Migration("notes", tmp_path / "revisions", tables)]):
         yield opened
 
 

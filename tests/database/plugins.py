@@ -76,5 +76,5 @@ async def opened(
 ) -> AsyncIterator[PostgresDatabase]:
     """The core's database over that one, open."""
     opening = new_database(database, **settings)
-    async with opening.opened(migrations):
+    async with opening.open(migrations):
         yield opening

@@ -171,14 +171,14 @@ async def open_postgres(own: testkit.PostgresDatabase, migrations: list[Migratio
         own.settings() | {"connections_max": CONNECTIONS, "connection_wait_s": 60.0}
     )
     database = PostgresDatabase(settings)
-    async with database.opened(migrations), PostgresDriver(database, DriverOptions()).open() as entries:
+    async with database.open(migrations), PostgresDriver(database, DriverOptions()).open() as entries:
         yield Store(database, entries, OutsideOfPostgres(own))
 
 
 @asynccontextmanager
 async def open_sqlite(path: Path, migrations: list[Migration]) -> AsyncIterator[Store]:
     database = SqliteDatabase(SqliteConfig(migrate_at_start=True, readers_max=CONNECTIONS), path)
-    async with database.opened(migrations), SqliteDriver(database, DriverOptions()).open() as entries:
+    async with database.open(migrations), SqliteDriver(database, DriverOptions()).open() as entries:
         yield Store(database, entries, OutsideOfSqlite(path))
 
 

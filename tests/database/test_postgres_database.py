@@ -354,7 +354,7 @@ async def test_a_closed_database_is_unavailable_and_can_be_opened_again(
         for call in (database.fetch(one), database.fetch_as(ALPHA, one), database.transaction([one]), database.ping()):
             with pytest.raises(Unavailable):
                 await call
-        async with database.opened([migration]):
+        async with database.open([migration]):
             await database.ping()
             assert await database.fetch(one) == [{"one": 1}]
 

@@ -109,7 +109,7 @@ async def test_migrated_by_who_may_make_roles_and_a_schema(
     database = new_database(place, migrate_url=address_of(place, another))
     assert len(await asyncio.to_thread(database.migrate, migrations)) == 3
     assert await asyncio.to_thread(database.migrate, migrations) == []
-    async with database.opened(migrations):
+    async with database.open(migrations):
         await assert_it_serves(database)
 
 
@@ -125,7 +125,7 @@ async def test_who_makes_no_roles_takes_later_steps(
     await asyncio.to_thread(place.sql, f'GRANT "{roles.owner}" TO {another}')
     write_revision(migrations[2].location, "notes", 2, "CREATE TABLE later (org_id TEXT)")
     assert await asyncio.to_thread(database.migrate, migrations) == ["notes_0002"]
-    async with database.opened(migrations):
+    async with database.open(migrations):
         await assert_it_serves(database)
 
 

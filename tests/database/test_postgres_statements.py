@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precipiq_contracts.errors import InternalError
-from precipiq_postgres.statements import numbered
+from precipiq_postgres.statements import number_parameters
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 
@@ -30,12 +30,12 @@ NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
     ],
 )
 def test_names_become_numbers(sql: str, expected: str, names: tuple[str, ...]) -> None:
-    assert numbered(sql) == (expected, names)
+    assert number_parameters(sql) == (expected, names)
 
 
 @given(st.lists(NAMES, max_size=12))
 def test_each_number_stands_for_its_name(names: list[str]) -> None:
-    sql, found = numbered("SELECT " + ", ".join(f":{name}::text" for name in names))
+    sql, found = number_parameters("SELECT " + ", ".join(f":{name}::text" for name in names))
     assert [found[int(number) - 1] for number in re.findall(r"\$(\d+)", sql)] == names
     assert len(set(found)) == len(found)
 
@@ -56,7 +56,7 @@ def test_each_number_stands_for_its_name(names: list[str]) -> None:
     ],
 )
 def test_statements_about_rows_are_taken(sql: str) -> None:
-    assert numbered(sql)[0] == sql
+    assert number_parameters(sql)[0] == sql
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_statements_about_rows_are_taken(sql: str) -> None:
 )
 def test_all_others_are_refused(sql: str) -> None:
     with pytest.raises(InternalError, match="must begin with SELECT"):
-        numbered(sql)
+        number_parameters(sql)
 
 
 def test_long_beginnings_cost_no_time() -> None:
     for sql in ("(" * 50_000, "/*" * 50_000, "--\n" * 50_000, "/**/" * 50_000 + "COMMIT"):
         with pytest.raises(InternalError):
-            numbered(sql)
+            number_parameters(sql)

@@ -22,7 +22,7 @@ from precipiq_contracts.errors import Conflict, DeploymentError, PrecipiqError
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
 from precipiq_postgres.entries.driver import PostgresDriver
-from precipiq_postgres.errors import translated
+from precipiq_postgres.errors import translate
 from precipiq_postgres.roles import ENVIRONMENT_SETTING, ORG_SETTING
 from precipiq_postgres.service import PostgresDatabase
 from precipiq_testkit import postgres
@@ -317,7 +317,7 @@ def test_the_detail_of_an_error_is_nowhere_in_the_projects() -> None:
     fields = {"C": "23505", "M": "duplicate key", "D": "Key (note)=(47112) already exists."}
     error = asyncpg.PostgresError.new(fields)
     assert "47112" in str(error)
-    failure = translated(error)
+    failure = translate(error)
     assert "47112" not in "".join(traceback.format_exception(failure))
 
 

@@ -44,7 +44,7 @@ async def database(tmp_path: Path, migration: Migration) -> AsyncIterator[Sqlite
     database = new_database({"migrate_at_start": True}, tmp_path / "not yet there")
     assert isinstance(database, SqliteDatabase)
     database.reserve("reserved")
-    async with database.opened([migration]):
+    async with database.open([migration]):
         yield database
 
 
@@ -178,7 +178,7 @@ async def test_the_file_is_durable_and_forgets_what_is_erased(database: SqliteDa
 
 async def test_only_the_server_moves_the_log_into_the_file(tmp_path: Path, database: SqliteDatabase) -> None:
     other = new_database({}, tmp_path / "not yet there", checkpoints=False)
-    async with other.opened([]):
+    async with other.open([]):
         get = lambda connection, items: [connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0]]  # noqa: E731
         assert await other.writer.submit(get, None) == 0
         assert await database.writer.submit(get, None) > 0
@@ -191,7 +191,7 @@ async def test_a_closed_database_is_unavailable(tmp_path: Path) -> None:
         for call in (database.fetch(one), database.fetch_as(ALPHA, one), database.transaction([one]), database.ping()):
             with pytest.raises(Unavailable):
                 await call
-        async with database.opened([]):
+        async with database.open([]):
             await database.ping()
             assert await database.fetch(one) == [{"one": 1}]
 
@@ -199,11 +199,11 @@ async def test_a_closed_database_is_unavailable(tmp_path: Path) -> None:
 async def test_opening_refuses_a_schema_that_is_behind(tmp_path: Path, migration: Migration) -> None:
     database = new_database({}, tmp_path)
     with pytest.raises(DeploymentError, match=r"notes_0001.*precipiq migrate"):
-        async with database.opened([migration]):
+        async with database.open([migration]):
             pass
     assert not (tmp_path / "precipiq.db").exists(), "a refused start must leave nothing behind"
     assert database.migrate([migration]) == ["notes_0001"]
-    async with database.opened([migration]):
+    async with database.open([migration]):
         assert await database.fetch(Statement("SELECT note FROM notes")) == []
 
 

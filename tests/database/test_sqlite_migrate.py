@@ -11,7 +11,7 @@ import pytest
 
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_sqlite.migrate import migrate, pending
+from precipiq_sqlite.migrate import migrate, pending_revisions
 
 
 def write_revision(location: Path, branch: str, number: int, body: str) -> None:
@@ -47,17 +47,17 @@ def tables(path: Path) -> set[str]:
 
 
 def test_migrating_twice_applies_once(path: Path, branches: list[Migration]) -> None:
-    assert pending(path, branches) == ["notes_0001", "members_0001"]
+    assert pending_revisions(path, branches) == ["notes_0001", "members_0001"]
     assert migrate(path, branches) == ["notes_0001", "members_0001"]
     assert migrate(path, branches) == []
-    assert pending(path, branches) == []
+    assert pending_revisions(path, branches) == []
     assert {"notes", "members"} <= tables(path)
 
 
 def test_a_later_revision_is_applied_to_an_existing_file(path: Path, branches: list[Migration]) -> None:
     migrate(path, branches)
     write_revision(branches[0].location, "notes", 2, 'op.execute("CREATE TABLE later (x)")')
-    assert pending(path, branches) == ["notes_0002"]
+    assert pending_revisions(path, branches) == ["notes_0002"]
     assert migrate(path, branches) == ["notes_0002"]
     assert "later" in tables(path)
 
@@ -85,14 +85,14 @@ def test_a_database_that_is_newer_than_the_program_is_refused(path: Path, branch
     write_revision(branches[0].location, "notes", 2, "pass")
     migrate(path, branches)
     (branches[0].location / "0002_step.py").unlink()
-    for attempt in (pending, migrate):
+    for attempt in (pending_revisions, migrate):
         with pytest.raises(DeploymentError, match="newer"):
             attempt(path, branches)
 
 
 def test_a_branch_that_is_switched_off_does_not_hinder_the_others(path: Path, branches: list[Migration]) -> None:
     migrate(path, branches)
-    assert pending(path, branches[:1]) == []
+    assert pending_revisions(path, branches[:1]) == []
     assert migrate(path, branches[:1]) == []
 
 

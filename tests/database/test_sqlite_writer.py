@@ -262,7 +262,7 @@ from precipiq_contracts.database import Statement
 from tests.databases import new_database
 async def main():
     database = new_database({{"migrate_at_start": True}}, Path({str(tmp_path)!r}))
-    opened = database.opened([])
+    opened = database.open([])
     await opened.__aenter__()
     assert await database.fetch(Statement("SELECT 1 AS one")) == [{{"one": 1}}]
     keep.extend([database, opened])

@@ -33,7 +33,7 @@ RANDOMNESS = SeededRandomness()
 async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[JobStore]:
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
     database = new_database(settings, tmp_path)
-    async with database.opened([Migration("exports", MIGRATIONS, TABLES)]):
+    async with database.open([Migration("exports", MIGRATIONS, TABLES)]):
         yield JobStore(database)
 
 

@@ -371,5 +371,5 @@ def postgres_original(fresh: PostgresDatabase) -> Iterator[Original]:
 
 async def _fill(database: Any, driver: Any) -> None:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(database.opened(driver.migrations))
+        await stack.enter_async_context(database.open(driver.migrations))
         await fill(await stack.enter_async_context(driver.open()))

@@ -54,7 +54,7 @@ async def following(*followers: Follower, sweep_s: float = 60.0, delay_s: float 
         runner = FollowerRunner(service, by_name, RunnerLimits(delay_s, sweep_s, 2))
         await write(service, ONE)  # before it is told of appends: as another process would
         service.on_append = runner.note
-        async with runner.running(standalone_background()):
+        async with runner.run(standalone_background()):
             yield service
 
 

@@ -25,7 +25,7 @@ class OwnDatabaseDriver(PostgresDriver):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
-        async with self._own.opened([POSTGRES_ENTRIES]), super()._open() as store:
+        async with self._own.open([POSTGRES_ENTRIES]), super()._open() as store:
             yield store
 
 

@@ -171,7 +171,7 @@ async def test_only_those_who_serve_may_call_the_functions_that_write(database: 
 async def test_a_plugin_cannot_write_entries_through_the_database(database: PostgresDatabase) -> None:
     opened = core_database(database)
     insert = "INSERT INTO entries VALUES ('org_alpha', 'live', 99, '{}', NULL, 'h', NULL, NULL, gen_random_uuid(), 'k')"
-    async with opened.opened([POSTGRES_ENTRIES]):
+    async with opened.open([POSTGRES_ENTRIES]):
         for sql in (insert, "DELETE FROM entries", "UPDATE entries SET statement = statement", "TRUNCATE entries"):
             with pytest.raises(PrecipiqError):
                 await opened.transaction([Statement(sql)])
@@ -316,7 +316,7 @@ async def test_append_entries_refuses_a_snapshot_from_before_its_lock(
 @asynccontextmanager
 async def store_of(database: PostgresDatabase) -> AsyncIterator[EntryStore]:
     opened = core_database(database)
-    async with opened.opened([POSTGRES_ENTRIES]), PostgresDriver(opened).open() as store:
+    async with opened.open([POSTGRES_ENTRIES]), PostgresDriver(opened).open() as store:
         yield store
 
 

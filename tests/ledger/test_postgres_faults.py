@@ -110,7 +110,7 @@ async def opened(
 ) -> AsyncIterator[Node]:
     database = core_database(postgres, migrate_at_start=False, **settings)
     options = DriverOptions(watch_poll_s=watch_poll_s)
-    async with database.opened(migrations), PostgresDriver(database, options).open() as store:
+    async with database.open(migrations), PostgresDriver(database, options).open() as store:
         yield Node(database, store, Writer(store, seed=seed))
 
 

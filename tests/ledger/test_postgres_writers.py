@@ -73,7 +73,7 @@ def chains(count: int) -> list[Chain]:
 async def opened(settings: dict[str, object]) -> AsyncIterator[EntryStore]:
     database = PostgresDatabase(PostgresConfig.model_validate(settings))
     async with (
-        database.opened([POSTGRES_ENTRIES]),
+        database.open([POSTGRES_ENTRIES]),
         PostgresDriver(database, DriverOptions()).open() as store,
     ):
         yield store

@@ -29,7 +29,7 @@ TRIGGERS = ("are_dense", "are_never_changed", "are_never_deleted")
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EntryStore]:
     database = SqliteDatabase(SqliteConfig(migrate_at_start=True), tmp_path / "precipiq.db")
-    async with database.opened([MIGRATION]), SqliteDriver(database).open() as store:
+    async with database.open([MIGRATION]), SqliteDriver(database).open() as store:
         writer = Writer(store)
         entries = await writer.fill(ALPHA, 4)
         await writer.append(ALPHA, writer.draft(key="key"))

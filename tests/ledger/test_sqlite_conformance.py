@@ -28,7 +28,7 @@ class OwnDatabaseDriver(SqliteDriver):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
-        async with self._own.opened([MIGRATION]), super()._open() as store:
+        async with self._own.open([MIGRATION]), super()._open() as store:
             yield store
 
 

@@ -40,7 +40,7 @@ migration = Migration("ledger", migrations, {"entries": ("org_id", "environment"
 
 async def main():
     database = SqliteDatabase(SqliteConfig(migrate_at_start=True), path)
-    async with database.opened([migration]), SqliteDriver(database).open() as store:
+    async with database.open([migration]), SqliteDriver(database).open() as store:
         writer = Writer(store, seed=seed)
         acknowledged = []
         async def append():
@@ -76,7 +76,7 @@ def test_every_acknowledged_entry_survives_a_kill(tmp_path: Path) -> None:
 
     async def stored() -> tuple[dict[int, str], object]:
         database = SqliteDatabase(SqliteConfig(), path)
-        async with database.opened([MIGRATION]), SqliteDriver(database).open() as store:
+        async with database.open([MIGRATION]), SqliteDriver(database).open() as store:
             entries = await store.read(ALPHA, 0, 1_000_000)
             auditor = store.auditor()
             return {entry.seq: entry.hash for entry in entries}, verify_stretch(

@@ -32,7 +32,7 @@ MIGRATION = SQLITE_ENTRIES
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     database = SqliteDatabase(SqliteConfig(migrate_at_start=True), tmp_path / "precipiq.db")
-    async with database.opened([MIGRATION]):
+    async with database.open([MIGRATION]):
         yield database
 
 
@@ -158,7 +158,7 @@ async def test_a_watcher_hears_of_another_processs_append(
     database: SqliteDatabase, store: EntryStore, writer: Writer
 ) -> None:
     other = SqliteDatabase(SqliteConfig(), database.path, checkpoints=False)
-    async with other.opened([MIGRATION]), SqliteDriver(other).open() as elsewhere:
+    async with other.open([MIGRATION]), SqliteDriver(other).open() as elsewhere:
         there = writer.on(elsewhere)
         async with store.watch(ALPHA) as wake_ups, store.watch(BETA) as never:
             for seq in range(1, 6):
@@ -177,7 +177,7 @@ async def test_two_processes_that_append_make_one_chain(
     database: SqliteDatabase, store: EntryStore, writer: Writer
 ) -> None:
     other = SqliteDatabase(SqliteConfig(), database.path, checkpoints=False)
-    async with other.opened([MIGRATION]), SqliteDriver(other).open() as elsewhere:
+    async with other.open([MIGRATION]), SqliteDriver(other).open() as elsewhere:
         there = writer.on(elsewhere)
         await asyncio.gather(*(one.append(ALPHA, one.draft(key=f"{n}")) for n in range(40) for one in (writer, there)))
     entries = await store.read(ALPHA, 0, 1_000)

@@ -30,8 +30,8 @@ def no_auditor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(auditor: object) -> Never:
         raise AssertionError("an auditor was asked")
 
-    monkeypatch.setattr(SqliteAuditor, "_opened", refused)
-    monkeypatch.setattr(PostgresAuditor, "_opened", refused)
+    monkeypatch.setattr(SqliteAuditor, "_open", refused)
+    monkeypatch.setattr(PostgresAuditor, "_open", refused)
 
 
 @pytest.mark.anyio

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precipiq_contracts.clock import format_timestamp, parse_timestamp
-from precipiq_outcomes.amounts import cents, plain, scaled
+from precipiq_outcomes.amounts import cents, plain, scale
 from precipiq_outcomes.config import LiabilityConfig
 from precipiq_outcomes.liability import Circumstances, RiskModel, estimate
 from precipiq_outcomes.spans import DAY_US, Piece, cover, floor, next_start
@@ -22,7 +22,7 @@ MOMENTS = st.integers(parse_timestamp("2023-11-01"), parse_timestamp("2026-03-15
 
 @given(st.integers(-(10**18), 10**18))
 def test_an_amount_comes_back_as_it_was(amount: int) -> None:
-    assert scaled(plain(amount)) == amount
+    assert scale(plain(amount)) == amount
     assert abs(Decimal(cents(amount)) - Decimal(amount) / 10_000) <= Decimal("0.005")
     assert not cents(amount).startswith("-0.00")
 
@@ -30,7 +30,7 @@ def test_an_amount_comes_back_as_it_was(amount: int) -> None:
 @pytest.mark.parametrize("text", ["", "x", "1.00001", "NaN", "Infinity", "1e400000000"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"decimal"):
-        scaled(text)
+        scale(text)
 
 
 @given(MOMENTS, MOMENTS)

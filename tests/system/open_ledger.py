@@ -43,7 +43,7 @@ async def open_ledger(
     is_embedded = isinstance(database, SqliteDatabase)
     driver = SqliteDriver(database) if is_embedded else PostgresDriver(database)
     ledger = LedgerService(clock or SystemClock(), SystemRandomness(), Limits(256 * 1024, 64))
-    async with database.opened([*driver.migrations, *migrations]), driver.open() as store:
+    async with database.open([*driver.migrations, *migrations]), driver.open() as store:
         ledger.start(store, {})
         yield database, ledger
         ledger.stop()

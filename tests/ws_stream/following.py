@@ -164,7 +164,7 @@ class FakeTransport:
     async def tell_position(self, frame: EntryFrame) -> None:
         self.positions.append(frame.seq)
 
-    async def until_left(self) -> Ending:
+    async def wait_until_left(self) -> Ending:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -216,7 +216,7 @@ class World:
         async def run() -> None:
             position = None if after is None else self._position(after)
             request = Request(READER, b"one", self.recheck, None, wanted, position)
-            async with self.streams.opening(request) as opening:
+            async with self.streams.open(request) as opening:
                 await self.streams.serve(opening, transport, opened.set_result)
 
         task = asyncio.create_task(run())

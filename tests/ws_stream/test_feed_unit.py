@@ -213,10 +213,10 @@ async def test_a_ledger_that_is_away_holds_streams_up_and_ends_none(world: World
 async def test_a_stream_that_begins_while_the_ledger_is_away_is_refused(world: World) -> None:
     world.ledger.is_away = True
     with pytest.raises(Unavailable):
-        async with world.feeds.using(CHAIN):
+        async with world.feeds.use(CHAIN):
             pass
     world.ledger.is_away = False
-    async with world.feeds.using(CHAIN) as feed:
+    async with world.feeds.use(CHAIN) as feed:
         assert feed.position == START
 
 
@@ -269,11 +269,11 @@ async def test_huge_entries_make_small_pages(world: World) -> None:
 
 
 async def test_a_feed_is_closed_when_idle_and_opened_again(world: World) -> None:
-    async with world.feeds.using(CHAIN) as first:
+    async with world.feeds.use(CHAIN) as first:
         await world.ledger.fill(1)
     world.clock.advance(29)
     await world.feeds.close_idle()
-    async with world.feeds.using(CHAIN) as again:
+    async with world.feeds.use(CHAIN) as again:
         assert again is first
         world.clock.advance(1000)
         await world.feeds.close_idle()
@@ -282,7 +282,7 @@ async def test_a_feed_is_closed_when_idle_and_opened_again(world: World) -> None
     world.clock.advance(31)
     await world.feeds.close_idle()
     assert CHAIN not in world.ledger._data.watchers.chains
-    async with world.feeds.using(CHAIN) as other:
+    async with world.feeds.use(CHAIN) as other:
         assert other is not first
         assert other.position.seq == 2
 
@@ -423,7 +423,7 @@ async def test_each_key_is_asked_for_once_and_told_once_it_ends() -> None:
         return answers.get("key")
 
     keys = Keys(ManualClock(), told.append)
-    with keys.using(READER, b"one", recheck) as first, keys.using(READER, b"one", recheck) as second:
+    with keys.use(READER, b"one", recheck) as first, keys.use(READER, b"one", recheck) as second:
         assert first is second
         await keys.check()
         assert (len(asked), told) == (1, [])
@@ -444,12 +444,12 @@ async def test_a_key_that_ended_is_told_although_another_stream_began_with_it() 
 
     clock = ManualClock()
     keys = Keys(clock, told.append)
-    with keys.using(READER, b"one", recheck) as first:
+    with keys.use(READER, b"one", recheck) as first:
         clock.advance(TRUSTED_S + 1)
         waiting = asyncio.create_task(first.wait_until_fresh())
         await eventually(lambda: first.ending is not None)
         answers[0] = READER
-        with keys.using(READER, b"one", recheck):
+        with keys.use(READER, b"one", recheck):
             await keys.check()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -27,14 +27,14 @@ async def world() -> AsyncIterator[World]:
 def test_a_stream_that_ends_in_whatever_way_gives_its_place_back() -> None:
     places = Places(None, WsStreamConfig(connections_max=1))  # type: ignore[arg-type]
     for ending in (RuntimeError, asyncio.CancelledError):
-        with pytest.raises(ending), places.taken("203.0.113.7", "org_1"):
+        with pytest.raises(ending), places.take("203.0.113.7", "org_1"):
             raise ending
-    with places.taken("203.0.113.7", "org_1"), pytest.raises(RateLimited), places.taken("203.0.113.8", "org_2"):
+    with places.take("203.0.113.7", "org_1"), pytest.raises(RateLimited), places.take("203.0.113.8", "org_2"):
         pass
 
 
 async def use(world: World) -> None:
-    async with world.feeds.using(CHAIN) as feed:
+    async with world.feeds.use(CHAIN) as feed:
         assert feed.position == START
 
 

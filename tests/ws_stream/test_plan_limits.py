@@ -29,7 +29,7 @@ def opened(places: Places, stack: ExitStack, org_id: str, tries: int = 10) -> in
     """How many of so many more streams get a place; those that do keep it."""
     for count in range(tries):
         try:
-            stack.enter_context(places.taken("192.0.2.1", org_id))
+            stack.enter_context(places.take("192.0.2.1", org_id))
         except RateLimited:
             return count
     return tries
@@ -41,7 +41,7 @@ def test_the_plan_comes_before_the_setting(streams_max: int | None, expected: in
     with ExitStack() as stack:
         assert opened(places, stack, "org_a") == expected
         assert opened(places, stack, "org_b") == 2
-        with pytest.raises(RateLimited, match="of this organisation"), places.taken(None, "org_a"):
+        with pytest.raises(RateLimited, match="of this organisation"), places.take(None, "org_a"):
             pass
 
 
@@ -59,7 +59,7 @@ def test_a_lower_plan_ends_no_stream_but_lets_no_new_one_in_until_there_is_room(
 def test_the_setting_of_the_whole_process_still_holds() -> None:
     config = WsStreamConfig(connections_max=1)
     places = Places(None, config, SomePlans(org_a=PlanLimits(streams_max=5)))  # type: ignore[arg-type]
-    with places.taken(None, "org_a"), pytest.raises(RateLimited, match="on this server"), places.taken(None, "org_a"):
+    with places.take(None, "org_a"), pytest.raises(RateLimited, match="on this server"), places.take(None, "org_a"):
         pass
 
 

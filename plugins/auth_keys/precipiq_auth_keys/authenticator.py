@@ -25,7 +25,7 @@ class KeyAuthenticator:
     """Accepts API keys of this deployment.
 
     ``fresh_s``: how long the cache may be used without news from the database. Whoever polls for changes calls
-    :meth:`refreshed` after each successful look, and :meth:`forget` when something changed.
+    :meth:`note_unchanged` after each successful look, and :meth:`forget` when something changed.
     """
 
     def __init__(self, store: KeyStore, clock: Clock, *, cached_keys_max: int, fresh_s: float) -> None:
@@ -61,7 +61,7 @@ class KeyAuthenticator:
         self._generation += 1
         self._cache.clear()
 
-    def refreshed(self, asked_at_s: float) -> None:
+    def note_unchanged(self, asked_at_s: float) -> None:
         """The database was asked at ``asked_at_s`` and nothing had changed: the cache may be used for another while."""
         self._fresh_until_s = asked_at_s + self._fresh_s
 

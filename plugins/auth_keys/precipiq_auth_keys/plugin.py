@@ -152,5 +152,5 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
             await first_start(service, info, console, self.config.first_start_organisation)
         await watcher.look()
         background = services.get(Background)
-        async with watcher.running(background), self._limiter.running():
+        async with watcher.run(background), self._limiter.run():
             yield

@@ -52,7 +52,7 @@ class Counter(Protocol):
         """Count one hit. MUST NOT raise, whatever became of the place where it counts."""
         ...
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    def run(self) -> AbstractAsyncContextManager[None]:
         """Entered while the server serves; says in the log where it counts."""
         ...
 
@@ -75,7 +75,7 @@ class LocalCounter:
         return Count(hits, ends_s - self._clock.now_us() / 1_000_000)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def run(self) -> AsyncIterator[None]:
         assert self._storage is not None, "it is imported before the first request"
         log.info("rate limits count per process: each server process has counters of its own", storage="memory")
         yield
@@ -104,9 +104,9 @@ class SecondWindows:
         retry_after_s = max(count.left_s, 0.001) if count.hits > quota else 0.0
         return RateState(group, quota, WINDOW_S, max(0, quota - count.hits), WINDOW_S, retry_after_s)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    def run(self) -> AbstractAsyncContextManager[None]:
         """Entered while the server serves."""
-        return self._counter.running()
+        return self._counter.run()
 
     def _quota(self, org_id: str, group: RateGroup) -> int:
         if self._plans is not None:

@@ -62,8 +62,8 @@ class RedisCounter:
     async def hit(self, key: str) -> Count:
         return await self._link.ask(partial(self._ask, key)) or await self._local.hit(key)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        return self._link.running()
+    def run(self) -> AbstractAsyncContextManager[None]:
+        return self._link.run()
 
     async def _ask(self, key: str) -> Count:
         match await self._script(keys=[key], args=[WINDOW_S * 1000]):

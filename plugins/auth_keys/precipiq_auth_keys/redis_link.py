@@ -31,7 +31,7 @@ log = structlog.get_logger("precipiq.auth_keys")
 
 
 class RedisLink:
-    """Asks Redis while it is in reach: within ``running``, and not from a failure until Redis answers again.
+    """Asks Redis while it is in reach: within ``run``, and not from a failure until Redis answers again.
 
     ``background``: what runs the attempts to reach it again; without one, no metric and no readiness tells of them.
     """
@@ -70,7 +70,7 @@ class RedisLink:
         return None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def run(self) -> AsyncIterator[None]:
         """Entered while the server serves; says in the log where rate limits count."""
         server = self._server
         log.info("rate limits are shared by all processes that use this Redis", storage="redis", server=server.address)

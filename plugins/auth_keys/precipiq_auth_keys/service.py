@@ -78,11 +78,11 @@ class KeyService:
         if expires_us is not None and expires_us <= self._clock.now_us():
             raise ValidationFailed(details={"expires_at": ["must lie in the future"]})
         new = self._make(Chain(org_id, environment), scopes, expires_us)
-        body = {"key_id": new.record.key_id, **_described(new.record)}
+        body = {"key_id": new.record.key_id, **_describe(new.record)}
         await self._store.add_key(
             new.record, key_hash(new.secret), self._event(new.record.chain, KEY_CREATED, actor, body)
         )
-        await self._changed()
+        await self._announce_change()
         return new
 
     async def keys(self, chain: Chain) -> list[KeyRecord]:
@@ -98,12 +98,12 @@ class KeyService:
         if not old.is_active(now_us) or old.replaced_by is not None:
             raise KeyNotActive
         new = self._make(chain, old.scopes, old.expires_us)
-        body = {"key_id": key_id, "new_key_id": new.record.key_id, "grace_seconds": grace_s, **_described(new.record)}
+        body = {"key_id": key_id, "new_key_id": new.record.key_id, "grace_seconds": grace_s, **_describe(new.record)}
         event = self._event(chain, KEY_ROTATED, actor, body)
         ends_us = now_us + grace_s * _SECOND_US
         if not await self._store.replace_key(old, ends_us, new.record, key_hash(new.secret), event):
             raise KeyNotActive
-        await self._changed()
+        await self._announce_change()
         return new
 
     async def revoke(self, chain: Chain, key_id: str, actor: str) -> KeyRecord:
@@ -113,7 +113,7 @@ class KeyService:
             raise NotFound
         event = self._event(chain, KEY_REVOKED, actor, {"key_id": key_id})
         await self._store.revoke_key(key, self._clock.now_us(), event)
-        await self._changed()
+        await self._announce_change()
         return await self._store.key(chain, key_id) or key
 
     async def chain_of(self, key_id: str) -> Chain:
@@ -127,7 +127,7 @@ class KeyService:
         """Seal the events that wait. What cannot be sealed now stays, durable, and is tried again."""
         await self._store.events.deliver(self._ledger)
 
-    async def _changed(self) -> None:
+    async def _announce_change(self) -> None:
         self.on_change()
         await self.deliver_events()
 
@@ -147,5 +147,5 @@ class KeyService:
         return f"{prefix}_{base62(int.from_bytes(self._randomness.bytes(14), 'big'), 19)}"
 
 
-def _described(key: KeyRecord) -> dict[str, object]:
+def _describe(key: KeyRecord) -> dict[str, object]:
     return {"environment": key.chain.environment, "prefix": key.prefix, "scopes": list(key.scopes)}

@@ -33,7 +33,7 @@ class KeyWatcher:
         self._seen_count = -1
         self._next_touch_s = clock.monotonic_s() + last_used_interval_s
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Watch as long as this is entered; at its end, write what is left."""
         return background(
             "auth_keys.keys",
@@ -57,7 +57,7 @@ class KeyWatcher:
         if count != self._seen_count:
             self._authenticator.forget()
             self._seen_count = count
-        self._authenticator.refreshed(asked_at_s)
+        self._authenticator.note_unchanged(asked_at_s)
 
     async def write_last_used(self) -> None:
         """Store when keys were last used."""

@@ -173,15 +173,15 @@ def stored_events(file: Path) -> Iterator[object]:
             if is_lines:
                 for line in stream:
                     if line.strip():
-                        yield from _listed(json.loads(line))
+                        yield from _events_in(json.loads(line))
             else:
                 document = json.load(stream)
-                yield from document if isinstance(document, list) else _listed(document)
+                yield from document if isinstance(document, list) else _events_in(document)
     except ValueError as error:
         raise click.ClickException(f"{file} is not JSON: {error}") from None
 
 
-def _listed(document: object) -> Iterator[object]:
+def _events_in(document: object) -> Iterator[object]:
     if isinstance(document, dict) and document.get("object") != "event" and isinstance(document.get("data"), list):
         yield from document["data"]
     else:

@@ -88,7 +88,7 @@ class Deliveries:
     async def _entry_id(self, delivery: StoredDelivery | None) -> str | None:
         """The id of the financial event that tells of this delivery's amount, sealed now if it was not yet."""
         if delivery is not None and delivery.difference == 0:
-            delivery = await self._store.booked_by(delivery.chain, delivery.register)
+            delivery = await self._store.last_of_register(delivery.chain, delivery.register)
         if delivery is None or delivery.draft is None:
             return None if delivery is None else delivery.entry_id
         try:
@@ -100,7 +100,7 @@ class Deliveries:
     async def _seal(self, delivery: StoredDelivery) -> str:
         event = _event(delivery)
         try:
-            entry = await self._recorded(delivery.chain, event)
+            entry = await self._record(delivery.chain, event)
         except IdempotencyConflict:
             # Somebody recorded an event of that id by hand; the two are one.
             found = await self._events.by_external_id(delivery.chain, event.source, delivery.event_id)
@@ -113,7 +113,7 @@ class Deliveries:
             self._sealed[delivery.chain, delivery.event_id] = entry_id
         return entry_id
 
-    async def _recorded(self, chain: Chain, event: NewEvent) -> Entry:
+    async def _record(self, chain: Chain, event: NewEvent) -> Entry:
         """The event's entry; without its metadata where the chain cannot take them: the money counts."""
         try:
             return (await self._events.record(chain, event, SYSTEM))[0]
@@ -122,7 +122,7 @@ class Deliveries:
             return (await self._events.record(chain, replace(event, metadata=None), SYSTEM))[0]
 
     @asynccontextmanager
-    async def running(self, background: Background) -> AsyncIterator[None]:
+    async def run(self, background: Background) -> AsyncIterator[None]:
         """As long as this is entered, note what was sealed, and seal what a crash or an outage left.
 
         What cannot be noted at the end is sealed again later, to the same entry.
@@ -145,7 +145,7 @@ class Deliveries:
     async def seal_left_over(self) -> None:
         """Seal the deliveries that were stored some seconds ago and are not in the chain."""
         while True:
-            left = await self._store.unsealed(self._clock.now_us() - _SETTLED_US, _AT_ONCE_MAX)
+            left = await self._store.find_unsealed(self._clock.now_us() - _SETTLED_US, _AT_ONCE_MAX)
             failed = [error for delivery in left if (error := await self._seal_if_possible(delivery)) is not None]
             await self.note_sealed()
             if failed:

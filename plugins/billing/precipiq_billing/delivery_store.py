@@ -83,7 +83,7 @@ class DeliveryStore:
         rows = await self._database.fetch_as(chain, Statement(sql, {"event_id": event_id}))
         return _delivery(rows[0]) if rows else None
 
-    async def booked_by(self, chain: Chain, register: str) -> StoredDelivery | None:
+    async def last_of_register(self, chain: Chain, register: str) -> StoredDelivery | None:
         """The last delivery that raised that register."""
         sql = (
             f"SELECT {_COLUMNS} FROM stripe_deliveries WHERE register = :register AND difference > 0 "  # noqa: S608
@@ -102,7 +102,7 @@ class DeliveryStore:
             ]
         )
 
-    async def unsealed(self, before_us: int, limit: int) -> Sequence[StoredDelivery]:
+    async def find_unsealed(self, before_us: int, limit: int) -> Sequence[StoredDelivery]:
         """The oldest deliveries that wait for their entry, of all chains."""
         sql = (
             f"SELECT {_COLUMNS} FROM stripe_deliveries WHERE draft IS NOT NULL AND received_us < :before "  # noqa: S608

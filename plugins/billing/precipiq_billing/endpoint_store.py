@@ -72,7 +72,7 @@ class EndpointStore:
             "endpoint_id": endpoint.endpoint_id,
             **chain_values(endpoint.chain),
             "description": endpoint.description,
-            "secret": _encoded(endpoint.secret),
+            "secret": _encode(endpoint.secret),
             "secret_hint": endpoint.secret_hint,
             "created_us": endpoint.created_us,
             "secret_set_us": endpoint.secret_set_us,
@@ -98,15 +98,15 @@ class EndpointStore:
             "secret = :secret, secret_hint = :hint, secret_set_us = :now "
             "WHERE endpoint_id = :endpoint_id AND COALESCE(secret, '') = :old RETURNING endpoint_id"
         )
-        encoded = _encoded(secret)
+        encoded = _encode(secret)
         values: dict[str, Scalar] = {
             "endpoint_id": old.endpoint_id,
             "secret": encoded,
             "hint": hint,
             "now": now_us,
             "expires": previous_expires_us,
-            "previous": None if previous_expires_us is None else _encoded(old.secret),
-            "old": _encoded(old.secret) or "",
+            "previous": None if previous_expires_us is None else _encode(old.secret),
+            "old": _encode(old.secret) or "",
         }
         changed = "WHERE EXISTS (SELECT 1 FROM stripe_endpoints WHERE endpoint_id = :endpoint_id AND secret = :secret)"
         record = self.events.insert(event, changed, {"endpoint_id": old.endpoint_id, "secret": encoded})
@@ -171,17 +171,17 @@ class EndpointStore:
         )
         values: dict[str, Scalar] = {
             "endpoint_id": endpoint_id,
-            "new": _encoded(wrapped),
-            "old": _encoded(secret.wrapped),
+            "new": _encode(wrapped),
+            "old": _encode(secret.wrapped),
         }
         return bool((await self._database.transaction([Statement(sql, values)]))[0])
 
 
-def _encoded(wrapped: bytes | None) -> str | None:
+def _encode(wrapped: bytes | None) -> str | None:
     return None if wrapped is None else base64.b64encode(wrapped).decode()
 
 
-def _decoded(text: object) -> bytes | None:
+def _decode(text: object) -> bytes | None:
     return None if text is None else base64.b64decode(str(text))
 
 
@@ -190,9 +190,9 @@ def _endpoint(row: Row) -> StripeEndpoint:
         str(row["endpoint_id"]),
         chain_in(row),
         cast("str | None", row["description"]),
-        _decoded(row["secret"]),
+        _decode(row["secret"]),
         cast("str | None", row["secret_hint"]),
-        _decoded(row["previous_secret"]),
+        _decode(row["previous_secret"]),
         cast("int | None", row["previous_expires_us"]),
         cast("int", row["created_us"]),
         cast("int | None", row["secret_set_us"]),

@@ -116,7 +116,7 @@ class StripeEndpoints:
         """All of that chain, newest first."""
         return await self._store.of_chain(chain)
 
-    def running(self, background: Background, interval_s: float) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background, interval_s: float) -> AbstractAsyncContextManager[None]:
         """As long as this is entered, seal events that could not be sealed at once, and forget expired secrets."""
         return background(
             "billing.endpoints", self._look, every_s=interval_s, failing="Stripe endpoints cannot be looked at"

@@ -48,7 +48,7 @@ class LiveEndpoints:
 
         async def load() -> _Live | None:
             endpoint = await self._store.by_id(endpoint_id)
-            return None if endpoint is None else await self._lively(endpoint.chain, [endpoint])
+            return None if endpoint is None else await self._make_live(endpoint.chain, [endpoint])
 
         return await self._check(endpoint_id, load, body, signature)
 
@@ -56,7 +56,7 @@ class LiveEndpoints:
         """A secret of any endpoint of that chain signed the body. Raises as :meth:`check_endpoint`."""
 
         async def load() -> _Live:
-            return await self._lively(chain, await self._store.of_chain(chain))
+            return await self._make_live(chain, await self._store.of_chain(chain))
 
         await self._check(chain, load, body, signature)
 
@@ -75,15 +75,15 @@ class LiveEndpoints:
     ) -> Chain:
         live = await self._current(key, load, self._refresh_s)
         try:
-            return await self._verified(live, body, signature)
+            return await self._verify(live, body, signature)
         except (SignatureInvalid, NotFound):
             # Another process may have given it a secret, or made it, a moment ago.
             newer = await self._current(key, load, _SETTLED_S)
             if newer is live:
                 raise
-            return await self._verified(newer, body, signature)
+            return await self._verify(newer, body, signature)
 
-    async def _verified(self, live: _Live | None, body: bytes, signature: str | None) -> Chain:
+    async def _verify(self, live: _Live | None, body: bytes, signature: str | None) -> Chain:
         if live is None:
             raise NotFound
         now_us = self._clock.now_us()
@@ -106,17 +106,17 @@ class LiveEndpoints:
             self._loaded_s.pop(oldest, None)
         return live
 
-    async def _lively(self, chain: Chain, endpoints: Sequence[StripeEndpoint]) -> _Live:
+    async def _make_live(self, chain: Chain, endpoints: Sequence[StripeEndpoint]) -> _Live:
         secrets: list[tuple[str, int | None]] = []
         for endpoint in endpoints:
             if endpoint.secret is not None:
-                secrets.append((await self._unwrapped(endpoint, endpoint.secret), None))
+                secrets.append((await self._unwrap(endpoint, endpoint.secret), None))
             if endpoint.previous_secret is not None and (endpoint.previous_expires_us or 0) > self._clock.now_us():
-                plain = await self._unwrapped(endpoint, endpoint.previous_secret)
+                plain = await self._unwrap(endpoint, endpoint.previous_secret)
                 secrets.append((plain, endpoint.previous_expires_us))
         return _Live(chain, tuple(secrets))
 
-    async def _unwrapped(self, endpoint: StripeEndpoint, wrapped: bytes) -> str:
+    async def _unwrap(self, endpoint: StripeEndpoint, wrapped: bytes) -> str:
         if wrapped not in self._plain:
             self._plain[wrapped] = (await self._vault.unwrap(wrapped, endpoint.context)).decode()
             while len(self._plain) > self._cached_max:

@@ -151,7 +151,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
             if self._book is not None:
                 self._plan_webhook.start()
                 await self._book.refresh()
-                await stack.enter_async_context(self._book.running(background))
-            await stack.enter_async_context(services.get(Deliveries).running(background))
-            await stack.enter_async_context(endpoints.running(background, self.config.seal_retry_s))
+                await stack.enter_async_context(self._book.run(background))
+            await stack.enter_async_context(services.get(Deliveries).run(background))
+            await stack.enter_async_context(endpoints.run(background, self.config.seal_retry_s))
             yield

@@ -101,20 +101,20 @@ def _refund(charge: Fields) -> _Money:
 
 
 def _dispute(dispute: Fields) -> _Money:
-    return _disputed("chargeback", -1, "dispute", dispute)
+    return _dispute_money("chargeback", -1, "dispute", dispute)
 
 
 def _reinstatement(dispute: Fields) -> _Money:
-    return _disputed("other", 1, "dispute_reversal", dispute)
+    return _dispute_money("other", 1, "dispute_reversal", dispute)
 
 
-def _closed(dispute: Fields) -> _Money | str:
+def _closure(dispute: Fields) -> _Money | str:
     if dispute.get("status") in _WON:
         return _reinstatement(dispute)
     return "the dispute was not won: its chargeback stays"
 
 
-def _disputed(event_type: str, sign: int, register: str, dispute: Fields) -> _Money:
+def _dispute_money(event_type: str, sign: int, register: str, dispute: Fields) -> _Money:
     charge = reference(dispute, "charge")
     object_id = reference(dispute, "id") or charge  # disputes had no id once
     if object_id is None:
@@ -129,7 +129,7 @@ _READERS: Mapping[str, Callable[[Fields], _Money | str]] = {
     "charge.dispute.created": _dispute,
     "charge.dispute.funds_withdrawn": _dispute,
     "charge.dispute.funds_reinstated": _reinstatement,
-    "charge.dispute.closed": _closed,
+    "charge.dispute.closed": _closure,
 }
 
 HANDLED = tuple(_READERS)

@@ -33,7 +33,7 @@ class S3Bundles:
 
     async def put(self, name: str, source: Path) -> None:
         """See ``BundleStore.put``; ``source`` stays. A killed process leaves parts that a lifecycle rule removes."""
-        upload = Upload(self._bucket, _checked(name), source)
+        upload = Upload(self._bucket, _check_name(name), source)
         storing = asyncio.ensure_future(self._in_thread(upload.run))
         try:
             await asyncio.shield(storing)
@@ -44,11 +44,11 @@ class S3Bundles:
 
     async def size(self, name: str) -> int | None:
         """See ``BundleStore.size``."""
-        return await self._in_thread(self._bucket.size, _checked(name))
+        return await self._in_thread(self._bucket.size, _check_name(name))
 
     async def read(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """See ``BundleStore.read``. One request; its bytes wait in the connection until somebody takes them."""
-        download = Download(self._bucket, _checked(name), start, end)
+        download = Download(self._bucket, _check_name(name), start, end)
         try:
             while start < end:
                 piece = await self._in_thread(download.read, min(end - start, PIECE_BYTES))
@@ -61,7 +61,7 @@ class S3Bundles:
 
     async def delete(self, name: str) -> None:
         """See ``BundleStore.delete``."""
-        await self._in_thread(self._bucket.delete, _checked(name))
+        await self._in_thread(self._bucket.delete, _check_name(name))
 
     async def close(self) -> None:
         """End the threads, once what runs has ended."""
@@ -72,7 +72,7 @@ class S3Bundles:
         return await asyncio.wrap_future(self._threads.submit(call, *arguments, **named))
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InternalError("that cannot be the name of a bundle")
     return name

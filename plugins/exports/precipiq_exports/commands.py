@@ -80,7 +80,7 @@ async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, 
     await must_exist(chain, services)
     job = await service.request_leased(chain, wanted.as_request(), SYSTEM, runner.owner)
     progress = Progress()
-    await _watched(runner.work(job, progress), progress, with_bar)
+    await _watch(runner.work(job, progress), progress, with_bar)
     job = await service.get(chain, job.export_id)
     if job.status != "completed":
         reason = job.failure.message if job.failure else "see the lines above; the server goes on with it when it runs"
@@ -89,7 +89,7 @@ async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, 
     return job
 
 
-async def _watched(work: Awaitable[None], progress: Progress, with_bar: bool) -> None:
+async def _watch(work: Awaitable[None], progress: Progress, with_bar: bool) -> None:
     """Show how far it is, on a terminal's standard error."""
     if not with_bar:
         await work

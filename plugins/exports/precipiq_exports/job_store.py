@@ -45,7 +45,7 @@ class JobStore:
 
     async def add(self, job: Job, idempotency_key: str | None, event: OutboxEvent, *, open_max: int) -> bool:
         """Store a new export; False when as many of the organisation are open, or its idempotency key is known."""
-        return bool((await self._database.transaction(self._adding(job, idempotency_key, event, open_max)))[1])
+        return bool((await self._database.transaction(self._insertion(job, idempotency_key, event, open_max)))[1])
 
     async def add_leased(self, job: Job, event: OutboxEvent, owner: str, lease_until_us: int, *, open_max: int) -> bool:
         """As :meth:`add`, for who begins to work on it at once."""
@@ -53,9 +53,9 @@ class JobStore:
             f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id",  # noqa: S608
             {"export_id": job.export_id, "owner": owner, "now": job.created_us, "until": lease_until_us},
         )
-        return bool((await self._database.transaction([*self._adding(job, None, event, open_max), begin]))[1])
+        return bool((await self._database.transaction([*self._insertion(job, None, event, open_max), begin]))[1])
 
-    def _adding(self, job: Job, idempotency_key: str | None, event: OutboxEvent, open_max: int) -> list[Statement]:
+    def _insertion(self, job: Job, idempotency_key: str | None, event: OutboxEvent, open_max: int) -> list[Statement]:
         insert = Statement(
             "INSERT INTO exports (export_id, org_id, environment, status, request, actor, idempotency_key, created_us) "
             "SELECT :export_id, :org_id, :environment, 'pending', :request, :actor, :idempotency_key, :created_us "

@@ -23,11 +23,11 @@ class ExportMetrics:
     def count(self, result: str) -> None:
         self._results.labels(result).inc()
 
-    def downloaded(self) -> None:
+    def count_download(self) -> None:
         self._downloaded.inc()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def count_running(self) -> Iterator[None]:
         """While one runs."""
         self._running.inc()
         try:

@@ -149,6 +149,6 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
             stack.push_async_callback(self._signer.close)
             if services.get(DeploymentInfo).serving:
                 background = services.get(Background)
-                await stack.enter_async_context(services.get(ExportRunner).running(background))
-                await stack.enter_async_context(self._upkeep.running(background))
+                await stack.enter_async_context(services.get(ExportRunner).run(background))
+                await stack.enter_async_context(self._upkeep.run(background))
             yield

@@ -104,7 +104,7 @@ class ExportRoutes:
         A download that begins with the first byte is recorded in the chain before it is sent; one that goes on
         (``Range``) is not recorded again.
         """
-        job = await self._service.downloadable(call.principal.chain, call.path["id"])
+        job = await self._service.get_downloadable(call.principal.chain, call.path["id"])
         assert job.size_bytes is not None
         return Download(
             job.size_bytes,
@@ -129,7 +129,7 @@ class ExportRoutes:
     async def _record(self, job: Job, actor: str, start: int) -> None:
         if start == 0:
             await self._service.record_download(job, actor)
-            self._metrics.downloaded()
+            self._metrics.count_download()
 
     def _read(self, job: Job, start: int, end: int) -> AsyncGenerator[bytes, None]:
         return self._service.read(job, start, end)

@@ -71,7 +71,7 @@ class ExportRunner:
         """Look at once: something was asked for."""
         self._news.set()
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Run exports as long as this is entered; what runs then is left to the process that claims it next."""
         return background(
             "exports.runner",
@@ -103,9 +103,9 @@ class ExportRunner:
             # A bare task: it ends with its export, and a lease that is renewed no more tells other processes of it.
             task = asyncio.create_task(self._work_unattended(job))
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._note_end)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("export failed unexpectedly", exc_info=error)
@@ -118,7 +118,7 @@ class ExportRunner:
         """One attempt at an export that this process has claimed. What came of it stands in the store afterwards."""
         lease = lease_of(job, self.owner)
         names = {"export_id": job.export_id, "org_id": job.chain.org_id, "environment": job.chain.environment}
-        with structlog.contextvars.bound_contextvars(**names, attempt=job.attempt), self._metrics.running():
+        with structlog.contextvars.bound_contextvars(**names, attempt=job.attempt), self._metrics.count_running():
             try:
                 if job.failures >= self._limits.failures_max:
                     failure = Failure("gave_up", f"{job.failures} attempts at it failed or were interrupted")
@@ -134,10 +134,12 @@ class ExportRunner:
                 log.warning("export is not ours any more: cancelled, or taken over by another process")
             except PrecipiqError as error:
                 is_final = isinstance(error, VaultRefused)
-                await self._failed(job, lease, Failure(error.code, error.message), is_final=is_final)
+                await self._handle_failure(job, lease, Failure(error.code, error.message), is_final=is_final)
             except Exception:  # whatever it was, the export must end with a reason, and the others go on
                 log.exception("export failed unexpectedly")
-                await self._failed(job, lease, Failure("internal_error", "an unexpected error; see the server's log"))
+                await self._handle_failure(
+                    job, lease, Failure("internal_error", "an unexpected error; see the server's log")
+                )
 
     async def _make(self, job: Job, lease: Lease, progress: Progress) -> None:
         await self._service.deliver_events()  # so that the request stands in the chain before what it asks for ends
@@ -175,7 +177,7 @@ class ExportRunner:
         stored = await self._store.get(job.chain, job.export_id)
         return stored is not None and (stored.status, stored.attempt) == ("completed", job.attempt)
 
-    async def _failed(self, job: Job, lease: Lease, failure: Failure, *, is_final: bool = False) -> None:
+    async def _handle_failure(self, job: Job, lease: Lease, failure: Failure, *, is_final: bool = False) -> None:
         failures = job.failures + 1
         if is_final or failures >= self._limits.failures_max:
             await self._give_up(job, lease, failure)

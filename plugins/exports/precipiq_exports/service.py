@@ -60,7 +60,7 @@ class ExportService:
         Raises ``TooManyExports`` and ``IdempotencyConflict``.
         """
         job = self._new(chain, request, actor)
-        if await self._store.add(job, key, _requested(job), open_max=self._open_max(chain.org_id)):
+        if await self._store.add(job, key, _request_event(job), open_max=self._open_max(chain.org_id)):
             await self.deliver_events()
             self.on_change()
             return job, True
@@ -76,7 +76,7 @@ class ExportService:
         job = self._new(chain, request, actor)
         until_us = job.created_us + int(self._limits.lease_s * 1_000_000)
         open_max = self._open_max(chain.org_id)
-        if not await self._store.add_leased(job, _requested(job), owner, until_us, open_max=open_max):
+        if not await self._store.add_leased(job, _request_event(job), owner, until_us, open_max=open_max):
             raise TooManyExports(retry_after_s=30)
         await self.deliver_events()
         return await self.get(chain, job.export_id)
@@ -110,7 +110,7 @@ class ExportService:
         self.on_change()
         return job
 
-    async def downloadable(self, chain: Chain, export_id: str) -> Job:
+    async def get_downloadable(self, chain: Chain, export_id: str) -> Job:
         """That export, with a bundle in the store.
 
         Raises ``NotFound``, ``ExportNotReady``, ``ExportExpired``, and ``Unavailable`` when too many are downloaded.
@@ -164,7 +164,7 @@ def lease_of(job: Job, owner: str) -> Lease:
     return Lease(job.export_id, job.attempt, owner)
 
 
-def _requested(job: Job) -> OutboxEvent:
+def _request_event(job: Job) -> OutboxEvent:
     body: dict[str, object] = {
         "export_id": job.export_id,
         "filters": job.request.filters,

@@ -46,7 +46,7 @@ class SigningKeys:
             key = await self._store.active(chain)  # another process may have been first
         if key is None:
             raise Unavailable("the signing key was replaced meanwhile; try again")
-        return await self._announced(key)
+        return await self._announce(key)
 
     async def rotate(self, chain: Chain, actor: str) -> SigningKey:
         """Replace the chain's key by a new one; its private half is forgotten. As :meth:`current`."""
@@ -54,7 +54,7 @@ class SigningKeys:
         new = await self._generate(chain, old.key_id)
         if not await self._store.rotate(old, new):
             raise Unavailable("the signing key was replaced meanwhile; try again")
-        return await self._announced(new, actor)
+        return await self._announce(new, actor)
 
     async def sign(self, key: SigningKey, digest: bytes) -> bytes:
         """The signature (256 bytes) over a SHA-256 digest. Raises ``VaultRefused`` and ``Unavailable``."""
@@ -75,7 +75,7 @@ class SigningKeys:
         public_key, wrapped = await self._signer.generate(context_of(chain, key_id))
         return SigningKey(key_id, chain, public_key, wrapped, now_us, None, replaces, None)
 
-    async def _announced(self, key: SigningKey, actor: str = SYSTEM) -> SigningKey:
+    async def _announce(self, key: SigningKey, actor: str = SYSTEM) -> SigningKey:
         if key.announced_seq is not None:
             return key
         body: dict[str, object] = {

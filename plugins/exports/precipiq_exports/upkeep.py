@@ -38,7 +38,7 @@ class Upkeep:
         self._work_folder = work_folder
         self._interval_s = interval_s
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Look as long as this is entered."""
         return background(
             "exports.upkeep",

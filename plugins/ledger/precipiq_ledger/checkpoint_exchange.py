@@ -48,7 +48,7 @@ DELETE FROM ledger_checkpoints AS old WHERE shared_us < :until_us AND EXISTS (
 
 
 class CheckpointExchange:
-    """Sends what this node signs and fetches what others signed, as long as :meth:`running` is entered."""
+    """Sends what this node signs and fetches what others signed, as long as :meth:`run` is entered."""
 
     def __init__(self, database: Database, signer: CheckpointSigner, checkpointer: Checkpointer, clock: Clock) -> None:
         self._database = database
@@ -57,14 +57,14 @@ class CheckpointExchange:
         self._clock = clock
         self._fetched_until_us = 0
         self._refused: set[str] = set()
-        checkpointer.on_signed = self._signed
+        checkpointer.on_signed = self._note_signed
         self._unsent: dict[Chain, Checkpoint] = {}
         self._round_number = 0
 
-    def _signed(self, chain: Chain, checkpoint: Checkpoint) -> None:
+    def _note_signed(self, chain: Chain, checkpoint: Checkpoint) -> None:
         self._unsent[chain] = checkpoint
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Exchange as long as this is entered; at its end, send what is left."""
         return background(
             "ledger.checkpoint_exchange",

@@ -38,7 +38,7 @@ class Checkpointer:
         self._writing = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Write as long as this is entered, and once more at its end."""
         return background(
             "ledger.checkpoints",

@@ -51,7 +51,7 @@ class FollowerRunner:
         self._news.set()
 
     @asynccontextmanager
-    async def running(self, background: Background) -> AsyncIterator[None]:
+    async def run(self, background: Background) -> AsyncIterator[None]:
         """Tell followers as long as this is entered."""
         if not self._followers:
             yield
@@ -86,7 +86,7 @@ class FollowerRunner:
                     self._grown[chain] = None
                     self._news.set()
         except PrecipiqError as error:
-            self._failed("sweep", None, error)
+            self._note_failure("sweep", None, error)
         else:
             self._failing.discard("sweep")
 
@@ -110,9 +110,9 @@ class FollowerRunner:
             self._failing.discard(name)
         except Exception as error:  # noqa: BLE001  (a follower may be a third party's; the others go on)
             self._seen.pop(chain, None)  # so that the next sweep tries it again
-            self._failed(name, chain, error)
+            self._note_failure(name, chain, error)
 
-    def _failed(self, name: str, chain: Chain | None, error: Exception) -> None:
+    def _note_failure(self, name: str, chain: Chain | None, error: Exception) -> None:
         """Logged once, until it works again."""
         if name in self._failing:
             return

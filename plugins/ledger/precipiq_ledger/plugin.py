@@ -90,7 +90,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._drivers.fill(hooks.collect("entry_store_drivers", options=options))
         self._kinds.fill(hooks.collect("entry_kinds"))
         self._follower_registry.fill(hooks.collect("followers"))
-        self._driver = self._chosen_driver(services)
+        self._driver = self._choose_driver(services)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -154,7 +154,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             RunnerLimits(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max),
         )
         service.on_append = runner.note
-        async with runner.running(services.get(Background)):
+        async with runner.run(services.get(Background)):
             yield
 
     @asynccontextmanager
@@ -172,12 +172,12 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                 from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 
                 exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)
-                await stack.enter_async_context(exchange.running(background))
+                await stack.enter_async_context(exchange.run(background))
             # Left first: what it signs at the end is sent by the exchange.
-            await stack.enter_async_context(checkpointer.running(background))
+            await stack.enter_async_context(checkpointer.run(background))
             yield
 
-    def _chosen_driver(self, services: Services) -> EntryStoreDriver:
+    def _choose_driver(self, services: Services) -> EntryStoreDriver:
         """The one that the deployment names, else the one that its database brings."""
         name = self.config.driver or self._of_the_database(services)
         drivers = self._drivers.by_name

@@ -164,7 +164,7 @@ class Verifier:
             head_hash,
             asked.from_seq,
             comparison,
-            tuple(_unchecked(asked, checked_to, last_seq, comparison, broken)),
+            tuple(_describe_unchecked(asked, checked_to, last_seq, comparison, broken)),
         )
 
 
@@ -203,7 +203,7 @@ def join_stretches(starts: Sequence[Anchor], stretches: Sequence[Stretch]) -> St
     return Stretch(count, last, None)
 
 
-def _unchecked(
+def _describe_unchecked(
     asked: _Range, checked_to: int, last_seq: int, comparison: CheckpointComparison, broken: ChainBreak | None
 ) -> list[str]:
     if broken is not None:

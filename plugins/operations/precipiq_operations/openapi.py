@@ -73,7 +73,7 @@ def _output_model(endpoint: Endpoint) -> type[BaseModel] | None:
 
 def _operation(owner: str, endpoint: Endpoint, references: References, schemas: Document) -> Document:
     operation: Document = {
-        **_named(owner, endpoint),
+        **_identity(owner, endpoint),
         "security": [] if endpoint.scope is None else _security(key_in_query=endpoint.answer.key_in_query),
         "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint.query, references, schemas)],
         "responses": _responses(endpoint, references),
@@ -93,7 +93,7 @@ def _operation(owner: str, endpoint: Endpoint, references: References, schemas: 
     return operation
 
 
-def _named(owner: str, endpoint: Endpoint | WebSocketEndpoint) -> Document:
+def _identity(owner: str, endpoint: Endpoint | WebSocketEndpoint) -> Document:
     doc = inspect.getdoc(endpoint.handler) or ""
     summary, _, description = doc.partition("\n")
     needs = "" if endpoint.scope is None else f"Needs a key with the scope `{endpoint.scope}`."
@@ -234,7 +234,7 @@ def _websocket_operation(
     """The handshake; what follows it has no place in OpenAPI but the description."""
     codes = ["unauthorized", "forbidden", "validation_error", "upgrade_required", "rate_limited", "internal_error"]
     return {
-        **_named(owner, endpoint),
+        **_identity(owner, endpoint),
         "security": _security(key_in_query=True),
         "parameters": _query_parameters(endpoint.query, references, schemas),
         "responses": {"101": {"description": "the WebSocket is open"}} | _refusals([*codes, "unavailable"]),

@@ -56,7 +56,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 
     Exit code: 0 it can unwrap everything, 1 something was refused, 2 it cannot serve.
     """
-    ctx.exit(_show(run_in_deployment(ctx, partial(_gone_through, False)), as_json))
+    ctx.exit(_show(run_in_deployment(ctx, partial(_go_through, False)), as_json))
 
 
 @vault_group.command()
@@ -67,10 +67,10 @@ def rewrap(ctx: click.Context, as_json: bool) -> None:
 
     Exit code: 0 all is under the newest key, 1 something was refused, 2 the vault cannot serve.
     """
-    ctx.exit(_show(run_in_deployment(ctx, partial(_gone_through, True)), as_json))
+    ctx.exit(_show(run_in_deployment(ctx, partial(_go_through, True)), as_json))
 
 
-async def _gone_through(is_rewrapping: bool, services: Services) -> Report:
+async def _go_through(is_rewrapping: bool, services: Services) -> Report:
     """Ask the vault about every stored secret; whether a stale one can be unwrapped shows as it is rewrapped."""
     vault = services.find(KeyVault)
     if vault is None:

@@ -8,7 +8,7 @@ _SCALE = 10_000
 _CENT = Decimal("0.01")
 
 
-def scaled(amount: str) -> int:
+def scale(amount: str) -> int:
     """Ten-thousandths of a decimal string with up to four decimals. Raises ``ValueError`` for anything else."""
     try:
         number = Decimal(amount) * _SCALE
@@ -27,9 +27,9 @@ def plain(amount: int) -> str:
 
 def cents(amount: int) -> str:
     """The amount rounded to two decimals, half away from zero."""
-    return f"{rounded(Decimal(amount) / _SCALE):.2f}"
+    return f"{round_amount(Decimal(amount) / _SCALE):.2f}"
 
 
-def rounded(amount: Decimal) -> Decimal:
+def round_amount(amount: Decimal) -> Decimal:
     """To two decimals, half away from zero; never a negative zero."""
     return amount.quantize(_CENT, ROUND_HALF_UP) + 0

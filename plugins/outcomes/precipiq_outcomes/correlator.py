@@ -78,7 +78,7 @@ class Correlator:
             config.temporal_weight, config.metadata_weight, config.prior_weight, config.amount_weight
         )
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Propose links as long as this is entered."""
         return background(
             "outcomes.links",
@@ -160,7 +160,7 @@ class Correlator:
         until_us = event.money.occurred_us + 1
         query = EntryQuery(DECISION, start_us=until_us - self._config.window_s * 1_000_000, end_us=until_us)
         page = await self._ledger.find(chain, query, None, self._config.candidates_max)
-        named = [await self._named(chain, event, name) for name in REFERENCE_NAMES]
+        named = [await self._find_named(chain, event, name) for name in REFERENCE_NAMES]
         entries = {entry.seq: entry for entry in (*page.entries, *named) if entry is not None}
         answers: dict[str, tuple[int, int]] = {}
         found = []
@@ -182,7 +182,7 @@ class Correlator:
             )
         return found
 
-    async def _named(self, chain: Chain, event: _Event, name: str) -> Entry | None:
+    async def _find_named(self, chain: Chain, event: _Event, name: str) -> Entry | None:
         decision_id = event.money.metadata.get(name)
         if not isinstance(decision_id, str):
             return None

@@ -18,7 +18,7 @@ from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Scalar, Statement
 from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
-from precipiq_outcomes.amounts import scaled
+from precipiq_outcomes.amounts import scale
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.kinds import LIABILITY_ESTIMATE
@@ -55,7 +55,7 @@ class Estimator:
         self._interval_s = interval_s
         self._has_more = asyncio.Event()
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Record estimates as long as this is entered."""
         return background(
             "outcomes.estimates",
@@ -125,8 +125,8 @@ class Estimator:
         group = group_of(parse_statement(entry.statement).body)
         estimate, facts = await self._analytics.estimate_of(chain, group)
         exposure = f"{estimate.exposure:.2f}"
-        recorded = await self._recorded(chain, decision_id)
-        if recorded.get("exposure") == str(scaled(exposure)):
+        recorded = await self._read_recorded(chain, decision_id)
+        if recorded.get("exposure") == str(scale(exposure)):
             return
         body: dict[str, object] = {
             "decision_id": decision_id,
@@ -150,7 +150,7 @@ class Estimator:
         except IdempotencyConflict:
             return  # another process was faster; its entry has the decision looked at again if need be
 
-    async def _recorded(self, chain: Chain, decision_id: str) -> Mapping[str, Scalar]:
+    async def _read_recorded(self, chain: Chain, decision_id: str) -> Mapping[str, Scalar]:
         sql = "SELECT exposure, entries FROM outcome_estimates WHERE decision_id = :decision_id"
         rows = await self._database.fetch_as(chain, Statement(sql, {"decision_id": decision_id}))
         return rows[0] if rows else {}

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from precipiq_chain.chain_format import Statement
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_outcomes import kinds
-from precipiq_outcomes.amounts import scaled
+from precipiq_outcomes.amounts import scale
 from precipiq_outcomes.liability import LOW_CONFIDENCE
-from precipiq_outcomes.links import LOSS_TYPES, Link, changed, link_of
+from precipiq_outcomes.links import LOSS_TYPES, Link, apply_entry, link_of
 from precipiq_outcomes.spans import Span, floor
 
 SPANS: tuple[Span, ...] = ("month", "day")
@@ -115,22 +115,22 @@ class Fold:
         at_us = parse_timestamp(statement.timestamp)
         body = statement.body
         if statement.kind == kinds.DECISION:
-            self._decided(group_of(body), at_us)
+            self._count_decision(group_of(body), at_us)
         elif statement.kind == kinds.LINK:
             self._replace(None, link_of(statement, entry.notes), at_us)
         elif statement.kind in _LINK_CHANGES:
             link = self._links.get(str(body["link_id"]))
             if link is not None:
-                self._replace(link, changed(link, statement.kind, at_us), at_us)
+                self._replace(link, apply_entry(link, statement.kind, at_us), at_us)
         elif statement.kind == kinds.LIABILITY_ESTIMATE:
             decision_id = str(body["decision_id"])
             _, _, before = self.changes.estimates.get(decision_id, (0, 0, 0))
-            self.changes.estimates[decision_id] = (scaled(str(body["estimated_exposure"])), statement.seq, before + 1)
+            self.changes.estimates[decision_id] = (scale(str(body["estimated_exposure"])), statement.seq, before + 1)
             self.changes.stale[decision_id] = None
         elif statement.kind == kinds.REDACTION:
             self.changes.erased_links.append(str(body["target_id"]))
 
-    def _decided(self, group: Group, at_us: int) -> None:
+    def _count_decision(self, group: Group, at_us: int) -> None:
         group_id = group.group_id
         self.changes.decisions.append((at_us, group_id))
         self.changes.groups[group] = self.changes.groups.get(group, 0) + 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from precipiq_outcomes.amounts import rounded
+from precipiq_outcomes.amounts import round_amount
 
 DECISIONS_LEAST = 5
 LOW_CONFIDENCE = 0.5
@@ -53,11 +53,11 @@ class Estimate:
 
     @property
     def low(self) -> Decimal:
-        return rounded(self.exposure / 2)
+        return round_amount(self.exposure / 2)
 
     @property
     def high(self) -> Decimal:
-        return rounded(self.exposure * 2)
+        return round_amount(self.exposure * 2)
 
 
 def estimate(model: RiskModel, facts: Circumstances) -> Estimate:
@@ -68,5 +68,5 @@ def estimate(model: RiskModel, facts: Circumstances) -> Estimate:
     rate = _LOSS_RATE_UNKNOWN
     if facts.past_decisions >= DECISIONS_LEAST:
         rate = Decimal(facts.past_losses) / facts.past_decisions
-    exposure = rounded(min(base * confidence * human * max(rate, _LOSS_RATE_LEAST), model.cap))
+    exposure = round_amount(min(base * confidence * human * max(rate, _LOSS_RATE_LEAST), model.cap))
     return Estimate(exposure, base, confidence, human, round(rate, 6))

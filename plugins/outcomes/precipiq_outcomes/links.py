@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from precipiq_chain.chain_format import Statement
 from precipiq_contracts.clock import parse_timestamp
-from precipiq_outcomes.amounts import scaled
+from precipiq_outcomes.amounts import scale
 from precipiq_outcomes.kinds import LINK_CONFIRMED, LINK_DELETED, LINK_REJECTED
 
 LinkType = Literal["revenue", "cost", "liability", "neutral"]
@@ -77,7 +77,7 @@ def link_of(statement: Statement, notes: str | None) -> Link:
         body["action_type"],
         body["low_confidence"],
         body["human_in_loop"],
-        scaled(body["amount"]),
+        scale(body["amount"]),
         body["currency"],
         body["link_type"],
         body["correlation_strength"],
@@ -90,7 +90,7 @@ def link_of(statement: Statement, notes: str | None) -> Link:
     )
 
 
-def changed(link: Link, kind: str, at_us: int) -> Link:
+def apply_entry(link: Link, kind: str, at_us: int) -> Link:
     """The link after an entry of that kind; one that does not fit its state counts, and changes nothing else."""
     link = replace(link, entries=link.entries + 1)
     if kind == LINK_CONFIRMED and link.awaits_answer:

@@ -10,7 +10,7 @@ from precipiq_core.http.validation import RequestModel, end_moment, moment, no_n
 from precipiq_outcomes.links import RESERVED_METHODS, LinkType, Status
 
 
-def _not_reserved(value: str) -> str:
+def _refuse_reserved(value: str) -> str:
     if value in RESERVED_METHODS:
         raise ValueError("is reserved for links that the correlation worker makes")
     return value
@@ -30,7 +30,7 @@ class LinkIn(RequestModel):
     financial_event_id: EntryId
     correlation_strength: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)]
     attribution_method: Annotated[
-        StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_not_reserved)
+        StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_refuse_reserved)
     ] = "direct"
     link_type: LinkType
     notes: Annotated[StrictStr, Field(max_length=4000), AfterValidator(no_nul)] | None = None

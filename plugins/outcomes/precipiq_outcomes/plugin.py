@@ -114,7 +114,7 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
         async with AsyncExitStack() as stack:
             if services.get(DeploymentInfo).serving:
                 background = services.get(Background)
-                await stack.enter_async_context(self._estimator.running(background))
+                await stack.enter_async_context(self._estimator.run(background))
                 if self.config.correlation.enabled:
-                    await stack.enter_async_context(self._correlator.running(background))
+                    await stack.enter_async_context(self._correlator.run(background))
             yield

@@ -71,7 +71,7 @@ class ProjectionStore:
 
     async def move_cursor(self, chain: Chain, name: str, old: int, new: int) -> None:
         """Raises ``Conflict`` when it is not at ``old``: another process was faster."""
-        await self._database.transaction(self._moving(chain, name, old, new))
+        await self._database.transaction(self._cursor_move(chain, name, old, new))
 
     async def chains_behind(self, name: str, limit: int) -> list[Chain]:
         """Chains whose cursor of that name is behind that of the links."""
@@ -123,7 +123,7 @@ class ProjectionStore:
         Raises ``Conflict`` when the cursor is not at ``old`` any more; then nothing was stored.
         """
         statements = [
-            *self._moving(chain, LINKS_CURSOR, old, new),
+            *self._cursor_move(chain, LINKS_CURSOR, old, new),
             *self._decisions(chain, changes),
             *self._links(chain, changes),
             *self._money(chain, money),
@@ -147,7 +147,7 @@ class ProjectionStore:
             found[table] = sorted((tuple(row[name] for name in sorted(row)) for row in rows), key=repr)
         return found
 
-    def _moving(self, chain: Chain, name: str, old: int, new: int) -> list[Statement]:
+    def _cursor_move(self, chain: Chain, name: str, old: int, new: int) -> list[Statement]:
         values: dict[str, Scalar] = {**chain_values(chain), "name": name}
         return [Statement(_MAKE_CURSOR, values), Statement(_MOVE_CURSOR, {**values, "old": old, "new": new})]
 

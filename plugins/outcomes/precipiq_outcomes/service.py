@@ -23,7 +23,7 @@ from precipiq_outcomes import kinds
 from precipiq_outcomes.errors import LinkConflict, NotASuggestion
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.link_store import LinkStore
-from precipiq_outcomes.links import Link, LinkType, changed, link_of
+from precipiq_outcomes.links import Link, LinkType, apply_entry, link_of
 from precipiq_outcomes.projection import Projection, notes_in
 from precipiq_outcomes.records import estimate_record, link_record
 
@@ -126,20 +126,20 @@ class LinkService:
 
     async def present_links(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
         """Links as they were after each of these entries. See ``precipiq_contracts.chain.Present``."""
-        return list(await asyncio.gather(*(self._presented(chain, entry) for entry in entries)))
+        return list(await asyncio.gather(*(self._present(chain, entry) for entry in entries)))
 
     async def present_estimates(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
         """Recorded estimates. See ``precipiq_contracts.chain.Present``."""
         return [orjson.dumps(estimate_record(parse_statement(entry.statement), entry.hash)) for entry in entries]
 
-    async def _presented(self, chain: Chain, entry: Entry) -> bytes:
+    async def _present(self, chain: Chain, entry: Entry) -> bytes:
         statement = parse_statement(entry.statement)
         if statement.kind == kinds.LINK:
             return orjson.dumps(link_record(chain, _link_in(entry)))
         made = await self._ledger.get(chain, str(statement.body["link_id"]))
         if made is None:
             return orjson.dumps(statement.body)
-        link = changed(_link_in(made), statement.kind, parse_timestamp(statement.timestamp))
+        link = apply_entry(_link_in(made), statement.kind, parse_timestamp(statement.timestamp))
         return orjson.dumps(link_record(chain, link))
 
     async def _answer(self, chain: Chain, link_id: str, kind: str, actor: str) -> Link:

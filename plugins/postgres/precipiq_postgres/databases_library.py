@@ -25,7 +25,7 @@ class PostgresConnections:
         self._database = database
 
     @asynccontextmanager
-    async def acquired(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
+    async def acquire(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
         """A connection of one's own. Raises ``NoConnection`` when none comes in time."""
         # Not database.connection(): that one is shared by everything its task does, and breaks when it is cancelled.
         connection = Connection(self._database, self._database._backend)

@@ -59,7 +59,7 @@ class NoConnection(ConnectionLost):
     """None was free, and none could be made, in time: nothing was sent."""
 
 
-def translated(error: BaseException) -> BaseException:
+def translate(error: BaseException) -> BaseException:
     """The project's error for one of the database's or the network's; any other error as it is."""
     if isinstance(error, PrecipiqError) or not isinstance(error, Exception):
         return error
@@ -78,7 +78,7 @@ def _of_postgres(error: asyncpg.PostgresError) -> PrecipiqError:
     state = error.sqlstate or ""
     # The detail quotes values of rows, whoever's they are; it must not come into a log or an answer.
     error.detail = None
-    if state.startswith("22"):  # here the message itself quotes them, see `translated`
+    if state.startswith("22"):  # here the message itself quotes them, see `translate`
         return InternalError(f"the database refused a value (SQLSTATE {state}, {type(error).__name__})")
     if state.startswith("23"):
         return Conflict()
@@ -101,12 +101,12 @@ def is_deadlock(error: BaseException) -> bool:
 
 
 @contextmanager
-def translating() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raises the project's error in place of the database's."""
     try:
         yield
     except Exception as error:
-        failure = translated(error)
+        failure = translate(error)
         if failure is error:
             raise
         raise failure from failure.__cause__

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_postgres.address import PostgresAddress
-from precipiq_postgres.errors import translated, translating
+from precipiq_postgres.errors import translate, translate_errors
 from precipiq_postgres.rights import make_roles, rights
 from precipiq_postgres.roles import OLDEST, SCHEMA, Roles, quoted
 from precipiq_schema.branches import missing_steps, take_step
@@ -53,8 +53,8 @@ async def _migrate(
     as_whom: PostgresAddress, runtime: PostgresAddress, migrations: Sequence[Migration], *, post: bool
 ) -> list[str]:
     roles = Roles(runtime.role)
-    with translating():
-        async with _locked(as_whom) as connection:
+    with translate_errors():
+        async with _lock(as_whom) as connection:
             try:
                 await make_roles(connection, roles, runtime.password)
             except asyncpg.InsufficientPrivilegeError as error:
@@ -89,7 +89,7 @@ def _due(steps: Sequence[Step], *, post: bool) -> list[Step]:
 
 
 @asynccontextmanager
-async def _locked(address: PostgresAddress) -> AsyncIterator[asyncpg.Connection]:
+async def _lock(address: PostgresAddress) -> AsyncIterator[asyncpg.Connection]:
     """A connection that keeps other migrations out as long as it lives. Not through a pooler."""
     connection = await asyncpg.connect(**address.options())
     try:
@@ -156,7 +156,7 @@ async def _in_schema(engine: AsyncEngine, roles: Roles, work: Any) -> None:
         except Exception as error:
             cause = getattr(getattr(error, "orig", None), "__cause__", None) or error  # asyncpg's own
             if getattr(cause, "sqlstate", None) not in _IN_THE_WAY:
-                failure = translated(cause)
+                failure = translate(cause)
                 if isinstance(failure, Unavailable):
                     raise failure from error
                 raise

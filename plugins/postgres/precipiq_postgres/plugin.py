@@ -56,4 +56,4 @@ class PostgresPlugin(PluginBase[PostgresConfig], LedgerHooks):
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
-        return self._database.opened(list(services.get(Migrations).by_name.values()))
+        return self._database.open(list(services.get(Migrations).by_name.values()))

@@ -26,14 +26,14 @@ _REFUSED = (
 
 def scram_verifier(password: str, salt: bytes) -> str:
     """The verifier of SCRAM-SHA-256 (RFC 5803)."""
-    salted = pbkdf2_hmac("sha256", _prepared(password).encode(), salt, _ITERATIONS)
+    salted = pbkdf2_hmac("sha256", _prepare(password).encode(), salt, _ITERATIONS)
     stored = sha256(digest(salted, b"Client Key", "sha256")).digest()
     server = digest(salted, b"Server Key", "sha256")
     encoded = [b64encode(part).decode() for part in (salt, stored, server)]
     return f"SCRAM-SHA-256${_ITERATIONS}:{encoded[0]}${encoded[1]}:{encoded[2]}"
 
 
-def _prepared(password: str) -> str:
+def _prepare(password: str) -> str:
     """SASLprep (RFC 4013) as PostgreSQL and its clients do it: what it would refuse is taken as it is."""
     if password.isascii():
         return password

@@ -27,8 +27,8 @@ from precipiq_postgres.errors import (
     ConnectionLost,
     NoConnection,
     is_deadlock,
-    translated,
-    translating,
+    translate,
+    translate_errors,
 )
 from precipiq_postgres.roles import Roles, begin_as
 from precipiq_postgres.statements import fetch_rows
@@ -69,13 +69,13 @@ class PostgresDatabase:
         return migrate(as_whom, self.address, migrations, post=post)
 
     @asynccontextmanager
-    async def opened(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
+    async def open(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
         """Open for the life of the application. Raises ``DeploymentError`` when the schema is another."""
         if self.settings.migrate_at_start:
             for revision in await asyncio.to_thread(self.migrate, migrations):
                 log.info("migrated", revision=revision)
         async with AsyncExitStack() as stack:
-            with translating():
+            with translate_errors():
                 self._connections = await stack.enter_async_context(self._pool())
             stack.push_async_callback(self._finish)
             version = await self._check(migrations)
@@ -193,13 +193,13 @@ class PostgresDatabase:
             raise Unavailable("too many requests wait for the database; try again")
         task = asyncio.ensure_future(self._run(work))
         self._running.add(task)
-        task.add_done_callback(self._ran)
+        task.add_done_callback(self._note_end)
         await asyncio.wait([task])
         if task.cancelled():
             raise Unavailable("the database is being closed")
         return task.result()
 
-    def _ran(self, task: asyncio.Task[Any]) -> None:
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited may be gone
@@ -207,8 +207,8 @@ class PostgresDatabase:
     async def _run(self, work: Work[T]) -> T:
         if self._connections is None:
             raise Unavailable("the database is not open")
-        with translating():
-            async with self._connections.acquired(self.settings.connection_wait_s) as connection:
+        with translate_errors():
+            async with self._connections.acquire(self.settings.connection_wait_s) as connection:
                 try:
                     return await work(connection)
                 except (TimeoutError, ConnectionLost, asyncio.CancelledError):
@@ -226,11 +226,11 @@ async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[
     except BaseException:
         await _roll_back(connection)
         raise
-    with translating():
+    with translate_errors():
         try:
             status = await connection.execute("COMMIT")
         except Exception as error:
-            if isinstance(translated(error), ConnectionLost):
+            if isinstance(translate(error), ConnectionLost):
                 raise ConnectionLost(UNKNOWN_OUTCOME) from error
             raise
     if status != "COMMIT":

@@ -28,7 +28,7 @@ _PARAMETER = re.compile(r"(?<![:\w]):([A-Za-z_]\w*)")  # not the type of a cast,
 
 
 @lru_cache(maxsize=2048)
-def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
+def number_parameters(sql: str) -> tuple[str, tuple[str, ...]]:
     """The statement with ``$1``, ``$2`` for its names, and which name each number stands for."""
     if _ROWS.match(sql) is None:
         raise InternalError("a statement must begin with SELECT, WITH, VALUES, INSERT, UPDATE, DELETE or MERGE")
@@ -39,7 +39,7 @@ def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
 
 async def fetch_rows(connection: asyncpg.Connection, statement: Statement) -> list[Row]:
     """Execute a statement; its rows by column name, none for a statement that gives none."""
-    sql, names = numbered(statement.sql)
+    sql, names = number_parameters(statement.sql)
     missing = [name for name in names if name not in statement.parameters]
     if missing:
         raise InternalError(f"a statement has no value for {', '.join(missing)}")

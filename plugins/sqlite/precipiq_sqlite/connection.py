@@ -105,7 +105,7 @@ def primary_code(error: BaseException) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def translated(error: BaseException) -> BaseException:
+def translate(error: BaseException) -> BaseException:
     """The project's error for one of SQLite's: ``Unavailable`` or ``Conflict``; any other error as it is."""
     code = primary_code(error)
     if code == sqlite3.SQLITE_CONSTRAINT:
@@ -120,12 +120,12 @@ def translated(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def translating() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raises the project's error in place of SQLite's."""
     try:
         yield
     except sqlite3.Error as error:
-        failure = translated(error)
+        failure = translate(error)
         if failure is error:
             raise
         raise failure from error

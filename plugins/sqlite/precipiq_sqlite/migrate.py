@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from precipiq_contracts.database import Migration
 from precipiq_schema.branches import missing_steps, take_step
 from precipiq_schema.steps import version_table
-from precipiq_sqlite.connection import open_for_reading, open_for_writing, translating
+from precipiq_sqlite.connection import open_for_reading, open_for_writing, translate_errors
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -28,35 +28,35 @@ def migrate(path: Path, migrations: Sequence[Migration]) -> list[str]:
 
     Raises ``DeploymentError`` when the database is newer than the code, ``Unavailable`` when it stays locked.
     """
-    with translating(), _locked(path) as connection:
+    with translate_errors(), _lock(path) as connection:
         applied: list[str] = []
         for migration in migrations:
             cursor = cast("sqlite3.Cursor", connection.connection.cursor())
-            waiting = _missing(migration, _versions(cursor, migration.branch))
+            waiting = _missing_revisions(migration, _versions(cursor, migration.branch))
             if waiting:
                 take_step(connection, migration)
             applied.extend(waiting)
         return applied
 
 
-def pending(path: Path, migrations: Sequence[Migration]) -> list[str]:
+def pending_revisions(path: Path, migrations: Sequence[Migration]) -> list[str]:
     """The revisions that the database lacks, in order; changes nothing.
 
     Raises ``DeploymentError`` when the database has a revision that the code does not know.
     """
     if not path.exists():
-        return [revision for migration in migrations for revision in _missing(migration, ())]
-    with translating(), closing(open_for_reading(path, READ_TIMEOUT_S)) as connection:
+        return [revision for migration in migrations for revision in _missing_revisions(migration, ())]
+    with translate_errors(), closing(open_for_reading(path, READ_TIMEOUT_S)) as connection:
         cursor = connection.cursor()
         return [
             revision
             for migration in migrations
-            for revision in _missing(migration, _versions(cursor, migration.branch))
+            for revision in _missing_revisions(migration, _versions(cursor, migration.branch))
         ]
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[Connection]:
+def _lock(path: Path) -> Iterator[Connection]:
     """A connection inside one write transaction, which makes DDL all or nothing and keeps other migrations out."""
     from sqlalchemy import create_engine, event
     from sqlalchemy.pool import StaticPool
@@ -82,5 +82,5 @@ def _versions(cursor: sqlite3.Cursor, branch: str) -> tuple[str, ...]:
     return tuple(row[0] for row in cursor.execute(f'SELECT version_num FROM "{table}"').fetchall())  # noqa: S608
 
 
-def _missing(migration: Migration, versions: tuple[str, ...]) -> list[str]:
+def _missing_revisions(migration: Migration, versions: tuple[str, ...]) -> list[str]:
     return [step.revision for step in missing_steps(migration, versions)]

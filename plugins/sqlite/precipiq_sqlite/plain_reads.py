@@ -11,7 +11,7 @@ from typing import cast
 import aiosqlite
 
 from precipiq_contracts.database import Row, Statement
-from precipiq_sqlite.connection import translating
+from precipiq_sqlite.connection import translate_errors
 
 _FETCHED_AT_ONCE = 64
 
@@ -37,7 +37,7 @@ class PlainReads:
             await asyncio.wait(self._running)
 
     async def _fetch(self, statement: Statement) -> Sequence[Row]:
-        with translating():
+        with translate_errors():
             rows = await self._connection.execute_fetchall(statement.sql, dict(statement.parameters))
         return [cast("Row", dict(row)) for row in rows]
 

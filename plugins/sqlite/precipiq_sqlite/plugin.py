@@ -45,4 +45,4 @@ class SqlitePlugin(PluginBase[SqliteConfig], LedgerHooks):
 
     @hookimpl
     def lifespan(self, services: Services) -> AbstractAsyncContextManager[object]:
-        return self._database.opened(list(services.get(Migrations).by_name.values()))
+        return self._database.open(list(services.get(Migrations).by_name.values()))

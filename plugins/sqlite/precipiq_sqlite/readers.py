@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Row, Statement
 from precipiq_contracts.errors import Unavailable
-from precipiq_sqlite.connection import is_connection_bad, translated, translating
+from precipiq_sqlite.connection import is_connection_bad, translate, translate_errors
 from precipiq_sqlite.tenant import TenantConnection
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class SqliteReaders:
     async def start(self) -> None:
         """Open the connections. Raises ``Unavailable`` or, when a tenant's table is missing, ``DeploymentError``."""
         try:
-            with translating():
+            with translate_errors():
                 await asyncio.to_thread(self._open_all)
         except BaseException:
             await self.close()
@@ -151,7 +151,7 @@ class _Reader:
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
             if is_connection_bad(error):
                 self._drop()
-            return None, translated(error)
+            return None, translate(error)
 
     def _drop(self) -> None:
         if self._connections is not None:

@@ -17,7 +17,7 @@ from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.connection import open_for_reading, open_for_writing
-from precipiq_sqlite.migrate import migrate, pending
+from precipiq_sqlite.migrate import migrate, pending_revisions
 from precipiq_sqlite.plain_reads import PlainReads, open_plain_reads
 from precipiq_sqlite.readers import SqliteReaders
 from precipiq_sqlite.tenant import TenantConnection, TenantTables
@@ -47,12 +47,12 @@ class SqliteDatabase:
     @property
     def writer(self) -> SqliteWriter:
         """The writer of the file. Raises ``Unavailable`` while the database is not open."""
-        return _opened(self._writer)
+        return _require_open(self._writer)
 
     @property
     def readers(self) -> SqliteReaders:
         """The readers of the file. Raises ``Unavailable`` while the database is not open."""
-        return _opened(self._readers)
+        return _require_open(self._readers)
 
     def reserve(self, table: str) -> None:
         """Refuse statements of :meth:`transaction` that touch ``table``: a driver writes it by itself."""
@@ -64,7 +64,7 @@ class SqliteDatabase:
         return migrate(self.path, migrations)
 
     @asynccontextmanager
-    async def opened(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
+    async def open(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
         """Open for the life of the application.
 
         Raises ``DeploymentError`` when the schema is not the one these migrations make, ``Unavailable`` when the file
@@ -81,7 +81,7 @@ class SqliteDatabase:
                 self._plain = None
 
     def _settle_schema(self, migrations: Sequence[Migration]) -> None:
-        waiting = pending(self.path, migrations)
+        waiting = pending_revisions(self.path, migrations)
         if waiting and self.settings.migrate_at_start:
             for revision in self.migrate(migrations):
                 log.info("migrated", revision=revision)
@@ -119,7 +119,7 @@ class SqliteDatabase:
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch``."""
-        return await _opened(self._plain).fetch(statement)
+        return await _require_open(self._plain).fetch(statement)
 
     async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch_as``."""
@@ -136,7 +136,7 @@ class SqliteDatabase:
         await self.readers.run(lambda connection: connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall())
 
 
-def _opened(part: T | None) -> T:
+def _require_open(part: T | None) -> T:
     if part is None:
         raise Unavailable("the database is not open")
     return part

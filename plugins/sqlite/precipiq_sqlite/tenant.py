@@ -159,14 +159,14 @@ class TenantConnection:
         for table, (org_column, environment_column) in tables.items():
             name = f"{table}_{secret}"
             connection.execute(self._filter(name, table, org_column, environment_column))
-            connection.execute(f"CREATE TEMP VIEW {_quoted(table)} AS SELECT * FROM temp.{_quoted(name)}")  # noqa: S608
+            connection.execute(f"CREATE TEMP VIEW {_quote(table)} AS SELECT * FROM temp.{_quote(name)}")  # noqa: S608
         for function in TABLE_FUNCTIONS:  # SQLite makes their tables at the first use, which it would ask about
             connection.execute(f"SELECT 1 FROM {function}('[]')").fetchall()  # noqa: S608
         connection.execute("PRAGMA query_only = ON")
         connection.set_authorizer(self._authorize)
 
     def _filter(self, name: str, table: str, org_column: str, environment_column: str | None) -> str:
-        described = self._connection.execute(f"PRAGMA {self._schema}.table_xinfo({_quoted(table)})").fetchall()
+        described = self._connection.execute(f"PRAGMA {self._schema}.table_xinfo({_quote(table)})").fetchall()
         columns = [name for _, name, _, _, _, _, kind in described if kind in _COLUMN_KINDS_SHOWN]
         missing = {org_column, environment_column or org_column} - set(columns)
         if missing:
@@ -174,13 +174,13 @@ class TenantConnection:
                 [f"table {table} must show its tenant but has no column {', '.join(sorted(missing))}"]
             )
         # A scalar subquery is evaluated once per statement; a bare function would be called for each row.
-        condition = f"{_quoted(org_column)} = (SELECT {_ORG_FUNCTION}())"
+        condition = f"{_quote(org_column)} = (SELECT {_ORG_FUNCTION}())"
         if environment_column is not None:
-            condition += f" AND {_quoted(environment_column)} = (SELECT {_ENVIRONMENT_FUNCTION}())"
-        shown = ", ".join(map(_quoted, columns))
+            condition += f" AND {_quote(environment_column)} = (SELECT {_ENVIRONMENT_FUNCTION}())"
+        shown = ", ".join(map(_quote, columns))
         return (
-            f"CREATE TEMP VIEW {_quoted(name)} AS "  # noqa: S608  (names from the migrations, quoted)
-            f"SELECT {shown} FROM {self._schema}.{_quoted(table)} WHERE {condition}"
+            f"CREATE TEMP VIEW {_quote(name)} AS "  # noqa: S608  (names from the migrations, quoted)
+            f"SELECT {shown} FROM {self._schema}.{_quote(table)} WHERE {condition}"
         )
 
     def _org_id(self) -> str | None:
@@ -213,5 +213,5 @@ class TenantConnection:
         return table in TABLE_FUNCTIONS and schema in ("main", None)
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

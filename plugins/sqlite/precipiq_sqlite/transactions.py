@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from precipiq_contracts.database import Row, Statement
-from precipiq_sqlite.connection import rows_of, translated
+from precipiq_sqlite.connection import rows_of, translate
 
 _ALLOWED = frozenset(
     (
@@ -65,7 +65,7 @@ class TransactionGuard:
             if not connection.in_transaction:  # SQLite undid the whole group
                 raise
             connection.execute("ROLLBACK TO item")
-            failure = translated(error)
+            failure = translate(error)
             result = failure if isinstance(failure, Exception) else error
         connection.execute("RELEASE item")
         return result

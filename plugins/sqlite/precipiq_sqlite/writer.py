@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from precipiq_contracts.errors import InternalError, Unavailable
-from precipiq_sqlite.connection import concerns_every_write, is_connection_bad, translated, translating
+from precipiq_sqlite.connection import concerns_every_write, is_connection_bad, translate, translate_errors
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -54,7 +54,7 @@ class SqliteWriter:
 
     async def start(self) -> None:
         """Open the connection and begin. Raises ``Unavailable`` when the file cannot be opened."""
-        with translating():
+        with translate_errors():
             self._connection = await asyncio.to_thread(self._connect)
         self._thread.start()
 
@@ -130,9 +130,9 @@ class SqliteWriter:
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
             if len(items) == 1 or concerns_every_write(error):
                 return [_failure(error) for _ in items]
-        return [self._alone(handler, item) for item in items]
+        return [self._execute_alone(handler, item) for item in items]
 
-    def _alone(self, handler: Handler[Any, Any], item: Any) -> Any:
+    def _execute_alone(self, handler: Handler[Any, Any], item: Any) -> Any:
         try:
             return self._transaction(handler, [item])[0]
         except BaseException as error:  # noqa: BLE001  (as above)
@@ -191,7 +191,7 @@ class SqliteWriter:
 
 
 def _failure(error: BaseException) -> BaseException:
-    failure = translated(error)
+    failure = translate(error)
     return failure if isinstance(failure, Exception) else InternalError(f"the writer met {type(error).__name__}")
 
 

@@ -63,7 +63,7 @@ class KmsAccess:
         answer = self._ask(
             "encrypt", KeyId=self._settings.key_id, Plaintext=secret, EncryptionContext=_encryption_context(context)
         )
-        return self._wrapped(answer)
+        return self._pack(answer)
 
     def unwrap(self, wrapped: bytes, context: Context) -> bytes:
         """See ``KeyVault.unwrap``."""
@@ -89,7 +89,7 @@ class KmsAccess:
             DestinationEncryptionContext=_encryption_context(context),
         )
         _must_be(key_id, answer["SourceKeyId"])
-        return self._wrapped(answer)
+        return self._pack(answer)
 
     def is_current(self, wrapped: bytes) -> bool:
         """See ``KeyVault.is_current``."""
@@ -98,7 +98,7 @@ class KmsAccess:
         except VaultRefused:
             return False
 
-    def _wrapped(self, answer: Mapping[str, Any]) -> bytes:
+    def _pack(self, answer: Mapping[str, Any]) -> bytes:
         self.newest_arn = answer["KeyId"]
         key_id = key_id_of(answer["KeyId"]).encode()
         return bytes((VERSION, len(key_id))) + key_id + bytes(answer["CiphertextBlob"])
@@ -108,7 +108,7 @@ class KmsAccess:
 
         settings = self._settings
         try:
-            answer: Mapping[str, Any] = getattr(self._made_client(), operation)(**parameters)
+            answer: Mapping[str, Any] = getattr(self._get_client(), operation)(**parameters)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "unknown error")
             if code in _REFUSED:
@@ -125,7 +125,7 @@ class KmsAccess:
             raise Unavailable(f"AWS KMS ({where}) cannot be asked: {type(error).__name__}") from None
         return answer
 
-    def _made_client(self) -> Any:
+    def _get_client(self) -> Any:
         """Made once and when first needed: importing boto3 and loading its model of KMS takes most of a second."""
         with self._making:
             if self._client is None:

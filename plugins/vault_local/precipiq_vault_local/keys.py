@@ -60,7 +60,7 @@ class LocalVaultAccess:
         key = read_master_key(self.master_key)
         head = bytes((VERSION,)) + key_id_of(key)
         nonce = self.randomness.bytes(NONCE_BYTES)
-        return head + nonce + AESGCM(key).encrypt(nonce, secret, _associated(head, context))
+        return head + nonce + AESGCM(key).encrypt(nonce, secret, _associated_data(head, context))
 
     def unwrap(self, wrapped: bytes, context: Context) -> bytes:
         """See ``KeyVault.unwrap``."""
@@ -68,7 +68,7 @@ class LocalVaultAccess:
         for reference in (self.master_key, *self.previous_master_keys):
             key = read_master_key(reference)
             if key_id_of(key) == wanted:
-                return _decrypted(key, wrapped, context)
+                return _decrypt(key, wrapped, context)
         raise VaultRefused(
             f"a secret is wrapped under the master key {wanted.hex()}, which this deployment does not have"
         )
@@ -131,13 +131,13 @@ def key_id_in(wrapped: bytes) -> bytes:
     return wrapped[1:HEAD_BYTES]
 
 
-def _decrypted(key: bytes, wrapped: bytes, context: Context) -> bytes:
+def _decrypt(key: bytes, wrapped: bytes, context: Context) -> bytes:
     head, nonce = wrapped[:HEAD_BYTES], wrapped[HEAD_BYTES : HEAD_BYTES + NONCE_BYTES]
     try:
-        return AESGCM(key).decrypt(nonce, wrapped[HEAD_BYTES + NONCE_BYTES :], _associated(head, context))
+        return AESGCM(key).decrypt(nonce, wrapped[HEAD_BYTES + NONCE_BYTES :], _associated_data(head, context))
     except InvalidTag:
         raise VaultRefused("a stored secret was altered, or is bound to something else") from None
 
 
-def _associated(head: bytes, context: Context) -> bytes:
+def _associated_data(head: bytes, context: Context) -> bytes:
     return head + canonical(dict(context))

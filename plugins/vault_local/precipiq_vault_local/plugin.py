@@ -59,7 +59,7 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
                 holders = services.get(WrappedSecretsRegistry).by_name.values()
                 await first_start(self._vault, path, holders, services.get(Console))
             await self._watch.look()
-            async with self._watch.running(services.get(Background)):
+            async with self._watch.run(services.get(Background)):
                 yield
         finally:
             await self._vault.close()

@@ -30,7 +30,7 @@ class LocalVault:
 
     async def wrap(self, secret: bytes, context: Context) -> bytes:
         """See ``KeyVault.wrap``."""
-        return self._newest(await self._process.call("wrap", secret, dict(context)))
+        return self._note_newest(await self._process.call("wrap", secret, dict(context)))
 
     async def unwrap(self, wrapped: bytes, context: Context) -> bytes:
         """See ``KeyVault.unwrap``."""
@@ -38,7 +38,7 @@ class LocalVault:
 
     async def rewrap(self, wrapped: bytes, context: Context) -> bytes:
         """See ``KeyVault.rewrap``."""
-        return self._newest(await self._process.call("rewrap", wrapped, dict(context)))
+        return self._note_newest(await self._process.call("rewrap", wrapped, dict(context)))
 
     def is_current(self, wrapped: bytes) -> bool:
         """See ``KeyVault.is_current``; False until :meth:`check` has succeeded, and for what is not this vault's."""
@@ -64,7 +64,7 @@ class LocalVault:
         """End the process that holds the keys."""
         await self._process.close()
 
-    def _newest(self, wrapped: bytes) -> bytes:
+    def _note_newest(self, wrapped: bytes) -> bytes:
         self._newest_key_id = key_id_in(wrapped)
         return wrapped
 
@@ -94,7 +94,7 @@ class VaultWatch:
         else:
             log.critical("the vault cannot serve: nothing can be wrapped or signed", reason=text)
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Look again and again as long as this is entered."""
         return background(
             "vault_local.watch",

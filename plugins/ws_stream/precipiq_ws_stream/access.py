@@ -88,7 +88,7 @@ class Keys:
         self._by_id: dict[tuple[Chain, str, bytes], KeyAccess] = {}
 
     @contextmanager
-    def using(self, principal: Principal, credential_id: bytes, recheck: Recheck) -> Iterator[KeyAccess]:
+    def use(self, principal: Principal, credential_id: bytes, recheck: Recheck) -> Iterator[KeyAccess]:
         """The access of that key, as long as this is entered. ``credential_id``: what tells its credentials apart."""
         key = (principal.chain, principal.key_id, credential_id)
         access = self._by_id.get(key)

@@ -23,7 +23,7 @@ KEY_REVOKED = Ending(4510, "the api key was revoked")
 KEY_EXPIRED = Ending(4511, "the api key expired")
 
 
-def left(code: int) -> Ending:
+def departure(code: int) -> Ending:
     """The client closed with that code."""
     return Ending(0, f"client: {code}")
 

@@ -47,7 +47,7 @@ class Feeds:
         self._by_chain: dict[Chain, Feed] = {}
 
     @asynccontextmanager
-    async def using(self, chain: Chain) -> AsyncIterator[Feed]:
+    async def use(self, chain: Chain) -> AsyncIterator[Feed]:
         """The open feed of that chain. Raises what the ledger raises."""
         feed = self._by_chain.get(chain)
         if feed is None or feed.has_failed:

@@ -139,7 +139,7 @@ class Encoder:
         frames: dict[int, Frame] = {}
         for name, indices in by_kind.items():
             kind = self.kinds.get(name)
-            shown = await self._shown(chain, [entries[index] for index in indices], kind)
+            shown = await self._show(chain, [entries[index] for index in indices], kind)
             event = f"{name}.created" if kind is None else kind.event_name
             for index, data in zip(indices, shown, strict=True):
                 statement, entry = statements[index], entries[index]
@@ -155,7 +155,7 @@ class Encoder:
                 frames[index] = Frame(entry.seq, entry.hash, name, statement.body.get("agent_id"), text)
         return [frames[index] for index in sorted(frames)]
 
-    async def _shown(self, chain: Chain, entries: Sequence[Entry], kind: EntryKind | None) -> Sequence[bytes]:
+    async def _show(self, chain: Chain, entries: Sequence[Entry], kind: EntryKind | None) -> Sequence[bytes]:
         """Each entry's ``data``; raw where the kind's ``present`` fails."""
         if kind is None or kind.present is None:
             return list(map(_raw, entries))
@@ -168,7 +168,7 @@ class Encoder:
             raise
         except Exception as error:  # noqa: BLE001  (one plugin's fault must not end all streams of the chain)
             if len(entries) > 1:
-                shown = [data for entry in entries for data in await self._shown(chain, [entry], kind)]
+                shown = [data for entry in entries for data in await self._show(chain, [entry], kind)]
             else:
                 shown = [_raw(entries[0])]
             self._note_fault(kind.name, entries[0].seq, error)

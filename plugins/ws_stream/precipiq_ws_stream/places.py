@@ -40,7 +40,7 @@ class Places:
             raise RateLimited("too many streams opened from this address", retry_after_s=state.retry_after_s)
 
     @contextmanager
-    def taken(self, address: str | None, org_id: str) -> Iterator[None]:
+    def take(self, address: str | None, org_id: str) -> Iterator[None]:
         """Hold a place as long as this is entered. Raises ``RateLimited`` when there is none."""
         config, client = self._config, counted_address(address)
         for count, count_max, whose in (

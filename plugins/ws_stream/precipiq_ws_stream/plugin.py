@@ -64,5 +64,5 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
             return
         kinds = services.get(EntryKinds).by_name
         background = services.get(Background)
-        async with services.get(Streams).running(kinds, background):
+        async with services.get(Streams).run(kinds, background):
             yield

@@ -98,7 +98,7 @@ class StreamRoutes:
         socket = call.socket
         async with AsyncExitStack() as stack:
             try:
-                opening = await stack.enter_async_context(self._streams.opening(request))
+                opening = await stack.enter_async_context(self._streams.open(request))
             except CannotResume:
                 await socket.accept()  # the contract promises the close code 4409 to every client
                 raise
@@ -116,7 +116,7 @@ class StreamRoutes:
         after = _after(call.query, last_event_ids[0] if last_event_ids else None)
         request = _request(call.principal, call.peer, call.query, after)
         stack = AsyncExitStack()
-        opening = await stack.enter_async_context(self._streams.opening(request))
+        opening = await stack.enter_async_context(self._streams.open(request))
 
         async def run(send: SendBytes) -> None:
             async with stack:

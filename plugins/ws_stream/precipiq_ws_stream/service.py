@@ -114,17 +114,17 @@ class Streams:
         log.info("stream refused", code=code, address=address)
 
     @asynccontextmanager
-    async def opening(self, request: Request) -> AsyncIterator[Opening]:
+    async def open(self, request: Request) -> AsyncIterator[Opening]:
         """Take a place for a stream, for as long as this is entered.
 
         Raises ``RateLimited`` when there is none, ``CannotResume`` and ``Unavailable``.
         """
         chain = request.principal.chain
         with (
-            self._places.taken(request.address, chain.org_id),
-            self._keys.using(request.principal, request.credential_id, request.recheck) as access,
+            self._places.take(request.address, chain.org_id),
+            self._keys.use(request.principal, request.credential_id, request.recheck) as access,
         ):
-            async with self._feeds.using(chain) as feed:
+            async with self._feeds.use(chain) as feed:
                 position, head = await self._find(chain, request.after)
                 yield Opening(request, feed, access, position, head)
 
@@ -146,7 +146,7 @@ class Streams:
             self._note_closed(subscription, ending, self._clock.monotonic_s() - start_s)
 
     @asynccontextmanager
-    async def running(self, kinds: Mapping[str, EntryKind], background: Background) -> AsyncIterator[None]:
+    async def run(self, kinds: Mapping[str, EntryKind], background: Background) -> AsyncIterator[None]:
         """Serve as long as this is entered. ``kinds``: how entries are shown."""
         self._encoder.kinds = kinds
         sweeping = background(

@@ -164,7 +164,7 @@ class Subscription:
 
     async def _watch_client(self) -> None:
         try:
-            self.end(await self.transport.until_left())
+            self.end(await self.transport.wait_until_left())
         except Exception as error:
             log.exception("stream failed", error=type(error).__name__)
             self.end(INTERNAL)
@@ -205,7 +205,7 @@ class Subscription:
             await self._tell_position()
 
     async def _tell_position(self) -> None:
-        with self._sending():
+        with self._expect_progress():
             await self.transport.tell_position(self._control("position", {"seq": self.position.seq}))
 
     @property
@@ -239,7 +239,7 @@ class Subscription:
         if count and self.transport.hands_over_at_once:
             self.sent.frames += count
             self.sent.bytes += sum([batch.size for batch in batches])
-            with self._sending():
+            with self._expect_progress():
                 await self.transport.send(batches)
         elif not count:
             await self._tell_position_if_due()
@@ -250,18 +250,18 @@ class Subscription:
                 self.position = Position(frame.seq, frame.hash)
                 self.sent.frames += 1
                 self.sent.bytes += len(frame.text)
-                with self._sending():
+                with self._expect_progress():
                     await self.transport.send_frame(frame)
 
     async def _send_control(self, kind: str, data: dict[str, object]) -> None:
-        with self._sending():
+        with self._expect_progress():
             await self.transport.send_frame(self._control(kind, data))
 
     def _control(self, kind: str, data: dict[str, object]) -> Frame:
         return control_frame(kind, self.position, format_timestamp(self._clock.now_us()), data)
 
     @contextmanager
-    def _sending(self) -> Iterator[None]:
+    def _expect_progress(self) -> Iterator[None]:
         """The client is expected to take something as long as this is entered."""
         self._progress_s, self._unsent = self._clock.monotonic_s(), None
         yield

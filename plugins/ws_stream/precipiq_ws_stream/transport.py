@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from precipiq_ws_stream.endings import BINARY, TOO_MANY_MESSAGES, Ending, left
+from precipiq_ws_stream.endings import BINARY, TOO_MANY_MESSAGES, Ending, departure
 from precipiq_ws_stream.event_stream import SendBytes
 from precipiq_ws_stream.frames import Batch, Frame, text_frame
 
@@ -48,7 +48,7 @@ class Transport(Protocol):
         """The stream is idle: keep the connection alive, and tell the client how far it is."""
         ...
 
-    async def until_left(self) -> Ending:
+    async def wait_until_left(self) -> Ending:
         """Until the client leaves, or breaks the rules."""
         ...
 
@@ -83,13 +83,13 @@ class WebSocketTransport:
     async def tell_position(self, frame: Frame) -> None:
         await self.send_frame(frame)
 
-    async def until_left(self) -> Ending:
+    async def wait_until_left(self) -> Ending:
         loop = asyncio.get_running_loop()
         count, window_end_s = 0, 0.0
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
-                return left(message.get("code") or 1005)
+                return departure(message.get("code") or 1005)
             if message.get("bytes") is not None:
                 return BINARY
             if loop.time() >= window_end_s:
@@ -123,7 +123,7 @@ class EventTransport:
     async def tell_position(self, frame: Frame) -> None:
         await self._send(b"id: %d\n\n" % frame.seq)  # no event, but a reconnect begins here
 
-    async def until_left(self) -> Ending:
+    async def wait_until_left(self) -> Ending:
         await asyncio.Event().wait()  # whoever runs this stream is cancelled when the client leaves
         raise AssertionError
 

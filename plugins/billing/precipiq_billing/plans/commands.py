@@ -56,7 +56,7 @@ def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
     """
 
     async def work(services: Services) -> Replayed:
-        return await replayed(_book(services), stored_events(file))
+        return await replay_events(_book(services), stored_events(file))
 
     counts = run_in_deployment(ctx, work)
     if as_json:
@@ -76,7 +76,7 @@ class Replayed:
     reasons: Mapping[str, int]
 
 
-async def replayed(book: PlanBook, events: Iterable[object]) -> Replayed:
+async def replay_events(book: PlanBook, events: Iterable[object]) -> Replayed:
     """Take each; one that is no event is counted and does not stop the others. Raises ``Unavailable``."""
     taken = 0
     reasons: Counter[str] = Counter()

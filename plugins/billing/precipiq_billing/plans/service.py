@@ -110,7 +110,7 @@ class PlanBook:
                 if len(changed.states) < _ROWS_AT_ONCE:
                     return
 
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Refresh as long as this is entered. While that fails the last known plans apply."""
         return background(
             "billing.plans", self.refresh, every_s=self._config.refresh_s, failing="plans cannot be looked at"

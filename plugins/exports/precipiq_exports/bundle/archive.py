@@ -46,7 +46,7 @@ def archive(
 
         def files() -> Iterator[tuple[str, datetime, int, Method, Iterable[bytes]]]:
             for member in members:
-                method, chunks = _measured(_digested(member, on_written), compression_level)
+                method, chunks = _choose_method(_digest(member, on_written), compression_level)
                 yield member.name, moment, _FILE_MODE, method, chunks
 
         yield from stream_zip(
@@ -57,7 +57,7 @@ def archive(
         )
 
 
-def _digested(member: Member, on_written: Callable[[FileDigest], None]) -> Iterator[bytes]:
+def _digest(member: Member, on_written: Callable[[FileDigest], None]) -> Iterator[bytes]:
     digest, size_bytes = sha256(), 0
     for chunk in member.chunks:
         digest.update(chunk)
@@ -66,7 +66,7 @@ def _digested(member: Member, on_written: Callable[[FileDigest], None]) -> Itera
     on_written(FileDigest(member.name, digest.hexdigest(), size_bytes))
 
 
-def _measured(chunks: Iterator[bytes], compression_level: int) -> tuple[Method, Iterable[bytes]]:
+def _choose_method(chunks: Iterator[bytes], compression_level: int) -> tuple[Method, Iterable[bytes]]:
     held: list[bytes] = []
     size_bytes = 0
     for chunk in chunks:

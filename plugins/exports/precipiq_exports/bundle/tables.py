@@ -39,7 +39,7 @@ class TablePass:
         table = verify.Table(self.table.kinds, self.table.body_fields, self.table.payload_fields)
 
         def cells(row: Row, redaction_id: str | None) -> bytes:
-            before, after = table.csv_row(_sliced(row))
+            before, after = table.csv_row(_slice_entry(row))
             return f"{before}{redaction_id or ''}{after}".encode()
 
         yield table.csv_header().encode()
@@ -61,7 +61,7 @@ class TablePass:
                 yield line
 
 
-def _sliced(row: Row) -> verify.Entry:
+def _slice_entry(row: Row) -> verify.Entry:
     """The entry as the verifier slices it, as far as a list shows it."""
     assert row.parts is not None
     actor, body_text, environment, id, kind, org_id, payload_hash, prev_hash, seq, timestamp = row.parts

@@ -18,7 +18,7 @@ from precipiq_chain.grouping import AppendJob, Group, seal_job, wanted_keys
 from precipiq_contracts.chain import Chain, Entry, Head
 from precipiq_contracts.entry_store import Appended
 from precipiq_contracts.errors import InternalError, Unavailable
-from precipiq_postgres.entries.rows import erase_payload, is_stored, known_entries, prepared_append, read_head
+from precipiq_postgres.entries.rows import erase_payload, is_stored, known_entries, prepare_append, read_head
 from precipiq_postgres.errors import UNKNOWN_OUTCOME, ConnectionLost
 from precipiq_postgres.roles import begin_as, literal
 from precipiq_postgres.service import PostgresDatabase, in_transaction
@@ -191,7 +191,7 @@ class PostgresAppender:
         results = [seal_job(group, job) for job in jobs]
         if not group.new or any(isinstance(result, Exception) for result in results):
             return None
-        append = prepared_append(chain, state.head, group.new)
+        append = prepare_append(chain, state.head, group.new)
 
         async def send(connection: asyncpg.Connection) -> str:
             attempt.sent, attempt.results = tuple(group.new), results
@@ -222,7 +222,7 @@ class PostgresAppender:
                 if not is_sure and any(isinstance(result, Exception) for result in attempt.results):
                     return "known"  # perhaps: what a seal refuses may be stored already
                 attempt.sent, attempt.head = tuple(group.new), group.heads.get(chain)
-                return await prepared_append(chain, head, group.new)(connection) if group.new else "appended"
+                return await prepare_append(chain, head, group.new)(connection) if group.new else "appended"
 
             outcome = await append({}, is_sure=not wanted_keys(jobs))
             if outcome == "known":

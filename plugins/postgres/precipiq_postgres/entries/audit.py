@@ -23,7 +23,7 @@ from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_postgres.address import PostgresAddress
 from precipiq_postgres.entries.columns import stands_beside
 from precipiq_postgres.entries.schema import CHAINS_AFTER, COLUMNS
-from precipiq_postgres.errors import translating
+from precipiq_postgres.errors import translate_errors
 from precipiq_postgres.roles import SCHEMA, Roles
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class PostgresAuditor:
         if through_seq is not None:
             bounds.append(through_seq)
             sql += f" AND seq::bigint <= ${2 + len(bounds)}"
-        with self._opened() as session:
+        with self._open() as session:
             problem = session.run(_problem_of_table)
             cursor = session.run(
                 lambda connection: connection.cursor(
@@ -127,13 +127,13 @@ class PostgresAuditor:
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
-        with self._opened() as session:
+        with self._open() as session:
             filed = ("", "")
             rows = session.fetch(_NAMELESS_GROUP)
             while rows := [*rows, *session.fetch(_ENDS_OF_GROUPS, *filed)]:
                 for org_id, environment, statement in rows:
                     filed = (org_id, environment)
-                    said = _said(statement)
+                    said = _fields_of(statement)
                     said_chain = (said.get("org_id"), said.get("environment"))
                     if said_chain == (chain.org_id, chain.environment) != filed:
                         where = f"it is filed under organisation {org_id!r}, environment {environment!r}"
@@ -143,14 +143,14 @@ class PostgresAuditor:
         return None
 
     def _fetch(self, sql: str, *parameters: object) -> list[Any]:
-        with self._opened() as session:
+        with self._open() as session:
             return session.fetch(sql, *parameters)
 
     @contextmanager
-    def _opened(self) -> Iterator[_Session]:
+    def _open(self) -> Iterator[_Session]:
         session = _Session()
         try:
-            with translating():
+            with translate_errors():
                 session.connect(self._connect)
                 yield session
         except InternalError as error:
@@ -251,7 +251,7 @@ def _problem_of_keys(hashes: Sequence[str], keys: Sequence[Any], checks: Sequenc
     return None
 
 
-def _said(statement: bytes) -> dict[str, object]:
+def _fields_of(statement: bytes) -> dict[str, object]:
     try:
         fields: Any = parse_json(statement)
     except ValueError:

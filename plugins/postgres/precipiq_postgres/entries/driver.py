@@ -79,8 +79,8 @@ class PostgresDriver:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = PostgresWatchers(self._database, self._options.watch_poll_s)
-        async with watchers.hearing(self._background):
-            appender = PostgresAppender(self._database, watchers.appended)
+        async with watchers.run(self._background):
+            appender = PostgresAppender(self._database, watchers.note_append)
             try:
                 yield PostgresEntryStore(self._database, self._options, watchers, appender)
             finally:

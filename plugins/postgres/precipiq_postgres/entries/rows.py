@@ -61,7 +61,7 @@ async def known_entries(
     return known
 
 
-def prepared_append(
+def prepare_append(
     chain: Chain, head: Head | None, entries: Sequence[Entry]
 ) -> Callable[[asyncpg.Connection], Awaitable[str]]:
     """A call of the function ``append_entries``; it gives ``appended``, ``moved`` or ``known``."""

@@ -18,7 +18,7 @@ from precipiq_chain.watchers import Watchers
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.errors import PrecipiqError
-from precipiq_postgres.errors import AWAY, ConnectionLost, translating
+from precipiq_postgres.errors import AWAY, ConnectionLost, translate_errors
 from precipiq_postgres.service import PostgresDatabase
 
 CHANNEL = "precipiq_entries"
@@ -52,14 +52,14 @@ class PostgresWatchers(Watchers):
         self._is_lost = asyncio.Event()
         self._seen: dict[Chain, int | None] = {}
 
-    def appended(self, chain: Chain) -> None:
-        """This process appended: wake its own watchers now, and tell the others soon."""
+    def note_append(self, chain: Chain) -> None:
+        """This process note_append: wake its own watchers now, and tell the others soon."""
         self.wake(chain)
         self._grown.add(chain)
         self._has_grown.set()
 
     @asynccontextmanager
-    async def hearing(self, background: Background) -> AsyncIterator[None]:
+    async def run(self, background: Background) -> AsyncIterator[None]:
         """Hear and tell as long as this is entered."""
         telling = background(
             "postgres.tell",
@@ -114,13 +114,13 @@ class PostgresWatchers(Watchers):
         timeout_s = self._database.settings.connection_wait_s
         connection = self._listener
         try:
-            with translating():
+            with translate_errors():
                 if connection is None:
                     options = self._database.listen_address.options()
                     connection = await asyncpg.connect(**options, timeout=timeout_s)
                     self._listener = connection
                     connection.add_termination_listener(lambda _: self._is_lost.set())
-                    await connection.add_listener(CHANNEL, self._heard)
+                    await connection.add_listener(CHANNEL, self._hear)
                     self.wake_all()  # what came while nobody listened
                 elif connection.is_closed():
                     raise ConnectionLost(AWAY)
@@ -135,7 +135,7 @@ class PostgresWatchers(Watchers):
         if connection is not None:
             connection.terminate()
 
-    def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
+    def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:
         chain = _chain(str(payload))
         if chain is None:
             self.wake_all()

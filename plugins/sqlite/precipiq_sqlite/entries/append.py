@@ -52,7 +52,7 @@ def append_group(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> l
     """The writer's handler. An append whose ``seal`` raises fails alone and leaves nothing."""
     group = Group(_heads(connection, jobs), _known_entries(connection, jobs))
     results = [seal_job(group, job) for job in jobs]
-    for packed in _packed(group.new):
+    for packed in _pack(group.new):
         connection.execute(_INSERT, (packed,))
     for job, result in zip(jobs, results, strict=True):
         if job.erased_seq is not None and isinstance(result, Appended):
@@ -80,7 +80,7 @@ def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) ->
     return known
 
 
-def _packed(entries: Sequence[Entry]) -> Iterator[str]:
+def _pack(entries: Sequence[Entry]) -> Iterator[str]:
     rows: list[tuple[object, ...]] = []
     size_bytes = 0
     for entry in entries:

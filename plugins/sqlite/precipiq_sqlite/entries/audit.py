@@ -19,7 +19,7 @@ from precipiq_chain.chain_format import parse_json
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
-from precipiq_sqlite.connection import open_for_reading, translating
+from precipiq_sqlite.connection import open_for_reading, translate_errors
 from precipiq_sqlite.entries.schema import ENTRIES_TABLE
 
 _FILED = "org_id = ?1 AND environment = ?2"
@@ -75,7 +75,7 @@ class SqliteAuditor:
         if through_seq is not None:
             sql += " AND filed.seq <= ?"
             bounds.append(through_seq)
-        with self._opened() as connection:
+        with self._open() as connection:
             problem = _problem_of_table(connection)
             cursor = connection.execute(f"{sql} ORDER BY filed.seq", (chain.org_id, chain.environment, *bounds))
             while rows := cursor.fetchmany(size):
@@ -95,7 +95,7 @@ class SqliteAuditor:
     def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
         """See ``EntryAuditor.redactions``."""
         filed = (chain.org_id, chain.environment)
-        with self._opened() as connection:
+        with self._open() as connection:
             try:
                 rows = connection.execute(_REDACTIONS, (*filed, orjson.dumps(list(target_seqs)).decode())).fetchall()
             except sqlite3.OperationalError:  # a damaged statement, which SQLite cannot take a value from
@@ -109,26 +109,26 @@ class SqliteAuditor:
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
-        with self._opened() as connection:
+        with self._open() as connection:
             for row, org, env, are_text in _groups(connection):
                 org_id, environment = _text(org), _text(env)
                 if are_text and (org_id, environment) == (chain.org_id, chain.environment):
                     continue
                 for _, statement in connection.execute(_ENDS_OF_GROUP, {"row": row}).fetchall():
-                    said = _said(statement)
+                    said = _fields_of(statement)
                     if (said.get("org_id"), said.get("environment")) == (chain.org_id, chain.environment):
                         where = f"it is filed under organisation {org_id!r}, environment {environment!r}"
-                        return _seq_said(said), where
+                        return _seq_in(said), where
         return None
 
     def _fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with self._opened() as connection:
+        with self._open() as connection:
             return connection.execute(sql, parameters).fetchall()
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with translating(), closing(open_for_reading(self.path, self.busy_timeout_s)) as connection:
+            with translate_errors(), closing(open_for_reading(self.path, self.busy_timeout_s)) as connection:
                 connection.text_factory = bytes
                 yield connection
         except sqlite3.Error as error:
@@ -199,7 +199,7 @@ def _target_seq(statement: bytes) -> object:
         return None
 
 
-def _said(statement: bytes) -> dict[str, object]:
+def _fields_of(statement: bytes) -> dict[str, object]:
     try:
         fields: Any = parse_json(statement)
     except (ValueError, TypeError, RecursionError):
@@ -207,6 +207,6 @@ def _said(statement: bytes) -> dict[str, object]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _seq_said(said: dict[str, object]) -> int:
+def _seq_in(said: dict[str, object]) -> int:
     seq = said.get("seq")
     return seq if isinstance(seq, int) else 0

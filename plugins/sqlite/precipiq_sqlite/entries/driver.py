@@ -87,7 +87,7 @@ class SqliteDriver:
     async def _open(self) -> AsyncIterator[EntryStore]:
         watchers = SqliteWatchers(self._database.readers, self._options.watch_poll_s)
         emptier = LogEmptier(self._database.writer.checkpoint)
-        async with watchers.looking(self._background), emptier.trying_again(self._background):
+        async with watchers.run(self._background), emptier.run(self._background):
             yield SqliteEntryStore(self._database, self._options, watchers, emptier)
 
 
@@ -117,11 +117,11 @@ class SqliteEntryStore:
 
     async def _append(self, job: AppendJob) -> Appended:
         future = self._database.writer.submit(append_group, job, max(len(job.drafts), 1))
-        future.add_done_callback(partial(self._appended, job.chain))
+        future.add_done_callback(partial(self._wake_watchers, job.chain))
         # Shielded, because watchers are to wake also when whoever appends is cancelled meanwhile.
         return await asyncio.shield(future)
 
-    def _appended(self, chain: Chain, future: asyncio.Future[Appended]) -> None:
+    def _wake_watchers(self, chain: Chain, future: asyncio.Future[Appended]) -> None:
         if not future.cancelled() and future.exception() is None:
             self._watchers.wake(chain)
 

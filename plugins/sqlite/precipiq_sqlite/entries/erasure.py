@@ -29,7 +29,7 @@ class LogEmptier:
         self._wanted = asyncio.Event()
         self._is_wanted = False
 
-    def trying_again(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """For the life of the store. Closing the database empties the log too."""
         return background(
             "sqlite.erasure",

@@ -23,7 +23,7 @@ class SqliteWatchers(Watchers):
         self._look_every_s = poll_s
         self._last_row: int | None = None
 
-    def looking(self, background: Background) -> AbstractAsyncContextManager[None]:
+    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Look for the entries of other processes as long as this is entered."""
         return background("sqlite.watch", self._look, every_s=self._look_every_s, failing="cannot look for new entries")
 
