@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from precipiq_testkit.plugin import used
@@ -16,6 +17,10 @@ from precipiq_testkit.postgres import PostgresDatabase, PostgresServer
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
 from tests.system.organisations import organisations
+
+# A machine that is busy draws examples slowly: that is no fault of the test.
+settings.register_profile("precipiq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("precipiq")
 
 WORKERS_PER_CORE = 2
 """Half of a test's time is waiting."""

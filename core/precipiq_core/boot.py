@@ -106,7 +106,8 @@ def assemble(
     collector.register(plugins, enabled.classes, problems)
     if not problems:
         _attempt(collector.provide, problems)
-    _refuse([*problems, *absent] if problems else [])
+    if problems:
+        raise DeploymentError([*problems, *absent])
     problems = absent
     collector.gather(problems)
     hooks = (*_HOOKS, *(_EDGE if edge else ()), *(("commands",) if commands else ()))
@@ -115,7 +116,8 @@ def assemble(
     command_by_name = merge_commands(contributed, problems)
     lifespans: list[Contribution[AbstractAsyncContextManager[object]]] = []
     _attempt(lambda: lifespans.extend(collector.lifespans()), problems)
-    _refuse(problems)
+    if problems:
+        raise DeploymentError(problems)
     return Assembly(
         deployment,
         enabled.server,
@@ -167,11 +169,6 @@ def _attempt(work: Any, problems: list[str]) -> None:
         work()
     except DeploymentError as error:
         problems.extend(error.problems)
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise DeploymentError(problems)
 
 
 def _in_the_files_order(

@@ -86,14 +86,13 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
             problems.append(f"[{name}]: unknown section{suggest(name, _SECTIONS)}")
         elif not isinstance(table, dict):
             problems.append(f"{name}: must be a table, [{name}]")
-
+    tables = {name: table for name, table in document.items() if isinstance(table, dict)}
     data_dir = path.parent
 
     def section(model: type[Any], name: str) -> Any:  # each section has a model of its own
-        table = document.get(name, {})
-        if not isinstance(table, dict):
+        if name in document and name not in tables:
             return None
-        return parse_settings(model, table, where=name, base_dir=data_dir, problems=problems)
+        return parse_settings(model, tables.get(name, {}), where=name, base_dir=data_dir, problems=problems)
 
     settings = section(DeploymentSettings, "deployment")
     if settings is not None:
@@ -101,29 +100,23 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
     logs = section(LogSettings, "logs")
     http = section(HttpSettings, "http")
     secrets = section(SecretSettings, "secrets")
-    plugins = _plugin_tables(document.get("plugins", {}), problems)
+    plugins = _plugin_tables(tables.get("plugins", {}), problems)
     return Deployment(
         path,
         "" if settings is None else settings.name,
         data_dir,
         None if settings is None else settings.public_url,
-        _table(document.get("server")) or {},
+        tables.get("server", {}),
         logs or LogSettings(),
         http or HttpSettings(),
-        _table(document.get("database")),
+        tables.get("database"),
         secrets or SecretSettings(),
         plugins,
         tuple(f"{path}: {problem}" for problem in problems),
     )
 
 
-def _table(value: object) -> Mapping[str, Any] | None:
-    return value if isinstance(value, dict) else None
-
-
-def _plugin_tables(tables: object, problems: list[str]) -> Mapping[str, Any]:
-    if not isinstance(tables, dict):
-        return {}
+def _plugin_tables(tables: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any]:
     for name, table in tables.items():
         if not _PLUGIN_NAME.fullmatch(name):
             problems.append(f"plugins.{name}: a plugin's name is lower-case letters, digits and underscores")

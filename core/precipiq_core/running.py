@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from types import TracebackType
+from typing import Any
 
 import structlog
 
@@ -33,13 +33,11 @@ async def running(assembly: Assembly) -> AsyncIterator[None]:
 
 
 async def _enter(stack: AsyncExitStack, owner: str, part: AbstractAsyncContextManager[object]) -> None:
-    async def leave(
-        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    async def leave(*exception: Any) -> bool:
         try:
-            return bool(await part.__aexit__(kind, error, traceback))
+            return bool(await part.__aexit__(*exception))
         except Exception as failure:
-            if failure is error:
+            if failure is exception[1]:
                 raise
             log.error("a part did not stop cleanly", part=owner, error=type(failure).__name__, exc_info=failure)
             return False

@@ -37,14 +37,18 @@ def _sentence(model: type[BaseModel], table: Mapping[str, Any], where: str, item
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     if item["type"] == "extra_forbidden":
         message = f"unknown key{suggest(str(loc[-1]), _fields_at(model, loc[:-1]))}"
-    return f"{'.'.join((where, *_keys(loc, table)))}: {_WORDS.get(item['type'], message)}"
+    return f"{'.'.join((where, *keys_in(item, table)))}: {_WORDS.get(item['type'], message)}"
 
 
-def _keys(loc: tuple[int | str, ...], value: Any) -> Iterator[str]:
-    for part in loc:
-        if isinstance(part, int) or isinstance(value, Mapping):  # else no key, but which of several types did not fit
+def keys_in(item: ErrorDetails, value: Any) -> Iterator[str]:
+    """The keys from the root of ``value`` to what is wrong, without the names of types that were tried there."""
+    for part in item["loc"]:
+        if isinstance(value, list) and isinstance(part, int):
             yield str(part)
-            value = value.get(part) if isinstance(part, str) else value[part]
+            value = value[part]
+        elif isinstance(value, Mapping) and (part in value or item["type"] == "missing"):
+            yield str(part)
+            value = value.get(part)
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:

@@ -52,7 +52,7 @@ async def test_authentication_comes_before_the_limit_and_the_limit_before_the_bo
         ({"text": "", "x": 1}, {"text": ["must have at least 1 characters"], "x": ["unknown field"]}),
         ({"text": "abcdef"}, {"text": ["must have at most 5 characters"]}),
         ({"text": "a", "items": [{"confidence": 0}] * 3}, {"items": ["must have at most 2 items"]}),
-        (b"[]", {"": ["must be an object"]}),
+        (b"[]", {"body": ["must be an object"]}),
     ],
 )
 async def test_validation_names_every_field_by_its_path(body: object, details: dict[str, list[str]]) -> None:

@@ -17,6 +17,7 @@ _DROPPED_HEADERS = frozenset((b"cookie", b"proxy-authorization", b"x-api-key", b
 _HELD_BACK = _KEY_HEADERS | _URL_HEADERS | _DROPPED_HEADERS
 _SEPARATOR = re.compile(rb"([&;])")
 _AMBIGUOUS = Credential("")
+_FOREIGN = b"?"
 
 
 class CredentialShield:
@@ -46,6 +47,8 @@ def _shielded(scope: Scope) -> Scope:
                 found.add(_presented(name, value))
             elif name in _URL_HEADERS:
                 headers.append((name, re.split(rb"[?#;]", value, maxsplit=1)[0]))
+        if len(found) > 1:  # beside a key, a proxy's own scheme counts for nothing
+            found = {presented for presented in found if not presented.startswith(_FOREIGN)}
     query = scope.get("query_string", b"")
     if query:
         in_header = bool(found)
@@ -65,7 +68,7 @@ def _presented(name: bytes, value: bytes) -> bytes:
     value = value.strip()
     if name == b"authorization":
         scheme, _, rest = value.partition(b" ")
-        return rest.strip() if scheme.lower() == b"bearer" else b"?" + value
+        return rest.strip() if scheme.lower() == b"bearer" else _FOREIGN + value
     return value
 
 

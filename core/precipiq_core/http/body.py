@@ -27,7 +27,7 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: HttpSettings)
         return loads(raw, max_depth=limits.depth_max)
     except JsonRefused as error:
         raise ValidationFailed(
-            "the request body is not acceptable JSON", details={error.path: [error.problem]}
+            "the request body is not acceptable JSON", details={error.path or "body": [error.problem]}
         ) from None
 
 
@@ -67,7 +67,7 @@ def _check_media_type(headers: RawHeaders) -> None:
     media_type, _, parameters = content_type.partition(b";")
     if media_type.strip().lower() != b"application/json":
         raise UnsupportedMediaType("the content-type must be application/json")
-    charset = parameters.strip().lower().replace(b'"', b"")
+    charset = parameters.strip(b" \t;").lower().replace(b'"', b"")
     if charset.startswith(b"charset=") and charset not in (b"charset=utf-8", b"charset=utf8"):
         raise UnsupportedMediaType("JSON is UTF-8")
 

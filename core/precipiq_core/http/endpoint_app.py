@@ -15,7 +15,7 @@ from starlette.types import Scope as AsgiScope
 from precipiq_contracts.auth import Authenticator, Principal, RateLimiter, RateState
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.credential import Credential
-from precipiq_contracts.errors import InternalError, PrecipiqError, RateLimited, Unavailable, ValidationFailed
+from precipiq_contracts.errors import InternalError, NotFound, PrecipiqError, RateLimited, Unavailable, ValidationFailed
 from precipiq_core.http.answers import send_own
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import read_json, read_raw
@@ -84,7 +84,9 @@ class EndpointApp:
     async def _parse(
         self, principal: Principal | None, credential: Credential | None, scope: AsgiScope, receive: Receive
     ) -> Call[Any, Any]:
-        endpoint, headers = self._endpoint, scope["headers"]
+        endpoint, headers, path = self._endpoint, scope["headers"], scope.get("path_params", {})
+        if "\x00" in "".join(path.values()):  # no id holds it, and PostgreSQL's texts cannot
+            raise NotFound
         query: BaseModel = _NO_QUERY
         if endpoint.query is not AnyQuery and (scope["query_string"] or endpoint.query is not NoQuery):
             query = parse_query(endpoint.query, scope["query_string"])
@@ -98,7 +100,7 @@ class EndpointApp:
             principal,
             body,
             query,
-            scope.get("path_params", {}),
+            path,
             _idempotency_key(headers) if endpoint.method == "POST" and not isinstance(body, bytes) else None,
             scope["precipiq.request_id"],
             peer_of(self._edge.authenticators, scope, credential),

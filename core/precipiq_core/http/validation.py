@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from precipiq_chain.canonical import Json
 from precipiq_contracts.clock import format_timestamp, parse_end, parse_timestamp
 from precipiq_contracts.errors import ValidationFailed
+from precipiq_core.settings import keys_in
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -35,6 +36,14 @@ class RequestModel(BaseModel):
     """Base of request bodies and query strings: unknown keys are refused, values are never echoed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class FieldProblem(ValueError):
+    """What a validator of a whole model raises about one of its fields."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        super().__init__(problem)
 
 
 def no_nul(value: str) -> str:
@@ -64,11 +73,11 @@ def _as_written(parse: Callable[[str], int], value: str) -> str:
 def parse_body(model: type[ModelT], value: Json) -> ModelT:
     """Raises ``ValidationFailed`` naming every wrong field."""
     if not isinstance(value, dict):
-        raise ValidationFailed(details={"": ["must be an object"]})
+        raise ValidationFailed(details={"body": ["must be an object"]})
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ValidationFailed(details=_details(error)) from None
+        raise ValidationFailed(details=_details(error, value)) from None
 
 
 def parse_query(model: type[ModelT], query_string: bytes) -> ModelT:
@@ -92,7 +101,7 @@ def _validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
     try:
         return model.model_validate_strings(values)
     except ValidationError as error:
-        raise ValidationFailed(details=_details(error)) from None
+        raise ValidationFailed(details=_details(error, values)) from None
 
 
 def _pairs(query_string: bytes) -> list[tuple[str, str]]:
@@ -108,6 +117,8 @@ def _pairs(query_string: bytes) -> list[tuple[str, str]]:
             pairs.append((_decoded(name), _decoded(value)))
         except UnicodeDecodeError:
             raise ValidationFailed("the query string is not UTF-8") from None
+        if "\x00" in "".join(pairs[-1]):
+            raise ValidationFailed("the query string holds the character U+0000")
     return pairs
 
 
@@ -115,10 +126,12 @@ def _decoded(text: bytes) -> str:
     return unquote_plus(text.decode("ascii"), errors="strict")
 
 
-def _details(error: ValidationError) -> dict[str, list[str]]:
+def _details(error: ValidationError, value: object) -> dict[str, list[str]]:
     details: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=True, include_input=False):
-        path = ".".join(str(part) for part in item["loc"])[:_PATH_CHARACTERS_MAX]
+        fault = item.get("ctx", {}).get("error")
+        field = [fault.field] if isinstance(fault, FieldProblem) else []
+        path = ".".join([*keys_in(item, value), *field])[:_PATH_CHARACTERS_MAX] or "body"
         details.setdefault(path, []).append(_message(item["type"], item.get("ctx", {}), item["msg"]))
     return details
 

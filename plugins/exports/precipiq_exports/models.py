@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
 
-from precipiq_core.http.validation import RequestModel, end_moment, moment
+from precipiq_core.http.validation import FieldProblem, RequestModel, end_moment, moment
 from precipiq_exports.jobs import FORMATS, Format, Request, Status
 
 _SEQ_MAX = 2**53
@@ -36,9 +36,9 @@ class ExportIn(RequestModel):
     @model_validator(mode="after")
     def _is_a_range(self) -> ExportIn:
         if self.start is not None and self.end is not None and self.start >= self.end:
-            raise ValueError("end must be after start")
+            raise FieldProblem("end", "must be after start")
         if self.after_seq is not None and self.through_seq is not None and self.after_seq > self.through_seq:
-            raise ValueError("through_seq must not be below after_seq")
+            raise FieldProblem("through_seq", "must not be below after_seq")
         return self
 
     def as_request(self) -> Request:

@@ -12,6 +12,8 @@
     permessage-deflate cannot be switched off: 190 KB a client    not offered
     a request sent ahead of an answer that is cut short is        given up with the connection
       waited with for ever: a leak
+    absolute-form targets are taken for paths                     their path is what counts
+    Content-Length beside Transfer-Encoding keeps the connection  closed after the answer
 
 Those of connections are in ``connections.py``, those of WebSockets in ``websockets.py``. Hypercorn looks these names up
 when a connection opens, so :func:`install` puts ours in their place.
@@ -20,6 +22,7 @@ when a connection opens, so :func:`install` puts ours in their place.
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from typing import Any, cast
 
@@ -65,6 +68,9 @@ def install() -> None:
         protocol.WSStream = CuredWebSocket
 
 
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+
 class CanRead(EventWrapper):
     """Whether the next request of a connection may be read: once the answer before is complete."""
 
@@ -100,6 +106,19 @@ class CuredH11(H11Protocol):
         if states != {h11.DONE} or self.context.terminated.is_set():
             self._can_read.end()
         await super()._maybe_recycle()
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:  # RFC 9112 section 6.1: a proxy may read it otherwise
+            self.keep_alive_requests = self.config.keep_alive_max_requests
+        absolute = _ABSOLUTE.match(request.target)
+        if absolute is not None:  # section 3.2.2: every server must take it; which host it names is no matter here
+            rest = request.target[absolute.end() :]
+            target = rest if rest.startswith(b"/") else b"/" + rest
+            request = h11.Request(
+                method=request.method, target=target, headers=request.headers, http_version=request.http_version
+            )
+        await super()._create_stream(request)
 
     async def write(self, stream_id: int, data: bytes) -> None:
         """A WebSocket's bytes, as they are."""

@@ -8,6 +8,7 @@ from precipiq_contracts.errors import Conflict, ValidationFailed
 class EntryTooLarge(ValidationFailed):
     """One entry is larger than the deployment allows; nothing was stored."""
 
+    code = "payload_too_large"
     default_message = "an entry is too large"
 
 

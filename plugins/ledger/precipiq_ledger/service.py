@@ -172,7 +172,7 @@ class LedgerService:
                 raise ValidationFailed(details={path: [error.problem]}) from None
             size = len(item.body) + len(item.payload or b"") + _STATEMENT_OVERHEAD_BYTES
             if size > self._limits.entry_bytes_max:
-                where = str(index) if len(drafts) > 1 else ""
+                where = f"decisions.{index}" if len(drafts) > 1 else "body"
                 problem = f"is larger than {self._limits.entry_bytes_max} bytes"
                 raise EntryTooLarge(details={where: [problem]})
             prepared.append(item)
