@@ -1,4 +1,4 @@
-"""What a server looks at before it serves from a PostgreSQL: the schema's version, and that tenants are kept apart."""
+"""The checks of a server before it serves from a PostgreSQL: the schema's version, and the separation of tenants."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ORDER BY c.relname, p.polname
 
 
 async def check_deployment(connection: asyncpg.Connection, roles: Roles, migrations: Sequence[Migration]) -> str:
-    """The server's version. Raises ``DeploymentError`` with everything that is wrong."""
+    """The server's version. Raises ``DeploymentError`` with every problem found."""
     role = await connection.fetchrow(_ROLE)
     tables = await connection.fetch(_TABLES, SCHEMA)
     if not tables:
@@ -77,7 +77,7 @@ async def check_deployment(connection: asyncpg.Connection, roles: Roles, migrati
 
 
 def _problems_of_memberships(roles: Roles, others: Sequence[Any]) -> Iterator[str]:
-    """The role that serves becomes the two others when it must, and has nothing of theirs before that."""
+    """The role that serves may become the two others, and has none of their rights before it does."""
     for other in others:
         name = other["name"]
         if other["sees_all"]:

@@ -106,7 +106,7 @@ class SqliteReaders:
             return self._waiting.popleft()
 
     def connect(self) -> tuple[sqlite3.Connection, TenantConnection]:
-        """What one thread reads with."""
+        """Opens the connections of one thread."""
         plain = self._connect()
         try:
             return plain, self._connect_tenant()
@@ -141,7 +141,7 @@ class _Reader:
             if job.future.cancelled():
                 continue
             result, error = self._read(job)
-            with suppress(RuntimeError):  # that loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # that loop is closed: no caller waits any more
                 job.future.get_loop().call_soon_threadsafe(_settle, job.future, result, error)
 
     def _read(self, job: _Job) -> tuple[Any, BaseException | None]:

@@ -1,6 +1,6 @@
-"""Raw reading of entries on PostgreSQL for verification, in whatever process: connections and an event loop of its own.
+"""Raw reading of entries on PostgreSQL for verification, in any process: connections and an event loop of its own.
 
-It reads as the auditor role, whom row-level security shows every row, and compares what stands beside the statements.
+The auditor role reads, since row-level security shows it every row; the columns are compared with the statements.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class PostgresAuditor:
             while rows := session.run(lambda _: cursor.fetch(size)):
                 is_empty = False
                 yield _batch(rows, problem)
-            if is_empty and problem is not None:  # who knows what is hidden
+            if is_empty and problem is not None:  # a policy may hide rows
                 raise Unavailable(problem)
 
     def last_seq(self, chain: Chain) -> int:
@@ -125,7 +125,7 @@ class PostgresAuditor:
         return [_bytes(row[0]) for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
-        """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
+        """See ``EntryAuditor.stray``: reads both ends of every other group of rows with equal chain columns."""
         with self._open() as session:
             filed = ("", "")
             rows = session.fetch(_NAMELESS_GROUP)
@@ -169,7 +169,7 @@ class PostgresAuditor:
 
 
 class _Session:
-    """A connection in a thread of its own, for callers that know no event loop or run in another one's thread."""
+    """A connection in a thread of its own, for callers without an event loop or in the thread of another loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -215,7 +215,7 @@ async def _problem_of_table(connection: asyncpg.Connection) -> str | None:
 
 def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:
     seqs, hashes, statements, payloads, keys, checks, are_filed, *columns = zip(*rows, strict=True)
-    if problem_of_table is not None:  # no type is sure any more
+    if problem_of_table is not None:  # in an altered table a column may have any type
         seqs = tuple(_SEQ_END if seq is None else seq for seq in seqs)
         payloads = tuple(None if payload is None else _bytes(payload) for payload in payloads)
         return AuditBatch(
@@ -235,7 +235,7 @@ def _problem_of_columns(statements: Sequence[bytes], columns: Iterator[Any]) -> 
         try:
             is_same = stands_beside(statement, stored)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # the verification says what is wrong with the statement itself
+            continue  # the verification reports a damaged statement by itself
         if not is_same:
             return index, "what stands beside the statement is not what the statement says"
     return None
