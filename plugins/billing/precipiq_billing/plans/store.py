@@ -1,4 +1,4 @@
-"""The table of subscriptions, as typed functions over the core's database: of each, the greatest state."""
+"""The table of subscriptions, as typed functions over the core's database: the greatest state of each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Changed:
 
 
 class SubscriptionStore:
-    """Subscriptions of all organisations, and of none."""
+    """Subscriptions of all organisations, and subscriptions that name none."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
