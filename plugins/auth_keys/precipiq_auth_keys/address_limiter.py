@@ -16,10 +16,10 @@ from precipiq_core.addresses import counted_address
 SECOND_US = 1_000_000
 
 _FORGOTTEN_PER_HIT_MAX = 64
-"""More than enters, so that what is over goes; few enough that no hit pays for all that went before it."""
+"""Ended windows that a hit drops: more than it adds, so the table shrinks, and few, so each hit is cheap."""
 
 _Stamps: TypeAlias = "array[int]"
-"""When each request was counted, in microseconds, oldest first: 8 bytes each."""
+"""The times of counted requests, in microseconds, oldest first: 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class RedisLink:
         try:
             async with asyncio.timeout(self._server.timeout_s), self._slots:
                 await self._probe()
-        except Exception:  # noqa: BLE001  (whatever fails is an outage)
+        except Exception:  # noqa: BLE001  (any failure is an outage)
             self._is_lost.set()
             return
         self._reachable = True

@@ -152,7 +152,7 @@ class KeyStore:
 
 
 _COUNT_CHANGE = Statement("UPDATE api_key_changes SET changes = changes + 1 WHERE id = 1")
-"""First in every transaction that changes a key: the row's lock lets one change at a time through, on all nodes."""
+"""The first statement of every transaction that changes a key: the row's lock serialises changes on all nodes."""
 
 
 def _organisation_values(organisation: Organisation) -> dict[str, Scalar]:

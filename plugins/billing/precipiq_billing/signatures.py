@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from precipiq_billing.errors import SignatureInvalid
 
 TOLERANCE_US = 300 * 1_000_000
-"""How far the time of signing may lie from ours, before or after."""
+"""The largest difference between the time of signing and the server's time."""
 
 _LIBRARY = "stripe"
 _HEADER_CHARACTERS_MAX = 4096

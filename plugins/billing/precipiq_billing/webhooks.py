@@ -22,7 +22,7 @@ SIGNATURE = "stripe-signature"
 _ERRORS = ("signature_invalid", "not_a_stripe_event")
 
 Delivered: TypeAlias = PublicCall[bytes, AnyQuery]
-"""A delivery to a URL of Stripe's own: no key comes with it, and what else the URL carries is not looked at."""
+"""The query of a delivery to an endpoint's URL: it has no key, and its parameters are ignored."""
 
 
 def delivery_endpoint(path: str, handler: Handler, output: type[BaseModel], body_bytes_max: int) -> Endpoint:

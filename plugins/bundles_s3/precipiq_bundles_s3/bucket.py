@@ -15,7 +15,7 @@ from typing import Any
 from precipiq_contracts.errors import NotFound, Unavailable
 
 PART_BYTES = 8 * 1024 * 1024
-"""Of a bundle that is stored in parts; grows by itself where they would be more than S3 takes."""
+"""The size of an upload's parts; the library raises it where S3 would refuse their number."""
 
 _IDLE_CONNECTIONS_MAX = 64
 

@@ -25,7 +25,7 @@ log = structlog.get_logger("precipiq.http")
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 SLICE_BYTES = 64 * 1024
-"""What the client must take within the stall timeout, so that the size of what ``read`` gives does not matter."""
+"""The bytes that a client must take within the stall timeout, whatever the size of the pieces of ``read``."""
 
 # A number with more digits than any file's size is ignored.
 _ONE_RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)

@@ -19,7 +19,7 @@ _COLUMNS = (
 )
 
 _LOCK = Statement("UPDATE export_claims SET claims = claims + 1 WHERE id = 1")
-"""First where what was counted must still hold when it is used: one at a time, on all nodes."""
+"""The first statement where a count must still hold at its use: the row's lock serialises these on all nodes."""
 
 _MINE = "export_id = :export_id AND status = 'running' AND lease_owner = :owner AND attempt = :attempt"
 

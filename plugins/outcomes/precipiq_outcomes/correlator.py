@@ -31,7 +31,7 @@ CURSOR = "correlation"
 _CHAINS_MAX = 100
 _EVENTS_AT_ONCE = 20
 _REST_FACTOR = 3
-"""It rests three times as long as it works, so that a backlog takes a quarter of a core at most."""
+"""The worker rests three times as long as it works, so that a backlog takes a quarter of a core at most."""
 
 _TYPES: dict[str, LinkType] = {
     "payment": "revenue",

@@ -25,7 +25,7 @@ TABLES = (
     "outcome_losses",
     "outcome_estimates",
 )
-"""What is equal whenever it is rebuilt. ``outcome_stale`` says what is to be looked at, and is not."""
+"""The tables that a rebuild makes equal. ``outcome_stale`` holds marks for the estimator, and differs."""
 
 _CHAIN = "org_id = :org_id AND environment = :environment"
 _MONEY: tuple[tuple[str, ColumnType], ...] = (

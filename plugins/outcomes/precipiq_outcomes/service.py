@@ -1,7 +1,7 @@
 """Links: making, confirming, rejecting, deleting. Every change is an entry; the tables follow. Knows no HTTP.
 
 The entries of a pair (decision, event) carry its version as their idempotency key, so that of two changes that did not
-know of each other, on whatever nodes, one is refused by the chain itself and looks again.
+know of each other, on any nodes, the chain refuses one, which then reads the link again.
 """
 
 from __future__ import annotations

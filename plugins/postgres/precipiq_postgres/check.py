@@ -37,7 +37,7 @@ SELECT c.relname::text AS name, pg_has_role(c.relowner, 'MEMBER') AS is_owned,
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname
 """
-"""A view reads as its owner, who sees every tenant, unless it says otherwise; the others know no row-level security."""
+"""By default a view reads as its owner, which sees every tenant; other kinds have no row-level security."""
 _WIDE_POLICIES = """
 SELECT c.relname::text AS table_, p.polname::text AS name
 FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace

@@ -148,7 +148,7 @@ class _Reader:
         try:
             plain, tenant = self.open()
             return job.work(plain, tenant), None
-        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
+        except BaseException as error:  # noqa: BLE001  (the caller gets it; the thread must go on)
             if is_connection_bad(error):
                 self._drop()
             return None, translate(error)

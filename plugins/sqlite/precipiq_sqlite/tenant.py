@@ -90,7 +90,7 @@ FUNCTIONS = frozenset(
         "last_value",
     ]
 )
-"""What a tenant's statement may call. None of these reads a file, changes the connection or makes large values."""
+"""The functions that a tenant's statement may call. None reads a file, changes the connection or makes large values."""
 
 _READS = re.compile(r"\s*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
 _ORG_FUNCTION = "precipiq_tenant_org_id"

@@ -22,7 +22,7 @@ ResultT = TypeVar("ResultT")
 
 Handler: TypeAlias = Callable[[sqlite3.Connection, Sequence[ItemT]], Sequence[ResultT | Exception]]
 """Writes all items inside the transaction that is open; one result each. An exception in place of a result fails that
-item alone, which must have had no effect. What it raises undoes the whole group; each item is then tried alone."""
+item alone, which must have had no effect. Its own error undoes the whole group; each item is then tried alone."""
 
 _CHECKPOINT_WAIT_MS = 250
 
@@ -127,7 +127,7 @@ class SqliteWriter:
             return [self._outcome_of_checkpoint()] * len(items)
         try:
             return self._transaction(handler, items)
-        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
+        except BaseException as error:  # noqa: BLE001  (the callers get it; the thread must go on)
             if len(items) == 1 or concerns_every_write(error):
                 return [_failure(error) for _ in items]
         return [self._execute_alone(handler, item) for item in items]

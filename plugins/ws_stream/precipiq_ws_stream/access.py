@@ -15,8 +15,8 @@ from precipiq_contracts.errors import Unavailable
 from precipiq_ws_stream.endings import FORBIDDEN, KEY_EXPIRED, KEY_REVOKED, Ending
 
 TRUSTED_S = 0.9
-"""How long an answer counts. Authenticators may themselves answer from what they knew up to 4 s ago, while nobody can
-tell; a revocation takes effect within 5 s all the same."""
+"""How long a check counts. An authenticator may answer from a cache of up to 4 s while its database is away;
+a revocation takes effect within 5 s all the same."""
 
 _RETRY_PAUSE_S = 0.25
 _CHECKS_AT_ONCE_MAX = 50

@@ -16,7 +16,7 @@ from precipiq_core.http.answers import OwnAnswer, while_client_stays
 SendBytes: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 _HEADERS = ((b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no"))
-"""The second is what nginx asks for, so that it buffers nothing."""
+"""The second header tells nginx not to buffer."""
 _END_TIMEOUT_S = 1.0
 
 

@@ -27,7 +27,7 @@ _REDACTION = "redaction"
 _PAGE_BYTES = 1024 * 1024
 
 SEND_BYTES = 64 * 1024
-"""What is handed over at once, unless a single frame is larger."""
+"""The bytes of one send, unless a single frame is larger."""
 
 
 class FellBehind(Exception):

@@ -22,7 +22,7 @@ ORGANISATION_KEY = "precipiq_org_id"
 PAID_STATUSES = ("active", "trialing")
 OWED_STATUS = "past_due"
 COUNTING_STATUSES = (*PAID_STATUSES, OWED_STATUS)
-"""With any other one a subscription gives no plan."""
+"""A subscription with any other status gives no plan."""
 
 _FINAL_STATUSES = ("canceled", "incomplete_expired")
 _EVENT_PREFIX = "customer.subscription."

@@ -23,7 +23,7 @@ Progress = Callable[[int], None]
 _DECISION = b"decision"
 
 _RANGE_ENTRIES = 50_000
-"""Read at once: a store may keep what it reads from in one piece, so never for the whole of a long chain."""
+"""Entries in one read: a store may hold a read's snapshot open, so no read covers a whole long chain."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SALT = re.compile(rb',"salt":"[0-9a-f]{32}"\}')

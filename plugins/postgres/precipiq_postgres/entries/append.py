@@ -143,7 +143,7 @@ class PostgresAppender:
             results = await self._store(chain, state, [item.job for item in group])
         except Unavailable as error:
             results = [error] * len(group)
-        except Exception as error:  # noqa: BLE001  (whoever waits must hear of it; the chain must go on)
+        except Exception as error:  # noqa: BLE001  (the callers get it; the chain must go on)
             if len(group) > 1:
                 for item in group:
                     await self._commit(chain, state, [item])

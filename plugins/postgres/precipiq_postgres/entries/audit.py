@@ -36,13 +36,13 @@ SELECT seq::bigint, hash, statement, payload, idempotency_key, idempotency_check
        id::text, kind, agent_id, action_type, redacts_seq
 FROM entries WHERE {_FILED}
 """  # noqa: S608
-"""The row itself says whether it is of the chain: an index that led to it may be damaged."""
+"""The row's own values decide whether it is of the chain: the index may be damaged."""
 
 _REDACTIONS = f"""
 SELECT statement FROM entries
 WHERE {_FILED} AND kind::text = 'redaction' AND redacts_seq::bigint = ANY($3::bigint[]) AND seq::bigint > redacts_seq
 """  # noqa: S608
-"""None that stands before its target: that part of the chain may be one that is not checked."""
+"""No redaction that stands before its target: the verified range may leave out that part of the chain."""
 
 _NAMELESS_GROUP = """
 SELECT org_id, environment, statement FROM entries
@@ -73,7 +73,7 @@ SELECT c.relkind::text AS kind, EXISTS (SELECT 1 FROM pg_rewrite AS r WHERE r.ev
        (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS path
 FROM pg_class AS c WHERE c.oid = to_regclass($1)
 """
-"""``is_shown``: the auditor sees every row. ``path``: where those who serve look for the table."""
+"""``is_shown``: the auditor sees every row. ``path``: the search path of the role that serves."""
 
 
 @dataclass(frozen=True, slots=True)

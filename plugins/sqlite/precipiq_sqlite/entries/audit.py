@@ -35,7 +35,7 @@ _REDACTIONS = f"""
 SELECT statement FROM entries
 WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?3)) AND seq > redacts_seq
 """  # noqa: S608
-"""None that stands before its target: that part of the chain may be one that is not checked."""
+"""No redaction that stands before its target: the verified range may leave out that part of the chain."""
 
 _MAYBE_REDACTIONS = f'SELECT statement, seq FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
 _GROUP = "org_id, environment, typeof(org_id) = 'text' AND typeof(environment) = 'text' FROM entries"

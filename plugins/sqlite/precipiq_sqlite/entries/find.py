@@ -19,7 +19,7 @@ from precipiq_contracts.entry_store import EntryPage, EntryQuery
 
 ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
 ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"
-"""Rows as one JSON text: one call of SQLite however many there are."""
+"""Rows as one JSON text: one call of SQLite for any number of rows."""
 
 _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
