@@ -16,10 +16,10 @@ from precipiq_core.addresses import counted_address
 SECOND_US = 1_000_000
 
 _FORGOTTEN_PER_HIT_MAX = 64
-"""More than enters, so that what is over goes; few enough that no hit pays for all that went before it."""
+"""Ended windows that a hit drops: more than it adds, so the table shrinks, and few, so each hit is cheap."""
 
 _Stamps: TypeAlias = "array[int]"
-"""When each request was counted, in microseconds, oldest first: 8 bytes each."""
+"""The times of counted requests, in microseconds, oldest first: 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Usage:
 class WindowCounter(Protocol):
     """Counts in sliding windows: of any ``window_s`` seconds at most ``quota`` hits are admitted and counted.
 
-    A capability between the two plugins of this distribution: ``auth_keys`` gives the one that its settings describe.
+    A capability between the two plugins of this distribution: ``auth_keys`` provides it as its settings say.
     """
 
     async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:
@@ -43,17 +43,17 @@ class WindowCounter(Protocol):
 
 
 class LocalWindows:
-    """Counts in this process. ``addresses_max`` bounds each counter: who was counted longest ago leaves first.
+    """Counts in this process. ``addresses_max`` bounds each counter: the address counted longest ago leaves first.
 
-    Not with ``limits``: its moving window takes two objects for a hit and several for an address, in a number that
-    nothing bounds; it starts a task for each hit that looks at all addresses, in threads; and it does not tell to the
-    end when a place becomes free. What is over is forgotten here by the hits that follow: no timer, no task.
+    Not with ``limits``: its moving window makes two objects for a hit and several for an address, in a number that
+    nothing bounds; it starts a task for each hit that reads all addresses, in threads; and it does not tell to the
+    end when a place becomes free. Here later hits drop the windows that ended: no timer, no task.
     """
 
     def __init__(self, clock: Clock, *, addresses_max: int) -> None:
         self._clock = clock
         self._addresses_max = addresses_max
-        # By name and window, which are the callers' own and so few; within, by the newest hit: the first ends first.
+        # By name and window, of which callers have few; within, in the order of the newest hit: the first ends first.
         self._tables: dict[tuple[str, int], OrderedDict[str, _Stamps]] = {}
 
     async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:

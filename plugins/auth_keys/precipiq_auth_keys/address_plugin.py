@@ -1,4 +1,4 @@
-"""Wiring of ``address_limits``: limits by address, whoever keeps the keys. On by itself where one is asked for."""
+"""Wiring of ``address_limits``: limits by address beside any authenticator. On where a plugin asks for a limiter."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _SECOND_US = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of a hash: its key and principal, or None when there is no such key."""
+    """A cached hash: its key and principal, or None when no key has that hash."""
 
     record: KeyRecord | None
     principal: Principal | None
@@ -24,7 +24,7 @@ class _Known:
 class KeyAuthenticator:
     """Accepts API keys of this deployment.
 
-    ``fresh_s``: how long the cache may be used without news from the database. Whoever polls for changes calls
+    ``fresh_s``: how long the cache may be used without news from the database. The watcher calls
     :meth:`note_unchanged` after each successful look, and :meth:`forget` when something changed.
     """
 
@@ -57,12 +57,12 @@ class KeyAuthenticator:
         return known.principal
 
     def forget(self) -> None:
-        """Empty the cache; what is being looked up now will not enter it either."""
+        """Empty the cache; a lookup that runs now does not enter it either."""
         self._generation += 1
         self._cache.clear()
 
     def note_unchanged(self, asked_at_s: float) -> None:
-        """The database was asked at ``asked_at_s`` and nothing had changed: the cache may be used for another while."""
+        """Trust the cache for another ``fresh_s``: the database, asked at ``asked_at_s``, had no change."""
         self._fresh_until_s = asked_at_s + self._fresh_s
 
     def take_last_used(self) -> dict[str, int]:

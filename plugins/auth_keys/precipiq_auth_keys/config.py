@@ -70,7 +70,7 @@ class AuthKeysConfig(PluginConfig):
         return self
 
     def redis_server(self) -> RedisServer | None:
-        """The server that counts rate limits, if one is named. Raises ``DeploymentError`` without its password."""
+        """The server of rate limits, if the settings name one. Raises ``DeploymentError`` without its password."""
         if self.rate_limit_redis_url is None:
             return None
         secret = self.rate_limit_redis_password

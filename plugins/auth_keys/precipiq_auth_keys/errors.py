@@ -6,7 +6,7 @@ from precipiq_contracts.errors import Conflict
 
 
 class KeyNotActive(Conflict):
-    """A key that is revoked, expired or already being replaced cannot be rotated."""
+    """A revoked, expired or already replaced key cannot be rotated."""
 
     code = "key_not_active"
     default_message = "this key is revoked, expired or already being replaced"

@@ -1,4 +1,4 @@
-"""The first start of a deployment that asks for it: an organisation, a test key, and how to use it, shown once."""
+"""The first start of a deployment with that setting: makes an organisation and a test key, and shows their use once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ The same in Python (pip install precipiq):
 
 
 async def first_start(service: KeyService, info: DeploymentInfo, console: Console, name: str) -> None:
-    """Does nothing when there is an organisation already. Of several processes that start, one does it."""
+    """Make the organisation and its key, unless an organisation exists. Of several processes, one makes them."""
     organisation = await service.create_first_organisation(name)
     if organisation is None:
         return

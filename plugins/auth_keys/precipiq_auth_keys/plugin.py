@@ -89,12 +89,12 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         services.provide(WindowCounter, windows)
 
     def _counters(self, clock: Clock, background: Background) -> tuple[Counter, WindowCounter]:
-        """Of organisations and of addresses; what the first one runs carries both."""
+        """The counters of organisations and of addresses; running the first one serves both."""
         counter, windows = LocalCounter(clock), LocalWindows(clock, addresses_max=self.config.addresses_max)
         server = self.config.redis_server()
         if server is None:
             return counter, windows
-        # A tenth of a second for those who use it.
+        # Its import takes a tenth of a second.
         from precipiq_auth_keys.redis_counter import RedisCounter, RedisWindows
         from precipiq_auth_keys.redis_link import RedisLink
 

@@ -1,4 +1,4 @@
-"""Requests per second, counted apart for each organisation, environment and group. Knows no Redis: ``redis_counter``.
+"""Requests per second of each organisation, environment and group. ``redis_counter`` knows Redis, this module does not.
 
 A window of one second begins with its first request: a client that retries after 1, 2 and 4 seconds finds a new one.
 """
@@ -39,7 +39,7 @@ log = structlog.get_logger("precipiq.auth_keys")
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """``hits``: of the running window, this one included; the window ends in ``left_s`` seconds."""
+    """``hits``: of the running window, with the newest; the window ends in ``left_s`` seconds."""
 
     hits: int
     left_s: float
@@ -49,16 +49,16 @@ class Counter(Protocol):
     """Counts in windows of ``WINDOW_S``."""
 
     async def hit(self, key: str) -> Count:
-        """Count one hit. MUST NOT raise, whatever became of the place where it counts."""
+        """Count one hit. MUST NOT raise, even when the place where it counts is out of reach."""
         ...
 
     def run(self) -> AbstractAsyncContextManager[None]:
-        """Entered while the server serves; says in the log where it counts."""
+        """Run while the server serves; the log says where the counter counts."""
         ...
 
 
 class LocalCounter:
-    """Counts in this process, with the storage of ``limits``: its strategy would ask the storage three times a hit."""
+    """Counts in this process, with the storage of ``limits``; its strategy would ask the storage three times a hit."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -105,7 +105,7 @@ class SecondWindows:
         return RateState(group, quota, WINDOW_S, max(0, quota - count.hits), WINDOW_S, retry_after_s)
 
     def run(self) -> AbstractAsyncContextManager[None]:
-        """Entered while the server serves."""
+        """Run the counter while the server serves."""
         return self._counter.run()
 
     def _quota(self, org_id: str, group: RateGroup) -> int:
@@ -117,7 +117,7 @@ class SecondWindows:
 
 
 def _key(chain: Chain, group: RateGroup) -> str:
-    """Of bounded length, whatever an authenticator of a third party calls its organisations."""
+    """The counter's key, of bounded length for organisation ids of any third party's authenticator."""
     org_id = chain.org_id
     if len(org_id) > _ORG_ID_LENGTH_MAX:
         org_id = hashlib.sha256(org_id.encode()).hexdigest()

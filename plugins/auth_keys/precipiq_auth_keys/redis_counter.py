@@ -1,7 +1,7 @@
-"""What counts in Redis, for all server processes together; in this process while Redis is out of reach.
+"""Counters in Redis, for all server processes together; in this process while Redis is out of reach.
 
-One script, one round trip a hit. ``limits`` has such storages, but they tell the end of a window in whole seconds (that
-says nothing of windows of one second), and take the time of each process for its moving window.
+One script, one round trip a hit. The storages of ``limits`` tell the end of a window in whole seconds (which
+is no use for windows of one second), and take each process's own time for its moving window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ADDRESS_KEY_PREFIX = f"{KEY_PREFIX}address:"
 
 _NO_ANSWER = "that is no answer of the script: it is no Redis server that answers"
 
-# A key without an end of life (restored, or made by hand) gets one: a counter that never ends would refuse for ever.
+# A key without an expiry (restored, or made by hand) gets one: a counter without an end would refuse for ever.
 _SECOND_SCRIPT = """
 local hits = redis.call('INCR', KEYS[1])
 local left_ms = redis.call('PTTL', KEYS[1])
@@ -28,9 +28,9 @@ end
 return {hits, left_ms}
 """
 
-# A list of the moments of counted hits, oldest first, at most a quota of them. Those that lie ahead were counted before
-# the server's clock was set back: they would refuse for as long as it was set back. The key outlives its last hit by a
-# millisecond, as Redis ends it by the millisecond.
+# A list of the moments of counted hits, oldest first, at most a quota of them. Moments that lie ahead are from before
+# the server's clock was set back, and would refuse for as long as it was set back. The key outlives its last hit by a
+# millisecond, as Redis expires keys by the millisecond.
 _WINDOW_SCRIPT = """
 local key, quota, window_us = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -68,7 +68,7 @@ class RedisCounter:
     async def _ask(self, key: str) -> Count:
         match await self._script(keys=[key], args=[WINDOW_S * 1000]):
             case [int(hits), int(left_ms)]:
-                # A key is gone when its last millisecond is over.
+                # Redis drops a key when its last millisecond is over.
                 return Count(hits, min((left_ms + 1) / 1000, WINDOW_S))
         raise ValueError(_NO_ANSWER)
 

@@ -1,6 +1,6 @@
-"""The way to the Redis server that counts for all processes: its connections, its outages and the end of them.
+"""The link to the Redis server that counts for all processes: connections, outages and recoveries.
 
-What is counted there is the counters' matter; they share one link. Imported only where a deployment names a server.
+The counters share one link and know what they count. Imported only where a deployment names a server.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ log = structlog.get_logger("precipiq.auth_keys")
 
 
 class RedisLink:
-    """Asks Redis while it is in reach: within ``run``, and not from a failure until Redis answers again.
+    """Asks Redis while Redis is in reach: within ``run``, and not between a failure and the next answer to a probe.
 
-    ``background``: what runs the attempts to reach it again; without one, no metric and no readiness tells of them.
+    ``background`` runs the attempts to reach Redis again; without it, no metric and no readiness check covers them.
     """
 
     def __init__(self, server: RedisServer, background: Background | None = None) -> None:
@@ -41,28 +41,28 @@ class RedisLink:
         self._pool = _pool(server)
         self._client = Redis(connection_pool=self._pool)
         self._probes: list[Question[object]] = []
-        # The pool refuses rather than waits when all its connections are taken, so questions wait here: within their
-        # own timeout, and free to give up when Redis is lost meanwhile.
+        # The pool refuses rather than waits when all its connections are in use, so questions wait here: within their
+        # own timeout, and able to give up when Redis is lost meanwhile.
         self._slots = asyncio.Semaphore(server.connections_max)
         self._reachable = False
         self._is_lost = asyncio.Event()
         self._background = background or standalone_background()
 
     def script(self, lua: str) -> AsyncScript:
-        """One to call within :meth:`ask`; Redis is taught it when it does not know it."""
+        """A script to call within :meth:`ask`; the client loads it into Redis when Redis lacks it."""
         return self._client.register_script(lua)
 
     def probe_with(self, question: Question[object]) -> None:
-        """Ask this, too, to find out whether Redis answers: a link counts as whole when all its users can use it."""
+        """Add a question to the probe: the link has recovered when every user's question is answered."""
         self._probes.append(question)
 
     async def ask(self, question: Question[T]) -> T | None:
-        """The answer, or None when there is none: then the caller counts for itself. Whatever fails is an outage."""
+        """The answer, or None without one: then the caller counts in its process. Any failure is an outage."""
         asked = False
         if self._reachable:
             try:
                 async with asyncio.timeout(self._server.timeout_s), self._slots:
-                    if self._reachable:  # others may have lost it while this one waited
+                    if self._reachable:  # another question may have met the outage meanwhile
                         asked = True
                         return await question()
             except Exception as error:  # noqa: BLE001  (no request may fail because of its counter)
@@ -71,7 +71,7 @@ class RedisLink:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Entered while the server serves; says in the log where rate limits count."""
+        """Run the link while the server serves; the log says where rate limits count."""
         server = self._server
         log.info("rate limits are shared by all processes that use this Redis", storage="redis", server=server.address)
         recovering = self._background(
@@ -80,7 +80,7 @@ class RedisLink:
         self._reachable = True
         try:
             async with recovering:
-                await self.ask(self._probe)  # what is wrong with it is said at the start, not at the first request
+                await self.ask(self._probe)  # the log tells of a fault at the start, not at the first request
                 yield
         finally:
             self._reachable = False
@@ -92,7 +92,7 @@ class RedisLink:
             await question()
 
     def _lose(self, reason: str) -> None:
-        """Once for an outage, however many requests meet it."""
+        """Note an outage, once for all the requests that meet it."""
         if not self._reachable:
             return
         self._reachable = False
@@ -104,14 +104,14 @@ class RedisLink:
         self._is_lost.set()
 
     async def _recover(self) -> None:
-        """One attempt, if Redis is lost. That it fails is no news: the outage was logged when it began."""
+        """Probe Redis once, if it is lost. A failure is not logged: the log has the beginning of the outage."""
         if self._reachable:
             return
         await asyncio.sleep(PAUSE_S)
         try:
             async with asyncio.timeout(self._server.timeout_s), self._slots:
                 await self._probe()
-        except Exception:  # noqa: BLE001  (whatever fails is an outage)
+        except Exception:  # noqa: BLE001  (any failure is an outage)
             self._is_lost.set()
             return
         self._reachable = True
@@ -119,7 +119,7 @@ class RedisLink:
 
 
 def _pool(server: RedisServer) -> ConnectionPool:
-    """Connects when first used. No retries: a hit that fails is counted locally at once."""
+    """Make the pool; it connects at its first use. No retries: a failed hit is counted locally at once."""
     return ConnectionPool(
         connection_class=SSLConnection if server.tls else Connection,
         max_connections=server.connections_max,
@@ -128,7 +128,7 @@ def _pool(server: RedisServer) -> ConnectionPool:
         db=server.database,
         username=server.username,
         password=server.password,
-        socket_timeout=None,  # one timeout is around it all
+        socket_timeout=None,  # one timeout bounds the whole question
         socket_connect_timeout=server.timeout_s,  # bounds closing, too
         retry=Retry(NoBackoff(), 0),
         protocol=2,  # nothing to negotiate: one round trip less to connect, and every server speaks it
@@ -141,7 +141,7 @@ def _none_free(server: RedisServer) -> str:
 
 
 def _reason(error: Exception, server: RedisServer) -> str:
-    """What failed. Never a server's own words: some repeat the command they refuse, and so a password."""
+    """The kind of failure. Never a server's own text: some servers repeat the refused command, and so a password."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, TimeoutError):

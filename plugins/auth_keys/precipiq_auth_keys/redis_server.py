@@ -1,4 +1,4 @@
-"""Where the Redis server is that counts rate limits, and how long and how often it may be asked. Opens nothing."""
+"""The address of the Redis server that counts rate limits, and the bounds of its use. Opens nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORM = "write redis://HOST:PORT/DATABASE, or rediss:// for TLS"
 
 @dataclass(frozen=True, slots=True)
 class RedisServer:
-    """``timeout_s`` bounds all that one request waits for Redis: a free connection, connecting, the answer."""
+    """``timeout_s`` bounds a request's whole wait for Redis: a free connection, connecting, the answer."""
 
     host: str
     port: int = PORT_DEFAULT
@@ -25,18 +25,18 @@ class RedisServer:
 
     @property
     def address(self) -> str:
-        """For log lines."""
+        """The address in log lines."""
         return f"{self.host}:{self.port}/{self.database}"
 
 
 def parse_redis_url(url: str) -> RedisServer:
-    """Raises ``ValueError`` with a sentence that repeats no part of ``url``."""
+    """Parse the URL. Raises ``ValueError`` with a sentence that repeats no part of ``url``."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValueError(f"is not a URL; {_FORM}") from None
-    # Before all else: whatever is wrong beside it, the password must leave the file.
+    # Checked first: the password must leave the file, whatever other problem the URL has.
     if parts.password is not None:
         raise ValueError("must hold no password: name its place in rate_limit_redis_password, and remove it here")
     if parts.scheme not in ("redis", "rediss"):

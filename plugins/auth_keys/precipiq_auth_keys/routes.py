@@ -79,7 +79,7 @@ class KeyRoutes:
 
 
 def _refuse_idempotency_key(call: Call[Any, Any]) -> None:
-    """A key is shown once and stored nowhere, so its answer cannot be given again."""
+    """Refuse the header: a key is shown once and stored nowhere, so its answer cannot be repeated."""
     if call.idempotency_key is not None:
         problem = "is not possible here: an answer that holds a key is never stored"
         raise ValidationFailed(details={"Idempotency-Key": [problem]})

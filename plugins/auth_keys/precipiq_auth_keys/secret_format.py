@@ -1,6 +1,6 @@
 """The form of an API key: ``pq_test_`` or ``pq_live_``, 32 random bytes as 43 Base62 characters, 6 of CRC-32.
 
-The checksum lets anybody tell a real key from a typing error or a placeholder offline, without a database read.
+With the checksum a program tells a real key from a typing error or a placeholder, without a database read.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def make_key(environment: Environment, randomness: bytes) -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether the form and the checksum are right; says nothing about whether such a key was ever made."""
+    """Whether the form and the checksum are right, not whether such a key exists."""
     match = _FORM.fullmatch(key)
     return match is not None and _checksum(match[1]) == match[2]
 
 
 def key_hash(key: str) -> str:
-    """What is stored of a key: its SHA-256 in hex. Enough, since keys are 256 random bits."""
+    """The stored form of a key: its SHA-256 in hex, which suffices for keys of 256 random bits."""
     return sha256(key.encode()).hexdigest()
 
 

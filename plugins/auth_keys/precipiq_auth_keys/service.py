@@ -45,7 +45,7 @@ class NewKey:
 
 
 class KeyService:
-    """What can be done with organisations and keys. ``on_change`` is called after every change of a key."""
+    """The operations on organisations and keys. Each change of a key calls ``on_change``."""
 
     def __init__(self, store: KeyStore, ledger: Ledger, clock: Clock, randomness: Randomness) -> None:
         self._store = store
@@ -60,7 +60,7 @@ class KeyService:
         return organisation
 
     async def create_first_organisation(self, name: str) -> Organisation | None:
-        """None when there is an organisation already."""
+        """Make an organisation and give it, or None when there is one already."""
         if await self._store.organisations():
             return None
         organisation = Organisation(self._id("org"), name, self._clock.now_us())
@@ -117,14 +117,14 @@ class KeyService:
         return await self._store.key(chain, key_id) or key
 
     async def chain_of(self, key_id: str) -> Chain:
-        """Which chain a key belongs to, for the operator's commands. Raises ``NotFound``."""
+        """The chain of that key, for the operator's commands. Raises ``NotFound``."""
         key = await self._store.key_by_id(key_id)
         if key is None:
             raise NotFound("there is no such key")
         return key.chain
 
     async def deliver_events(self) -> None:
-        """Seal the events that wait. What cannot be sealed now stays, durable, and is tried again."""
+        """Seal the waiting events. An event that cannot be sealed now stays durable, and is tried again."""
         await self._store.events.deliver(self._ledger)
 
     async def _announce_change(self) -> None:

@@ -49,7 +49,7 @@ class KeyRecord:
 
 
 class KeyStore:
-    """Organisations and keys; ``events``: what happened to keys and waits to be sealed."""
+    """Organisations and keys; ``events``: events of keys that wait to be sealed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -60,7 +60,7 @@ class KeyStore:
         await self._database.transaction([Statement(sql, _organisation_values(organisation))])
 
     async def add_first_organisation(self, organisation: Organisation) -> bool:
-        """Store it unless there is an organisation already, whichever process made it; whether it was stored."""
+        """Store it unless any process has made an organisation already; whether it was stored."""
         sql = (
             "INSERT INTO organisations (org_id, name, created_us) SELECT :org_id, :name, :created_us "
             "WHERE NOT EXISTS (SELECT 1 FROM organisations) RETURNING org_id"
@@ -88,13 +88,13 @@ class KeyStore:
         return _key(rows[0]) if rows else None
 
     async def key_by_id(self, key_id: str) -> KeyRecord | None:
-        """For the operator's commands, which name no tenant."""
+        """The key with that id, for the operator's commands, which name no tenant."""
         sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE key_id = :key_id"  # noqa: S608
         rows = await self._database.fetch(Statement(sql, {"key_id": key_id}))
         return _key(rows[0]) if rows else None
 
     async def key_by_hash(self, secret_hash: str) -> KeyRecord | None:
-        """For authentication, which learns the tenant from it."""
+        """The key with that hash, for authentication, which learns the tenant from the key."""
         sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE secret_hash = :secret_hash"  # noqa: S608
         rows = await self._database.fetch(Statement(sql, {"secret_hash": secret_hash}))
         return _key(rows[0]) if rows else None
@@ -146,13 +146,13 @@ class KeyStore:
         )
 
     async def change_count(self) -> int:
-        """Grows with every change of a key, whichever process made it."""
+        """A count that grows with every change of a key by any process."""
         rows = await self._database.fetch(Statement("SELECT changes FROM api_key_changes WHERE id = 1"))
         return cast("int", rows[0]["changes"])
 
 
 _COUNT_CHANGE = Statement("UPDATE api_key_changes SET changes = changes + 1 WHERE id = 1")
-"""First in every transaction that changes a key: the row's lock lets one change at a time through, on all nodes."""
+"""The first statement of every transaction that changes a key: the row's lock serialises changes on all nodes."""
 
 
 def _organisation_values(organisation: Organisation) -> dict[str, Scalar]:

@@ -34,7 +34,7 @@ class KeyWatcher:
         self._next_touch_s = clock.monotonic_s() + last_used_interval_s
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Watch as long as this is entered; at its end, write what is left."""
+        """Watch while the context is entered; at its end, write the last uses not yet stored."""
         return background(
             "auth_keys.keys",
             self._watch,

@@ -1,4 +1,4 @@
-"""Stripe's deliveries become financial events: stored durably, then sealed; what a crash leaves is sealed later."""
+"""Stripe's deliveries become financial events: stored durably, then sealed; after a crash they are sealed later."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _AT_ONCE_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a delivery. ``reason``: why nothing was booked. ``entry_id``: of the financial event, if any."""
+    """The outcome of a delivery. ``reason``: why nothing was booked. ``entry_id``: of the financial event, if any."""
 
     processed: bool
     reason: str | None = None
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class Deliveries:
-    """What Stripe delivers, for all chains."""
+    """Stripe's deliveries, for all chains."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Deliveries:
         self._sealed: dict[tuple[Chain, str], str] = {}
 
     async def take(self, chain: Chain, event: object) -> Outcome:
-        """Book what a verified event tells of. Durable on return, whether its entry could be sealed by then or not.
+        """Book the money of a verified event. Durable on return, also when its entry could not be sealed yet.
 
         Raises ``NotAStripeEvent`` and ``Unavailable``: then nothing was stored.
         """
@@ -86,7 +86,7 @@ class Deliveries:
         return Outcome(True, None, await self._entry_id(delivery))
 
     async def _entry_id(self, delivery: StoredDelivery | None) -> str | None:
-        """The id of the financial event that tells of this delivery's amount, sealed now if it was not yet."""
+        """The id of the financial event with this delivery's amount; seals it if it is not sealed yet."""
         if delivery is not None and delivery.difference == 0:
             delivery = await self._store.last_of_register(delivery.chain, delivery.register)
         if delivery is None or delivery.draft is None:
@@ -102,7 +102,7 @@ class Deliveries:
         try:
             entry = await self._record(delivery.chain, event)
         except IdempotencyConflict:
-            # Somebody recorded an event of that id by hand; the two are one.
+            # A client recorded an event of that id by hand; the two are one.
             found = await self._events.by_external_id(delivery.chain, event.source, delivery.event_id)
             if found is None:
                 raise Unavailable("the event is being recorded; try again") from None
@@ -114,7 +114,7 @@ class Deliveries:
         return entry_id
 
     async def _record(self, chain: Chain, event: NewEvent) -> Entry:
-        """The event's entry; without its metadata where the chain cannot take them: the money counts."""
+        """Record the event; without its metadata where the chain cannot take them: the money counts."""
         try:
             return (await self._events.record(chain, event, SYSTEM))[0]
         except ValidationFailed as error:
@@ -123,9 +123,9 @@ class Deliveries:
 
     @asynccontextmanager
     async def run(self, background: Background) -> AsyncIterator[None]:
-        """As long as this is entered, note what was sealed, and seal what a crash or an outage left.
+        """While the context is entered, note sealed deliveries, and seal those that a crash or an outage left.
 
-        What cannot be noted at the end is sealed again later, to the same entry.
+        A delivery that cannot be noted at the end is sealed again later, to the same entry.
         """
         failing = "deliveries cannot be sealed; they are stored"
         noting = background(
@@ -137,7 +137,7 @@ class Deliveries:
             every_s=self._retry_s,
             failing=failing,
             round_s_max=LONG_ROUND_S_MAX,
-            tolerated=(PrecipiqError,),  # one delivery that cannot be sealed is no reason to stop serving
+            tolerated=(PrecipiqError,),  # a delivery that cannot be sealed is no reason to stop serving
         )
         async with noting, sealing:
             yield
@@ -154,7 +154,7 @@ class Deliveries:
                 return
 
     async def _seal_if_possible(self, delivery: StoredDelivery) -> PrecipiqError | None:
-        """Why it could not be: one that cannot holds up no other."""
+        """Seal a delivery, or give the reason why not: such a delivery delays no other."""
         try:
             await self._seal(delivery)
         except PrecipiqError as error:
@@ -162,7 +162,7 @@ class Deliveries:
         return None
 
     async def note_sealed(self) -> None:
-        """Store which entries the deliveries became; one that is not noted would be sealed again, to the same entry."""
+        """Store the deliveries' entries; a delivery that is not noted would be sealed again, to the same entry."""
         sealed, self._sealed = self._sealed, {}
         if not sealed:
             return

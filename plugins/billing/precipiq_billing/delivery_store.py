@@ -16,7 +16,7 @@ _COLUMNS = "org_id, environment, event_id, register, difference, draft, entry_id
 _EVENT = "org_id = :org_id AND environment = :environment AND event_id = :event_id"
 _REGISTER = "org_id = :org_id AND environment = :environment AND register = :register"
 
-# Makes the register or takes its lock, so that what follows sees what is booked and nobody else changes it.
+# Makes the register or takes its lock, so that the next statements see its total and no other process changes it.
 _LOCK_REGISTER = """
 INSERT INTO stripe_registers (org_id, environment, register, booked)
 VALUES (:org_id, :environment, :register, 0)
@@ -43,9 +43,9 @@ WHERE {_REGISTER} AND booked < :total AND EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class StoredDelivery:
-    """A delivery as it is stored. ``difference``: Stripe's minor units to book, 0 when there is nothing to.
+    """A delivery as it is stored. ``difference``: Stripe's minor units to book, 0 for none.
 
-    ``draft``: what its entry says but for the amount; None once it is sealed or there is nothing to seal.
+    ``draft``: its entry without the amount; None once the entry is sealed, or without one.
     """
 
     chain: Chain
@@ -93,7 +93,7 @@ class DeliveryStore:
         return _delivery(rows[0]) if rows else None
 
     async def note_sealed(self, entry_ids: Mapping[tuple[Chain, str], str]) -> None:
-        """Their entries are in the chain: (chain, event) -> id. What the drafts held is forgotten."""
+        """Note the ids of sealed entries, by (chain, event), and forget the drafts."""
         sql = f"UPDATE stripe_deliveries SET entry_id = :entry_id, draft = NULL WHERE {_EVENT}"  # noqa: S608
         await self._database.transaction(
             [
@@ -113,7 +113,7 @@ class DeliveryStore:
 
 
 def _delivery(row: Row, draft: Mapping[str, Any] | None = None) -> StoredDelivery:
-    """``draft``: what the row's says, where that is known because it was stored just now."""
+    """``draft``: the row's draft, where the caller has just stored it."""
     return StoredDelivery(
         chain_in(row),
         str(row["event_id"]),

@@ -1,4 +1,4 @@
-"""The table of Stripe endpoints; their secrets are wrapped. Each change is one transaction with its event."""
+"""The table of Stripe endpoints; their secrets are wrapped. Each change and its event are one transaction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StripeEndpoint:
 
     @property
     def context(self) -> dict[str, str]:
-        """What its secrets are bound to."""
+        """The context that binds the wrapped secrets."""
         return {
             "purpose": "stripe webhook secret",
             "org_id": self.chain.org_id,
@@ -46,9 +46,9 @@ class StripeEndpoint:
 
 
 class EndpointStore:
-    """Endpoints of all chains; ``events``: what happened to them and waits to be sealed.
+    """Endpoints of all chains; ``events``: their events that wait to be sealed.
 
-    Also where the secrets lie, for ``precipiq vault rewrap``.
+    ``precipiq vault rewrap`` rewraps the secrets through it.
     """
 
     name = "Stripe webhook secrets"
@@ -113,7 +113,7 @@ class EndpointStore:
         return bool((await self._database.transaction([Statement(update, values), record]))[0])
 
     async def delete(self, endpoint: StripeEndpoint, event: OutboxEvent) -> bool:
-        """Remove the endpoint and its secrets; False when it was gone."""
+        """Remove the endpoint and its secrets; False when the endpoint was gone."""
         there = "WHERE EXISTS (SELECT 1 FROM stripe_endpoints WHERE endpoint_id = :endpoint_id)"
         values: dict[str, Scalar] = {"endpoint_id": endpoint.endpoint_id}
         delete = "DELETE FROM stripe_endpoints WHERE endpoint_id = :endpoint_id RETURNING endpoint_id"
@@ -141,7 +141,7 @@ class EndpointStore:
         return _endpoint(rows[0]) if rows else None
 
     async def by_id(self, endpoint_id: str) -> StripeEndpoint | None:
-        """For a delivery, which learns the tenant from it."""
+        """The endpoint with that id, for a delivery, which learns the tenant from it."""
         sql = f"SELECT {_COLUMNS} FROM stripe_endpoints WHERE endpoint_id = :endpoint_id"  # noqa: S608
         rows = await self._database.fetch(Statement(sql, {"endpoint_id": endpoint_id}))
         return _endpoint(rows[0]) if rows else None

@@ -30,7 +30,7 @@ class EndpointLimits:
 
 
 class StripeEndpoints:
-    """What can be done with endpoints."""
+    """The operations on endpoints."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class StripeEndpoints:
     async def create(
         self, chain: Chain, description: str | None, secret: str | None, actor: str, key: str | None = None
     ) -> tuple[StripeEndpoint, bool]:
-        """A new endpoint; whether it is new (a known idempotency key gives the first one).
+        """Make an endpoint; gives whether it is new (a known idempotency key gives the first endpoint).
 
-        Raises ``TooManyEndpoints``, ``IdempotencyConflict`` and what the vault raises.
+        Raises ``TooManyEndpoints``, ``IdempotencyConflict`` and the vault's errors.
         """
         now_us = self._clock.now_us()
         endpoint_id = f"we_{self._randomness.bytes(_ID_BYTES).hex()}"
@@ -74,9 +74,9 @@ class StripeEndpoints:
         return known, False
 
     async def set_secret(self, chain: Chain, endpoint_id: str, secret: str, grace_s: int, actor: str) -> StripeEndpoint:
-        """Give the endpoint a secret; the one before stays good for ``grace_s``. Setting it again changes nothing.
+        """Give the endpoint a secret; the previous one stays good for ``grace_s``. A repeat changes nothing.
 
-        Raises ``NotFound``, ``ValidationFailed`` (grace too long) and what the vault raises.
+        Raises ``NotFound``, ``ValidationFailed`` (grace too long) and the vault's errors.
         """
         if grace_s > self._limits.secret_grace_max_s:
             raise ValidationFailed(details={"grace_seconds": [f"must be <= {self._limits.secret_grace_max_s}"]})
@@ -106,7 +106,7 @@ class StripeEndpoints:
         return endpoint
 
     async def get(self, chain: Chain, endpoint_id: str) -> StripeEndpoint:
-        """Raises ``NotFound``, also for another chain's."""
+        """That endpoint. Raises ``NotFound``, also for an endpoint of another chain."""
         for endpoint in await self._store.of_chain(chain):
             if endpoint.endpoint_id == endpoint_id:
                 return endpoint
@@ -117,7 +117,7 @@ class StripeEndpoints:
         return await self._store.of_chain(chain)
 
     def run(self, background: Background, interval_s: float) -> AbstractAsyncContextManager[None]:
-        """As long as this is entered, seal events that could not be sealed at once, and forget expired secrets."""
+        """While the context is entered, seal events that could not be sealed at once, and forget expired secrets."""
         return background(
             "billing.endpoints", self._look, every_s=interval_s, failing="Stripe endpoints cannot be looked at"
         )

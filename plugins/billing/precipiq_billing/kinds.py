@@ -1,4 +1,4 @@
-"""The kinds of entry that billing writes, and what stands in them."""
+"""The kinds of entry that billing writes, and their fields."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDPOINT_FIELDS = ("endpoint_id",)
 
 
 def kinds(present: Present) -> tuple[EntryKind, ...]:
-    """All of them; ``present``: shows financial events as the REST interface does."""
+    """All of them; ``present`` shows financial events as the REST interface does."""
     return (
         EntryKind(
             FINANCIAL_EVENT,

@@ -19,7 +19,7 @@ _SETTLED_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """``secrets``: each with the end of its life in microseconds, None for ever."""
+    """``secrets``: each with its expiry in microseconds, None for ever."""
 
     chain: Chain
     secrets: tuple[tuple[str, int | None], ...]
@@ -41,9 +41,9 @@ class LiveEndpoints:
         self._plain: OrderedDict[bytes, str] = OrderedDict()
 
     async def check_endpoint(self, endpoint_id: str, body: bytes, signature: str | None) -> Chain:
-        """The chain of that endpoint, whose secret signed the body.
+        """Check that a secret of that endpoint signed the body; gives the endpoint's chain.
 
-        Raises ``NotFound`` for an unknown endpoint, ``SignatureInvalid``, and what database and vault raise.
+        Raises ``NotFound`` for an unknown endpoint, ``SignatureInvalid``, and the errors of database and vault.
         """
 
         async def load() -> _Live | None:
@@ -53,7 +53,7 @@ class LiveEndpoints:
         return await self._check(endpoint_id, load, body, signature)
 
     async def check_chain(self, chain: Chain, body: bytes, signature: str | None) -> None:
-        """A secret of any endpoint of that chain signed the body. Raises as :meth:`check_endpoint`."""
+        """Check that a secret of any endpoint of that chain signed the body. Raises as :meth:`check_endpoint`."""
 
         async def load() -> _Live:
             return await self._make_live(chain, await self._store.of_chain(chain))
@@ -61,7 +61,7 @@ class LiveEndpoints:
         await self._check(chain, load, body, signature)
 
     def forget(self) -> None:
-        """An endpoint was changed by this process: nothing of what was known of any is kept, secrets neither."""
+        """Forget all endpoints and secrets in memory: this process changed an endpoint."""
         self._plain.clear()
         self._live.clear()
         self._loaded_s.clear()
@@ -77,7 +77,7 @@ class LiveEndpoints:
         try:
             return await self._verify(live, body, signature)
         except (SignatureInvalid, NotFound):
-            # Another process may have given it a secret, or made it, a moment ago.
+            # Another process may have made the endpoint, or set its secret, a moment ago.
             newer = await self._current(key, load, _SETTLED_S)
             if newer is live:
                 raise

@@ -1,4 +1,4 @@
-"""What operators see of Stripe's deliveries."""
+"""The metrics of Stripe's deliveries."""
 
 from __future__ import annotations
 

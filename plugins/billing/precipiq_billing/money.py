@@ -17,8 +17,8 @@ INTEGER_DIGITS_MAX = 14
 POSITIVE_TYPES = frozenset(("payment", "invoice"))
 NEGATIVE_TYPES = frozenset(("refund", "chargeback", "cost", "liability", "expense", "write_off"))
 
-# What Stripe counts in whole units, and in thousandths. Everything else it counts in hundredths, whatever ISO 4217
-# says: ISK and UGX too, which have no minor unit.
+# Currencies that Stripe counts in whole units, and in thousandths. It counts all others in hundredths, even where ISO
+# 4217 has no minor unit: ISK and UGX.
 _WHOLE = ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF")
 _THOUSANDTHS = ("BHD", "JOD", "KWD", "OMR", "TND")
 _STRIPE_EXPONENT = {**dict.fromkeys(_WHOLE, 0), **dict.fromkeys(_THOUSANDTHS, 3)}
@@ -26,7 +26,7 @@ _AMOUNT = re.compile(rf"([+-]?)(\d{{1,{INTEGER_DIGITS_MAX}}})(?:\.(\d{{1,{DECIMA
 
 
 class NotMoney(ValueError):
-    """The text is no amount or no currency; says what is wrong."""
+    """The text is no amount or no currency; the message names the problem."""
 
 
 @lru_cache(maxsize=512)
@@ -54,7 +54,7 @@ def canonical_amount(text: str, currency: str) -> str:
 
 
 def sign_problem(event_type: str, amount: str) -> str | None:
-    """What is wrong with the sign of a canonical amount for that type of event; None when it is right. 0 has none."""
+    """The problem of a canonical amount's sign for that type of event; None when the sign is right. 0 has none."""
     if event_type in POSITIVE_TYPES and amount.startswith("-"):
         return f"must not be negative for a {event_type}"
     if event_type in NEGATIVE_TYPES and Decimal(amount) > 0:

@@ -1,4 +1,4 @@
-"""Financial events: recorded once, found, shown, and their metadata erased. Knows no HTTP."""
+"""Financial events: recording each once, finding, presenting, and erasing metadata. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class NewEvent:
 
 
 class FinancialEvents:
-    """Financial events of all chains; the chain is all there is of them."""
+    """Financial events of all chains; the chain alone stores them."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -46,7 +46,7 @@ class FinancialEvents:
     async def record(
         self, chain: Chain, event: NewEvent, actor: str, request_key: str | None = None
     ) -> tuple[Entry, bool]:
-        """The event's entry, and whether it is new.
+        """Record the event; gives its entry, and whether the entry is new.
 
         The source and its ``external_id`` name an event; without one the ``request_key`` does. Raises
         ``IdempotencyConflict`` when that event was recorded with other content.
@@ -83,7 +83,7 @@ class FinancialEvents:
         return await self._ledger.find(chain, query, before_seq, limit)
 
     async def by_external_id(self, chain: Chain, source: str, external_id: str) -> Entry | None:
-        """The event with that id, looked for from the newest back."""
+        """The event with that id, found from the newest back."""
         query = EntryQuery(FINANCIAL_EVENT, {"source": source, "external_id": external_id})
         before: int | None = None
         while True:
@@ -95,7 +95,7 @@ class FinancialEvents:
             before = page.next_before_seq
 
     async def redact(self, chain: Chain, event_id: str, reason: str, actor: str) -> Entry:
-        """Erase the event's metadata; the redaction entry. See ``Ledger.redact``."""
+        """Erase the event's metadata; gives the redaction entry. See ``Ledger.redact``."""
         return await self._ledger.redact(chain, event_id, FINANCIAL_EVENT, reason, actor)
 
     async def records(self, chain: Chain, entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -105,5 +105,5 @@ class FinancialEvents:
         return [financial_event_record(entry, redaction_ids.get(entry.seq)) for entry in entries]
 
     async def present(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
-        """The same as JSON. See ``precipiq_contracts.chain.Present``."""
+        """As :meth:`records`, as JSON. See ``precipiq_contracts.chain.Present``."""
         return [orjson.dumps(record) for record in await self.records(chain, entries)]

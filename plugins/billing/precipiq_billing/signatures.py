@@ -1,7 +1,7 @@
-"""Whether Stripe signed a delivery: the header taken apart strictly, the comparison left to Stripe's library.
+"""Whether Stripe signed a delivery: strict parsing of the header here, the comparison by Stripe's library.
 
-The library accepts what it should not: a time far in the future, several times, and bytes that are no UTF-8 make it
-raise something else. Its error carries body and header, so it is never let out.
+The library accepts a time far in the future and several times, and bytes that are no UTF-8 make it
+raise another error. Its error carries body and header, so this module never passes that error on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from precipiq_billing.errors import SignatureInvalid
 
 TOLERANCE_US = 300 * 1_000_000
-"""How far the time of signing may lie from ours, before or after."""
+"""The largest difference between the time of signing and the server's time."""
 
 _LIBRARY = "stripe"
 _HEADER_CHARACTERS_MAX = 4096
@@ -24,7 +24,7 @@ _SIGNATURE = re.compile(r"v[0-9]{1,2}=[0-9a-f]{1,512}", re.ASCII)
 
 
 async def check_signature(body: bytes, header: str | None, secrets: Sequence[str], now_us: int) -> None:
-    """As :func:`verify_signature`. Stripe's library takes a quarter of a second to import: once, and in a thread."""
+    """As :func:`verify_signature`, first in a thread: importing Stripe's library takes a quarter of a second."""
     if _LIBRARY not in sys.modules:
         await asyncio.to_thread(importlib.import_module, _LIBRARY)
     verify_signature(body, header, secrets, now_us)
@@ -41,7 +41,7 @@ def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], no
     except UnicodeDecodeError:
         raise SignatureInvalid from None
     is_signed = False
-    for secret in secrets:  # all of them: how long it takes does not tell which one it was
+    for secret in secrets:  # all secrets: the time of the check must not tell which secret signed
         try:
             WebhookSignature.verify_header(text, header, secret, None)
             is_signed = True
@@ -52,7 +52,7 @@ def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], no
 
 
 def _is_well_formed(header: str, now_us: int) -> bool:
-    """Exactly one time, within the tolerance; everything else is a signature of some version."""
+    """Whether the header has one time, within the tolerance, and signatures of any version beside it."""
     if len(header) > _HEADER_CHARACTERS_MAX:
         return False
     times: list[int] = []

@@ -1,7 +1,7 @@
-"""What a Stripe event says about money. Pure: an event in, a booking or the reason for none out.
+"""The money in a Stripe event. Pure: an event in, a booking or the reason for none out.
 
 Stripe delivers in any order, several times, and tells totals rather than steps: how much of a charge is refunded by
-now. So a booking names a register and the total that it must have reached; what is booked is the difference. Any order
+now. So a booking names a register and the total that it must have reached; the difference is booked. Any order
 and repetition of deliveries then ends in the same sum.
 """
 
@@ -24,9 +24,9 @@ _WON = frozenset(("won", "warning_closed"))
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """Money that an event tells of. ``total_minor``: Stripe's minor units, at least 0; ``sign``: 1 or -1.
+    """The money of an event. ``total_minor``: Stripe's minor units, at least 0; ``sign``: 1 or -1.
 
-    ``register``: what the total is a total of. ``created_s``: when it happened, seconds since the epoch.
+    ``register``: the sum that the total belongs to. ``created_s``: time of the event, seconds since the epoch.
     ``object_id``: Stripe's own id of the object, ``related_id``: of the payment that it belongs to.
     """
 
@@ -45,7 +45,7 @@ class Booking:
 
 
 def booking_of(event: object) -> Booking | str:
-    """The booking, or why there is none. Raises ``NotAStripeEvent`` when it is no event, or not of the known shape."""
+    """The booking, or why there is none. Raises ``NotAStripeEvent`` for an unknown shape."""
     envelope = envelope_of(event)
     if envelope is None:
         return THIN
@@ -89,7 +89,7 @@ class _Money:
 
 def _payment(intent: Fields) -> _Money:
     object_id = text(intent, "id")
-    received = intent.get("amount_received")  # not there in old versions
+    received = intent.get("amount_received")  # absent in old versions
     total = whole(intent, "amount_received" if received else "amount", _MINOR_MAX)
     return _Money("payment", 1, f"payment:{object_id}", total, object_id)
 
@@ -137,7 +137,7 @@ HANDLED = tuple(_READERS)
 
 
 def _metadata(source: Fields) -> Mapping[str, str]:
-    """Texts by name, as Stripe keeps them: 50 of up to 500 characters; some more are let through."""
+    """Texts by name, as Stripe keeps them: 50 of up to 500 characters; the limits here are larger."""
     metadata = source.get("metadata") or {}
     if not isinstance(metadata, dict) or len(metadata) > _METADATA_MAX:
         raise NotAStripeEvent(f"metadata is not an object of up to {_METADATA_MAX} texts")

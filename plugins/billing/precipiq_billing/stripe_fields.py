@@ -1,4 +1,4 @@
-"""Reading Stripe's events: the envelope around an object, and fields whose shape is not taken for granted. Pure."""
+"""Reading Stripe's events: the envelope around an object, and fields with their shape checked. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Envelope:
 
     @property
     def found(self) -> Fields:
-        """The object that it shows. Raises ``NotAStripeEvent`` when there is none."""
+        """The event's object. Raises ``NotAStripeEvent`` when there is none."""
         data = self.event.get("data")
         found = data.get("object") if isinstance(data, dict) else None
         if not isinstance(found, dict):
@@ -34,12 +34,12 @@ class Envelope:
 
     @property
     def created_s(self) -> int:
-        """When it happened, seconds since the epoch. Raises ``NotAStripeEvent``."""
+        """Time of the event, seconds since the epoch. Raises ``NotAStripeEvent``."""
         return whole(self.event, "created", SECONDS_MAX)
 
 
 def envelope_of(event: object) -> Envelope | None:
-    """The event's envelope, None for a thin one (``v2.core.event``), which shows no object.
+    """The event's envelope, None for a thin event (``v2.core.event``), which has no object.
 
     Raises ``NotAStripeEvent`` for anything else.
     """
@@ -53,7 +53,7 @@ def envelope_of(event: object) -> Envelope | None:
 
 
 def text(source: Fields, name: str, most: int = TEXT_CHARACTERS_MAX, least: int = 1) -> str:
-    """Raises ``NotAStripeEvent`` when it is no text of so many characters."""
+    """The text of that field. Raises ``NotAStripeEvent`` when it is no text of so many characters."""
     value = source.get(name)
     if not isinstance(value, str) or not least <= len(value) <= most or "\x00" in value:
         raise NotAStripeEvent(f"{name[:100]} is not a text of {least} to {most} characters")
@@ -69,7 +69,7 @@ def reference(source: Fields, name: str) -> str | None:
 
 
 def whole(source: Fields, name: str, most: int) -> int:
-    """Raises ``NotAStripeEvent`` when it is no whole number from 0 to ``most``."""
+    """The number of that field. Raises ``NotAStripeEvent`` unless it is whole, from 0 to ``most``."""
     value = source.get(name)
     if type(value) is not int or not 0 <= value <= most:
         raise NotAStripeEvent(f"{name} is not a whole number from 0 to {most}")

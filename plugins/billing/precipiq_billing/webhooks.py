@@ -1,4 +1,4 @@
-"""Where Stripe delivers: the raw body is verified before anything in it is looked at."""
+"""The endpoints where Stripe delivers: the raw body is verified before it is parsed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SIGNATURE = "stripe-signature"
 _ERRORS = ("signature_invalid", "not_a_stripe_event")
 
 Delivered: TypeAlias = PublicCall[bytes, AnyQuery]
-"""A delivery to a URL of Stripe's own: no key comes with it, and what else the URL carries is not looked at."""
+"""The query of a delivery to an endpoint's URL: it has no key, and its parameters are ignored."""
 
 
 def delivery_endpoint(path: str, handler: Handler, output: type[BaseModel], body_bytes_max: int) -> Endpoint:
-    """An endpoint without a key, whose sender proves itself by a signature over the body; ``path`` from the root."""
+    """An endpoint without a key, whose sender signs the body; ``path`` from the root."""
     return Endpoint(
         "POST",
         path,
@@ -72,7 +72,7 @@ class StripeWebhooks:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """One for senders that can set a header, one for Stripe."""
+        """An endpoint for senders that can set a header, and an endpoint for Stripe."""
         return [
             Endpoint(
                 "POST",
@@ -115,5 +115,5 @@ class StripeWebhooks:
 
 
 def delivery_record(outcome: Outcome) -> dict[str, Any]:
-    """What became of a delivery, in the contract's shape."""
+    """A delivery's outcome, in the contract's shape."""
     return {"processed": outcome.processed, "reason": outcome.reason, "financial_event_id": outcome.entry_id}

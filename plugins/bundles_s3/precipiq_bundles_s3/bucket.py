@@ -1,6 +1,6 @@
-"""A bucket of an S3-compatible store: what is asked of it, and what its errors mean. Synchronous, for threads.
+"""A bucket of an S3-compatible store: its calls, and the meaning of its errors. Synchronous, for threads.
 
-Credentials come from where boto3 finds them: environment, shared files, role of the container or machine.
+Credentials come from the sources of boto3: environment, shared files, role of the container or machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from precipiq_contracts.errors import NotFound, Unavailable
 
 PART_BYTES = 8 * 1024 * 1024
-"""Of a bundle that is stored in parts; grows by itself where they would be more than S3 takes."""
+"""The size of an upload's parts; the library raises it where S3 would refuse their number."""
 
 _IDLE_CONNECTIONS_MAX = 64
 
@@ -36,17 +36,17 @@ class BucketSettings:
     calls_max: int
 
     def object_of(self, name: str) -> dict[str, str]:
-        """How S3 calls that bundle."""
+        """The key of that bundle's object."""
         return {"Bucket": self.bucket, "Key": f"{self.prefix}/{name}" if self.prefix else name}
 
     def encryption(self) -> dict[str, str]:
-        """What an upload says of how it is to be encrypted at rest."""
+        """An upload's arguments for encryption at rest."""
         wanted = {"ServerSideEncryption": self.sse, "SSEKMSKeyId": self.sse_kms_key_id}
         return {name: value for name, value in wanted.items() if value is not None}
 
 
 class Bucket:
-    """May be used by several threads. Makes its client once and when first needed: importing boto3 takes its time."""
+    """Several threads may use it. The client is made at its first use, since importing boto3 is slow."""
 
     def __init__(self, settings: BucketSettings) -> None:
         self._settings = settings
@@ -55,13 +55,13 @@ class Bucket:
         self._transfers: Any = None
 
     def begin_upload(self, name: str, source: Path) -> Any:
-        """Threads of its own store the file, in parts when it is large. The transfer has ``result`` and ``cancel``."""
+        """Begin to store the file, in threads and large ones in parts. The transfer has ``result`` and ``cancel``."""
         place = self._settings.object_of(name)
         encryption = self._settings.encryption()
         return self._transfers.upload(str(source), place["Bucket"], place["Key"], extra_args=encryption)
 
     def size(self, name: str) -> int | None:
-        """Bytes of that object, None when there is none."""
+        """Bytes of that object, None when it is absent."""
         from botocore.exceptions import ClientError
 
         with self.failures():
@@ -71,11 +71,11 @@ class Bucket:
             except ClientError as error:
                 if _code(error) != "404":
                     raise
-            client.head_bucket(Bucket=self._settings.bucket)  # without a bucket, no bundle is known to be absent
+            client.head_bucket(Bucket=self._settings.bucket)  # a missing bucket does not show that a bundle is absent
             return None
 
     def open(self, name: str, start: int, end: int) -> Any:
-        """The body of an answer with these bytes, a stream. Raises ``NotFound``."""
+        """An answer's body with these bytes, as a stream. Raises ``NotFound``."""
         from botocore.exceptions import ClientError
 
         with self.failures():
@@ -88,19 +88,19 @@ class Bucket:
                 raise
 
     def delete(self, name: str) -> None:
-        """Nothing happens when there is none."""
+        """Delete the object; an absent one changes nothing."""
         with self.failures():
             self.client().delete_object(**self._settings.object_of(name))
 
     def close(self) -> None:
-        """Wait for the uploads that were stopped, and end their threads."""
+        """Wait for stopped uploads, and end their threads."""
         with self._making:
             if self._transfers is not None:
                 self._transfers.shutdown()
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """What S3 and the way to it say, as the contract's error."""
+        """Translate errors of S3 and of the connection into the contract's."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         settings = self._settings
@@ -112,11 +112,11 @@ class Bucket:
             ) from error
         except (BotoCoreError, OSError) as error:
             where = settings.endpoint_url or settings.region
-            # By its type: the text of some holds what a program that provides credentials said.
+            # By its type: some texts hold the output of a program that provides credentials.
             raise Unavailable(f"the bundle store ({where}) cannot serve: {type(error).__name__}") from None
 
     def client(self) -> Any:
-        """Made on the first call, and what uploads with it."""
+        """The client and its uploader, made at the first call."""
         with self._making:
             if self._client is None:
                 from boto3.s3.transfer import TransferConfig, create_transfer_manager
@@ -138,7 +138,7 @@ class Bucket:
                     multipart_threshold=PART_BYTES,
                     multipart_chunksize=PART_BYTES,
                     max_concurrency=settings.calls_max,
-                    preferred_transfer_client="classic",  # the other one is chosen by what happens to be installed
+                    preferred_transfer_client="classic",  # boto3 chooses the other client by the packages installed
                 )
                 self._transfers = create_transfer_manager(client, transfers)
                 self._client = client
@@ -146,7 +146,7 @@ class Bucket:
 
 
 class Upload:
-    """One bundle on its way to the store, where it is visible once all of it is there."""
+    """An upload of one bundle, which is visible in the store once it is whole."""
 
     def __init__(self, bucket: Bucket, name: str, source: Path) -> None:
         self._bucket = bucket
@@ -157,7 +157,7 @@ class Upload:
         self._is_stopped = False
 
     def run(self) -> None:
-        """Until it is there durably. Raises ``Unavailable``; the parts that were stored are deleted then."""
+        """Upload the bundle; it is durable on return. Raises ``Unavailable``, and deletes the stored parts then."""
         with self._bucket.failures():
             self._bucket.client()
             with self._turn:
@@ -167,7 +167,7 @@ class Upload:
             self._transfer.result()
 
     def stop(self) -> None:
-        """Returns at once; :meth:`run` ends soon, and nothing of the bundle can appear after that."""
+        """Stop the upload. Returns at once; :meth:`run` ends soon, and the bundle cannot appear after that."""
         with self._turn:
             self._is_stopped = True
             if self._transfer is not None:
@@ -185,7 +185,7 @@ class Download:
         self._is_closed = False
 
     def read(self, count: int) -> bytes:
-        """The next bytes, none behind the last one. Raises ``NotFound``, ``Unavailable``."""
+        """The next bytes, none after the last. Raises ``NotFound``, ``Unavailable``."""
         with self._turn:
             if self._is_closed:
                 return b""
@@ -195,7 +195,7 @@ class Download:
                 return bytes(self._body.read(count))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         with self._turn:
             self._is_closed = True
             if self._body is not None:

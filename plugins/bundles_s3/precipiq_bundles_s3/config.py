@@ -1,4 +1,4 @@
-"""``[plugins.bundles_s3]``: where bundles are kept, and how long to wait for it. No credentials: see ``bucket``."""
+"""``[plugins.bundles_s3]``: the bundles' bucket, and the timeouts of its calls. No credentials: see ``bucket``."""
 
 from __future__ import annotations
 

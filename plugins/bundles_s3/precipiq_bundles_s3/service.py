@@ -1,4 +1,4 @@
-"""The capability ``BundleStore`` over a bucket: its calls in threads, so many at the same time."""
+"""The capability ``BundleStore`` over a bucket: its calls run in threads, ``calls_max`` at the same time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 
 class S3Bundles:
-    """See ``precipiq_contracts.bundle_store.BundleStore``. No ``ping``: without S3, entries must flow in."""
+    """See ``precipiq_contracts.bundle_store.BundleStore``. No ``ping``: without S3, entries must be accepted."""
 
     is_shared = True
 
     def __init__(self, settings: BucketSettings) -> None:
         self._bucket = Bucket(settings)
-        # Threads of its own: while the store does not answer, nobody else may be short of them.
+        # Threads of its own: while the store does not answer, other parts must not lack threads.
         self._threads = ThreadPoolExecutor(settings.calls_max, thread_name_prefix="bundles-s3")
 
     async def put(self, name: str, source: Path) -> None:
@@ -39,7 +39,7 @@ class S3Bundles:
             await asyncio.shield(storing)
         except asyncio.CancelledError:
             upload.stop()
-            await asyncio.gather(storing, return_exceptions=True)  # nothing of it may come later
+            await asyncio.gather(storing, return_exceptions=True)  # the bundle must not appear later
             raise
 
     async def size(self, name: str) -> int | None:
@@ -47,7 +47,7 @@ class S3Bundles:
         return await self._in_thread(self._bucket.size, _check_name(name))
 
     async def read(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """See ``BundleStore.read``. One request; its bytes wait in the connection until somebody takes them."""
+        """See ``BundleStore.read``. One request; its bytes wait in the connection until the caller takes them."""
         download = Download(self._bucket, _check_name(name), start, end)
         try:
             while start < end:
@@ -64,7 +64,7 @@ class S3Bundles:
         await self._in_thread(self._bucket.delete, _check_name(name))
 
     async def close(self) -> None:
-        """End the threads, once what runs has ended."""
+        """End the threads, once the running calls have ended."""
         await asyncio.to_thread(self._bucket.close)
         await asyncio.to_thread(self._threads.shutdown)
 

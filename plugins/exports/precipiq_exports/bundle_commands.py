@@ -1,4 +1,4 @@
-"""``precipiq bundle``: what the bundle's own verify.py does, and its signature once more with `cryptography`."""
+"""``precipiq bundle``: runs the bundle's own verify.py, and checks the signature once more with `cryptography`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_js
 
 
 def _check_signature(source: verify.Source, report: verify.Report) -> None:
-    """By an implementation that has nothing in common with that of verify.py."""
+    """Check the signature with an implementation that shares nothing with that of verify.py."""
     try:
         key = load_pem_public_key(source.read(verify.PUBLIC_KEY))
         if not isinstance(key, RSAPublicKey):

@@ -1,4 +1,4 @@
-"""The server's side of ``bundle_worker``: starts it, signs what it asks for, and never leaves it behind."""
+"""The server's side of ``bundle_worker``: starts the process, signs its manifest, and never leaves it behind."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _ROLE = Role(
     "the process that writes the bundle ended without a result; try again",
     structlog.get_logger("precipiq.exports"),
 )
-_SILENT_S_MAX = 600.0  # it deflates and syncs gigabytes, perhaps on a slow disk
+_SILENT_S_MAX = 600.0  # the process deflates and syncs gigabytes, perhaps on a slow disk
 
 
 async def run_bundle_worker(
     task: BundleTask, sign: Callable[[bytes], Awaitable[bytes]], progress: Callable[[int], None]
 ) -> BundleSummary:
-    """Write that bundle. ``sign``: of a SHA-256 digest. ``progress``: told how many more entries were read.
+    """Write that bundle. ``sign``: signs a SHA-256 digest. ``progress`` is called with each number of entries read.
 
-    The process is killed when this is cancelled or ``sign`` raises. Raises ``Unavailable`` when it ends without a
+    A cancelled call, or an error of ``sign``, kills the process. Raises ``Unavailable`` when it ends without a
     result, ``InternalError`` when it has a fault; the file at the task's path is then no bundle.
     """
     process = ChildProcess(BundleServant(task), _ROLE, timeout_s=_SILENT_S_MAX)

@@ -1,4 +1,4 @@
-"""What runs in the process that writes one bundle; ``bundle_process`` starts it."""
+"""The program of the process that writes one bundle; ``bundle_process`` starts it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _TOLD_EVERY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class BundleServant:
-    """Writes the bundle of that task. What writes it is imported in that process alone."""
+    """Writes the bundle of that task. That process alone imports the writer."""
 
     task: BundleTask
 
     def write(self, sign: Callable[[bytes], bytes], progress: Callable[[int], None]) -> BundleSummary:
-        """The file is new, nobody else's to read, and on disk when this returns. Raises ``Unavailable``."""
+        """Write a new file, readable by its owner alone, and on disk on return. Raises ``Unavailable``."""
         from precipiq_exports.bundle.writer import write_bundle
 
         os.nice(_NICENESS)
         path = self.task.path
-        os.environ["SQLITE_TMPDIR"] = str(path.parent)  # there is room for a bundle, so for what is set aside too
+        os.environ["SQLITE_TMPDIR"] = str(path.parent)  # a volume with room for a bundle has room for the context too
         try:
             path.unlink(missing_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -41,7 +41,7 @@ class BundleServant:
 
 
 class _Thrifty:
-    """Adds up what is read, and tells now and then."""
+    """Adds up the entries read, and reports the sum now and then."""
 
     def __init__(self, progress: Callable[[int], None]) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""The commands of ``exports`` by name; what runs them is imported when one is entered."""
+"""The commands of ``exports`` by name; entering a command imports its module."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, 
 
 
 async def _watch(work: Awaitable[None], progress: Progress, with_bar: bool) -> None:
-    """Show how far it is, on a terminal's standard error."""
+    """Show the work's progress on a terminal's standard error."""
     if not with_bar:
         await work
         return
@@ -108,7 +108,7 @@ async def _watch(work: Awaitable[None], progress: Progress, with_bar: bool) -> N
 
 
 async def _write(service: ExportService, job: Job, output: Path) -> None:
-    """The file appears whole or not at all."""
+    """Write the file whole or not at all."""
     assert job.size_bytes is not None
     part = output.with_name(f"{output.name}.part")
     try:

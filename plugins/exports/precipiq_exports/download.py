@@ -1,7 +1,7 @@
-"""A file as an answer: whole or in part, in bounded memory, and never a short body that passes for whole.
+"""A file as an answer: whole or in part, in bounded memory; the client can tell a short body from a whole one.
 
-RFC 9110: preconditions in the order of section 13.2.2, one range of bytes (section 14). What is asked for in several
-ranges or in a way that is not understood is sent whole, as section 14.2 allows.
+RFC 9110: preconditions in the order of section 13.2.2, one range of bytes (section 14). A request for several
+ranges, or in an unknown unit, gets the whole file, as section 14.2 allows.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ log = structlog.get_logger("precipiq.http")
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 SLICE_BYTES = 64 * 1024
-"""What the client must take within the stall timeout, so that the size of what ``read`` gives does not matter."""
+"""The bytes that a client must take within the stall timeout, whatever the size of the pieces of ``read``."""
 
-# More digits than any file has bytes are not understood.
+# A number with more digits than any file's size is ignored.
 _ONE_RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds until the answer begins, and for a client to take the next slice of it."""
+    """Seconds until the answer begins, and for a client to take its next slice."""
 
     handler_timeout_s: float
     stall_timeout_s: float
@@ -54,10 +54,10 @@ class Download(OwnAnswer):
     """A file, whole or the part that the client asks for.
 
     ``read(start, end)``: the bytes ``start`` <= index < ``end`` in pieces; closed in any case, and not called for HEAD.
-    ``etag``: names exactly these bytes: printable ASCII without quotes. ``on_begin``: told the index of the first byte
-    once it was read and before the status is sent, so that what it raises is the answer; not for HEAD and 304.
+    ``etag``: names exactly these bytes: printable ASCII without quotes. ``on_begin`` gets the index of the first byte
+    once that byte was read and before the status is sent, so its error is the answer; not for HEAD and 304.
 
-    Before the status is sent it raises ``RangeNotSatisfiable``, what ``read`` and ``on_begin`` raise, and
+    Before the status is sent a download raises ``RangeNotSatisfiable``, the errors of ``read`` and ``on_begin``, and
     ``TimeoutError`` when these take longer than the handler may; after it, ``LateFailure``.
     """
 
@@ -99,7 +99,7 @@ class Download(OwnAnswer):
         except _Stalled:
             log.info("download cut off: its client takes nothing", missing_bytes=body.missing_bytes)
         except Exception as error:
-            raise LateFailure from error  # whatever it was, the client has the status already
+            raise LateFailure from error  # the client has the status already, whatever the error
 
     def _part(self, scope: AsgiScope) -> _Part:
         asked = _field(scope, b"range")
@@ -128,11 +128,11 @@ class Download(OwnAnswer):
 
 
 class _Stalled(Exception):
-    """The client did not take what was sent in time."""
+    """The client did not take the sent bytes in time."""
 
 
 class _Body:
-    """The body while it is sent. ``missing_bytes``: what was promised and not sent yet."""
+    """The body while it is sent. ``missing_bytes``: promised bytes that are not sent yet."""
 
     def __init__(self, size_bytes: int, send: Send, stall_timeout_s: float) -> None:
         self.missing_bytes = size_bytes
@@ -148,7 +148,7 @@ class _Body:
             await self._take_piece(piece)
 
     async def end(self) -> None:
-        """Raises ``ValueError`` when it was not as long as was said: ending the answer would make it pass for whole."""
+        """End the body. Raises ``ValueError`` for one shorter than promised: ending it would make it pass for whole."""
         if self.missing_bytes:
             raise ValueError(f"the body lacks {self.missing_bytes} bytes of the download's size")
         await self._send_in_time({"type": "http.response.body", "body": b""})
@@ -180,7 +180,7 @@ def _part_of_range(asked: bytes, size_bytes: int) -> _Part:
 
 
 def _names(tags: bytes | None, tag: bytes) -> bool:
-    """Whether a list of entity tags holds that one, by weak comparison (RFC 9110 section 13.1.2)."""
+    """Whether a list of entity tags holds that tag, by weak comparison (RFC 9110 section 13.1.2)."""
     held = [each.strip().removeprefix(b"W/") for each in (tags or b"").split(b",")]
     return tag in held or held == [b"*"]
 

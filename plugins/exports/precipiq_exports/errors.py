@@ -13,7 +13,7 @@ class ExportNotReady(Conflict):
 
 
 class ExportExpired(Gone):
-    """The bundle was deleted, by its expiry or by somebody."""
+    """The bundle was deleted, by its expiry or by a client."""
 
     code = "export_expired"
     default_message = "the bundle of this export was deleted"

@@ -19,14 +19,14 @@ _COLUMNS = (
 )
 
 _LOCK = Statement("UPDATE export_claims SET claims = claims + 1 WHERE id = 1")
-"""First where what was counted must still hold when it is used: one at a time, on all nodes."""
+"""The first statement where a count must still hold at its use: the row's lock serialises these on all nodes."""
 
 _MINE = "export_id = :export_id AND status = 'running' AND lease_owner = :owner AND attempt = :attempt"
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who works on which attempt, and until when nobody else may."""
+    """The owner of an attempt, and the time until which no other process may work on the export."""
 
     export_id: str
     attempt: int
@@ -37,7 +37,7 @@ class Lease:
 
 
 class JobStore:
-    """Exports of all chains; ``events``: what happened to them and waits to be sealed."""
+    """Exports of all chains; ``events``: their events that wait to be sealed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,7 +48,7 @@ class JobStore:
         return bool((await self._database.transaction(self._insertion(job, idempotency_key, event, open_max)))[1])
 
     async def add_leased(self, job: Job, event: OutboxEvent, owner: str, lease_until_us: int, *, open_max: int) -> bool:
-        """As :meth:`add`, for who begins to work on it at once."""
+        """As :meth:`add`, with a lease for the caller, which works on the export at once."""
         begin = Statement(
             f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id",  # noqa: S608
             {"export_id": job.export_id, "owner": owner, "now": job.created_us, "until": lease_until_us},
@@ -84,19 +84,19 @@ class JobStore:
         return found[0] if found else None
 
     async def page(self, chain: Chain, before_id: str | None, limit: int) -> list[Job]:
-        """Newest first: ids grow with time. ``before_id``: the last one seen."""
+        """Newest first: ids grow with time. ``before_id``: the last id of the page before."""
         where, values = "", dict[str, Scalar](limit=limit)
         if before_id is not None:
             where, values["before"] = "WHERE export_id < :before", before_id
         return await self._select_as(chain, f"{where} ORDER BY export_id DESC LIMIT :limit", values)
 
     async def has_open(self, now_us: int) -> bool:
-        """Whether anything waits to be worked on, without locking anything."""
+        """Whether an export waits for a runner; locks nothing."""
         sql = f"SELECT 1 AS found FROM exports WHERE {_CLAIMABLE} LIMIT 1"  # noqa: S608
         return bool(await self._database.fetch(Statement(sql, {"now": now_us})))
 
     async def claim(self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int) -> Job | None:
-        """Begin to work on the oldest export that waits or was left behind; None when there is none."""
+        """Claim the oldest export that waits or whose lease ended; None when there is none."""
         sql = (
             f"UPDATE exports SET {_BEGIN} WHERE export_id = (SELECT e.export_id FROM exports e WHERE {_CLAIMABLE} "  # noqa: S608
             "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running' "
@@ -113,7 +113,7 @@ class JobStore:
         return _job(rows[0]) if rows else None
 
     async def renew(self, lease: Lease, lease_until_us: int, steps_done: int, steps_total: int) -> bool:
-        """Go on, and note how far it is; False when the export was cancelled or taken over."""
+        """Renew the lease, and note the progress; False when the export was cancelled or taken over."""
         return await self._change(
             lease,
             "lease_until_us = :until, steps_done = :done, steps_total = :total",
@@ -126,7 +126,7 @@ class JobStore:
         return await self._change(lease, "after_seq = :after, through_seq = :through", values)
 
     async def complete(self, lease: Lease, job: Job, event: OutboxEvent) -> bool:
-        """Note the finished bundle; False when the export was cancelled or taken over: then it does not count."""
+        """Note the finished bundle; False when the export was cancelled or taken over: it does not count then."""
         changes = (
             "status = 'completed', finished_us = :finished, expires_us = :expires, size_bytes = :size, "
             "sha256 = :sha256, result = :result"
@@ -147,7 +147,7 @@ class JobStore:
         return await self._change(lease, changes, values, event, "failed")
 
     async def put_back(self, lease: Lease, not_before_us: int, *, failed: bool) -> bool:
-        """Leave the export to whoever comes next, not before that time."""
+        """Leave the export to the next claim, not before that time."""
         changes = (
             "status = 'pending', lease_owner = NULL, lease_until_us = NULL, not_before_us = :not_before, "
             "failures = failures + :failed"
@@ -165,12 +165,12 @@ class JobStore:
         return await self._end(chain, export_id, "('completed')", changes, now_us, event)
 
     async def expire(self, now_us: int) -> None:
-        """Have all bundles expire whose time has come."""
+        """Expire all bundles whose time has come."""
         sql = "UPDATE exports SET status = 'expired', has_files = 1 WHERE status = 'completed' AND expires_us <= :now"
         await self._database.transaction([Statement(sql, {"now": now_us})])
 
     async def with_leftovers(self, limit: int) -> Sequence[Job]:
-        """Exports that ended and may have files that nobody needs any more."""
+        """Exports that ended and may have superfluous files."""
         sql = (
             f"SELECT {_COLUMNS} FROM exports WHERE has_files = 1 "  # noqa: S608
             "AND (status IN ('failed', 'cancelled', 'expired') OR (status = 'completed' AND attempt > 1)) LIMIT :limit"
@@ -178,12 +178,12 @@ class JobStore:
         return [_job(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]
 
     async def note_tidied(self, job: Job) -> None:
-        """Nothing is left of the export but what its state says."""
+        """Note that the export's superfluous files are deleted."""
         sql = "UPDATE exports SET has_files = 0 WHERE export_id = :export_id AND status = :status"
         await self._database.transaction([Statement(sql, {"export_id": job.export_id, "status": job.status})])
 
     async def is_worked_on(self, export_id: str, attempt: int, now_us: int) -> bool:
-        """Whether somebody holds that attempt's lease."""
+        """Whether a process holds that attempt's lease."""
         sql = (
             "SELECT 1 AS found FROM exports WHERE export_id = :export_id AND attempt = :attempt "
             "AND status = 'running' AND lease_until_us > :now"
@@ -218,7 +218,7 @@ class JobStore:
             **chain_values(chain),
         }
         statements = [
-            # Its lock first: what the event is stored for must still be so when the export is changed.
+            # The row's lock first: the event's condition must still hold when the export changes.
             Statement("UPDATE exports SET attempt = attempt WHERE export_id = :export_id", {"export_id": export_id}),
             self.events.insert(event, f"WHERE EXISTS (SELECT 1 FROM exports WHERE {which})", values),  # noqa: S608
             Statement(f"UPDATE exports SET {changes} WHERE {which} RETURNING export_id", {**values, "now": now_us}),  # noqa: S608

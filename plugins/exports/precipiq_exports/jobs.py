@@ -1,4 +1,4 @@
-"""An export as it is stored: what was asked for, who works on it, how far it is, what came of it. Data only."""
+"""An export as it is stored: its request, owner, progress and result. Data only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS: tuple[Format, ...] = ("jsonl", "csv")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to export; None where nothing was said.
+    """The request of an export; None where the client said nothing.
 
     ``start`` (inclusive) and ``end`` (exclusive): timestamps as in the chain. ``after_seq`` < seq <= ``through_seq``.
     ``agent_id`` and ``action_type``: only decisions with these.
@@ -57,7 +57,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an export was given up: a stable code and a sentence."""
+    """The reason of a failed export: a stable code and a sentence."""
 
     code: str
     message: str
@@ -67,7 +67,7 @@ class Failure:
 class Job:
     """One export. Times in microseconds since the epoch.
 
-    ``attempt`` counts how often somebody began to work on it, and fences: whoever began before has no say any more.
+    ``attempt`` counts the claims, and fences: the store refuses the writes of an earlier attempt.
     ``failures``: the attempts that ended badly. ``result``: what the finished bundle holds, for the contract's shape.
     """
 
@@ -96,5 +96,5 @@ class Job:
 
 
 def bundle_name(export_id: str, attempt: int) -> str:
-    """Each attempt has a file of its own, so that one that was given up cannot touch another's."""
+    """The name of an attempt's file: an abandoned attempt cannot touch the file of another."""
     return f"{export_id}.{attempt}.zip"

@@ -1,4 +1,4 @@
-"""The kinds of entry that exports write, and what stands in them."""
+"""The kinds of entry that exports write, and their fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Working on an export while its lease holds, renewed in time; whoever loses it has no say any more."""
+"""Working on an export while its lease holds, and renewing it in time; a process without the lease must stop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LeaseKeeper:
         return self._clock.now_us() + int(self._lease_s * 1_000_000)
 
     async def hold(self, lease: Lease, progress: Progress, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, which is cancelled when the lease is lost. Raises ``LeaseLost``."""
+        """Run ``work`` while the lease holds, and give its result. A lost lease cancels it. Raises ``LeaseLost``."""
         task = asyncio.ensure_future(work)
         renewed_s = self._clock.monotonic_s()
         try:

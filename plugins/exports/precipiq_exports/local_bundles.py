@@ -22,7 +22,7 @@ _NAME = re.compile(BUNDLE_NAME)
 
 
 class LocalBundles:
-    """See ``precipiq_contracts.bundle_store.BundleStore``. The folder and its files are for their owner alone."""
+    """See ``precipiq_contracts.bundle_store.BundleStore``. Only their owner can read the folder and its files."""
 
     def __init__(self, folder: Path, *, is_shared: bool = False) -> None:
         self._folder = folder
@@ -34,7 +34,7 @@ class LocalBundles:
         try:
             await asyncio.shield(storing)
         except asyncio.CancelledError:
-            await asyncio.gather(storing, return_exceptions=True)  # nothing of it may come later
+            await asyncio.gather(storing, return_exceptions=True)  # no file may appear later
             raise
 
     async def size(self, name: str) -> int | None:
@@ -60,7 +60,7 @@ class LocalBundles:
             await asyncio.shield(asyncio.to_thread(file.close))
 
     async def delete(self, name: str) -> None:
-        """See ``BundleStore.delete``; what a killed process left of a copy, too."""
+        """See ``BundleStore.delete``; deletes a killed process's partial copy too."""
         with _unavailable("deleted"):
             await asyncio.to_thread(self._delete, self._path(name))
 
@@ -99,7 +99,7 @@ class BundleFile:
         self._is_closed = False
 
     def read(self, count: int) -> bytes:
-        """The next bytes, none behind the last one. Raises ``NotFound``, ``OSError``."""
+        """The next bytes, none after the last. Raises ``NotFound``, ``OSError``."""
         with self._turn:
             if self._is_closed:
                 return b""
@@ -119,7 +119,7 @@ class BundleFile:
 
 
 def _part_of(path: Path) -> Path:
-    """Where it is copied to before it is whole; its name is none of a bundle."""
+    """The path of a partial copy; no bundle has such a name."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -135,7 +135,7 @@ def _copy(source: Path, path: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Durable, its parents too where they are new."""
+    """Make the folder and its missing parents, durably."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in reversed(new):
@@ -157,7 +157,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _unavailable(attempt: str) -> Iterator[None]:
-    """What the file system says, as the contract's error; without a path, as clients read it."""
+    """Translate the file system's errors into the contract's, without a path, as clients read the text."""
     try:
         yield
     except OSError as error:

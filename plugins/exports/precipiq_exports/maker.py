@@ -1,4 +1,4 @@
-"""Makes one bundle: fixes its range, has it verified, and written in a process of its own, and signed."""
+"""Makes one bundle: fixes its range, verifies it, has a process write the file, and signs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BETWEEN_TURNS_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class MadeBundle:
-    """A finished bundle in the work folder. ``result``: what the contract's shape says of it."""
+    """A finished bundle in the work folder. ``result``: its part of the contract's shape."""
 
     path: Path
     range: Range
@@ -66,7 +66,7 @@ class BundleMaker:
         self._options = options
 
     async def make(self, job: Job, lease: Lease, progress: Progress) -> MadeBundle:
-        """Raises ``LeaseLost``, ``VaultRefused``, ``Unavailable``; leaves no file then."""
+        """Make the export's bundle. Raises ``LeaseLost``, ``VaultRefused``, ``Unavailable``; leaves no file then."""
         key = await self._keys.current(job.chain)
         range = job.range or await self._fix_range(job, lease)
         tables = tables_of(self._kinds.by_name.values())
@@ -88,7 +88,7 @@ class BundleMaker:
         return MadeBundle(path, range, summary.size_bytes, summary.sha256, _result(summary, key, verdict))
 
     async def _verify(self, chain: Chain, range: Range, progress: Progress) -> ChainVerdict:
-        """Waits for its turn: clients who verify must not make exports fail."""
+        """Verify the range; wait for a turn, so that clients' verifications make no export fail."""
         for _ in _TURNS:
             before = progress.steps_done
             try:
@@ -108,7 +108,7 @@ class BundleMaker:
 
 
 def tables_of(kinds: Iterable[EntryKind]) -> tuple[Table, ...]:
-    """The lists that bundles hold beside the raw entries, by name; kinds of one table lie together in it."""
+    """The lists that bundles hold beside the raw entries, by name; a table holds its kinds together."""
     by_name: dict[str, list[EntryKind]] = {}
     for kind in kinds:
         if kind.table is not None:
@@ -154,7 +154,7 @@ def _key_info(key: SigningKey) -> SigningKeyInfo:
 
 
 def _verification(range: Range, verdict: ChainVerdict) -> dict[str, object]:
-    """What the server found when it verified the range for this bundle."""
+    """The server's verdict on the range, for this bundle."""
     return {
         "is_valid": verdict.is_valid,
         "verdict": verdict.verdict,

@@ -1,4 +1,4 @@
-"""What operators see of exports."""
+"""The metrics of exports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ExportMetrics:
 
     @contextmanager
     def count_running(self) -> Iterator[None]:
-        """While one runs."""
+        """Count an export while the context is entered."""
         self._running.inc()
         try:
             yield

@@ -9,9 +9,9 @@ from precipiq_exports.jobs import Range, Request
 
 
 def range_of(auditor: EntryAuditor, chain: Chain, request: Request, last_seq: int) -> Range:
-    """The range in a chain that ends with ``last_seq``. Synchronous: reads some dozen entries when times are given.
+    """The range in a chain that ends with ``last_seq``. Synchronous: reads some dozen entries for a range of times.
 
-    Timestamps increase along a chain, so times are found by bisection. Where a damaged entry is in the way the range
+    Timestamps increase along a chain, so bisection finds times. Where a damaged entry prevents that, the range
     stays as wide as the seqs allow.
     """
     through = last_seq if request.through_seq is None else min(request.through_seq, last_seq)
@@ -24,7 +24,7 @@ def range_of(auditor: EntryAuditor, chain: Chain, request: Request, last_seq: in
 
 
 def _first_at(auditor: EntryAuditor, chain: Chain, timestamp: str, after: int, through: int) -> int | None:
-    """The first seq in ``after`` < seq <= ``through`` + 1 that is not before that time; None when it cannot be told."""
+    """The first seq in ``after`` < seq <= ``through`` + 1 not before that time; None when a damaged entry hides it."""
     low, high = after + 1, through + 1
     while low < high:
         middle = (low + high) // 2

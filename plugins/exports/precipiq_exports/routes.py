@@ -140,7 +140,7 @@ def _export_id(number: int) -> str:
 
 
 class PublishedKeys:
-    """The page of an organisation's public keys, for whoever received a bundle: no key is needed."""
+    """The page of an organisation's public keys, for receivers of a bundle: it needs no key."""
 
     def __init__(self, keys: SigningKeys, limiter: AddressLimiter | None, config: ExportsConfig) -> None:
         self._keys = keys

@@ -1,4 +1,4 @@
-"""Runs exports: claims one that waits, makes its bundle under a lease, and ends it exactly once."""
+"""Runs exports: claims a waiting export, makes its bundle under a lease, and ends it exactly once."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class ExportRunner:
         self._running: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
-        """Look at once: something was asked for."""
+        """Claim at once: an export was requested."""
         self._news.set()
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Run exports as long as this is entered; what runs then is left to the process that claims it next."""
+        """Run exports while the context is entered; the next process to claim an unfinished export takes it over."""
         return background(
             "exports.runner",
             self._claim_all,
@@ -100,7 +100,7 @@ class ExportRunner:
             )
             if job is None:
                 return
-            # A bare task: it ends with its export, and a lease that is renewed no more tells other processes of it.
+            # A bare task: it ends with its export, and an expired lease shows other processes that it died.
             task = asyncio.create_task(self._work_unattended(job))
             self._running.add(task)
             task.add_done_callback(self._note_end)
@@ -115,7 +115,7 @@ class ExportRunner:
         await self.work(job, Progress())
 
     async def work(self, job: Job, progress: Progress) -> None:
-        """One attempt at an export that this process has claimed. What came of it stands in the store afterwards."""
+        """Make one attempt at an export that this process has claimed, and store its outcome."""
         lease = lease_of(job, self.owner)
         names = {"export_id": job.export_id, "org_id": job.chain.org_id, "environment": job.chain.environment}
         with structlog.contextvars.bound_contextvars(**names, attempt=job.attempt), self._metrics.count_running():
@@ -135,14 +135,14 @@ class ExportRunner:
             except PrecipiqError as error:
                 is_final = isinstance(error, VaultRefused)
                 await self._handle_failure(job, lease, Failure(error.code, error.message), is_final=is_final)
-            except Exception:  # whatever it was, the export must end with a reason, and the others go on
+            except Exception:  # the export must end with a reason for any error, and the others go on
                 log.exception("export failed unexpectedly")
                 await self._handle_failure(
                     job, lease, Failure("internal_error", "an unexpected error; see the server's log")
                 )
 
     async def _make(self, job: Job, lease: Lease, progress: Progress) -> None:
-        await self._service.deliver_events()  # so that the request stands in the chain before what it asks for ends
+        await self._service.deliver_events()  # so that the request stands in the chain before the export's end
         made = await self._maker.make(job, lease, progress)
         try:
             await self._bundles.put(job.bundle, made.path)
@@ -173,7 +173,7 @@ class ExportRunner:
         await self._service.deliver_events()
 
     async def _is_complete(self, job: Job) -> bool:
-        """Whether this very attempt was noted, by a transaction whose outcome nobody told us."""
+        """Whether the store has this attempt's result, from a transaction of unknown outcome."""
         stored = await self._store.get(job.chain, job.export_id)
         return stored is not None and (stored.status, stored.attempt) == ("completed", job.attempt)
 
@@ -192,7 +192,7 @@ class ExportRunner:
         ended = replace(job, status="failed", finished_us=now_us, failure=failure)
         body: dict[str, object] = {"export": export_record(ended)}
         event = OutboxEvent(f"{job.export_id}:1:{kinds.FAILED}", job.chain, kinds.FAILED, SYSTEM, body)
-        with suppress(Unavailable):  # the lease ends, and whoever takes the export over gives it up
+        with suppress(Unavailable):  # the lease ends, and the next process to claim the export gives it up
             if await self._store.give_up(lease, failure, now_us, event):
                 self._metrics.count("failed")
                 log.error("export given up", code=failure.code, reason=failure.message)

@@ -29,9 +29,9 @@ class ServiceLimits:
 
 
 class ExportService:
-    """What can be done with exports. ``on_change`` is called when one was added or ended.
+    """The operations on exports. ``on_change`` is called when an export was added or ended.
 
-    ``plans``: what they set comes before ``open_per_organisation_max``.
+    A limit of ``plans`` overrides ``open_per_organisation_max``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ExportService:
         self.on_change: Callable[[], None] = lambda: None
 
     async def request(self, chain: Chain, request: Request, actor: str, key: str | None = None) -> tuple[Job, bool]:
-        """Ask for an export; whether it is new (a known idempotency key gives the first one).
+        """Add an export; gives whether it is new (a known idempotency key gives the first export).
 
         Raises ``TooManyExports`` and ``IdempotencyConflict``.
         """
@@ -72,7 +72,7 @@ class ExportService:
         return known, False
 
     async def request_leased(self, chain: Chain, request: Request, actor: str, owner: str) -> Job:
-        """As :meth:`request`, for ``owner`` to run by itself at once."""
+        """As :meth:`request`, for ``owner`` to run at once."""
         job = self._new(chain, request, actor)
         until_us = job.created_us + int(self._limits.lease_s * 1_000_000)
         open_max = self._open_max(chain.org_id)
@@ -82,7 +82,7 @@ class ExportService:
         return await self.get(chain, job.export_id)
 
     async def get(self, chain: Chain, export_id: str) -> Job:
-        """That export. Raises ``NotFound``, also for another chain's."""
+        """That export. Raises ``NotFound``, also for an export of another chain."""
         job = await self._store.get(chain, export_id)
         if job is None:
             raise NotFound
@@ -93,7 +93,7 @@ class ExportService:
         return await self._store.page(chain, before_id, limit)
 
     async def give_up(self, chain: Chain, export_id: str, actor: str) -> Job:
-        """Cancel an export that waits or runs, or delete the bundle of one that is done; again: nothing changes."""
+        """Cancel an export that waits or runs, or delete the bundle of a finished one; a repeat changes nothing."""
         job = await self.get(chain, export_id)
         now_us = self._clock.now_us()
         if job.status in ("pending", "running"):
@@ -129,7 +129,7 @@ class ExportService:
         return job
 
     async def record_download(self, job: Job, actor: str) -> None:
-        """Have the chain say that a bundle is handed out. Raises ``Unavailable``: then it must not be."""
+        """Record a download in the chain. Raises ``Unavailable``: then no byte may be sent."""
         body = {"export_id": job.export_id, "sha256": job.sha256}
         await self._ledger.append(job.chain, [Draft(kinds.DOWNLOADED, actor, body)])
 
@@ -144,7 +144,7 @@ class ExportService:
             self._downloads -= 1
 
     async def deliver_events(self) -> None:
-        """Seal what happened to exports. What cannot be sealed now stays, durable, and is tried again."""
+        """Seal the waiting events. An event that cannot be sealed now stays durable, and is tried again."""
         await self._store.events.deliver(self._ledger)
 
     def _open_max(self, org_id: str) -> int:
@@ -174,5 +174,5 @@ def _request_event(job: Job) -> OutboxEvent:
 
 
 def _event(job: Job, kind: str, actor: str, body: dict[str, object], *, order: int) -> OutboxEvent:
-    """Its id is always the same for the same export and ``order``, in which the export's events happen."""
+    """An event whose id depends only on the export and ``order``, the event's place among the export's events."""
     return OutboxEvent(f"{job.export_id}:{order}:{kind}", job.chain, kind, actor, body)

@@ -1,4 +1,4 @@
-"""The process that makes and uses the keys that sign evidence, as others see it."""
+"""The client of the process that makes and uses the keys that sign evidence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from precipiq_exports.signing_servant import SigningServant
 
 
 class Signer:
-    """The signing process, as others see it. Raises ``VaultRefused`` and ``Unavailable``."""
+    """The client of the signing process. Raises ``VaultRefused`` and ``Unavailable``."""
 
     def __init__(self, vault: VaultAccess) -> None:
         self._process = ChildProcess(SigningServant(vault))
@@ -38,5 +38,5 @@ def public_key_pem(public_key: bytes) -> str:
 
 
 def fingerprint(public_key: bytes) -> str:
-    """SHA-256 of the public key's DER form, 64 hex digits: what people compare."""
+    """SHA-256 of the public key's DER form, 64 hex digits, for people to compare."""
     return sha256(public_key).hexdigest()

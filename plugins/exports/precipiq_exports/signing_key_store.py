@@ -1,4 +1,4 @@
-"""The table of signing keys, as typed functions over the core's database; also where the vault finds them to rewrap."""
+"""The table of signing keys, as typed functions over the core's database; the vault rewraps through it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE_KEYS = 500
 class SigningKey:
     """A key of one chain. ``public_key``: SubjectPublicKeyInfo, DER. ``wrapped``: None once the key is retired.
 
-    ``replaces``: id of the key before it. ``announced_seq``: the entry that names it, None until there is one.
+    ``replaces``: id of the key before it. ``announced_seq``: the entry that names the key, None before that entry.
     """
 
     key_id: str
@@ -35,12 +35,12 @@ class SigningKey:
 
     @property
     def context(self) -> Mapping[str, str]:
-        """What its private half is bound to where it lies wrapped."""
+        """The context that binds the wrapped private half."""
         return context_of(self.chain, self.key_id)
 
 
 def context_of(chain: Chain, key_id: str) -> Mapping[str, str]:
-    """As :attr:`SigningKey.context`, before there is a key."""
+    """As :attr:`SigningKey.context`, before the key exists."""
     return {
         "purpose": "export signing key",
         "org_id": chain.org_id,
@@ -50,7 +50,7 @@ def context_of(chain: Chain, key_id: str) -> Mapping[str, str]:
 
 
 class SigningKeyStore:
-    """Signing keys of all chains; ``WrappedSecrets`` of the vault. At most one of a chain is not retired."""
+    """Signing keys of all chains; ``WrappedSecrets`` of the vault. At most one key of a chain is not retired."""
 
     name = "export signing keys"
 
@@ -73,7 +73,7 @@ class SigningKeyStore:
         return [_key(row) for row in await self._database.fetch_as(chain, Statement(sql))]
 
     async def of_organisation(self, org_id: str) -> list[SigningKey]:
-        """Newest first. For what is published: who asks need not belong to the organisation."""
+        """Newest first. For the published page, whose readers need not belong to the organisation."""
         sql = f"SELECT {_COLUMNS} FROM signing_keys WHERE org_id = :org_id ORDER BY created_us DESC, key_id DESC"  # noqa: S608
         return [_key(row) for row in await self._database.fetch(Statement(sql, {"org_id": org_id}))]
 
@@ -82,7 +82,7 @@ class SigningKeyStore:
         if_none = "WHERE NOT EXISTS (SELECT 1 FROM signing_keys WHERE org_id = :org_id AND environment = :environment)"
         try:
             return bool((await self._database.transaction([_insert(key, if_none)]))[0])
-        except Conflict:  # the other one's transaction ended in between
+        except Conflict:  # the other process's transaction ended in between
             return False
 
     async def rotate(self, old: SigningKey, new: SigningKey) -> bool:

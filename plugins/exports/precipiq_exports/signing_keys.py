@@ -24,7 +24,7 @@ log = structlog.get_logger("precipiq.exports")
 
 
 class SigningKeys:
-    """What can be done with signing keys."""
+    """The operations on signing keys."""
 
     def __init__(
         self, store: SigningKeyStore, signer: Signer, ledger: Ledger, clock: Clock, randomness: Randomness
@@ -36,7 +36,7 @@ class SigningKeys:
         self._randomness = randomness
 
     async def current(self, chain: Chain) -> SigningKey:
-        """The chain's key, made when there is none, and announced in the chain.
+        """The chain's key; makes a missing key, and announces it in the chain.
 
         Raises ``Unavailable`` when the vault or the ledger cannot be reached.
         """
@@ -49,7 +49,7 @@ class SigningKeys:
         return await self._announce(key)
 
     async def rotate(self, chain: Chain, actor: str) -> SigningKey:
-        """Replace the chain's key by a new one; its private half is forgotten. As :meth:`current`."""
+        """Replace the chain's key by a new one, and forget the old private half. Raises as :meth:`current`."""
         old = await self.current(chain)
         new = await self._generate(chain, old.key_id)
         if not await self._store.rotate(old, new):
@@ -66,7 +66,7 @@ class SigningKeys:
         return await self._store.of_chain(chain)
 
     async def of_organisation(self, org_id: str) -> list[SigningKey]:
-        """All keys of that organisation, newest first: what everybody may see."""
+        """All keys of that organisation, newest first: they are public."""
         return await self._store.of_organisation(org_id)
 
     async def _generate(self, chain: Chain, replaces: str | None) -> SigningKey:

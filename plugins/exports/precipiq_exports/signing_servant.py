@@ -1,4 +1,4 @@
-"""What runs in the signing process: RSA-2048 keys, plain nowhere else. Imports what that process needs, and no more."""
+"""The program of the signing process: RSA-2048 keys, plain nowhere else. Imports only what that process needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must happen to exports that nobody works on: expire, delete what is left of them, seal their events."""
+"""The upkeep of exports without a runner: expire them, delete their superfluous files, seal their events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORK_FILE = re.compile(r"(exp_[0-9a-f]{32})\.(\d{1,9})\.zip")
 
 
 class Upkeep:
-    """Runs beside the exports of each process; what several of them do at once does no harm."""
+    """Runs beside the exports of each process; several processes may do the same at once."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class Upkeep:
         self._interval_s = interval_s
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Look as long as this is entered."""
+        """Look while the context is entered."""
         return background(
             "exports.upkeep",
             self.look,
             every_s=self._interval_s,
             failing="exports cannot be looked after",
             round_s_max=LONG_ROUND_S_MAX,
-            tolerated=(PrecipiqError, OSError),  # entries must flow in while no bundle can be deleted
+            tolerated=(PrecipiqError, OSError),  # entries must be accepted while no bundle can be deleted
         )
 
     async def look(self) -> None:
@@ -59,7 +59,7 @@ class Upkeep:
             await self._remove_if_left_behind(path)
 
     async def _tidy(self, job: Job) -> None:
-        """Delete the bundles of all its attempts, but for the one that a completed export has."""
+        """Delete the bundles of all attempts, except a completed export's result."""
         last = job.attempt - 1 if job.status == "completed" else job.attempt
         for attempt in range(1, last + 1):
             await self._bundles.delete(bundle_name(job.export_id, attempt))
@@ -69,7 +69,7 @@ class Upkeep:
         return sorted(self._work_folder.iterdir()) if self._work_folder.is_dir() else []
 
     async def _remove_if_left_behind(self, path: Path) -> None:
-        """A file of an attempt that nobody works on any more: its process was killed."""
+        """Delete a work file whose attempt has no lease any more: its process was killed."""
         match = _WORK_FILE.fullmatch(path.name)
         if match is None or not await self._store.is_worked_on(match[1], int(match[2]), self._clock.now_us()):
             await asyncio.to_thread(path.unlink, missing_ok=True)

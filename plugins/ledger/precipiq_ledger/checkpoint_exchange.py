@@ -1,7 +1,7 @@
-"""Takes checkpoints from the node that signed them to all others, through the database, into files of each node's own.
+"""Exchanges checkpoints between nodes through the database, into files of each node's own.
 
-The database only carries them: a line that this deployment's key did not sign is refused, and what a node holds in its
-files no change of the database takes away.
+The database only carries them: a node refuses a line that this deployment's key did not sign, and no change of the
+database removes a line from a node's files.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DELETE FROM ledger_checkpoints AS old WHERE shared_us < :until_us AND EXISTS (
 
 
 class CheckpointExchange:
-    """Sends what this node signs and fetches what others signed, as long as :meth:`run` is entered."""
+    """Sends this node's checkpoints and fetches the other nodes', as long as :meth:`run` is entered."""
 
     def __init__(self, database: Database, signer: CheckpointSigner, checkpointer: Checkpointer, clock: Clock) -> None:
         self._database = database
@@ -65,7 +65,7 @@ class CheckpointExchange:
         self._unsent[chain] = checkpoint
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Exchange as long as this is entered; at its end, send what is left."""
+        """Exchange while the context is entered; at its end, send the rest."""
         return background(
             "ledger.checkpoint_exchange",
             self._exchange,
@@ -85,7 +85,7 @@ class CheckpointExchange:
         self._round_number += 1
 
     async def send(self) -> None:
-        """Put what was signed where the others find it."""
+        """Store this node's new checkpoints where the other nodes fetch them."""
         unsent = dict(self._unsent)
         if not unsent:
             return
@@ -95,7 +95,7 @@ class CheckpointExchange:
                 del self._unsent[chain]
 
     async def fetch(self) -> None:
-        """Take what others signed into this node's files."""
+        """Take the other nodes' checkpoints into this node's files."""
         place: dict[str, str | int] = {
             "shared_us": self._fetched_until_us - _OVERLAP_US,
             "org_id": "",

@@ -39,7 +39,7 @@ class Checkpointer:
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Write as long as this is entered, and once more at its end."""
+        """Write while the context is entered, and once more at its end."""
         return background(
             "ledger.checkpoints",
             self.write_all,
@@ -51,7 +51,7 @@ class Checkpointer:
         )
 
     async def write_all(self) -> int:
-        """Write a checkpoint for every chain whose head moved since its last one; how many."""
+        """Write a checkpoint of every chain whose head moved since its last one; gives their number."""
         count = 0
         async for chain in self._store.chains():
             head = await self._store.head(chain)
@@ -65,7 +65,7 @@ class Checkpointer:
         return count
 
     async def keep(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint that another node signed, unless one at least as new is held."""
+        """Write another node's checkpoint, unless this node holds one at least as new."""
         chain = Chain(checkpoint.org_id, cast("Environment", checkpoint.environment))
         async with self._writing:
             newest = await asyncio.to_thread(self._files.newest, chain)
@@ -92,7 +92,7 @@ class Checkpointer:
         return True
 
     async def _next(self, chain: Chain, head: Head) -> Checkpoint | None:
-        """A checkpoint of that head, unless it is held already."""
+        """A checkpoint of that head, unless this node holds one."""
         newest = await asyncio.to_thread(self._files.newest, chain)
         if newest is not None and newest.seq > head.seq:
             head = await self._store.head(chain) or head  # another node may have signed since
@@ -104,7 +104,7 @@ class Checkpointer:
         return self._signer.sign(chain, head, self._clock.now_us())
 
     async def compare_heads(self) -> None:
-        """At the start: say loudly when a chain is shorter than a checkpoint saw it."""
+        """Compare the heads at the start; log an error when a chain is shorter than in a checkpoint."""
         async for chain in self._store.chains():
             newest = None
             with suppress(ValueError):

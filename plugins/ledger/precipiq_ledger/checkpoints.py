@@ -71,7 +71,7 @@ class CheckpointSigner:
 
     @property
     def public_key_pem(self) -> str:
-        """For whoever checks checkpoints: ``openssl pkeyutl -verify -rawin`` takes it."""
+        """The public key for auditors: ``openssl pkeyutl -verify -rawin`` takes it."""
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def sign(self, chain: Chain, head: Head, now_us: int) -> Checkpoint:
@@ -81,7 +81,7 @@ class CheckpointSigner:
         return Checkpoint(chain.org_id, chain.environment, head.seq, head.hash, time, self.key_id, signature)
 
     def holds(self, checkpoint: Checkpoint) -> bool | None:
-        """Whether the signature is ours and right; None when another key signed it."""
+        """Whether this deployment's signature is right; None when another key signed."""
         if checkpoint.key_id != self.key_id:
             return None
         try:
@@ -110,7 +110,7 @@ class CheckpointFiles:
             os.close(descriptor)
 
     def newest(self, chain: Chain) -> Checkpoint | None:
-        """The last checkpoint of that chain that was written. Raises ``ValueError`` as :meth:`read` does."""
+        """The last written checkpoint of that chain. Raises ``ValueError`` as :meth:`read` does."""
         try:
             with self._path(chain).open("rb") as stream:
                 size = stream.seek(0, os.SEEK_END)
@@ -121,7 +121,7 @@ class CheckpointFiles:
         return parse_checkpoint(lines[-1]) if lines else None
 
     def read(self, chain: Chain) -> Iterator[Checkpoint]:
-        """The checkpoints of that chain, oldest first. A torn last line is passed over.
+        """The checkpoints of that chain, oldest first. A torn last line is skipped.
 
         Raises ``ValueError`` for a line that is no checkpoint.
         """
@@ -144,7 +144,7 @@ class CheckpointFiles:
 
 
 def parse_checkpoint(line: bytes) -> Checkpoint:
-    """From a line of a checkpoint file. Raises ``ValueError``."""
+    """The checkpoint in a line of a checkpoint file. Raises ``ValueError``."""
     try:
         return Checkpoint(**orjson.loads(line))
     except (orjson.JSONDecodeError, TypeError) as error:
@@ -190,7 +190,7 @@ def _batches(checkpoints: Iterator[Checkpoint]) -> Iterator[list[Checkpoint]]:
             if len(some) == _COMPARED_AT_ONCE:
                 yield some
                 some = []
-    except ValueError:  # what came before a line that cannot be read is compared nevertheless
+    except ValueError:  # the lines before an unreadable one are compared nevertheless
         if some:
             yield some
         raise

@@ -67,7 +67,7 @@ async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Service
 
 @contextmanager
 def _bar(what: str, total: int, *, shown: bool = True) -> Iterator[Progress]:
-    """A progress bar where standard error is a terminal; gives what is told how many more are done."""
+    """A progress bar where standard error is a terminal; gives the function to call with each count of entries done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -1,4 +1,4 @@
-"""Tells followers which chains grew: at once what this process appends, by a look at all heads the rest."""
+"""Tells followers which chains grew: at once for this process's appends, by a look at all heads for the others'."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEMBERED_CHAINS_MAX = 100_000
 class RunnerLimits:
     """``delay_s``: how long a growing chain gathers entries first. ``sweep_s``: between looks at all heads.
 
-    ``running_max``: chains that are caught up at the same time.
+    ``running_max``: chains that followers catch up with at the same time.
     """
 
     delay_s: float
@@ -33,7 +33,7 @@ class RunnerLimits:
 
 
 class FollowerRunner:
-    """Followers of one process. A chain whose follower fails is tried again at the next sweep."""
+    """Followers of one process. The next sweep retries a chain whose follower failed."""
 
     def __init__(self, service: LedgerService, followers: Mapping[str, Follower], limits: RunnerLimits) -> None:
         self._service = service
@@ -45,14 +45,14 @@ class FollowerRunner:
         self._failing: set[str] = set()
 
     def note(self, chain: Chain) -> None:
-        """That chain has grown. Cheap: called after every append."""
+        """Note that the chain has grown. Called after every append, so it must be cheap."""
         if len(self._grown) < _REMEMBERED_CHAINS_MAX:
             self._grown[chain] = None
         self._news.set()
 
     @asynccontextmanager
     async def run(self, background: Background) -> AsyncIterator[None]:
-        """Tell followers as long as this is entered."""
+        """Tell followers while the context is entered."""
         if not self._followers:
             yield
             return
@@ -113,7 +113,7 @@ class FollowerRunner:
             self._note_failure(name, chain, error)
 
     def _note_failure(self, name: str, chain: Chain | None, error: Exception) -> None:
-        """Logged once, until it works again."""
+        """Log the failure once, until the follower works again."""
         if name in self._failing:
             return
         self._failing.add(name)

@@ -1,4 +1,4 @@
-"""The answer of work that may take long: white space keeps its connection alive until the JSON is there."""
+"""The answer of long work: white space keeps its connection alive until the JSON is there."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from precipiq_core.http.envelope import JSON_TYPE
 
 @dataclass(frozen=True)
 class LateAnswer(OwnAnswer):
-    """``encode`` makes the body of what ``data`` gives. White space is sent each interval once ``patience_s`` is over.
+    """``encode`` makes the body of the result of ``data``. After ``patience_s``, white space is sent each interval.
 
-    The status is then already sent, so a failure after that breaks the connection off: never a wrong answer.
+    The status is then sent already, so a later failure breaks the connection off: never a wrong answer.
     """
 
     data: Awaitable[object]
@@ -29,7 +29,7 @@ class LateAnswer(OwnAnswer):
         try:
             done, _ = await asyncio.wait([work], timeout=self.patience_s)
             if done:
-                work.result()  # what it raises has a status of its own, as long as none is sent
+                work.result()  # an error has a status of its own until one is sent
             await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE]})
             while not done:
                 await send({"type": "http.response.body", "body": b" ", "more_body": True})

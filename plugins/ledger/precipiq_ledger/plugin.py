@@ -85,7 +85,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(Followers, self._follower_registry)
 
     def gather(self, hooks: Hooks, services: Services) -> None:
-        """Ask for what the ledger alone needs of the others."""
+        """Call the hooks of the ledger, and take the other plugins' drivers, kinds and followers."""
         options = DriverOptions(self.config.find_scan_rows_max, self.config.watch_poll_s)
         self._drivers.fill(hooks.collect("entry_store_drivers", options=options))
         self._kinds.fill(hooks.collect("entry_kinds"))
@@ -173,12 +173,12 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
 
                 exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)
                 await stack.enter_async_context(exchange.run(background))
-            # Left first: what it signs at the end is sent by the exchange.
+            # Left first: the exchange sends what the checkpointer signs at its end.
             await stack.enter_async_context(checkpointer.run(background))
             yield
 
     def _choose_driver(self, services: Services) -> EntryStoreDriver:
-        """The one that the deployment names, else the one that its database brings."""
+        """The driver that the deployment names, else the driver of its database's plugin."""
         name = self.config.driver or self._of_the_database(services)
         drivers = self._drivers.by_name
         if name is None or name not in drivers:

@@ -26,7 +26,7 @@ def is_decision(entry: Entry) -> bool:
 
 
 def receipt(entry: Entry) -> Record:
-    """What the writer of a decision gets back."""
+    """The receipt of a decision."""
     return {
         "decision_id": statement_id(entry.statement),
         "hash": entry.hash,
@@ -39,7 +39,7 @@ def receipt(entry: Entry) -> Record:
 def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     """A decision with its proof, as JSON. ``redaction_id``: of the entry that erased its payload, if one did.
 
-    Body and payload are members of the record and stand in it byte for byte as they were hashed, so that no number
+    The record holds body and payload byte for byte as they were hashed, so that no number
     changes its form on the way.
     """
     return entry_record_json(entry, _FIELDS, redaction_id)

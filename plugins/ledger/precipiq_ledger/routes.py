@@ -24,7 +24,7 @@ _CURSOR = "seq"
 
 
 def decision_draft(decision: models.DecisionIn, actor: str) -> Draft:
-    """A decision as a draft: what stays is body, what a person may ask to have erased is payload."""
+    """A decision as a draft: the body stays for ever, the payload can be erased on a person's request."""
     key = None if decision.external_id is None else f"external_id:{decision.external_id}"
     body = {name: getattr(decision, name) for name in records.BODY_FIELDS}
     payload = {name: getattr(decision, name) for name in records.PAYLOAD_FIELDS}

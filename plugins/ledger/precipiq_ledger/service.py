@@ -1,4 +1,4 @@
-"""The ledger's domain: drafts become entries, entries are found, payloads are erased. Knows no HTTP, no database."""
+"""The ledger's domain: sealing drafts, finding entries, erasing payloads. Knows no HTTP, no database."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Limits:
 
 
 class LedgerService:
-    """The capability ``Ledger``, over the deployment's entry store. ``on_append``: told which chain grew."""
+    """The capability ``Ledger`` over the deployment's entry store. ``on_append`` is called with a chain that grew."""
 
     def __init__(self, clock: Clock, randomness: Randomness, limits: Limits) -> None:
         self._clock = clock
@@ -58,7 +58,7 @@ class LedgerService:
         self.on_append: Callable[[Chain], None] = lambda chain: None
 
     def start(self, store: EntryStore, kinds: Mapping[str, EntryKind]) -> None:
-        """Begin to serve from that store."""
+        """Serve from that store."""
         self._store, self._kinds = store, kinds
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ class LedgerService:
         return appended
 
     async def append_request(self, chain: Chain, drafts: Sequence[Draft], key: str | None) -> Appended:
-        """Append what one request asks for; its ``Idempotency-Key`` covers the request as a whole.
+        """Append the drafts of one request; its ``Idempotency-Key`` covers the request as a whole.
 
         A draft that has an idempotency key of its own (a decision's ``external_id``) keeps it.
         Raises ``IdempotencyConflict`` when the key was used with other content, or with more or fewer drafts.
@@ -124,7 +124,7 @@ class LedgerService:
         return self.store.watch(chain)
 
     async def redact(self, chain: Chain, entry_id: str, kind: str, reason: str, actor: str) -> Entry:
-        """Erase the payload of that entry; the redaction entry that says so.
+        """Erase the payload of that entry; gives the redaction entry.
 
         Raises ``NotFound`` (no entry of that kind), ``NothingToRedact`` and ``AlreadyRedacted``.
         """
@@ -189,7 +189,7 @@ class LedgerService:
 
 @dataclass(frozen=True, slots=True)
 class _Sealer:
-    """Seals under the chain's lock; refuses a request of whose drafts only some are known."""
+    """Seals under the chain's lock; refuses a request with known and new drafts."""
 
     chain: Chain
     request_drafts: int
@@ -205,7 +205,7 @@ class _Sealer:
 
 
 def _refuse_too_long(chain: Chain, draft: Draft) -> None:
-    """No driver is asked for more than ``precipiq_contracts.entry_store`` asks of each."""
+    """Refuse texts longer than ``precipiq_contracts.entry_store`` demands of every driver."""
     for name, text, bytes_max in (
         ("idempotency key", draft.idempotency_key or "", IDEMPOTENCY_KEY_BYTES_MAX),
         ("organisation id", chain.org_id, ORG_ID_BYTES_MAX),
@@ -226,7 +226,7 @@ def is_request_key(key: str | None) -> bool:
 
 
 def same_content(new: PreparedDraft, stored: Entry) -> bool:
-    """Whether a draft says what the stored entry says. Once a payload is erased, the body decides."""
+    """Whether draft and stored entry have equal content. Once the payload is erased, the body decides."""
     parts = parts_of(stored.statement)
     if parts.kind.decode() != new.draft.kind or parts.body != new.body:
         return False

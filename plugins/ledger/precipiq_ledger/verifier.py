@@ -44,7 +44,7 @@ class VerifierLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """What was asked for. ``through_seq``: None for the chain's end."""
+    """The range of a request. ``through_seq``: None for the chain's end."""
 
     auditor: EntryAuditor
     chain: Chain
@@ -75,8 +75,8 @@ class Verifier:
     ) -> ChainVerdict:
         """Check the chain from ``from_seq`` to ``through_seq`` (None: its end).
 
-        ``progress``: told how many more entries were checked.
-        Raises ``Unavailable`` when too many verifications run, or one could not be carried out.
+        ``progress`` is called with each number of entries checked.
+        Raises ``Unavailable`` when too many verifications run, or when this one cannot be carried out.
         """
         try:
             async with asyncio.timeout(_WAIT_FOR_A_PLACE_S):
@@ -108,7 +108,7 @@ class Verifier:
         return await self._judge(asked, stretch, last_seq)
 
     async def _verify_in_processes(self, asked: _Range, after: Anchor, last_seq: int, progress: Progress) -> Stretch:
-        """Split the range; each part takes the stored hash before it as given, which the part before it proves."""
+        """Split the range; each part trusts the stored hash before it, which the previous part proves."""
         auditor, chain = asked.auditor, asked.chain
         starts = await self._starts(asked, after, last_seq)
         ends = [*(start.seq for start in starts[1:]), asked.through_seq]

@@ -1,4 +1,4 @@
-"""What runs in a verifying process. Imports little, so that it starts fast."""
+"""The program of a verifying process. Imports little, so that it starts fast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Task:
     batch_entries: int
 
     def verify(self, progress: Callable[[int], None]) -> Stretch:
-        """What was found; ``progress`` is told how many more entries were checked."""
+        """The finding; ``progress`` is called with each number of entries checked."""
         return verify_stretch(
             self.auditor, self.chain, self.after, self.through_seq, batch_entries=self.batch_entries, progress=progress
         )

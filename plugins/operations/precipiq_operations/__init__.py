@@ -1,1 +1,1 @@
-"""What operators and readers of the interface ask of every deployment: health, metrics, OpenAPI and its page."""
+"""The public pages of every deployment: health, metrics, OpenAPI and its page."""

@@ -31,10 +31,10 @@ References: TypeAlias = dict[Any, Document]
 def openapi_document(
     routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | BaseRoute]], *, title: str, version: str
 ) -> Document:
-    """The document; each endpoint is tagged with the plugin that owns it. Starlette's routes tell nothing of theirs."""
+    """The document; each endpoint has its owner's name as tag. Starlette's routes are not described."""
     found = [*routes]
     endpoints = [(route.owner, route.value) for route in found if isinstance(route.value, Endpoint)]
-    endpoints.sort(key=lambda item: item[1].scope is None)  # public ones come behind
+    endpoints.sort(key=lambda item: item[1].scope is None)  # public endpoints come last
     websockets = [(route.owner, route.value) for route in found if isinstance(route.value, WebSocketEndpoint)]
     wanted: set[tuple[type[BaseModel], Any]] = {(websocket.query, "validation") for _, websocket in websockets}
     for _, endpoint in endpoints:
@@ -98,7 +98,7 @@ def _identity(owner: str, endpoint: Endpoint | WebSocketEndpoint) -> Document:
     summary, _, description = doc.partition("\n")
     needs = "" if endpoint.scope is None else f"Needs a key with the scope `{endpoint.scope}`."
     description = f"{description.strip()}\n\n{needs}".strip()
-    # What Stripe or a balancer asks for is known by its path.
+    # An endpoint for Stripe or a balancer is named by its path.
     name = endpoint.handler.__name__ if endpoint.scope else re.sub(r"\W+", "_", full_path(endpoint)).strip("_")
     return {
         "operationId": f"{owner}_{name}",
@@ -231,7 +231,7 @@ def _security(*, key_in_query: bool) -> list[Document]:
 def _websocket_operation(
     owner: str, endpoint: WebSocketEndpoint, references: References, schemas: Document
 ) -> Document:
-    """The handshake; what follows it has no place in OpenAPI but the description."""
+    """The handshake. OpenAPI has no place for the messages after it but the description."""
     codes = ["unauthorized", "forbidden", "validation_error", "upgrade_required", "rate_limited", "internal_error"]
     return {
         **_identity(owner, endpoint),

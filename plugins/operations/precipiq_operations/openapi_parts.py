@@ -103,7 +103,7 @@ COMMON_SCHEMAS: Document = {
 
 
 def status_of_code(code: str) -> int:
-    """The status of errors of that code, a plugin's own too. Raises ``DeploymentError`` when no error has it."""
+    """The status of errors of that code, a plugin's own too. Raises ``DeploymentError`` when no error has the code."""
     for error in _with_leaves(PrecipiqError):
         if error.code == code:
             return status_of(error)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Operations(PluginBase[OperationsConfig]):
     """``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``: without a key, without tenant data.
 
-    Contributes ``precipiq vault`` too, which goes through what all plugins had wrapped.
+    Contributes ``precipiq vault`` too, which walks through all plugins' wrapped secrets.
     """
 
     name = "operations"

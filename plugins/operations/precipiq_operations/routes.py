@@ -31,7 +31,7 @@ class HtmlPage(Answer):
 
 
 class Pages:
-    """What every deployment serves without a key. ``routes``: what the interface is described from."""
+    """The pages that every deployment serves without a key. ``routes``: the sources of the interface's description."""
 
     def __init__(self, readiness: Readiness, registry: CollectorRegistry, routes: Routes) -> None:
         self._readiness = readiness
@@ -57,7 +57,7 @@ class Pages:
 
     async def metrics(self, call: Request) -> Answer:
         """Prometheus metrics."""
-        # In a thread: what several workers share is read from files.
+        # In a thread: several workers share their metrics in files.
         body: bytes = await asyncio.to_thread(generate_latest, self._registry)
         return MetricsPage(200, body, ((b"content-type", CONTENT_TYPE_LATEST.encode()),))
 
@@ -84,7 +84,7 @@ def _page(path: str, handler: Handler, output: type[Answer]) -> Endpoint:
 
 
 class _Interface:
-    """The interface, described when somebody first asks."""
+    """The interface's description, made at the first request."""
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes

@@ -1,4 +1,4 @@
-"""``precipiq vault``: whether the vault can serve, and everything that is stored under its newest master key."""
+"""``precipiq vault``: checks the vault, and rewraps every stored secret under its newest master key."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EXIT_REFUSED = 1
 class Count:
     """Wrapped secrets of one plugin.
 
-    ``current``: under the newest master key; ``stale``: under another that the vault has, or changed by somebody else
-    while it was rewrapped; ``rewrapped``: is current now; ``refused``: this vault cannot unwrap it.
+    ``current``: under the newest master key; ``stale``: under another key of the vault, or changed by another process
+    during the rewrap; ``rewrapped``: current now; ``refused``: the vault cannot unwrap it.
     """
 
     current: int = 0
@@ -33,7 +33,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Report:
-    """What the vault says of itself, and what is stored."""
+    """The vault's own report, and the counts of stored secrets."""
 
     vault: str
     counts: dict[str, Count] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def rewrap(ctx: click.Context, as_json: bool) -> None:
 
 
 async def _go_through(is_rewrapping: bool, services: Services) -> Report:
-    """Ask the vault about every stored secret; whether a stale one can be unwrapped shows as it is rewrapped."""
+    """Ask the vault about every stored secret; only rewrapping shows whether a stale secret can be unwrapped."""
     vault = services.find(KeyVault)
     if vault is None:
         raise DeploymentError(["no enabled plugin is a vault; enable [plugins.vault_local], or another one"])
@@ -96,7 +96,7 @@ async def _go_through(is_rewrapping: bool, services: Services) -> Report:
 
 
 def _show(report: Report, as_json: bool) -> int:
-    """The exit code."""
+    """Print the report; gives the exit code."""
     if as_json:
         counts = {name: vars(count) for name, count in report.counts.items()}
         click.echo(json.dumps({"vault": report.vault, "secrets": counts}))

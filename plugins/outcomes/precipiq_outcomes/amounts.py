@@ -31,5 +31,5 @@ def cents(amount: int) -> str:
 
 
 def round_amount(amount: Decimal) -> Decimal:
-    """To two decimals, half away from zero; never a negative zero."""
+    """Round to two decimals, half away from zero; never to a negative zero."""
     return amount.quantize(_CENT, ROUND_HALF_UP) + 0

@@ -1,4 +1,4 @@
-"""What the links add up to: AI profit and loss, its timeline, and what decisions may cost. Knows no HTTP."""
+"""The sums of links: AI profit and loss, its timeline, and the liability of decisions. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _POINTS_BY_DEFAULT: Mapping[Interval, int] = {"day": 30, "week": 26, "month": 12
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Half-open, microseconds since the epoch; None: without end. ``agent_id``: only of that agent."""
+    """Half-open, microseconds since the epoch; None: without end. ``agent_id``: that agent alone."""
 
     start_us: int | None = None
     end_us: int | None = None
@@ -36,7 +36,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """Decisions that are estimated alike: how many, and what each may cost."""
+    """Decisions that are estimated alike: their number, and the exposure of each."""
 
     group: Group
     decisions: int
@@ -48,7 +48,7 @@ class Exposure:
 
 
 class Analytics:
-    """Answers from the sums; every answer sees everything that was written before it was asked for."""
+    """Answers from the sums; every answer reflects all entries written before its request."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Analytics:
         self._timeline_points_max = timeline_points_max
 
     async def profit_and_loss(self, chain: Chain, asked: Range, currency: str | None) -> dict[str, Any]:
-        """Linked money by when it moved; decisions, and what they may cost, by when they were taken.
+        """Linked money by the time it moved; decisions and their exposure by the time they were taken.
 
-        Raises ``MultiCurrency`` when the range has several and none was named.
+        Raises ``MultiCurrency`` when the range has several currencies and the caller names none.
         """
         await self._projection.current(chain)
         pieces = cover(asked.start_us, asked.end_us)
@@ -99,7 +99,7 @@ class Analytics:
         }
 
     async def timeline(self, chain: Chain, asked: Range, interval: Interval, currency: str | None) -> dict[str, Any]:
-        """The same, interval by interval, empty ones included. Intervals are UTC; weeks begin on Monday.
+        """Profit and loss by interval, empty intervals included. Intervals are UTC; weeks begin on Monday.
 
         Raises ``MultiCurrency`` and ``ValidationFailed`` (too many intervals).
         """
@@ -139,7 +139,7 @@ class Analytics:
         }
 
     async def liability(self, chain: Chain, asked: Range, action_type: str | None) -> dict[str, Any]:
-        """What the decisions of a range may cost, in all and by agent and type of action, the highest first."""
+        """The exposure of a range's decisions, in all and by agent and type of action, the highest first."""
         await self._projection.current(chain)
         groups = await self._sums.groups(chain)
         pieces = cover(asked.start_us, asked.end_us)
@@ -162,7 +162,7 @@ class Analytics:
         }
 
     async def estimate_of(self, chain: Chain, group: Group) -> tuple[Estimate, Circumstances]:
-        """What one decision of that group may cost, as of now."""
+        """The present estimate for one decision of that group."""
         past, losses = await self._sums.of_pair(chain, group.agent_id, group.action_type)
         facts = Circumstances(group.action_type, group.low_confidence, group.human_in_loop, past, losses)
         return estimate(self._model, facts), facts
@@ -190,7 +190,7 @@ class Analytics:
         return found[0] if found else self._default_currency
 
     def _starts(self, asked: Range, interval: Interval) -> Sequence[int]:
-        """The starts of all intervals that the range touches; by default the newest ones up to now."""
+        """The starts of all intervals that the range touches; by default the newest intervals up to now."""
         end = self._clock.now_us() + 1 if asked.end_us is None else asked.end_us
         last = floor(interval, end - 1)
         if asked.start_us is None:

@@ -1,4 +1,4 @@
-"""``precipiq outcomes``: rebuild the sums from the chain, and say whether they were right."""
+"""``precipiq outcomes``: rebuilds the sums from the chain, and reports whether they were right."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ CURSOR = "correlation"
 _CHAINS_MAX = 100
 _EVENTS_AT_ONCE = 20
 _REST_FACTOR = 3
-"""It rests three times as long as it works, so that a backlog takes a quarter of a core at most."""
+"""The worker rests three times as long as it works, so that a backlog takes a quarter of a core at most."""
 
 _TYPES: dict[str, LinkType] = {
     "payment": "revenue",
@@ -52,7 +52,7 @@ class _Event:
 
 
 class Correlator:
-    """Proposes links for all chains. Several processes may do the same; a pair gets one proposal."""
+    """Proposes links for all chains. Several processes may propose; a pair gets one proposal."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Correlator:
         )
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Propose links as long as this is entered."""
+        """Propose links while the context is entered."""
         return background(
             "outcomes.links",
             self._look_on,
@@ -87,7 +87,7 @@ class Correlator:
             failing="links cannot be proposed now",
             wake=self._has_more,
             round_s_max=LONG_ROUND_S_MAX,
-            tolerated=(PrecipiqError,),  # a long chain that is still being taken in is no reason to stop serving
+            tolerated=(PrecipiqError,),  # a long chain that the projection still takes in is no reason to stop serving
         )
 
     async def _look_on(self) -> None:
@@ -95,13 +95,13 @@ class Correlator:
             self._has_more.set()
 
     async def look(self) -> bool:
-        """Score some of the events that were not scored yet; whether there may be more."""
+        """Score some of the unscored events; gives whether there may be more."""
         has_more = False
         behind: Unavailable | None = None
         for chain in await self._store.chains_behind(CURSOR, _CHAINS_MAX):
             try:
                 has_more = await self._look_at(chain) or has_more
-            except Unavailable as error:  # a long chain that is still being taken in holds up no other
+            except Unavailable as error:  # a long chain that the projection still takes in delays no other
                 behind = error
         if behind is not None:
             raise behind
@@ -111,7 +111,7 @@ class Correlator:
         old = await self._store.cursor(chain, CURSOR)
         head = await self._ledger.head(chain)
         entries = await self._ledger.read(chain, old, _EVENTS_AT_ONCE, FINANCIAL_EVENT)
-        await self._projection.current(chain)  # so that links which somebody made by then are known
+        await self._projection.current(chain)  # so that the links made by then are known
         for entry in entries:
             began_s = self._clock.monotonic_s()
             try:
@@ -128,11 +128,11 @@ class Correlator:
         try:
             await self._store.move_cursor(chain, CURSOR, old, new)
         except Conflict:
-            return True  # another process has scored them too
+            return True  # another process has scored these events too
         return is_full
 
     async def _propose(self, chain: Chain, event: _Event) -> None:
-        """Make the best links of one event, above the score below which nothing is suggested."""
+        """Propose the best links of one event, above the least score of a suggestion."""
         known = {link.decision_id for link in await self._links.of_event(chain, event.event_id)}
         scored: list[tuple[Score, Candidate]] = []
         for candidate in await self._candidates(chain, event):
@@ -156,7 +156,7 @@ class Correlator:
             await self._service.propose(chain, link, SYSTEM)
 
     async def _candidates(self, chain: Chain, event: _Event) -> list[Candidate]:
-        """The newest decisions of the time before the event, and the one that its metadata name."""
+        """The newest decisions of the time before the event, and the decision that its metadata name."""
         until_us = event.money.occurred_us + 1
         query = EntryQuery(DECISION, start_us=until_us - self._config.window_s * 1_000_000, end_us=until_us)
         page = await self._ledger.find(chain, query, None, self._config.candidates_max)

@@ -1,6 +1,6 @@
-"""Records liability estimates in the chain: when a link of a decision changed, and nightly for what links changed.
+"""Records liability estimates in the chain: after a link of a decision changed, and nightly for all on record.
 
-Estimates of all decisions are computed when they are asked for; those on record are of decisions that have a link.
+Estimates of all decisions are computed on request; the estimates on record are of decisions with a link.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHAIN = "org_id = :org_id AND environment = :environment"
 
 
 class Estimator:
-    """Estimates of all chains. Several processes may do the same; the chain takes each estimate once."""
+    """Estimates of all chains. Several processes may record; the chain takes each estimate once."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Estimator:
         self._has_more = asyncio.Event()
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Record estimates as long as this is entered."""
+        """Record estimates while the context is entered."""
         return background(
             "outcomes.estimates",
             self._look,
@@ -64,7 +64,7 @@ class Estimator:
             failing="liability estimates are behind",
             wake=self._has_more,
             round_s_max=LONG_ROUND_S_MAX,
-            tolerated=(PrecipiqError,),  # a long chain that is still being taken in is no reason to stop serving
+            tolerated=(PrecipiqError,),  # a long chain that the projection still takes in is no reason to stop serving
         )
 
     async def _look(self) -> None:
@@ -73,7 +73,7 @@ class Estimator:
             self._has_more.set()
 
     async def begin_night(self) -> None:
-        """Once a UTC day and chain: have every estimate on record looked at again."""
+        """Mark every estimate on record as stale, once a UTC day and chain."""
         today = self._clock.now_us() // DAY_US
         sql = (
             "SELECT links.org_id, links.environment FROM outcome_cursors AS links LEFT JOIN outcome_cursors AS night "
@@ -104,7 +104,7 @@ class Estimator:
         )
 
     async def record_stale(self) -> int:
-        """Estimate some decisions anew whose links or whose agent's losses changed; how many there were."""
+        """Estimate some decisions anew whose links or whose agent's losses changed; gives their number."""
         sql = "SELECT org_id, environment, decision_id, since_us FROM outcome_stale ORDER BY since_us LIMIT :limit"
         rows = await self._database.fetch(Statement(sql, {"limit": _AT_ONCE_MAX}))
         for row in rows:
@@ -148,7 +148,7 @@ class Estimator:
         try:
             await self._ledger.append(chain, [Draft(LIABILITY_ESTIMATE, SYSTEM, body, None, key)])
         except IdempotencyConflict:
-            return  # another process was faster; its entry has the decision looked at again if need be
+            return  # another process was faster; its entry marks the decision as stale again where needed
 
     async def _read_recorded(self, chain: Chain, decision_id: str) -> Mapping[str, Scalar]:
         sql = "SELECT exposure, entries FROM outcome_estimates WHERE decision_id = :decision_id"
@@ -156,7 +156,7 @@ class Estimator:
         return rows[0] if rows else {}
 
     async def _forget(self, chain: Chain, decision_id: str, since_us: int) -> None:
-        """Unless a link changed again meanwhile."""
+        """Forget the mark, unless a link changed again meanwhile."""
         sql = f"DELETE FROM outcome_stale WHERE {_CHAIN} AND decision_id = :decision_id AND since_us = :since"  # noqa: S608
         values: dict[str, Scalar] = {**chain_values(chain), "decision_id": decision_id, "since": since_us}
         await self._database.transaction([Statement(sql, values)])

@@ -1,4 +1,4 @@
-"""Entries of a chain, in their order, as changes of what they add up to. Pure: state and entries in, changes out."""
+"""Folds entries of a chain, in their order, into changes of the sums. Pure: state and entries in, changes out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     @property
     def group_id(self) -> str:
-        """Names the group; the same in every chain and process."""
+        """The group's name, equal in every chain and process."""
         text = json.dumps(list(self), separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(blake2b(text, digest_size=_GROUP_BYTES).digest()).decode()
 
@@ -61,7 +61,7 @@ class Money:
 
 
 class FoldedEntry(NamedTuple):
-    """An entry as the fold takes it. ``notes``: of a link whose payload is there."""
+    """An entry as the fold takes it. ``notes``: of a link whose payload is not erased."""
 
     statement: Statement
     notes: str | None
@@ -69,7 +69,7 @@ class FoldedEntry(NamedTuple):
 
 @dataclass
 class Changes:
-    """What a batch of entries changes. Links: their new state; the others: by how much, but for ``estimates``.
+    """The changes of a batch of entries. Links: their new state; the others, except ``estimates``: differences.
 
     ``estimates``: decision -> newest recorded exposure and its seq. ``stale``: decision -> time since which its
     estimate may have changed; None when an estimate came after that.
@@ -177,7 +177,7 @@ class Fold:
 
 
 def group_of(body: Mapping[str, object]) -> Group:
-    """The group of a decision with that body. Raises ``KeyError`` and ``TypeError`` when it is none."""
+    """The group of a decision with that body. Raises ``KeyError`` and ``TypeError`` for another body."""
     confidence = body["confidence"]
     if not isinstance(confidence, int | float):
         raise TypeError("confidence is a number")

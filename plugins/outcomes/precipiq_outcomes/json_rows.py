@@ -1,4 +1,4 @@
-"""Many rows in one statement: they travel as one JSON text, and the database takes them apart."""
+"""Many rows in one statement: they are sent as one JSON text, and the database unpacks them."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def rows_as_json(rows: Iterable[Sequence[Scalar]]) -> str:
 
 
 def texts_in(database: Database, parameter: str) -> str:
-    """What follows IN: the texts that travel in that parameter, as one-column rows."""
+    """The SQL behind IN: the texts of that parameter, as one-column rows."""
     return f"({database.select_rows([('text', 'TEXT')], parameter)})"

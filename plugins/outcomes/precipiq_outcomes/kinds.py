@@ -1,4 +1,4 @@
-"""The kinds of entry that outcomes write, what stands in them, and what they read of others."""
+"""The kinds of entry that outcomes write, their fields, and the kinds of other plugins that they read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ESTIMATE_FIELDS = (
 
 
 def kinds(present_links: Present, present_estimates: Present) -> tuple[EntryKind, ...]:
-    """All of them; ``present_links``, ``present_estimates``: show them as the REST interface does."""
+    """All of them; ``present_links``, ``present_estimates`` show them as the REST interface does."""
 
     def change(name: str, summary: str, event: str) -> EntryKind:
         return EntryKind(name, summary, _CHANGE_FIELDS, event=event, present=present_links, table="links")

@@ -1,4 +1,4 @@
-"""What a decision may cost if it turns out wrong. Pure, exact.
+"""The exposure of a decision that may turn out wrong. Pure, exact.
 
 ``min(base x confidence x human x max(loss rate, 0.10), cap)``: base by the type of action, twice for a confidence below
 one half, one and a half times without a human in the loop; the loss rate is the share of the agent's decisions of that
@@ -32,7 +32,7 @@ class RiskModel:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What an estimate depends on. ``past_decisions``, ``past_losses``: of the agent and type of action, so far."""
+    """The facts of an estimate. ``past_decisions``, ``past_losses``: of the agent and type of action, so far."""
 
     action_type: str
     low_confidence: bool

@@ -36,7 +36,7 @@ COLUMNS: tuple[tuple[str, ColumnType], ...] = (
 )
 NAMES = ", ".join(name for name, _ in COLUMNS)
 CHANGING = ("method", "notes", "status", "confirmed_us", "rejected_us", "deleted_us", "entries")
-"""What later entries change of a link."""
+"""The columns of a link that later entries change."""
 
 
 def row_of(link: Link) -> list[Scalar]:

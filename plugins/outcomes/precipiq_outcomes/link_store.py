@@ -17,7 +17,7 @@ _SEQ_END = 2**63 - 1
 
 
 class LinkStore:
-    """Links of all chains, as far as they were taken in."""
+    """Links of all chains, up to the projection's cursors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,12 +27,12 @@ class LinkStore:
         return next(iter(await self._select(chain, "link_id = :link_id", {"link_id": link_id})), None)
 
     async def of_pair(self, chain: Chain, decision_id: str, event_id: str) -> list[Link]:
-        """Every link there ever was between the two."""
+        """Every link ever made between the two."""
         values: dict[str, Scalar] = {"decision_id": decision_id, "event_id": event_id}
         return await self._select(chain, "decision_id = :decision_id AND event_id = :event_id", values)
 
     async def of_event(self, chain: Chain, event_id: str) -> list[Link]:
-        """Every link there ever was to that event."""
+        """Every link ever made to that event."""
         return await self._select(chain, "event_id = :event_id", {"event_id": event_id})
 
     async def by_request(self, chain: Chain, request_key: str) -> Link | None:
@@ -50,7 +50,7 @@ class LinkStore:
         return await self._select(chain, conditions, {**values, "limit": limit}, "DESC LIMIT :limit")
 
     async def counts_of_agent(self, chain: Chain, agent_id: str) -> tuple[int, int]:
-        """How many of the worker's links of that agent were confirmed, and how many confirmed or rejected."""
+        """The counts of the worker's links of that agent: confirmed, and confirmed or rejected."""
         sql = (
             "SELECT COALESCE(SUM(CASE WHEN confirmed_us IS NOT NULL THEN 1 ELSE 0 END), 0) AS good, "
             "COALESCE(SUM(CASE WHEN rejected_us IS NOT NULL THEN 1 ELSE 0 END), 0) AS bad "

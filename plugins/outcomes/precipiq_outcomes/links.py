@@ -25,7 +25,7 @@ LOSS_TYPES = frozenset(("cost", "liability"))
 class Link:
     """A link as the chain's entries made it. ``amount``: ten-thousandths; times in microseconds.
 
-    ``strength``: as it stands in the entry, 0 to 1. ``entries``: how many entries told of it.
+    ``strength``: from the entry, 0 to 1. ``entries``: the number of entries about the link.
     """
 
     link_id: str
@@ -59,12 +59,12 @@ class Link:
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether it can be confirmed or rejected: the worker made it, and nobody has answered."""
+        """Whether a client can confirm or reject the link: the worker made it, and it has no answer."""
         return self.method in RESERVED_METHODS and self.status in ("active", "suggested")
 
 
 def link_of(statement: Statement, notes: str | None) -> Link:
-    """The link that an entry of kind ``link`` makes. Raises ``KeyError`` and ``ValueError`` when it is none."""
+    """The link that an entry of kind ``link`` makes. Raises ``KeyError`` and ``ValueError`` for another entry."""
     body = cast("dict[str, Any]", statement.body)
     return Link(
         statement.id,
@@ -91,7 +91,7 @@ def link_of(statement: Statement, notes: str | None) -> Link:
 
 
 def apply_entry(link: Link, kind: str, at_us: int) -> Link:
-    """The link after an entry of that kind; one that does not fit its state counts, and changes nothing else."""
+    """The link after an entry of that kind; an entry that does not fit its state counts, and changes nothing else."""
     link = replace(link, entries=link.entries + 1)
     if kind == LINK_CONFIRMED and link.awaits_answer:
         return replace(link, status="active", method=MANUAL, confirmed_us=at_us)

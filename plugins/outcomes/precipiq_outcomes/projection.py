@@ -1,4 +1,4 @@
-"""Keeps the sums of a chain up to date: a follower, and what a read waits for so that it sees every write."""
+"""Keeps the sums of a chain up to date: a follower, and the wait by which a read sees every write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FOLDED = frozenset(
 
 
 class Projection:
-    """The follower ``outcomes``. ``batch_entries``: taken in by one transaction; ``wait_s``: how long a read waits."""
+    """The follower ``outcomes``. ``batch_entries``: of one transaction; ``wait_s``: the longest wait of a read."""
 
     name = "outcomes"
 
@@ -56,9 +56,9 @@ class Projection:
         await self._advance(chain, None)
 
     async def current(self, chain: Chain) -> None:
-        """Return when everything that the chain holds now was taken in.
+        """Wait until the projection has all entries that the chain holds now.
 
-        Raises ``Unavailable`` when that takes longer than a read should wait: the chain is being taken in.
+        Raises ``Unavailable`` when that takes longer than ``wait_s``; the projection goes on.
         """
         head = await self._ledger.head(chain)
         if head is not None:

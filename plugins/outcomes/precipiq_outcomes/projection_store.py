@@ -1,4 +1,4 @@
-"""The tables that entries add up to: a batch's changes and the cursor are one transaction, taken once."""
+"""The tables of the sums: a batch's changes and the cursor are one transaction, applied once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLES = (
     "outcome_losses",
     "outcome_estimates",
 )
-"""What is equal whenever it is rebuilt. ``outcome_stale`` says what is to be looked at, and is not."""
+"""The tables that a rebuild makes equal. ``outcome_stale`` holds marks for the estimator, and differs."""
 
 _CHAIN = "org_id = :org_id AND environment = :environment"
 _MONEY: tuple[tuple[str, ColumnType], ...] = (
@@ -50,7 +50,7 @@ _MAKE_CURSOR = (
     "INSERT INTO outcome_cursors (org_id, environment, name, seq) VALUES (:org_id, :environment, :name, 0) "
     "ON CONFLICT DO NOTHING"
 )
-# NULL is refused: a cursor that is elsewhere undoes the whole transaction.
+# The column refuses NULL: a cursor that has moved undoes the whole transaction.
 _MOVE_CURSOR = f"""
 UPDATE outcome_cursors SET seq = CASE WHEN seq = :old THEN CAST(:new AS BIGINT) ELSE NULL END
 WHERE {_CHAIN} AND name = :name
@@ -64,13 +64,13 @@ class ProjectionStore:
         self._database = database
 
     async def cursor(self, chain: Chain, name: str) -> int:
-        """Up to which seq that cursor has taken the chain's entries in."""
+        """The seq up to which that cursor has taken in the chain."""
         sql = "SELECT seq FROM outcome_cursors WHERE name = :name"
         rows = await self._database.fetch_as(chain, Statement(sql, {"name": name}))
         return cast("int", rows[0]["seq"]) if rows else 0
 
     async def move_cursor(self, chain: Chain, name: str, old: int, new: int) -> None:
-        """Raises ``Conflict`` when it is not at ``old``: another process was faster."""
+        """Move the cursor. Raises ``Conflict`` when it is not at ``old``: another process was faster."""
         await self._database.transaction(self._cursor_move(chain, name, old, new))
 
     async def chains_behind(self, name: str, limit: int) -> list[Chain]:
@@ -132,7 +132,7 @@ class ProjectionStore:
         await self._database.transaction(statements)
 
     async def forget(self, chain: Chain) -> None:
-        """Empty the chain's tables, so that all is taken in anew."""
+        """Empty the chain's tables, so that the projection takes in the whole chain anew."""
         values = chain_values(chain)
         tables = (*TABLES, "outcome_stale")
         empty = [Statement(f"DELETE FROM {table} WHERE {_CHAIN}", values) for table in tables]  # noqa: S608
@@ -140,7 +140,7 @@ class ProjectionStore:
         await self._database.transaction([Statement(reset, values), *empty])
 
     async def dump(self, chain: Chain) -> dict[str, list[tuple[Scalar, ...]]]:
-        """All rows of the chain's tables, in one order: to compare what was kept with what is rebuilt."""
+        """All rows of the chain's tables, in one order, to compare kept and rebuilt sums."""
         found = {}
         for table in TABLES:
             rows = await self._database.fetch_as(chain, Statement(f"SELECT * FROM {table}"))  # noqa: S608

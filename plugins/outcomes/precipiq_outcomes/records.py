@@ -12,7 +12,7 @@ from precipiq_outcomes.links import Link
 
 
 def link_record(chain: Chain, link: Link) -> dict[str, Any]:
-    """A link. ``status``: only an active one counts. ``score``: why the worker proposed it, part by part."""
+    """A link. ``status``: only an active link counts. ``score``: the parts of the worker's score."""
     return {
         "id": link.link_id,
         "org_id": chain.org_id,
@@ -52,7 +52,7 @@ def estimate_record(statement: Statement, entry_hash: str) -> dict[str, Any]:
 
 
 def rationale(body: Any) -> str:
-    """How an estimate came about, as a sentence."""
+    """The reasons of an estimate, as a sentence."""
     return (
         f"{body['base']} {body['currency']} for {body['action_type']} x {body['confidence_factor']} for confidence "
         f"x {body['human_factor']} for human review x loss rate {body['loss_rate']} (at least 0.10; "

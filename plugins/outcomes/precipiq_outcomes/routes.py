@@ -201,7 +201,7 @@ class AnalyticsRoutes:
 
 def _range(query: models.PnlQuery | models.LiabilityQuery) -> Range:
     start = None if query.start is None else parse_timestamp(query.start)
-    end = None if query.end is None else parse_timestamp(query.end)  # a bare date was made the day after it
+    end = None if query.end is None else parse_timestamp(query.end)  # a bare end date was replaced by the day after it
     if start is not None and end is not None and start >= end:
         raise ValidationFailed(details={"end": ["must be after start"]})
     return Range(start, end, query.agent_id)

@@ -1,8 +1,8 @@
-"""How likely a decision led to an event of money: four parts from 0 to 1, their weights, and what they add up to. Pure.
+"""How likely a decision led to an event of money: four parts from 0 to 1, their weights, and their sum. Pure.
 
 - temporal: halves with every half-life between the decision and the event.
-- metadata: what the two metadata have in common, of all that either has (Jaccard index of their values).
-- prior: how many of the worker's answered links of that agent were confirmed: (confirmed + 1) / (answered + 2).
+- metadata: the share of common values in both metadata (Jaccard index).
+- prior: the share of confirmed ones among the worker's answered links of that agent: (confirmed + 1) / (answered + 2).
 - amount: 1 when the amount stands among the decision's inputs and outputs, else 0.5.
 An event whose metadata name the decision's id is as good as certain.
 """
@@ -64,7 +64,7 @@ class Score:
     reference: bool
 
     def as_json(self, weights: Weights) -> dict[str, Any]:
-        """What stands in the link: each part with its weight."""
+        """The score in the link's entry: each part with its weight."""
         return {
             "total": self.total,
             "reference": self.reference,
@@ -94,7 +94,7 @@ def _overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
 
 
 def _values(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Scalars as texts, without their names: systems name the same thing differently. Flags say nothing."""
+    """Scalars as texts, without their names, which differ between systems. Flags are left out: they tell nothing."""
     for value in _scalars(metadata):
         if not isinstance(value, bool) and value is not None:
             yield str(value)[:_TEXT_CHARACTERS_MAX]
@@ -115,7 +115,7 @@ def _holds_amount(content: object, amount: Decimal) -> bool:
 
 
 def _scalars(value: object) -> Iterator[object]:
-    """Every scalar in nested objects and arrays, as far as a bounded walk leads."""
+    """Every scalar in nested objects and arrays, within the bounds of the walk."""
     stack, left = [value], _NODES_MAX
     while stack and left:
         left -= 1

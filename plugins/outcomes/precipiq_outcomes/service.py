@@ -1,7 +1,7 @@
-"""Links: made, confirmed, rejected, deleted. Every change is an entry; the tables follow. Knows no HTTP.
+"""Links: making, confirming, rejecting, deleting. Every change is an entry; the tables follow. Knows no HTTP.
 
 The entries of a pair (decision, event) carry its version as their idempotency key, so that of two changes that did not
-know of each other, on whatever nodes, one is refused by the chain itself and looks again.
+know of each other, on any nodes, the chain refuses one, which then reads the link again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """A link to make. ``strength``: 0 to 1. ``score``: why the worker proposes it."""
+    """A link to make. ``strength``: 0 to 1. ``score``: the worker's score, if it proposes the link."""
 
     decision_id: str
     event_id: str
@@ -55,7 +55,7 @@ class LinkService:
     async def create(
         self, chain: Chain, new: NewLink, actor: str, idempotency_key: str | None = None
     ) -> tuple[Link, bool]:
-        """The pair's active link, and whether it is new: a repeat gives the one there is.
+        """Make the pair's active link; gives it and whether it is new: a repeat gives the existing link.
 
         Raises ``NotFound`` (no such decision or event), ``LinkConflict`` and ``IdempotencyConflict``.
         """
@@ -81,14 +81,14 @@ class LinkService:
         raise Unavailable("others keep changing this link; try again")
 
     async def propose(self, chain: Chain, new: NewLink, actor: str) -> bool:
-        """Make the worker's link, unless the pair ever had one; whether it was made."""
+        """Make the worker's link, unless the pair ever had a link; gives whether it was made."""
         if await self._store.of_pair(chain, new.decision_id, new.event_id):
             return False
         draft = _draft(new, await self._ends(chain, new), actor, None, 0)
         return await self._append(chain, draft) is not None
 
     async def confirm(self, chain: Chain, link_id: str, actor: str) -> Link:
-        """Make a suggestion active and somebody's own. Raises ``NotFound``, ``NotASuggestion``, ``LinkConflict``."""
+        """Make a suggestion active and manual. Raises ``NotFound``, ``NotASuggestion``, ``LinkConflict``."""
         return await self._answer(chain, link_id, kinds.LINK_CONFIRMED, actor)
 
     async def reject(self, chain: Chain, link_id: str, actor: str) -> Link:
@@ -96,7 +96,7 @@ class LinkService:
         return await self._answer(chain, link_id, kinds.LINK_REJECTED, actor)
 
     async def delete(self, chain: Chain, link_id: str, actor: str) -> Link:
-        """End a link; it stays on record. Repeating it changes nothing. Raises ``NotFound``."""
+        """End a link, which stays on record. A repeat changes nothing. Raises ``NotFound``."""
         for _ in range(_ATTEMPTS):
             link, version = await self._state(chain, link_id)
             if link.status in ("deleted", "rejected"):
@@ -106,7 +106,7 @@ class LinkService:
         raise Unavailable("others keep changing this link; try again")
 
     async def redact(self, chain: Chain, link_id: str, reason: str, actor: str) -> Entry:
-        """Erase the link's notes; the redaction entry. See ``Ledger.redact``."""
+        """Erase the link's notes; gives the redaction entry. See ``Ledger.redact``."""
         return await self._ledger.redact(chain, link_id, kinds.LINK, reason, actor)
 
     async def get(self, chain: Chain, link_id: str) -> Link:
@@ -125,7 +125,7 @@ class LinkService:
         return await self._store.page(chain, filters, before_seq, limit)
 
     async def present_links(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
-        """Links as they were after each of these entries. See ``precipiq_contracts.chain.Present``."""
+        """The state of each link after each of these entries. See ``precipiq_contracts.chain.Present``."""
         return list(await asyncio.gather(*(self._present(chain, entry) for entry in entries)))
 
     async def present_estimates(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
@@ -175,7 +175,7 @@ class LinkService:
         return True
 
     async def _append(self, chain: Chain, draft: Draft) -> Link | None:
-        """The link that the draft made; None when another change of the pair came first."""
+        """Append the draft; gives the link, or None when another change of the pair came first."""
         try:
             appended = await self._ledger.append(chain, [draft])
         except IdempotencyConflict:
@@ -233,12 +233,12 @@ def _key(decision_id: str, event_id: str, version: int) -> str:
 
 
 def _version(pair: Sequence[Link]) -> int:
-    """How many entries there are of the pair."""
+    """The number of the pair's entries."""
     return sum(link.entries for link in pair)
 
 
 def _says(link: Link, new: NewLink) -> bool:
-    """Whether the link says what is asked for. Erased notes cannot be compared."""
+    """Whether the link has the requested content. Erased notes cannot be compared."""
     return (link.decision_id, link.event_id, link.strength, link.method, link.link_type) == (
         new.decision_id,
         new.event_id,

@@ -22,7 +22,7 @@ _MONDAY_US = -3 * DAY_US  # 1969-12-29
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a range: ``start_us`` <= time < ``end_us``. ``span``: whole ones of it; None: no whole day."""
+    """A piece of a range: ``start_us`` <= time < ``end_us``. ``span``: of whole spans; None: without a whole day."""
 
     span: Span | None
     start_us: int
@@ -52,7 +52,7 @@ def _days(start: int, end: int) -> list[Piece]:
 
 
 def floor(interval: Interval, us: int) -> int:
-    """The start of the interval that the time lies in; what is beyond the calendar stays as it is."""
+    """The start of the time's interval; a time beyond the calendar stays as it is."""
     if not _LEAST_US <= us < _MOST_US:
         return us
     if interval == "day":
@@ -64,7 +64,7 @@ def floor(interval: Interval, us: int) -> int:
 
 
 def next_start(interval: Interval, start_us: int) -> int:
-    """The start of the interval after the one that starts there."""
+    """The start of the interval after the interval that starts there."""
     if interval == "day":
         return start_us + DAY_US
     if interval == "week":

@@ -13,7 +13,7 @@ from precipiq_outcomes.fold import EVERYBODY, Group
 from precipiq_outcomes.spans import FIRST_US, LAST_US, Piece
 
 Groups: TypeAlias = Mapping[str, tuple[Group, int]]
-"""Every group by its id, with how many decisions it has."""
+"""Every group by its id, with its number of decisions."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Sums:
         self._database = database
 
     async def money(self, chain: Chain, pieces: list[Piece], agent_id: str | None) -> Totals:
-        """Linked money by when it moved; of one agent, or of everybody and of each agent."""
+        """Linked money by the time it moved; of one agent, or of everybody and of each agent."""
         totals = Totals()
         for piece in pieces:
             rows = await self._spans_money(chain, piece, agent_id) if piece.span else None
@@ -48,7 +48,7 @@ class Sums:
     async def money_by_day(
         self, chain: Chain, start_us: int, end_us: int, agent_id: str | None
     ) -> list[tuple[int, str, str, int, int]]:
-        """Of whole days: start, currency, type of link, amount in ten-thousandths, active links."""
+        """Money of whole days: start, currency, type of link, amount in ten-thousandths, active links."""
         sql = (
             "SELECT start_us, currency, link_type, amount, links FROM outcome_money WHERE span = 'day' "
             "AND start_us >= :start AND start_us < :end AND agent_id = :agent_id"
@@ -68,7 +68,7 @@ class Sums:
     async def decisions(
         self, chain: Chain, pieces: list[Piece], agent_id: str | None, groups: Groups
     ) -> Mapping[Group, int]:
-        """How many decisions there were, by group. ``groups``: what :meth:`groups` gave."""
+        """The number of decisions, by group. ``groups``: the result of :meth:`groups`."""
         counts: dict[str, int] = defaultdict(int)
         for piece in pieces:
             if piece.span:
@@ -90,7 +90,7 @@ class Sums:
     async def decisions_by_day(
         self, chain: Chain, start_us: int, end_us: int, agent_id: str | None
     ) -> list[tuple[int, int]]:
-        """Of whole days: start, decisions."""
+        """Decisions of whole days: start, count."""
         sql = (
             "SELECT start_us, decisions FROM outcome_agent_days "
             "WHERE agent_id = :agent_id AND start_us >= :start AND start_us < :end"
@@ -100,7 +100,7 @@ class Sums:
         return [(cast("int", row["start_us"]), cast("int", row["decisions"])) for row in rows]
 
     async def groups(self, chain: Chain) -> Groups:
-        """Every group by its id, with how many decisions it has."""
+        """Every group by its id, with its number of decisions."""
         sql = "SELECT group_id, agent_id, action_type, low_confidence, human_in_loop, decisions FROM outcome_groups"
         return {
             str(row["group_id"]): (
@@ -116,7 +116,7 @@ class Sums:
         }
 
     async def of_pair(self, chain: Chain, agent_id: str, action_type: str) -> tuple[int, int]:
-        """How many decisions of that agent and type there are, and how many of them have a cost or liability link."""
+        """The number of that agent's decisions of that type, and of those with a cost or liability link."""
         sql = (
             "SELECT (SELECT COALESCE(SUM(decisions), 0) FROM outcome_groups "
             "WHERE agent_id = :agent_id AND action_type = :action_type) AS past, "
@@ -145,7 +145,7 @@ class Sums:
         return list(await self._database.fetch_as(chain, Statement(sql, values)))
 
     async def _add_rest(self, chain: Chain, piece: Piece, agent_id: str | None, totals: Totals) -> None:
-        """Less than a day: link by link."""
+        """Add a range of less than a day, link by link."""
         sql = (
             "SELECT currency, link_type, agent_id, event_id, amount, COUNT(*) AS links "  # noqa: S608
             "FROM outcome_links "

@@ -1,4 +1,4 @@
-"""Where a PostgreSQL is and who we are there, checked at boot; the password stays where its reference says."""
+"""The address and the role of a PostgreSQL, checked at boot; the password stays where its reference says."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class PostgresAddress:
         return f"{parts.hostname or 'local'}:{parts.port or 5432}{parts.path}"
 
     def options(self) -> dict[str, Any]:
-        """For ``asyncpg.connect``. The password is read at each connection, so that it can be changed meanwhile."""
-        # All five are named, because `databases` names them too, without what the URL's query says of them.
+        """Options of ``asyncpg.connect``. Each connection reads the password anew, so it can be changed meanwhile."""
+        # All five are named: `databases` names them too, and leaves out what the URL's query says of them.
         return {
             "dsn": self.url,
             "host": None,
@@ -51,7 +51,7 @@ class PostgresAddress:
 
 
 def check_addresses(settings: PostgresConfig) -> None:
-    """Raises ``DeploymentError`` with all that is wrong with the URLs."""
+    """Check both URLs. Raises ``DeploymentError`` with every problem of either."""
     urls = {"url": settings.url, "migrate_url": settings.migrate_url, "listen_url": settings.listen_url}
     problems = [
         problem
@@ -66,7 +66,7 @@ def check_addresses(settings: PostgresConfig) -> None:
 
 
 def address_problems(where: str, url: str) -> list[str]:
-    """A sentence for each thing that is wrong with a URL."""
+    """A sentence for each problem of a URL."""
     problems = []
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""What a server looks at before it serves from a PostgreSQL: the schema's version, and that tenants are kept apart."""
+"""The checks of a server before it serves from a PostgreSQL: the schema's version, and the separation of tenants."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SELECT c.relname::text AS name, pg_has_role(c.relowner, 'MEMBER') AS is_owned,
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname
 """
-"""A view reads as its owner, who sees every tenant, unless it says otherwise; the others know no row-level security."""
+"""By default a view reads as its owner, which sees every tenant; other kinds have no row-level security."""
 _WIDE_POLICIES = """
 SELECT c.relname::text AS table_, p.polname::text AS name
 FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -49,7 +49,7 @@ ORDER BY c.relname, p.polname
 
 
 async def check_deployment(connection: asyncpg.Connection, roles: Roles, migrations: Sequence[Migration]) -> str:
-    """The server's version. Raises ``DeploymentError`` with everything that is wrong."""
+    """The server's version. Raises ``DeploymentError`` with every problem found."""
     role = await connection.fetchrow(_ROLE)
     tables = await connection.fetch(_TABLES, SCHEMA)
     if not tables:
@@ -77,7 +77,7 @@ async def check_deployment(connection: asyncpg.Connection, roles: Roles, migrati
 
 
 def _problems_of_memberships(roles: Roles, others: Sequence[Any]) -> Iterator[str]:
-    """The role that serves becomes the two others when it must, and has nothing of theirs before that."""
+    """The role that serves may become the two others, and has none of their rights before it does."""
     for other in others:
         name = other["name"]
         if other["sees_all"]:

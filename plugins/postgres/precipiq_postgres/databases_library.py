@@ -1,7 +1,7 @@
 """The only module that imports ``databases``: its lifecycle and pool of PostgreSQL, nothing else of it.
 
-Its ``transaction()``, ``execute_many`` and ``iterate`` are never used: a cancelled task loses its connection, batches
-are slow, BEGIN is deferred. What needs a transaction gets the raw connection.
+The plugin uses no ``transaction()``, ``execute_many`` or ``iterate``: a cancelled task loses its connection, batches
+are slow, BEGIN is deferred. Work that needs a transaction gets the raw connection.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class PostgresConnections:
 
     @asynccontextmanager
     async def acquire(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of one's own. Raises ``NoConnection`` when none comes in time."""
-        # Not database.connection(): that one is shared by everything its task does, and breaks when it is cancelled.
+        """Lend the caller a connection of its own. Raises ``NoConnection`` when none is free in time."""
+        # Not database.connection(): the whole task shares that connection, and a cancelled task breaks it.
         connection = Connection(self._database, self._database._backend)
         try:
             async with asyncio.timeout(wait_s):

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean to this project, and that they tell nothing of what is stored."""
+"""The project's errors for PostgreSQL's, without any stored value in their texts."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _DEADLOCKS = frozenset(("40001", "40P01"))
 
 
 class ConnectionLost(Unavailable):
-    """The connection broke or could not be made: the same work may succeed over another one."""
+    """The connection broke or could not be made: the same work may succeed over another connection."""
 
 
 class NoConnection(ConnectionLost):
-    """None was free, and none could be made, in time: nothing was sent."""
+    """No connection was free or could be made in time: nothing was sent."""
 
 
 def translate(error: BaseException) -> BaseException:
@@ -76,7 +76,7 @@ def translate(error: BaseException) -> BaseException:
 
 def _of_postgres(error: asyncpg.PostgresError) -> PrecipiqError:
     state = error.sqlstate or ""
-    # The detail quotes values of rows, whoever's they are; it must not come into a log or an answer.
+    # The detail quotes values of rows of any tenant: it must reach no log and no answer.
     error.detail = None
     if state.startswith("22"):  # here the message itself quotes them, see `translate`
         return InternalError(f"the database refused a value (SQLSTATE {state}, {type(error).__name__})")
@@ -93,7 +93,7 @@ def _of_postgres(error: asyncpg.PostgresError) -> PrecipiqError:
 
 
 def is_deadlock(error: BaseException) -> bool:
-    """Whether trying again is right: undone so that another could go on, or prepared before a migration came."""
+    """Whether a retry may succeed: the transaction was the victim of a deadlock, or a migration came between."""
     cause = error.__cause__ if isinstance(error, PrecipiqError) else error
     if isinstance(cause, asyncpg.InvalidCachedStatementError):
         return True
@@ -102,7 +102,7 @@ def is_deadlock(error: BaseException) -> bool:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raises the project's error in place of the database's."""
+    """Raise the project's error in place of the database's."""
     try:
         yield
     except Exception as error:

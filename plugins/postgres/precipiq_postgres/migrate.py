@@ -1,4 +1,4 @@
-"""The schema on PostgreSQL: roles, the plugins' Alembic branches, and who may see which rows, under one lock.
+"""The schema on PostgreSQL: roles, the plugins' Alembic branches, and the rights to rows, under one lock.
 
 Each revision is a transaction of its own that waits briefly for its table locks and is tried again, so that the server
 of the version before reads and writes on while this runs. Rights are set anew in each of them.
@@ -29,10 +29,10 @@ from precipiq_schema.steps import Step, version_table
 
 log = structlog.get_logger("precipiq.database")
 
-_LOCK = "SELECT pg_try_advisory_lock(7305221163900117)"  # any number that nobody else takes
+_LOCK = "SELECT pg_try_advisory_lock(7305221163900117)"  # any number that no other program takes
 _LOCK_POLL_S = 0.1
 _LOCK_ATTEMPTS = 600
-_TABLE_LOCK_TIMEOUT_MS = 500  # half of PostgreSQL's deadlock_timeout: we give up, not the server we wait for
+_TABLE_LOCK_TIMEOUT_MS = 500  # half of PostgreSQL's deadlock_timeout: the migration gives up, not the server
 _TABLE_LOCK_ATTEMPTS = 120
 _TABLE_LOCK_PAUSE_S = 0.2
 _IN_THE_WAY = frozenset(("55P03", "40P01"))
@@ -41,10 +41,10 @@ _IN_THE_WAY = frozenset(("55P03", "40P01"))
 def migrate(
     as_whom: PostgresAddress, runtime: PostgresAddress, migrations: Sequence[Migration], *, post: bool
 ) -> list[str]:
-    """Apply what is missing; the revisions applied, in order. ``post``: also what older servers could not bear.
+    """Apply the missing revisions; they are returned in order. ``post``: also steps that older servers cannot bear.
 
     Raises ``DeploymentError`` when the database is newer than the code or the role lacks a right, ``Unavailable`` when
-    another migration, or a reader of a table, does not end. What was applied until then stays; run it again.
+    another migration, or a reader of a table, does not end. Applied revisions stay; the operator runs it again.
     """
     return asyncio.run(_migrate(as_whom, runtime, migrations, post=post))
 
@@ -90,7 +90,7 @@ def _due(steps: Sequence[Step], *, post: bool) -> list[Step]:
 
 @asynccontextmanager
 async def _lock(address: PostgresAddress) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that keeps other migrations out as long as it lives. Not through a pooler."""
+    """Lend a connection that keeps other migrations out while it is open. Not through a pooler."""
     connection = await asyncpg.connect(**address.options())
     try:
         for _ in range(_LOCK_ATTEMPTS):
@@ -137,14 +137,14 @@ async def _oldest(connection: asyncpg.Connection, branch: str) -> str:
 
 
 def _note_oldest(plain: Connection, branch: str, oldest: str | None = None) -> None:
-    """``oldest``: None for the present revision, because no server of another version runs any more."""
+    """``oldest``: None for the present revision, once no server of another version runs."""
     table = quoted(version_table(branch))
     oldest = oldest or plain.exec_driver_sql(f"SELECT version_num FROM {table}").scalar_one()  # noqa: S608
     plain.exec_driver_sql(f"COMMENT ON COLUMN {table}.version_num IS '{OLDEST}{oldest}'")
 
 
 async def _in_schema(engine: AsyncEngine, roles: Roles, work: Any) -> None:
-    """Work in one transaction as the schema's owner; again when a table stays in use."""
+    """Run the work in one transaction as the schema's owner; retry when a table stays in use."""
     for attempt in range(_TABLE_LOCK_ATTEMPTS):
         try:
             async with engine.begin() as connection:

@@ -1,7 +1,7 @@
-"""The roles of a deployment, and for each table who may read and write which rows.
+"""The roles of a deployment, and each role's rights to the rows of each table.
 
-Everything is derived from what the plugins' migrations declare; a table that nobody declared can be read by nobody who
-serves a tenant. Nothing is locked when nothing is to be changed.
+The rights follow from the declarations of the plugins' migrations; no role that serves a tenant can read a table
+that no migration declares. A run that changes nothing locks nothing.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspna
 
 
 async def make_roles(connection: asyncpg.Connection, roles: Roles, password: SecretLocation | None) -> None:
-    """Make what is missing of the roles and the schema. A role that exists keeps its password.
+    """Make the missing roles and the schema. A role that exists keeps its password.
 
-    Raises ``DeploymentError`` when the schema is somebody else's.
+    Raises ``DeploymentError`` when another role owns the schema.
     """
     present = {row[0]: row[1] for row in await connection.fetch("SELECT rolname::text, rolinherit FROM pg_roles")}
     group = "NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE"
@@ -66,7 +66,7 @@ async def make_roles(connection: asyncpg.Connection, roles: Roles, password: Sec
             attributes += f" PASSWORD '{scram_verifier(password.reveal(), SystemRandomness().bytes(16))}'"
         await connection.execute(f"CREATE ROLE {quoted(name)} {attributes}")
     runtime = quoted(roles.runtime)
-    if present.get(roles.runtime):  # made by an administrator, without NOINHERIT: it would see what the others see
+    if present.get(roles.runtime):  # made by an administrator, without NOINHERIT: it would have the others' rights
         await connection.execute(f"ALTER ROLE {runtime} NOINHERIT")
     await _grant(connection, roles.system, roles.runtime, inherits=False)
     await _grant(connection, roles.auditor, roles.runtime, inherits=False)
@@ -95,9 +95,9 @@ AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database(
 
 
 async def _grant(connection: asyncpg.Connection, role: str, member: str, *, inherits: bool) -> None:
-    """Let ``member`` become ``role``, and have its rights without doing so, or not."""
+    """Let ``member`` become ``role``, with or without that role's rights before it does."""
     grant = f"GRANT {quoted(role)} TO {quoted(member)}"
-    if connection.get_server_version() < (16, 0):  # where the member's INHERIT says it of all its memberships
+    if connection.get_server_version() < (16, 0):  # there the member's INHERIT rules all its memberships
         is_done = await connection.fetchval("SELECT pg_has_role($1::name, $2::name, 'MEMBER')", member, role)
     else:
         sql = "SELECT pg_has_role($1::name, $2::name, 'SET') AND pg_has_role($1::name, $2::name, 'USAGE') = $3"
@@ -110,7 +110,7 @@ async def _grant(connection: asyncpg.Connection, role: str, member: str, *, inhe
 def rights(plain: Any, roles: Roles, migrations: Sequence[Migration], branch: str) -> Iterator[str]:
     """The statements that are still to be executed, as the owner.
 
-    ``plain``: a SQLAlchemy connection. ``branch``: whose revision was taken just now, and made what has no rights yet.
+    ``plain``: a SQLAlchemy connection. ``branch``: its newest revision may have made tables without rights.
     """
     columns = {table: named for migration in migrations for table, named in migration.tenant_tables.items()}
     of_drivers = {table for migration in migrations for table in migration.driver_tables}
@@ -120,7 +120,7 @@ def rights(plain: Any, roles: Roles, migrations: Sequence[Migration], branch: st
     for table, noted, is_isolated, policies_count in plain.exec_driver_sql(_STATE_OF_TABLES).all():
         made_by = noted.split(" ")[1] if noted.startswith("rights ") else branch
         if is_isolated and noted and table not in columns and made_by not in branches:
-            continue  # of a plugin that is switched off: its rights stay for the day it is on again
+            continue  # the table of a plugin that is off keeps its rights
         if table.startswith(version_table("")):
             statements = _rights_of_version_table(table, roles)
         else:
@@ -181,7 +181,7 @@ def _rights_of_version_table(table: str, roles: Roles) -> list[str]:
 
 
 def _rights_of_functions(plain: Any, roles: Roles) -> Iterator[str]:
-    """Functions that write for a tenant run as the system role, and only the role that serves may call them."""
+    """Functions that write for a tenant run as the system role; the role that serves alone may call them."""
     for function, is_definer, owner in plain.exec_driver_sql(_FUNCTIONS).all():
         if owner == roles.system:
             continue

@@ -1,4 +1,4 @@
-"""Who may do what on PostgreSQL: the roles' names, and how a transaction says for whom it reads and writes.
+"""Roles on PostgreSQL: their names, and the statements with which a transaction takes a role and a tenant.
 
 ``x`` (serves; sees one tenant at a time), ``x_system`` (the deployment: every tenant's rows of plugins' tables),
 ``x_auditor`` (reads everything, writes nothing), ``x_owner`` (owns the schema; used by migrations alone).

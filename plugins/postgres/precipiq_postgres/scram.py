@@ -1,4 +1,4 @@
-"""A password as PostgreSQL stores it, made here so that the password itself is in no statement and no log."""
+"""The verifier that PostgreSQL stores of a password, made here so that no statement and no log holds the password."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scram_verifier(password: str, salt: bytes) -> str:
 
 
 def _prepare(password: str) -> str:
-    """SASLprep (RFC 4013) as PostgreSQL and its clients do it: what it would refuse is taken as it is."""
+    """Apply SASLprep (RFC 4013) as PostgreSQL and its clients do: a text that it refuses stays as it is."""
     if password.isascii():
         return password
     kept = [character for character in password if not stringprep.in_table_b1(character)]

@@ -1,6 +1,6 @@
 """The PostgreSQL database: plain reads, tenant reads, transactions, and connections for drivers.
 
-Every piece of work runs to its end in a task of its own, whatever becomes of whoever asked for it: a cancelled request
+Every piece of work runs to its end in a task of its own, even when the caller is cancelled: a cancelled request
 leaves no half transaction, no lock and no lost connection.
 """
 
@@ -45,7 +45,7 @@ log = structlog.get_logger("precipiq.database")
 _DEADLOCK_ATTEMPTS = 5
 _READ_PAUSES_S = (0.0, 0.05)
 _CLOSE_TIMEOUT_S = 10.0
-_COMMAND_TIMEOUT_S = 20.0  # beyond the server's own limit of a statement: it does not answer any more
+_COMMAND_TIMEOUT_S = 20.0  # beyond the server's own limit of a statement: the server is gone
 
 
 class PostgresDatabase:
@@ -70,7 +70,7 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def open(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
-        """Open for the life of the application. Raises ``DeploymentError`` when the schema is another."""
+        """Open the database for the life of the application. Raises ``DeploymentError`` when the schema is another."""
         if self.settings.migrate_at_start:
             for revision in await asyncio.to_thread(self.migrate, migrations):
                 log.info("migrated", revision=revision)
@@ -93,11 +93,11 @@ class PostgresDatabase:
         from precipiq_postgres.databases_library import open_postgres_connections  # SQLAlchemy, as above
 
         options = self.address.options() | {
-            "min_size": 0,  # a server starts, and waits, while its database is away
+            "min_size": 0,  # a server starts while its database is away, and waits for it
             "max_size": self.settings.connections_max,
             "timeout": self.settings.connection_wait_s,
             "command_timeout": _COMMAND_TIMEOUT_S,
-            "reset": _keep,  # no session state is ever made; a round trip is saved
+            "reset": _keep,  # the plugin makes no session state; this saves a round trip
         }
         if self.settings.transaction_pooler:
             options["statement_cache_size"] = 0  # the next transaction may be on another connection
@@ -152,7 +152,7 @@ class PostgresDatabase:
         await self.run_statement("SELECT 1")
 
     async def run_in(self, begin: str, work: Work[T]) -> T:
-        """Work inside the transaction that ``begin`` begins, tried again when it deadlocked. See :meth:`run`."""
+        """Run the work inside the transaction that ``begin`` begins, again when it deadlocked. See :meth:`run`."""
         for attempt in range(_DEADLOCK_ATTEMPTS):
             try:
                 return await self.run(lambda connection: in_transaction(connection, begin, work))
@@ -162,7 +162,7 @@ class PostgresDatabase:
         raise AssertionError("unreachable")
 
     async def read_in(self, begin_read_only: str, work: Work[T]) -> T:
-        """As :meth:`run_in`, for work that only reads: over another connection when one turns out to be broken."""
+        """As :meth:`run_in`, for work that only reads: a broken connection is replaced by another."""
         for pause_s in _READ_PAUSES_S:
             try:
                 return await self.run_in(begin_read_only, work)
@@ -173,18 +173,18 @@ class PostgresDatabase:
         return await self.run_in(begin_read_only, work)
 
     async def run_statement(self, sql: str, *parameters: object) -> Any:
-        """One statement that is a transaction by itself; the first value it gives."""
+        """Run one statement that is a transaction by itself; gives its first value."""
         return await self.run_single("BEGIN", lambda connection: connection.fetchval(sql, *parameters))
 
     async def run_single(self, begin: str, work: Work[T]) -> T:
-        """Work that is one statement and so a transaction by itself. See :meth:`run`.
+        """Run work that is one statement and so a transaction by itself. See :meth:`run`.
 
-        Behind a pooler ``begin`` makes it one, because statement and parameters go in two messages.
+        Behind a pooler ``begin`` opens the transaction, because statement and parameters go in two messages.
         """
         return await (self.run_in(begin, work) if self.settings.transaction_pooler else self.run(work))
 
     async def run(self, work: Work[T]) -> T:
-        """Work with a connection, to its end even when whoever waits is cancelled.
+        """Run the work with a connection, to its end even when the caller is cancelled.
 
         ``work`` leaves no transaction open and sets nothing for the session. Raises ``Unavailable`` when the database
         cannot be reached (``ConnectionLost``) or is busy, ``Conflict`` when a constraint is violated.
@@ -202,7 +202,7 @@ class PostgresDatabase:
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited may be gone
+            task.exception()  # the caller may be gone
 
     async def _run(self, work: Work[T]) -> T:
         if self._connections is None:
@@ -212,12 +212,12 @@ class PostgresDatabase:
                 try:
                     return await work(connection)
                 except (TimeoutError, ConnectionLost, asyncio.CancelledError):
-                    _drop(connection)  # whoever does not answer would not hear a request to cancel either
+                    _drop(connection)  # a server that does not answer would not obey a request to cancel
                     raise
 
 
 async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[T]) -> T:
-    """Work between ``begin`` (may be several statements) and COMMIT; undone when it raises."""
+    """Run the work between ``begin`` (may be several statements) and COMMIT; undo it when it raises."""
     try:
         await connection.execute(begin)
         result = await work(connection)
@@ -246,7 +246,7 @@ async def _roll_back(connection: asyncpg.Connection) -> None:
 
 
 def _drop(connection: asyncpg.Connection) -> None:
-    with suppress(asyncpg.InterfaceError):  # it broke, and left the pool already
+    with suppress(asyncpg.InterfaceError):  # a broken connection has left the pool already
         connection.terminate()
 
 
@@ -255,11 +255,11 @@ def _location(reference: SecretReference | None) -> SecretLocation | None:
 
 
 async def _keep(_: asyncpg.Connection) -> None:
-    """In place of asyncpg's reset of a session; an open transaction it undoes by itself."""
+    """Stand in for asyncpg's reset of a session; asyncpg undoes an open transaction by itself."""
 
 
 def _cannot_open(address: PostgresAddress, error: Unavailable) -> str:
-    """For the operator, who may know what a client must not: which role, where, and what the system said."""
+    """A text for the operator alone: role, address and the system's error, which no client may see."""
     cause = error.__cause__
     if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
         why = "it has another password, or is not there yet: run `precipiq migrate`"

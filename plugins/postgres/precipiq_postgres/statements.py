@@ -1,7 +1,7 @@
-"""Plugins' portable statements (``:name`` parameters) as PostgreSQL takes them, and the rows they give.
+"""Plugins' portable statements (``:name`` parameters) in PostgreSQL's form, and their rows.
 
-Only statements that read or write rows are taken: one that ends the transaction, or changes the connection's role or
-settings, would reach into the work that the connection does next.
+Only statements that read or write rows are taken: a statement that ends the transaction, or changes the role or
+settings of the connection, would change the connection's next work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from precipiq_contracts.database import Row, Scalar, Statement
 from precipiq_contracts.errors import InternalError
 
 _ROWS = re.compile(
-    r"(?:\s+|\(|--[^\n\r]*[\n\r]|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"  # a comment within a comment is not taken
+    r"(?:\s+|\(|--[^\n\r]*[\n\r]|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"  # nested comments are refused
     r"(?:SELECT|WITH|VALUES|INSERT|UPDATE|DELETE|MERGE)\b",
     re.IGNORECASE,
 )
@@ -55,7 +55,7 @@ async def fetch_rows(connection: asyncpg.Connection, statement: Statement) -> li
 
 
 def _scalar(value: Any) -> Any:
-    """What another database would give: ``sum`` of integers is an integer."""
+    """The value as another database gives it: ``sum`` of integers is an integer."""
     if isinstance(value, Decimal):
         plain: Scalar = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
         return plain

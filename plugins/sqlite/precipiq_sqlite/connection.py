@@ -1,4 +1,4 @@
-"""How this project opens an SQLite file, and what SQLite's errors mean. Holds no connection."""
+"""Opens SQLite files as this project needs them, and translates SQLite's errors. Holds no connection."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _CONCERNS_ONE_WRITE = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM))
 def open_for_writing(path: Path, busy_timeout_s: float, *, checkpoints: bool = True) -> sqlite3.Connection:
     """A connection in autocommit that may write, durable on COMMIT. Makes the file when it is absent.
 
-    ``checkpoints=False``: leave moving the log into the file to the server's process. Erased content is overwritten.
+    ``checkpoints=False``: the server's process alone moves the log into the file. Erased content is overwritten.
     """
     connection = sqlite3.connect(
         path,
@@ -121,7 +121,7 @@ def translate(error: BaseException) -> BaseException:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raises the project's error in place of SQLite's."""
+    """Raise the project's error in place of SQLite's."""
     try:
         yield
     except sqlite3.Error as error:
@@ -132,11 +132,11 @@ def translate_errors() -> Iterator[None]:
 
 
 def is_connection_bad(error: BaseException) -> bool:
-    """Whether the connection that raised it is to be replaced."""
+    """Whether the connection that raised the error must be replaced."""
     return primary_code(error) in _CONNECTION_IS_BAD
 
 
 def concerns_every_write(error: BaseException) -> bool:
-    """Whether another write would fail in the same way, so that trying each alone is of no use."""
+    """Whether every write would fail in the same way, so that retrying each alone is useless."""
     code = primary_code(error)
     return code in _UNAVAILABLE and code not in _CONCERNS_ONE_WRITE

@@ -1,6 +1,6 @@
-"""The schema on SQLite: all that is missing under the file's write lock, all of it or none.
+"""The schema on SQLite: all missing revisions under the file's write lock, or none.
 
-One process serves the file, so no version before is to be waited for: steps of both phases are taken at once.
+One process serves the file, so no older server has to end first: steps of both phases are taken at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READ_TIMEOUT_S = 5.0
 
 
 def migrate(path: Path, migrations: Sequence[Migration]) -> list[str]:
-    """Apply what is missing; the revisions applied, in order. Of several processes, one works and the others wait.
+    """Apply the missing revisions; they are returned in order. Of several processes, one works and the others wait.
 
     Raises ``DeploymentError`` when the database is newer than the code, ``Unavailable`` when it stays locked.
     """
@@ -57,7 +57,7 @@ def pending_revisions(path: Path, migrations: Sequence[Migration]) -> list[str]:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[Connection]:
-    """A connection inside one write transaction, which makes DDL all or nothing and keeps other migrations out."""
+    """Lend a connection inside one write transaction: DDL is all or nothing, and other migrations are kept out."""
     from sqlalchemy import create_engine, event
     from sqlalchemy.pool import StaticPool
 

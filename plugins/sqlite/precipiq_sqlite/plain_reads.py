@@ -17,7 +17,7 @@ _FETCHED_AT_ONCE = 64
 
 
 class PlainReads:
-    """A read that was begun goes on to its end, whoever waits for it."""
+    """A read that has begun runs to its end, even when its caller is cancelled."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
@@ -25,14 +25,14 @@ class PlainReads:
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """The rows of a statement that reads. Raises ``Unavailable`` when the database cannot answer."""
-        # A read that is cancelled half-way would keep its snapshot open: it is left to end by itself.
+        # A read cancelled half-way would keep its snapshot open: it runs to its end by itself.
         task = asyncio.ensure_future(self._fetch(statement))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
     async def finish(self) -> None:
-        """Wait for what was begun."""
+        """Wait for the reads that have begun."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -46,7 +46,7 @@ class PlainReads:
 async def open_plain_reads(connect: Callable[[], sqlite3.Connection]) -> AsyncIterator[PlainReads]:
     """Plain reads over the connection that ``connect`` opens, in a thread of its own."""
     connection = aiosqlite.Connection(connect, _FETCHED_AT_ONCE)
-    connection._thread.daemon = True  # a process that forgot to close ends nevertheless
+    connection._thread.daemon = True  # a daemon: a process that never closes the database can end
     async with connection:
         connection.row_factory = sqlite3.Row
         reads = PlainReads(connection)

@@ -106,7 +106,7 @@ class SqliteReaders:
             return self._waiting.popleft()
 
     def connect(self) -> tuple[sqlite3.Connection, TenantConnection]:
-        """What one thread reads with."""
+        """Opens the connections of one thread."""
         plain = self._connect()
         try:
             return plain, self._connect_tenant()
@@ -141,14 +141,14 @@ class _Reader:
             if job.future.cancelled():
                 continue
             result, error = self._read(job)
-            with suppress(RuntimeError):  # that loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # that loop is closed: no caller waits any more
                 job.future.get_loop().call_soon_threadsafe(_settle, job.future, result, error)
 
     def _read(self, job: _Job) -> tuple[Any, BaseException | None]:
         try:
             plain, tenant = self.open()
             return job.work(plain, tenant), None
-        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
+        except BaseException as error:  # noqa: BLE001  (the caller gets it; the thread must go on)
             if is_connection_bad(error):
                 self._drop()
             return None, translate(error)

@@ -59,13 +59,13 @@ class SqliteDatabase:
         self._guard.reserve(table)
 
     def migrate(self, migrations: Sequence[Migration], *, post: bool = True) -> list[str]:
-        """See ``MigratedDatabase.migrate``. Safe beside others that do the same; takes steps of both phases."""
+        """See ``MigratedDatabase.migrate``. Safe beside other processes that migrate; takes steps of both phases."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return migrate(self.path, migrations)
 
     @asynccontextmanager
     async def open(self, migrations: Sequence[Migration]) -> AsyncIterator[None]:
-        """Open for the life of the application.
+        """Open the database for the life of the application.
 
         Raises ``DeploymentError`` when the schema is not the one these migrations make, ``Unavailable`` when the file
         cannot be opened.

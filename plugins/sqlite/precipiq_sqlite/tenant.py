@@ -1,7 +1,7 @@
 """Reading as one tenant on SQLite: temporary views show one chain's rows, and an authorizer refuses everything else.
 
-The connection's own database is empty and in memory. The file is attached under a random name, and is read only by
-views that have random names too: the authorizer is told which view reads, and a CTE could take any name that is known.
+The connection's own database is empty and in memory. The file is attached under a random name, and is read by
+views with random names alone: the authorizer gets the name of the view that reads, and a CTE could take a known name.
 The views ask SQL functions for the tenant when they run, so one connection, with its prepared statements, serves all
 tenants in turn.
 """
@@ -90,7 +90,7 @@ FUNCTIONS = frozenset(
         "last_value",
     ]
 )
-"""What a tenant's statement may call. None of these reads a file, changes the connection or makes large values."""
+"""The functions that a tenant's statement may call. None reads a file, changes the connection or makes large values."""
 
 _READS = re.compile(r"\s*(?:SELECT|WITH|VALUES)\b", re.IGNORECASE)
 _ORG_FUNCTION = "precipiq_tenant_org_id"
@@ -130,7 +130,7 @@ class TenantConnection:
             self._chain = None
 
     def fetch(self, chain: Chain, statement: Statement) -> list[Row]:
-        """The rows of a plugin's statement, which begins with SELECT, WITH or VALUES (EXPLAIN would tell names)."""
+        """The rows of a plugin's statement, which begins with SELECT, WITH or VALUES (EXPLAIN would show the names)."""
         if _READS.match(statement.sql) is None:
             raise InternalError("a tenant's statement must begin with SELECT, WITH or VALUES")
         try:
@@ -144,7 +144,7 @@ class TenantConnection:
             raise InternalError(f"a tenant's statement may read the tenant's tables alone: {reason}") from None
 
     def interrupt(self) -> None:
-        """End what runs, from any thread."""
+        """End the running statement, from any thread."""
         self._connection.interrupt()
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class TenantConnection:
             name = f"{table}_{secret}"
             connection.execute(self._filter(name, table, org_column, environment_column))
             connection.execute(f"CREATE TEMP VIEW {_quote(table)} AS SELECT * FROM temp.{_quote(name)}")  # noqa: S608
-        for function in TABLE_FUNCTIONS:  # SQLite makes their tables at the first use, which it would ask about
+        for function in TABLE_FUNCTIONS:  # SQLite makes their tables at the first use, and asks the authorizer
             connection.execute(f"SELECT 1 FROM {function}('[]')").fetchall()  # noqa: S608
         connection.execute("PRAGMA query_only = ON")
         connection.set_authorizer(self._authorize)
@@ -204,10 +204,10 @@ class TenantConnection:
         return sqlite3.SQLITE_DENY
 
     def _is_read_allowed(self, table: str | None, column: str | None, schema: str | None, source: str | None) -> bool:
-        if schema == self._schema:  # nothing but our views can name it; no column: count(*) through a view
+        if schema == self._schema:  # only the views can name the file; no column: count(*) through a view
             return table in self._tables and (self._filters.get(source or "") == table or column == "")
         if table in self._tables or table in self._filters:
-            # The views themselves, or (no schema, no column) a statement that names one but takes no value from it,
+            # The views themselves, or (no schema, no column) a statement that names a view but takes no value from it,
             # such as count(*): an unqualified name is looked up among the temporary views first.
             return schema == "temp" or (schema is None and column == "")
         return table in TABLE_FUNCTIONS and schema in ("main", None)

@@ -1,4 +1,4 @@
-"""Plugins' transactions on the writer's connection: rows of their own tables, and nothing that belongs to others."""
+"""Plugins' transactions on the writer's connection: rows of the plugins' tables, and none of the drivers'."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ALLOWED = frozenset(
 )
 
 # SQLite asks the authorizer when it prepares a statement, and Python keeps prepared statements by their text: with
-# this ending a plugin's text never equals one that was prepared for a driver or for the writer itself.
+# this ending a plugin's text never equals a text that was prepared for a driver or for the writer itself.
 _ENDING = "\n-- plugin"
 
 
 class TransactionGuard:
-    """Runs statements of ``Database.transaction``; is the authorizer of the writer's connection.
+    """Runs statements of ``Database.transaction``, and is the authorizer of the writer's connection.
 
-    Refused are reserved tables, changes of the schema, PRAGMA, ATTACH and the control of transactions.
+    The guard refuses reserved tables, changes of the schema, PRAGMA, ATTACH and the control of transactions.
     """
 
     def __init__(self) -> None:

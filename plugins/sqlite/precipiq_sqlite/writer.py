@@ -1,6 +1,6 @@
-"""One thread with the only connection of this process that writes to the file: everything waiting shares a commit.
+"""One thread with the only connection of this process that writes to the file: all waiting jobs share a commit.
 
-Knows nothing of tables. A commit waits for the disk; while it does, the next group gathers.
+The writer knows no tables. While a commit waits for the disk, the next group gathers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ResultT = TypeVar("ResultT")
 
 Handler: TypeAlias = Callable[[sqlite3.Connection, Sequence[ItemT]], Sequence[ResultT | Exception]]
 """Writes all items inside the transaction that is open; one result each. An exception in place of a result fails that
-item alone, which must have had no effect. What it raises undoes the whole group; each item is then tried alone."""
+item alone, which must have had no effect. Its own error undoes the whole group; each item is then tried alone."""
 
 _CHECKPOINT_WAIT_MS = 250
 
@@ -38,7 +38,7 @@ class SqliteWriter:
     """Runs handlers in transactions (``BEGIN IMMEDIATE`` to ``COMMIT``), jobs of one handler together.
 
     ``queue_max``: jobs that may wait. ``group_rows_max``: rows that one transaction takes in. Handlers that wait take
-    turns. The thread is a daemon: a process that forgot to close ends nevertheless.
+    turns. The thread is a daemon: a process that never closes the database can end.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], *, queue_max: int, group_rows_max: int) -> None:
@@ -77,11 +77,11 @@ class SqliteWriter:
         return future
 
     async def checkpoint(self) -> bool:
-        """Move the log into the file and empty it. False when readers were in the way."""
+        """Move the log into the file and empty it. False when a reader prevented that."""
         return await self.submit(self._checkpoint, None)
 
     async def close(self) -> None:
-        """Finish what was accepted, then close the connection."""
+        """Finish the accepted jobs, then close the connection."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -127,7 +127,7 @@ class SqliteWriter:
             return [self._outcome_of_checkpoint()] * len(items)
         try:
             return self._transaction(handler, items)
-        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it; the thread must go on)
+        except BaseException as error:  # noqa: BLE001  (the callers get it; the thread must go on)
             if len(items) == 1 or concerns_every_write(error):
                 return [_failure(error) for _ in items]
         return [self._execute_alone(handler, item) for item in items]
@@ -166,7 +166,7 @@ class SqliteWriter:
         self._drop_connection()
 
     def _checkpoint(self, connection: sqlite3.Connection, items: Sequence[None]) -> Sequence[bool | Exception]:
-        """Marks the job in the queue; never called, because a checkpoint runs outside of transactions."""
+        """Mark the job in the queue. Never called, because a checkpoint runs outside of transactions."""
         raise NotImplementedError
 
     def _outcome_of_checkpoint(self) -> bool | BaseException:
@@ -196,12 +196,12 @@ def _failure(error: BaseException) -> BaseException:
 
 
 def _deliver(jobs: Sequence[_Job], results: Sequence[Any]) -> None:
-    """Hand the results over, with one wake-up of each event loop."""
+    """Deliver the results, with one wake-up of each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, result in zip(jobs, results, strict=True):
         by_loop.setdefault(job.future.get_loop(), []).append((job.future, result))
     for loop, settled in by_loop.items():
-        with suppress(RuntimeError):  # that loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # that loop is closed: no caller waits any more
             loop.call_soon_threadsafe(_settle, settled)
 
 

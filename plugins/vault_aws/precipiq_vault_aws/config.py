@@ -43,7 +43,7 @@ class VaultAwsConfig(PluginConfig):
     @field_validator("endpoint_url")
     @classmethod
     def _check_endpoint(cls, url: str | None) -> str | None:
-        """Secrets go there in plain, inside of TLS."""
+        """Check the URL: secrets are sent there in plain, inside of TLS."""
         if url is None:
             return None
         parts = urlsplit(url)

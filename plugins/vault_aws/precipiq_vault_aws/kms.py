@@ -1,8 +1,8 @@
-"""AWS KMS to the byte: what is asked of it, what a wrapped secret looks like, what its errors mean. Synchronous.
+"""AWS KMS to the byte: its calls, the form of a wrapped secret, the meaning of its errors. Synchronous.
 
 Wrapped: version (1 byte, 1), length of the KMS key's id (1 byte), that id (ASCII), the ciphertext that KMS gave. The
-context is KMS's encryption context, so that KMS refuses it for anything else and writes it to CloudTrail. Credentials
-come from where boto3 finds them: environment, shared files, role of the container or machine.
+context is KMS's encryption context, so that KMS refuses another context and writes it to CloudTrail. Credentials
+come from the sources of boto3: environment, shared files, role of the container or machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class KmsSettings:
     calls_max: int
 
     def pin(self, wrapping_key_id: str) -> str:
-        """The key that KMS may decrypt with, whatever a stored secret says: one that the operator has named."""
+        """The key that KMS may decrypt with: always one that the operator has named, whatever a secret names."""
         for key_id in self.previous_key_ids:
             if key_id_of(key_id) == wrapping_key_id:
                 return key_id
@@ -41,9 +41,9 @@ class KmsSettings:
 
 
 class KmsAccess:
-    """The vault in the process that it is used in, where it makes a client of its own. See ``VaultAccess``.
+    """The vault inside the process that uses it, with a client of its own. See ``VaultAccess``.
 
-    May be used by several threads. A pickled one holds the settings only.
+    Several threads may use it. A pickled access holds the settings only.
     """
 
     def __init__(self, settings: KmsSettings) -> None:
@@ -120,13 +120,13 @@ class KmsAccess:
                 f"AWS KMS refused {error.operation_name} with the key {settings.key_id}: {code}"
             ) from None
         except (BotoCoreError, OSError) as error:
-            # By its type: the text of some holds what a program that provides credentials said.
+            # By its type: some texts hold the output of a program that provides credentials.
             where = settings.endpoint_url or settings.region
             raise Unavailable(f"AWS KMS ({where}) cannot be asked: {type(error).__name__}") from None
         return answer
 
     def _get_client(self) -> Any:
-        """Made once and when first needed: importing boto3 and loading its model of KMS takes most of a second."""
+        """The client, made at its first use: importing boto3 and loading its model of KMS takes most of a second."""
         with self._making:
             if self._client is None:
                 from boto3.session import Session
@@ -146,19 +146,19 @@ class KmsAccess:
 
 
 def key_id_of(arn: str) -> str:
-    """The id in an ARN, or the id itself. That of a key of several regions is the same in each."""
+    """The id in an ARN, or the id itself. A multi-region key has the same id in each region."""
     return arn.rpartition("/")[2]
 
 
 def _encryption_context(context: Context) -> dict[str, str]:
-    """KMS has no rule against empty names and values; a secret that is bound to nothing is a mistake of its caller."""
+    """KMS has no rule against empty names and values; a caller must not wrap a secret without a context."""
     if not context or not all((*context.keys(), *context.values())):
         raise InternalError("what a secret is bound to needs names and values, none of them empty")
     return dict(context)
 
 
 def _parts(wrapped: bytes) -> tuple[str, bytes]:
-    """The id of the key it says it is wrapped under, and the ciphertext."""
+    """The id of the wrapping key, as the secret names it, and the ciphertext."""
     end = _HEAD_BYTES + (wrapped[1] if len(wrapped) > 1 else 0)
     key_id = wrapped[_HEAD_BYTES:end]
     if len(wrapped) <= end or wrapped[0] != VERSION or not key_id.isascii():
@@ -167,6 +167,6 @@ def _parts(wrapped: bytes) -> tuple[str, bytes]:
 
 
 def _must_be(key_id: str, arn: str) -> None:
-    """KMS looks at the ciphertext alone; that what stands before it tells the truth is ours to see."""
+    """Check the key id before the ciphertext: KMS examines the ciphertext alone."""
     if key_id_of(arn) != key_id:
         raise VaultRefused("a stored secret was altered: it is not under the KMS key that it names")

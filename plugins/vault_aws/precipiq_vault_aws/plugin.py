@@ -44,7 +44,7 @@ class VaultAwsPlugin(PluginBase[VaultAwsConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        """Opens whatever becomes of KMS, and does not wait for it: entries must flow in without it."""
+        """Start even when KMS is away, and do not wait for it: entries must be accepted without it."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._vault.close)
             if services.get(DeploymentInfo).serving:

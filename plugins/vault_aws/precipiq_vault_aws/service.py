@@ -1,4 +1,4 @@
-"""The capability ``KeyVault`` over AWS KMS: its calls in threads, so many at the same time."""
+"""The capability ``KeyVault`` over AWS KMS: its calls run in threads, ``calls_max`` at the same time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 class AwsVault:
-    """See ``precipiq_contracts.vault.KeyVault``. No ``ping``: without KMS, entries must flow in all the same."""
+    """See ``precipiq_contracts.vault.KeyVault``. No ``ping``: without KMS, entries must be accepted all the same."""
 
     def __init__(self, settings: KmsSettings) -> None:
         self._settings = settings
         self._kms = KmsAccess(settings)
-        # Threads of its own: while KMS does not answer, nobody else may be short of them.
+        # Threads of its own: while KMS does not answer, other parts must not lack threads.
         self._threads = ThreadPoolExecutor(settings.calls_max, thread_name_prefix="aws-kms")
 
     def access(self) -> KmsAccess:
@@ -44,7 +44,7 @@ class AwsVault:
         return await self._in_thread(self._kms.rewrap, wrapped, context)
 
     def is_current(self, wrapped: bytes) -> bool:
-        """See ``KeyVault.is_current``; False until something was wrapped, and for what is not this vault's."""
+        """See ``KeyVault.is_current``; False until a secret was wrapped, and for another vault's secrets."""
         return self._kms.is_current(wrapped)
 
     async def check(self) -> str:
@@ -54,7 +54,7 @@ class AwsVault:
         return f"vault_aws wraps with AWS KMS under {self._kms.newest_arn}"
 
     async def close(self) -> None:
-        """No further calls; those that run end by themselves, within their timeouts."""
+        """Refuse further calls; running calls end by themselves, within their timeouts."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""The first start of a deployment that asks for it: a master key of its own, and one word about it to the operator."""
+"""The first start of a deployment with that setting: makes a master key, and tells the operator."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Whoever has it and the database can sign evidence; without it nobody can. Keep a
 
 
 async def first_start(vault: LocalVault, path: Path, holders: Iterable[WrappedSecrets], console: Console) -> None:
-    """Does nothing when there is a key. Of several processes that start, one makes it; that one speaks.
+    """Make a key, unless there is one. Of several processes that start, one makes the key and tells the operator.
 
-    Raises nothing of the vault's: the server starts without a key too, and is told so at each look.
+    Raises none of the vault's errors: the server starts without a key too, and each look logs that.
     """
     if await asyncio.to_thread(path.exists):
         return

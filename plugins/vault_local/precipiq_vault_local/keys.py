@@ -1,7 +1,7 @@
-"""Master keys and what they wrap, to the byte. Runs in processes that may hold them, never in the one that serves.
+"""Master keys and wrapped secrets, to the byte. Runs in processes that may hold the keys, never in the web process.
 
 Wrapped: version (1 byte, 1), key id (8), nonce (12), AES-256-GCM ciphertext and tag. Associated data: version, key id
-and the canonical JSON of the context, so that a wrapped secret is good for nothing else.
+and the canonical JSON of the context, so that a wrapped secret is useless in another context.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHECK_CONTEXT = {"purpose": "check"}
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """What there is, for the operator. ``problems``: of previous keys that cannot be used."""
+    """The keys, for the operator. ``problems``: of previous keys that cannot be used."""
 
     newest_key_id: bytes
     previous_key_ids: tuple[bytes, ...]
@@ -44,9 +44,9 @@ class KeyReport:
 
 @dataclass(frozen=True, slots=True)
 class LocalVaultAccess:
-    """The vault in the process that it is used in; a pickled one holds references only. See ``VaultAccess``.
+    """The vault inside the process that uses it; a pickled one holds references only. See ``VaultAccess``.
 
-    Keys are read anew by each call: what changes on disk needs no restart.
+    Each call reads the keys anew: a changed file needs no restart.
     """
 
     master_key: SecretLocation
@@ -91,9 +91,9 @@ class LocalVaultAccess:
         return KeyReport(key_id_in(wrapped), tuple(previous), tuple(problems))
 
     def create(self, is_anything_wrapped: bool) -> bool:
-        """Make the key file when it is absent; whether this call made it.
+        """Make an absent key file; gives whether this call made it.
 
-        Raises ``Unavailable`` when secrets are stored already: no new key could take the place of theirs.
+        Raises ``Unavailable`` when secrets are stored already: a new key could not unwrap them.
         """
         path = self.master_key.file
         if path is None or path.exists():
@@ -106,7 +106,7 @@ class LocalVaultAccess:
 
 
 def read_master_key(reference: SecretLocation) -> bytes:
-    """The 32 bytes. Raises ``Unavailable`` when they are missing or something else."""
+    """The 32 bytes. Raises ``Unavailable`` when the reference holds no such key."""
     try:
         text = reference.reveal()
     except DeploymentError as error:
@@ -120,12 +120,12 @@ def read_master_key(reference: SecretLocation) -> bytes:
 
 
 def key_id_of(key: bytes) -> bytes:
-    """Tells master keys apart, and nothing about them."""
+    """The id of a master key, which reveals nothing about the key."""
     return sha256(b"precipiq vault_local master key id\0" + key).digest()[:KEY_ID_BYTES]
 
 
 def key_id_in(wrapped: bytes) -> bytes:
-    """Under which master key it was wrapped. Raises ``VaultRefused`` when it is nothing that this vault wrapped."""
+    """The id of the master key that wrapped it. Raises ``VaultRefused`` when this vault did not wrap it."""
     if len(wrapped) <= HEAD_BYTES + NONCE_BYTES or wrapped[0] != VERSION:
         raise VaultRefused("a stored secret was not wrapped by this vault")
     return wrapped[1:HEAD_BYTES]

@@ -49,7 +49,7 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
 
     @asynccontextmanager
     async def _run(self, services: Services) -> AsyncIterator[None]:
-        """Opens whatever becomes of the vault: entries must flow in without it."""
+        """Start even when the vault cannot serve: entries must be accepted without it."""
         try:
             if not services.get(DeploymentInfo).serving:
                 yield

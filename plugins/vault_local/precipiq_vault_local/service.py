@@ -1,4 +1,4 @@
-"""The capability ``KeyVault`` over master keys in files. No master key ever reaches the process that this runs in."""
+"""The capability ``KeyVault`` over master keys in files. No master key ever reaches this process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LocalVault:
         return self._note_newest(await self._process.call("rewrap", wrapped, dict(context)))
 
     def is_current(self, wrapped: bytes) -> bool:
-        """See ``KeyVault.is_current``; False until :meth:`check` has succeeded, and for what is not this vault's."""
+        """See ``KeyVault.is_current``; False until :meth:`check` has succeeded, and for another vault's secrets."""
         try:
             return key_id_in(wrapped) == self._newest_key_id
         except VaultRefused:
@@ -57,7 +57,7 @@ class LocalVault:
         )
 
     async def create_master_key(self, is_anything_wrapped: bool) -> bool:
-        """Make the key file when it is absent; whether this call made it. Raises ``Unavailable``."""
+        """Make an absent key file; gives whether this call made it. Raises ``Unavailable``."""
         return bool(await self._process.call("create", is_anything_wrapped))
 
     async def close(self) -> None:
@@ -79,7 +79,7 @@ class VaultWatch:
         self._said: tuple[bool, str] | None = None
 
     async def look(self) -> None:
-        """Check the vault once; one line when that says something new. Raises nothing of the vault's."""
+        """Check the vault once, and log a changed finding. Raises none of the vault's errors."""
         try:
             finding = True, await self._vault.check()
         except PrecipiqError as error:
@@ -95,7 +95,7 @@ class VaultWatch:
             log.critical("the vault cannot serve: nothing can be wrapped or signed", reason=text)
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Look again and again as long as this is entered."""
+        """Look repeatedly while the context is entered."""
         return background(
             "vault_local.watch",
             self.look,

@@ -1,4 +1,4 @@
-"""Whether a key's streams may go on: asked again all the time, once for all streams of the key."""
+"""Whether a key's streams may go on: checked again and again, once for all streams of the key."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from precipiq_contracts.errors import Unavailable
 from precipiq_ws_stream.endings import FORBIDDEN, KEY_EXPIRED, KEY_REVOKED, Ending
 
 TRUSTED_S = 0.9
-"""How long an answer counts. Authenticators may themselves answer from what they knew up to 4 s ago, while nobody can
-tell; a revocation takes effect within 5 s all the same."""
+"""How long a check counts. An authenticator may answer from a cache of up to 4 s while its database is away;
+a revocation takes effect within 5 s all the same."""
 
 _RETRY_PAUSE_S = 0.25
 _CHECKS_AT_ONCE_MAX = 50
@@ -27,7 +27,7 @@ Recheck = Callable[[], Awaitable[Principal | None]]
 
 
 class KeyAccess:
-    """One key, and why its streams must end, once that is so; ``on_ending`` is told at once."""
+    """One key, and the reason why its streams must end, if they must; the reason calls ``on_ending`` at once."""
 
     def __init__(
         self, principal: Principal, recheck: Recheck, clock: Clock, on_ending: Callable[[KeyAccess], None] | None = None
@@ -43,11 +43,11 @@ class KeyAccess:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether entries may go out without asking again."""
+        """Whether entries may be sent without another check."""
         return self.ending is None and self._clock.monotonic_s() - self._checked_s <= TRUSTED_S
 
     async def check(self) -> Ending | None:
-        """Ask once. Raises ``Unavailable``."""
+        """Check the key once. Raises ``Unavailable``."""
         if self.ending is None:
             asked_s = self._clock.monotonic_s()
             principal = await self._recheck()
@@ -65,7 +65,7 @@ class KeyAccess:
         return self.ending
 
     async def wait_until_fresh(self) -> None:
-        """Hold entries back until the key was found good. Never returns once it is not: its streams are ended."""
+        """Wait until a check finds the key good. Never returns for a bad key, whose streams end."""
         async with self._checking:
             while not self.is_fresh:
                 try:
@@ -80,7 +80,7 @@ class KeyAccess:
 
 
 class Keys:
-    """The keys that have open streams. ``on_ending``: told each key whose streams must end."""
+    """The keys with open streams. ``on_ending`` is called with each key whose streams must end."""
 
     def __init__(self, clock: Clock, on_ending: Callable[[KeyAccess], None]) -> None:
         self._clock = clock
@@ -89,7 +89,7 @@ class Keys:
 
     @contextmanager
     def use(self, principal: Principal, credential_id: bytes, recheck: Recheck) -> Iterator[KeyAccess]:
-        """The access of that key, as long as this is entered. ``credential_id``: what tells its credentials apart."""
+        """Lend the access of that key while the context is entered. ``credential_id`` names one of its credentials."""
         key = (principal.chain, principal.key_id, credential_id)
         access = self._by_id.get(key)
         if access is None or access.ending is not None:
@@ -103,7 +103,7 @@ class Keys:
                 del self._by_id[key]
 
     async def check(self) -> None:
-        """Ask for all keys once."""
+        """Check all keys once."""
         keys = list(self._by_id.values())
         for start in range(0, len(keys), _CHECKS_AT_ONCE_MAX):
             await asyncio.gather(*map(self._check, keys[start : start + _CHECKS_AT_ONCE_MAX]))
@@ -112,6 +112,6 @@ class Keys:
         try:
             await access.check()
         except Unavailable:
-            pass  # entries are held back until somebody can tell
+            pass  # entries wait until a check succeeds
         except Exception as error:
             log.exception("a key cannot be checked", error=type(error).__name__)

@@ -33,5 +33,5 @@ def cannot_resume(reason: str) -> Ending:
 
 
 def too_slow(seq: int) -> Ending:
-    """``seq``: of the last entry that was handed over, where the client goes on."""
+    """``seq``: of the last sent entry, after which the client goes on."""
     return Ending(4508, f"resume={seq}")

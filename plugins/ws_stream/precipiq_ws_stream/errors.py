@@ -1,4 +1,4 @@
-"""What the stream raises."""
+"""The stream's own leaves of the error tree."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from precipiq_core.http.answers import OwnAnswer, while_client_stays
 SendBytes: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 _HEADERS = ((b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no"))
-"""The second is what nginx asks for, so that it buffers nothing."""
+"""The second header tells nginx not to buffer."""
 _END_TIMEOUT_S = 1.0
 
 
@@ -34,9 +34,9 @@ class FrameOut(BaseModel):
 
 @dataclass(frozen=True)
 class EventStream(OwnAnswer):
-    """``run`` is given what sends a piece; the answer ends when it returns. It is cancelled when the client leaves.
+    """``run`` gets the function that sends a piece; the answer ends when it returns. A client that leaves cancels it.
 
-    A piece that the client does not take holds ``run`` up: it must bound that.
+    A client that takes no piece blocks ``run``, which must bound that wait.
     """
 
     media_type: ClassVar[str] = "text/event-stream"
@@ -61,7 +61,7 @@ class EventStream(OwnAnswer):
             if not started:
                 await send_piece(b"")
         if not left.expired():
-            # A client that does not read would hold this up as well; what follows is the connection's end either way.
+            # A client that does not read would block this send too; the connection ends either way.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_END_TIMEOUT_S):
                     await send({"type": "http.response.body", "body": b""})

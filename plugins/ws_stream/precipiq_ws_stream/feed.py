@@ -1,6 +1,6 @@
-"""The live end of one chain in one process: what is new is read once, encoded once, and kept for a while.
+"""The live end of one chain in one process: new entries are read once, encoded once, and kept for a while.
 
-The ledger is the log; this is only a short cut to its newest part. Who falls out of it reads on from the ledger.
+The ledger is the log; a feed caches its newest part. A subscriber further back reads from the ledger.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _REDACTION = "redaction"
 _PAGE_BYTES = 1024 * 1024
 
 SEND_BYTES = 64 * 1024
-"""What is handed over at once, unless a single frame is larger."""
+"""The bytes of one send, unless a single frame is larger."""
 
 
 class FellBehind(Exception):
-    """What the subscriber wants next is no longer here: the ledger has it."""
+    """The feed no longer holds the subscriber's next entries: the ledger has them."""
 
 
 class Feed:
     """Follows one chain from :meth:`open` to :meth:`close`.
 
-    ``on_entries`` is told the newest timestamp of what was read; ``on_erased`` that a payload of the chain was erased;
-    ``on_broken`` that the chain contradicts itself, which ends the feed. ``broken``: how it did.
+    ``on_entries`` gets the newest timestamp read; ``on_erased`` is called when a payload of the chain was erased;
+    ``on_broken`` when the chain contradicts itself, which ends the feed. ``broken``: the contradiction.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Feed:
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
-        """Begin to follow, or wait until another has begun. Raises what the ledger raises at the start."""
+        """Begin to follow, or wait until another caller has begun. Raises the ledger's errors at the start."""
         if self._task is None:
-            # A bare task: a chain that somebody streams is no part of a deployment's readiness, and `_follow` goes on
+            # A bare task: a streamed chain is no part of a deployment's readiness, and `_follow` goes on
             # after every fault.
             self._task = asyncio.create_task(self._follow())
         await asyncio.shield(self._opened)
 
     @property
     def has_failed(self) -> bool:
-        """Whether it could not be opened."""
+        """Whether opening the feed failed."""
         return self._opened.done() and self._opened.exception() is not None
 
     async def close(self) -> None:
@@ -94,7 +94,7 @@ class Feed:
                 log.error("the stream cannot read the ledger", error=type(ended).__name__, exc_info=ended)
 
     def after(self, position: Position) -> list[Batch]:
-        """Batches that follow that position, of ``SEND_BYTES`` together; none when there is nothing new.
+        """Batches that follow that position, of ``SEND_BYTES`` together; none without new entries.
 
         Raises ``FellBehind``.
         """
@@ -106,7 +106,7 @@ class Feed:
             raise FellBehind
         index = bisect_right(recent, seq, key=lambda batch: batch.end.seq)
         if recent[index].hash_at(seq) != position.hash:
-            raise FellBehind  # the chain is not what it was: the ledger decides
+            raise FellBehind  # the chain has changed: the ledger decides
         found = [recent[index].after(seq)]
         size = found[0].size
         for batch in recent[index + 1 :]:
@@ -117,7 +117,7 @@ class Feed:
         return found
 
     async def wait(self) -> None:
-        """Until there is something new."""
+        """Wait for new entries."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -161,7 +161,7 @@ class Feed:
             failures += 1
 
     async def _read_on(self) -> None:
-        """Hand out what is new, until there is nothing."""
+        """Publish new entries until the chain's end."""
         while True:
             before = self.position
             limit = self._page_size.entries
@@ -173,13 +173,13 @@ class Feed:
             end = Position(entries[-1].seq, entries[-1].hash)
             self._publish(batches(before, frames, end, SEND_BYTES))
             self._on_entries(statement_timestamp(entries[-1].statement))
-            await asyncio.sleep(0)  # whoever waited writes now
+            await asyncio.sleep(0)  # the waiting subscribers write now
             if len(entries) < limit:
                 return
 
     def _publish(self, new: Sequence[Batch]) -> None:
         if any(frame.kind == _REDACTION for batch in new for frame in batch.frames):
-            self._recent.clear()  # what was erased must not go out once more
+            self._recent.clear()  # erased content must not be sent again
             self._recent_bytes = 0
             self._on_erased(self.chain)
         size = sum([batch.size for batch in new])

@@ -1,4 +1,4 @@
-"""The feeds of this process, one for each chain that somebody streams."""
+"""The feeds of this process, one for each chain with streams."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _IDLE_S = 30.0
 
 
 class Feeds:
-    """A feed is opened for its first user, and closed a while after its last one, who may come back soon.
+    """A feed is opened for its first user, and closed a while after its last user, which may come back soon.
 
-    ``on_entries``: told the newest timestamp of what a feed read; ``on_broken``: a feed that has ended.
+    ``on_entries`` gets the newest timestamp that a feed read; ``on_broken`` a feed that has ended.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Feeds:
 
     @asynccontextmanager
     async def use(self, chain: Chain) -> AsyncIterator[Feed]:
-        """The open feed of that chain. Raises what the ledger raises."""
+        """Lend the open feed of that chain. Raises the ledger's errors."""
         feed = self._by_chain.get(chain)
         if feed is None or feed.has_failed:
             feed = self._by_chain[chain] = self._new(chain)
@@ -63,7 +63,7 @@ class Feeds:
                 feed.idle_since_s = self._clock.monotonic_s()
 
     async def close_idle(self) -> None:
-        """Close those that nobody has used for a while."""
+        """Close the feeds without users for a while."""
         before_s = self._clock.monotonic_s() - _IDLE_S
         for feed in list(self._by_chain.values()):
             if feed.idle_since_s is not None and feed.idle_since_s < before_s:
@@ -105,4 +105,4 @@ class Feeds:
     def _forget(self, feed: Feed) -> None:
         if self._by_chain.get(feed.chain) is feed:
             del self._by_chain[feed.chain]
-            self._replays.forget(feed.chain)  # nobody hears any more of what is erased
+            self._replays.forget(feed.chain)  # without a feed, no erasure in the chain is noticed

@@ -1,4 +1,4 @@
-"""Frames: entries in the form in which subscribers get them, encoded once, however many there are."""
+"""Frames: entries in the form in which subscribers get them, encoded once for all subscribers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Frame:
 
     @property
     def event(self) -> bytes:
-        """As a server-sent event. A line break in JSON is white space, but here it would end the data."""
+        """The frame as a server-sent event. A line break in JSON is white space; in an event it ends the data."""
         text = self.text.replace(b"\n", b" ").replace(b"\r", b" ")
         return b"id: %d\ndata: %b\n\n" % (self.seq, text)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a subscriber wants; None: everything. ``agent_id``: entries whose body names that agent."""
+    """A subscriber's filter; None: everything. ``agent_id``: entries whose body names that agent."""
 
     kinds: frozenset[str] | None = None
     agent_id: str | None = None
@@ -57,7 +57,7 @@ _VARIANTS_MAX = 100
 class Batch:
     """Frames of consecutive entries, some of which may be left out, and the positions before and after them.
 
-    Made once for all subscribers; each form of it is built once, when the first needs it.
+    Made once for all subscribers; each form of it is built once, for the first subscriber that needs it.
     """
 
     def __init__(self, start: Position, frames: Sequence[Frame], end: Position) -> None:
@@ -83,7 +83,7 @@ class Batch:
         return sum([len(frame.text) for frame in self.frames])
 
     def only(self, wanted: Wanted) -> Batch:
-        """The same with only what is wanted."""
+        """The same batch with the wanted frames alone."""
         if wanted == EVERYTHING:
             return self
         batch = self._variants.get(wanted)
@@ -98,11 +98,11 @@ class Batch:
         return batch
 
     def hash_at(self, seq: int) -> str | None:
-        """Hash of that entry: the one before the batch, or one of it. Only where no frame is left out."""
+        """Hash of the entry before the batch, or of an entry in it. Only where no frame is left out."""
         return self.start.hash if seq == self.start.seq else self.frames[seq - self.start.seq - 1].hash
 
     def after(self, seq: int) -> Batch:
-        """The same without the frames up to ``seq``."""
+        """The same batch without the frames up to ``seq``."""
         if seq <= self.start.seq:
             return self
         first = bisect_right(self.frames, seq, key=lambda frame: frame.seq)
@@ -123,14 +123,14 @@ def batches(start: Position, frames: Sequence[Frame], end: Position, bytes_max: 
 
 
 class Encoder:
-    """Entries to frames. ``data`` is the REST shape that the entry's kind brings, or the raw entry."""
+    """Encodes entries as frames. ``data`` is the REST shape of the entry's kind, or the raw entry."""
 
     def __init__(self, kinds: Mapping[str, EntryKind]) -> None:
         self.kinds = kinds
         self._faulty_kinds: set[str] = set()
 
     async def frames(self, chain: Chain, entries: Sequence[Entry], wanted: Wanted = EVERYTHING) -> list[Frame]:
-        """Frames of the entries that are wanted. Raises ``Unavailable`` where a kind's ``present`` does."""
+        """Frames of the wanted entries. Raises ``Unavailable`` where a kind's ``present`` does."""
         statements = [parse_statement(entry.statement) for entry in entries]
         by_kind: dict[str, list[int]] = {}
         for index, statement in enumerate(statements):

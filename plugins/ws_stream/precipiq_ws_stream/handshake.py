@@ -1,6 +1,6 @@
-"""The handshake: admitted, authenticated and parsed before the upgrade; refusals that every client can read.
+"""The handshake: admission, authentication and parsing before the upgrade; refusals that every client can read.
 
-A refusal is an HTTP answer in the documented shape. A browser shows its page nothing of it, so a client that offers
+A refusal is an HTTP answer in the documented shape. A browser hides it from its page, so a client that offers
 the endpoint's subprotocol is accepted first, then closed with a code that mirrors the status, and a reason.
 """
 
@@ -55,7 +55,7 @@ class Socket:
         await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
 
     async def receive(self) -> Message:
-        """The next message, or ``websocket.disconnect``. To be called all the time, or the connection stalls."""
+        """The next message or ``websocket.disconnect``. Without a receive all the time the connection stalls."""
         return await self._receive()
 
     async def send_frames(self, frames: bytes) -> None:
@@ -78,7 +78,7 @@ class Socket:
                 await self._send({"type": "websocket.close", "code": code, "reason": shown})
 
     async def refuse(self, error: PrecipiqError) -> None:
-        """Say why not: by an HTTP answer, or by a close code to who can be accepted or was."""
+        """Refuse with a reason: by an HTTP answer, or by a close code to a client that is or can be accepted."""
         if self._subprotocol is not None and not self.accepted:
             await self.accept()
         if self.accepted:
@@ -91,7 +91,7 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class WebSocketCall(Generic[QueryT]):
-    """One handshake as its handler sees it: admitted, authenticated, parsed; not yet accepted."""
+    """One handshake for its handler: admitted, authenticated, parsed; not yet accepted."""
 
     principal: Principal
     query: QueryT
@@ -103,8 +103,8 @@ class WebSocketCall(Generic[QueryT]):
 class WebSocketApp:
     """A WebSocket endpoint as an ASGI application.
 
-    ``subprotocol``: clients that offer it are refused by a close code. ``admission``: what stands before the key. What
-    the handler raises refuses or closes the WebSocket; it must accept it by itself, and receive all the time.
+    ``subprotocol``: clients that offer it are refused by a close code. ``admission``: the check before the key. An
+    error of the handler refuses or closes the WebSocket; the handler must accept it, and receive all the time.
     """
 
     def __init__(self, endpoint: WebSocketEndpoint, edge: Edge, subprotocol: str, admission: Admission) -> None:

@@ -1,4 +1,4 @@
-"""What the stream counts. Sends are counted by the subscriptions and added up here once a second."""
+"""The stream's metrics. The subscriptions count sends, and the sweep adds them up here once a second."""
 
 from __future__ import annotations
 

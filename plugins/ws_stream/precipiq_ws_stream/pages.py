@@ -1,4 +1,4 @@
-"""How many entries to read at once, when they may be of any size."""
+"""The number of entries to read at once, when entries may have any size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from precipiq_contracts.chain import Entry
 
 
 class PageSize:
-    """How many entries a subscriber reads at once, by how large those were that it read last.
+    """The number of entries that a subscriber reads at once, from the size of those it read last.
 
     Pages end at multiples of a power of two, so that subscribers who are behind at different places soon ask for the
     same pages.
@@ -20,16 +20,16 @@ class PageSize:
         self.entries = _power_of_two(min(32, entries_max))
 
     def limit_after(self, seq: int) -> int:
-        """How many entries to read after that one."""
+        """The number of entries to read after that seq."""
         return self.entries - seq % self.entries
 
     def learn(self, entries: Sequence[Entry]) -> None:
-        """These were read: the next ones are of about their size."""
+        """Note the size of the entries just read: the next ones are about as large."""
         average_bytes = sum(map(_size, entries)) // len(entries) + 1
         self.entries = _power_of_two(max(1, min(self._entries_max, self._bytes_aim // average_bytes)))
 
     def cut(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """The first ones, of about the size that a page should have; at least one."""
+        """The first entries, together of about a page's size; at least one."""
         total = 0
         for index, entry in enumerate(entries):
             total += _size(entry)
@@ -43,5 +43,5 @@ def _size(entry: Entry) -> int:
 
 
 def _power_of_two(number: int) -> int:
-    """The largest one that is not larger."""
+    """The largest power of two that is not larger."""
     return 1 << (number.bit_length() - 1)

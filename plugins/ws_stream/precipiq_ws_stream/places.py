@@ -1,4 +1,4 @@
-"""How many streams may be opened and be open: per address, per organisation and in all."""
+"""Limits of opening and of open streams: per address, per organisation and in all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RETRY_AFTER_S = 5.0
 
 
 class Places:
-    """Handshakes are counted by the capability, for all processes where it can; open streams by this process.
+    """The capability counts handshakes, for all processes where it can; this process counts open streams.
 
-    ``plans``: what they set comes before ``connections_per_organisation_max``.
+    A limit of ``plans`` overrides ``connections_per_organisation_max``.
     """
 
     def __init__(self, limiter: AddressLimiter, config: WsStreamConfig, plans: Plans | None = None) -> None:
@@ -33,7 +33,7 @@ class Places:
         self._by_organisation: Counter[str] = Counter()
 
     async def count_handshake(self, address: str | None) -> None:
-        """Raises ``RateLimited`` when the address opened too many."""
+        """Count a handshake. Raises ``RateLimited`` when the address opened too many."""
         quota = self._config.handshakes_per_minute_max
         state = await self._limiter.hit(HANDSHAKE, address, quota, _MINUTE_S)
         if state.retry_after_s > 0:
@@ -41,7 +41,7 @@ class Places:
 
     @contextmanager
     def take(self, address: str | None, org_id: str) -> Iterator[None]:
-        """Hold a place as long as this is entered. Raises ``RateLimited`` when there is none."""
+        """Hold a place while the context is entered. Raises ``RateLimited`` when no place is free."""
         config, client = self._config, counted_address(address)
         for count, count_max, whose in (
             (self._taken, config.connections_max, "on this server"),

@@ -1,4 +1,4 @@
-"""A place in a chain, and reading on from it: what a subscriber is a cursor of."""
+"""A position in a chain, and reading on from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from precipiq_ws_stream.errors import CannotResume
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """After the entry with that seq and hash. ``hash`` None: whatever it is."""
+    """The position after the entry with that seq and hash. ``hash`` None: any hash."""
 
     seq: int
     hash: str | None
@@ -31,8 +31,8 @@ def position_of(head: Head | None) -> Position:
 async def read_after(ledger: Ledger, chain: Chain, position: Position, limit: int) -> tuple[Position, Sequence[Entry]]:
     """The position with its hash, and up to ``limit`` entries after it, oldest first.
 
-    The entry at the position is read again each time, so that nothing is ever taken for its continuation that is not:
-    raises ``CannotResume`` when it is gone, has another hash, or what follows does not follow.
+    The entry at the position is read again each time, so that a rewritten chain is never taken for its continuation:
+    raises ``CannotResume`` when that entry is gone, has another hash, or the next entry does not link to it.
     """
     if position.seq == 0:
         if position.hash not in (None, GENESIS_HASH):

@@ -1,4 +1,4 @@
-"""Pages of the ledger as batches, for who is behind: read a few at a time, shared by all who are at the same place."""
+"""Pages of the ledger as batches, for subscribers behind the feed: few reads at a time, shared by position."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from precipiq_ws_stream.turns import Turns
 
 _SLICE_ENTRIES = 16
 _BUSY_S = 0.5
-_FORMS = 3  # a batch is kept as text and in the forms in which it is sent
+_FORMS = 3  # a batch holds its text and each form in which it was sent
 
 _Key = tuple[Chain, Position]
 
 
 class Replays:
-    """Reads pages, so many at a time that live streams and appends keep their pace, and keeps some of them.
+    """Reads pages, few enough at a time for live streams and appends to keep their pace, and caches some.
 
-    Chains take turns: a crowd that replays one holds up no other.
+    Chains take turns: many replays of one chain do not delay another.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Replays:
     async def page(
         self, chain: Chain, position: Position, wanted: Wanted, size: PageSize, *, is_shared: bool = True
     ) -> Batch | None:
-        """What comes after the position; None at the chain's end. Raises ``CannotResume`` and ``Unavailable``.
+        """The page after the position; None at the chain's end. Raises ``CannotResume`` and ``Unavailable``.
 
-        ``is_shared``: whether a page that was read before may serve.
+        ``is_shared``: whether a cached page may be used.
         """
         if wanted != EVERYTHING or not is_shared:
             async with self._turns.of(chain):
@@ -62,11 +62,11 @@ class Replays:
         return await asyncio.shield(reading)
 
     def note_news(self) -> None:
-        """Something was appended: replays take their time for a moment."""
+        """Note an append: replays yield to it for a moment."""
         self._last_news_s = self._clock.monotonic_s()
 
     def forget(self, chain: Chain) -> None:
-        """Keep no page of that chain: something in it was erased, or it is not what it was."""
+        """Drop the pages of that chain: a payload was erased, or the chain was rewritten."""
         self._generation += 1
         for key in [key for key in self._reading if key[0] == chain]:
             del self._reading[key]
@@ -109,11 +109,11 @@ class Replays:
             await asyncio.sleep(0)  # appends and live streams go first
         if began_s - self._last_news_s < _BUSY_S:
             took_s = self._clock.monotonic_s() - began_s
-            await asyncio.sleep(min(took_s, _BUSY_S))  # and have the interpreter half of the time
+            await asyncio.sleep(min(took_s, _BUSY_S))  # replays leave the interpreter free half of the time
         return Batch(start, frames, Position(entries[-1].seq, entries[-1].hash))
 
 
 def _look_at(reading: asyncio.Task[Batch | None]) -> None:
-    """Whoever waited has its exception, and perhaps nobody waits any more."""
+    """Retrieve the task's exception: its waiters have it, or are gone."""
     if not reading.cancelled():
         reading.exception()

@@ -139,7 +139,7 @@ def _request(principal: Principal, peer: Peer, query: StreamQuery, after: Positi
 
 
 def _after(query: StreamQuery, last_event_id: str | None) -> Position | None:
-    """Where to resume. ``Last-Event-ID`` is newer than what the URL says, which a reconnect repeats."""
+    """The position to resume from. ``Last-Event-ID`` is newer than the URL's, which a reconnect repeats."""
     if last_event_id:
         if _SEQ.fullmatch(last_event_id) is None:
             raise ValidationFailed(details={"Last-Event-ID": ["must be the id of an event of this stream"]})

@@ -1,4 +1,4 @@
-"""The streams of this process: who may open one, what they share, and who must go. Knows no HTTP."""
+"""The streams of this process: admission, shared feeds and evictions. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ log = structlog.get_logger("precipiq.ws_stream")
 
 _SWEEP_INTERVAL_S = 0.1
 _UPKEEP_INTERVAL_S = 1.0
-_EVICTIONS_PER_SWEEP_MIN = 20  # a few at a time: a crowd of stuck clients must not hold the others up
+_EVICTIONS_PER_SWEEP_MIN = 20  # a few at a time: many stuck clients must not delay the others
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for. ``after``: where it resumes; None: from now on. ``address``: for limits and the log."""
+    """A client's request. ``after``: where it resumes; None: from now on. ``address``: for limits and the log."""
 
     principal: Principal
     credential_id: bytes
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A stream that may begin: its place in the limits is taken. ``head``: the chain's end when it was asked for."""
+    """A stream that may begin and holds its place in the limits. ``head``: the chain's end at the request."""
 
     request: Request
     feed: Feed
@@ -109,15 +109,15 @@ class Streams:
         await self._places.count_handshake(address)
 
     def refused(self, code: str, address: str | None) -> None:
-        """A handshake was refused with that error code."""
+        """Count a handshake that was refused with that error code."""
         self._metrics.handshakes.labels(code).inc()
         log.info("stream refused", code=code, address=address)
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncIterator[Opening]:
-        """Take a place for a stream, for as long as this is entered.
+        """Take a place for a stream while the context is entered.
 
-        Raises ``RateLimited`` when there is none, ``CannotResume`` and ``Unavailable``.
+        Raises ``RateLimited`` when no place is free, ``CannotResume`` and ``Unavailable``.
         """
         chain = request.principal.chain
         with (
@@ -129,7 +129,7 @@ class Streams:
                 yield Opening(request, feed, access, position, head)
 
     async def serve(self, opening: Opening, transport: Transport, on_open: Callable[[Subscription], None]) -> None:
-        """Run the stream of an opening on that connection until it ends; the client was told why."""
+        """Run the stream of an opening on that connection until the stream ends, and tell the client the reason."""
         subscription = self._subscription(opening, transport)
         connections = self._metrics.connections.labels(transport.name)
         connections.inc()
@@ -147,7 +147,7 @@ class Streams:
 
     @asynccontextmanager
     async def run(self, kinds: Mapping[str, EntryKind], background: Background) -> AsyncIterator[None]:
-        """Serve as long as this is entered. ``kinds``: how entries are shown."""
+        """Serve while the context is entered. ``kinds``: the shapes of entries."""
         self._encoder.kinds = kinds
         sweeping = background(
             "ws_stream.sweep",
@@ -172,7 +172,7 @@ class Streams:
                     subscription.end(DRAINING)
 
     async def _find(self, chain: Chain, after: Position | None) -> tuple[Position, Position]:
-        """Where the stream begins, and the chain's head."""
+        """The position where the stream begins, and the chain's head."""
         head = position_of(await self._ledger.head(chain))
         if after is None:
             return head, head

@@ -28,7 +28,7 @@ _RETRY_PAUSE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much a client may lag, and how replays are read. See ``WsStreamConfig``."""
+    """Limits of a client's lag, and of reading replays. See ``WsStreamConfig``."""
 
     queue_frames_max: int
     queue_bytes_max: int
@@ -41,7 +41,7 @@ class Pace:
 
 @dataclass(slots=True)
 class Sent:
-    """What one stream handed over."""
+    """Counts of the frames and bytes that one stream sent."""
 
     frames: int = 0
     bytes: int = 0
@@ -49,14 +49,14 @@ class Sent:
     bytes_told: int = 0
 
     def take(self) -> tuple[int, int]:
-        """Frames and bytes since this was last asked."""
+        """Frames and bytes since the last call."""
         taken = self.frames - self.frames_told, self.bytes - self.bytes_told
         self.frames_told, self.bytes_told = self.frames, self.bytes
         return taken
 
 
 class Subscription:
-    """One open stream. ``position``: everything up to it was handed over to the connection. ``names``: for the log."""
+    """One open stream. ``position``: everything up to it was written to the connection. ``names``: for the log."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Subscription:
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Ending:
-        """Stream until it ends; why it did. The client was told."""
+        """Stream until the end, tell the client the reason, and give it."""
         if self.feed.broken is not None:
             self.end(cannot_resume(self.feed.broken.message))
         if self.access.ending is not None:
@@ -114,19 +114,19 @@ class Subscription:
         return ending
 
     def end(self, ending: Ending) -> None:
-        """End it, for that reason unless it ends already."""
+        """End the stream for that reason, unless it is ending already."""
         if not self._ended.done():
             self._ended.set_result(ending)
             if self._writer is not None:
-                self._writer.cancel()  # at once: no frame after the seq that the client is told
+                self._writer.cancel()  # at once: the client gets no frame after the seq in the ending
 
     @property
     def lag_frames(self) -> int:
-        """Entries of the chain that were not handed over yet."""
+        """Entries of the chain that the stream has not sent yet."""
         return max(0, self.feed.position.seq - self.position.seq)
 
     def eviction(self, now_s: float) -> str | None:
-        """Why this client must go, if it must: it takes nothing, and too much waits for it or too long."""
+        """The reason to evict the client, if any: it takes nothing, and too much waits for it, or too long."""
         if self._progress_s is None or self._ended.done():
             return None
         unsent = self.transport.unsent()
@@ -141,11 +141,11 @@ class Subscription:
         lag_bytes = self.feed.bytes_total - self._bytes_before
         is_over = self.lag_frames > pace.queue_frames_max or lag_bytes > pace.queue_bytes_max
         if unsent is None:
-            is_over = False  # it may be taking what was sent, only slowly
+            is_over = False  # the client may be reading slowly
         return "overflow" if is_over and stuck_s >= pace.overflow_grace_s else None
 
     def evict(self) -> None:
-        """Close it so that the client goes on where it was."""
+        """Evict the client with the seq from which it can go on."""
         self.end(too_slow(self.position.seq))
 
     async def _write(self) -> None:
@@ -197,7 +197,7 @@ class Subscription:
 
     @property
     def _tells_position(self) -> bool:
-        """Pings keep a WebSocket alive, and without a filter its client knows how far it is."""
+        """Whether an idle stream sends its position: a WebSocket has pings, and without a filter its client knows."""
         return self.transport.name != WEBSOCKET or self._wanted != EVERYTHING
 
     async def _tell_position_if_due(self) -> None:
@@ -210,7 +210,7 @@ class Subscription:
 
     @property
     def _is_feed_current(self) -> bool:
-        """Whether all that was erased before this stream began is erased from what is kept as well."""
+        """Whether the feed's cache reflects every erasure from before this stream began."""
         return self.feed.position.seq >= self._head.seq
 
     async def _page(self) -> Batch | None:
@@ -230,10 +230,10 @@ class Subscription:
         count = sum([len(batch.frames) for batch in batches])
         if count and not self.access.is_fresh:
             await self.access.wait_until_fresh()
-            return  # that may have taken long: what is to be sent is looked up once more
+            return  # the wait may have been long: the next batches are looked up again
         if count and not self.transport.hands_over_at_once:
             await self._send_one_by_one(batches)
-        # Handed over as soon as `send` is called, even if it then waits and is cancelled: so the position moves first.
+        # A call of `send` writes before its first wait, even if it is then cancelled: so the position moves first.
         self.position = batches[-1].end
         self._bytes_before = self.feed.bytes_total
         if count and self.transport.hands_over_at_once:
@@ -262,7 +262,7 @@ class Subscription:
 
     @contextmanager
     def _expect_progress(self) -> Iterator[None]:
-        """The client is expected to take something as long as this is entered."""
+        """Expect the client to take bytes while the context is entered."""
         self._progress_s, self._unsent = self._clock.monotonic_s(), None
         yield
         self._progress_s = None

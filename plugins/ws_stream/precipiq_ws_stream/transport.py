@@ -30,26 +30,26 @@ class Transport(Protocol):
     """Whether :meth:`send` may be used; else frames are to be sent one by one."""
 
     async def send(self, batches: Sequence[Batch]) -> None:
-        """Hand over all frames, before the first wait.
+        """Write all frames, before the first wait.
 
         Waits while the client does not read; may be cancelled then.
         """
         ...
 
     def unsent(self) -> int | None:
-        """Bytes that the client has not taken yet; None when nobody can tell."""
+        """Bytes that the client has not taken yet; None when the transport cannot tell."""
         ...
 
     async def send_frame(self, frame: Frame) -> None:
-        """Hand over one frame, before the first wait."""
+        """Write one frame, before the first wait."""
         ...
 
     async def tell_position(self, frame: Frame) -> None:
-        """The stream is idle: keep the connection alive, and tell the client how far it is."""
+        """Keep the idle connection alive, and tell the client its position."""
         ...
 
     async def wait_until_left(self) -> Ending:
-        """Until the client leaves, or breaks the rules."""
+        """Wait until the client leaves, or breaks the rules; gives the ending."""
         ...
 
     async def close(self, ending: Ending, frame: Frame) -> None:
@@ -58,7 +58,7 @@ class Transport(Protocol):
 
 
 class WebSocketTransport:
-    """Text frames. The server below sends pings and drops who does not answer."""
+    """Text frames. The server sends pings and drops a client that does not answer."""
 
     name = WEBSOCKET
 
@@ -124,7 +124,7 @@ class EventTransport:
         await self._send(b"id: %d\n\n" % frame.seq)  # no event, but a reconnect begins here
 
     async def wait_until_left(self) -> Ending:
-        await asyncio.Event().wait()  # whoever runs this stream is cancelled when the client leaves
+        await asyncio.Event().wait()  # the server cancels the stream's task when the client leaves
         raise AssertionError
 
     async def close(self, ending: Ending, frame: Frame) -> None:

@@ -1,1 +1,1 @@
-"""Plans of a deployment that charges its own tenants: Stripe's subscriptions say who has which."""
+"""Plans of a deployment that charges its own tenants: Stripe's subscriptions decide each organisation's plan."""

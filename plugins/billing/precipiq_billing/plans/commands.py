@@ -1,4 +1,4 @@
-"""``precipiq plans``: who has which plan, and events of Stripe that are told again."""
+"""``precipiq plans``: the organisations' plans, and replays of Stripe's events."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of events. ``reasons``: why some changed nothing, the most frequent first, with their numbers."""
+    """The outcome of a replay. ``reasons``: why events changed nothing, the most frequent first, with their counts."""
 
     events: int
     processed: int
@@ -77,7 +77,7 @@ class Replayed:
 
 
 async def replay_events(book: PlanBook, events: Iterable[object]) -> Replayed:
-    """Take each; one that is no event is counted and does not stop the others. Raises ``Unavailable``."""
+    """Take each event; an item that is no event is counted and does not stop the replay. Raises ``Unavailable``."""
     taken = 0
     reasons: Counter[str] = Counter()
     for event in events:

@@ -36,7 +36,7 @@ class TierConfig(PluginConfig):
 
     @cached_property
     def limits(self) -> PlanLimits:
-        """What the plan allows."""
+        """The plan's limits."""
         return PlanLimits(
             self.writes_per_second_max,
             self.batches_per_second_max,
@@ -90,7 +90,7 @@ class PlansConfig(PluginConfig):
         return {name: rank for rank, name in enumerate(self.tiers)}
 
     def secrets(self) -> tuple[str, ...]:
-        """What deliveries may be signed with. Raises ``DeploymentError`` for one that is missing or no such secret."""
+        """The signing secrets of deliveries. Raises ``DeploymentError`` for a missing or malformed secret."""
         references = {"webhook_secret": self.webhook_secret, "previous_webhook_secret": self.previous_webhook_secret}
         where = "plugins.billing.plans"
         secrets = {name: each.reveal(f"{where}.{name}") for name, each in references.items() if each is not None}

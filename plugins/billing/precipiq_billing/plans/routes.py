@@ -1,4 +1,4 @@
-"""The endpoints of plans: an organisation asks for its own, Stripe tells of subscriptions."""
+"""The endpoints of plans: an organisation reads its plan, Stripe delivers events of subscriptions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PlanWebhook:
         self._secrets: tuple[str, ...] = ()
 
     def start(self) -> None:
-        """Read the signing secrets. Raises ``DeploymentError`` when one is missing or malformed."""
+        """Read the signing secrets. Raises ``DeploymentError`` for a missing or malformed secret."""
         self._secrets = self._config.secrets()
 
     def endpoint(self, body_bytes_max: int) -> Endpoint:

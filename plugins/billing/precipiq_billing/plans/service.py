@@ -1,4 +1,4 @@
-"""The book of plans: what each organisation's limits are, from subscriptions kept in memory. Knows no HTTP."""
+"""The book of plans: each organisation's limits, from subscriptions kept in memory. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ log = structlog.get_logger("precipiq.billing")
 
 
 class UnlimitedPlans:
-    """``Plans`` of a deployment that has none: its own settings apply to everybody."""
+    """``Plans`` of a deployment that has none: its own settings apply to every organisation."""
 
     def limits_of(self, org_id: str) -> PlanLimits:
-        """No limits of a plan."""
+        """No limits of a plan: the settings apply."""
         return NO_LIMITS
 
     def of(self, org_id: str) -> Standing | None:
-        """There is no plan."""
+        """None: the deployment has no plans."""
         return None
 
 
@@ -54,7 +54,7 @@ class _Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An organisation as the operator sees it: its plan, and each subscription with what it gives now."""
+    """An organisation as the operator sees it: its plan, and each subscription with the plan it gives now."""
 
     org_id: str
     standing: Standing
@@ -62,7 +62,7 @@ class Account:
 
 
 class PlanBook:
-    """``Plans`` from Stripe's subscriptions. Holds in memory those that can give a plan."""
+    """``Plans`` from Stripe's subscriptions. Holds in memory the subscriptions that can give a plan."""
 
     def __init__(self, store: SubscriptionStore, config: PlansConfig, clock: Clock) -> None:
         self._store = store
@@ -80,11 +80,11 @@ class PlanBook:
         return self._resolve(org_id).limits
 
     def of(self, org_id: str) -> Standing:
-        """The organisation's plan, and until when as far as is known."""
+        """The organisation's plan, and its known end."""
         return self._resolve(org_id).standing
 
     async def take(self, event: object) -> str | None:
-        """Apply one verified event of Stripe; None, or why it changed nothing. What is None is durable and counts here.
+        """Apply one verified event of Stripe. None: the change is durable and counts here; else why nothing changed.
 
         Raises ``NotAStripeEvent`` and ``Unavailable``.
         """
@@ -100,7 +100,7 @@ class PlanBook:
         return _REASONS[kept]
 
     async def refresh(self) -> None:
-        """Take in what any process stored since the last time. Raises ``Unavailable``."""
+        """Take in the states that any process stored since the last refresh. Raises ``Unavailable``."""
         async with self._refreshing:
             while True:
                 changed = await self._store.changed_after(self._seen_change, _ROWS_AT_ONCE)
@@ -111,7 +111,7 @@ class PlanBook:
                     return
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Refresh as long as this is entered. While that fails the last known plans apply."""
+        """Refresh while the context is entered. While that fails the last known plans apply."""
         return background(
             "billing.plans", self.refresh, every_s=self._config.refresh_s, failing="plans cannot be looked at"
         )
@@ -148,7 +148,7 @@ class PlanBook:
         return resolved
 
     def _put(self, state: SubscriptionState) -> None:
-        """Replace the subscription's state; what gives no plan, and will not, is not held."""
+        """Replace the subscription's state; drop a state that gives no plan and never will."""
         subscription_id = state.subscription_id
         before = self._org_of.pop(subscription_id, None)
         if before is not None:

@@ -1,4 +1,4 @@
-"""The table of subscriptions, as typed functions over the core's database: of each, the greatest state."""
+"""The table of subscriptions, as typed functions over the core's database: the greatest state of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from precipiq_billing.plans.subscriptions import SubscriptionState
 from precipiq_contracts.database import Database, Row, Statement
 
 Kept: TypeAlias = Literal["kept", "known", "outdated"]
-"""Whether a state was stored, was stored before, or a greater one is."""
+"""The outcomes: the state was stored, was stored before, or a greater state is stored."""
 
 _COLUMNS = (
     "subscription_id, org_id, status, price_ids, period_start_s, period_end_s, event_created_s, event_rank, "
@@ -21,8 +21,8 @@ _MORE_COLUMNS = f"{_COLUMNS}, version"
 _CHANGED = ", ".join(f"{name} = excluded.{name}" for name in f"{_MORE_COLUMNS}, change".split(", ")[1:])
 
 _COUNT_CHANGE = Statement("UPDATE plan_changes SET changes = changes + 1 WHERE id = 1")
-"""First in every transaction that writes: the row's lock lets one at a time through, on all nodes. So the changes of
-rows become visible in their order, and who read up to one has missed none."""
+"""The first statement of every transaction that writes: the row's lock serialises writes on all nodes. So changes
+become visible in their order, and a process that has read up to a change has missed none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Changed:
 
 
 class SubscriptionStore:
-    """Subscriptions of all organisations, and of none."""
+    """Subscriptions of all organisations, and subscriptions that name none."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

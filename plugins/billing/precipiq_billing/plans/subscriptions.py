@@ -1,7 +1,7 @@
-"""What Stripe's events say about subscriptions, and the plan that follows. Pure; knows no order of deliveries.
+"""Subscriptions in Stripe's events, and the plan that they give. Pure; knows no order of deliveries.
 
 Stripe delivers in any order and several times. Each event carries the whole subscription as it was, so the states of a
-subscription are ordered by what stands in them (``SubscriptionState.version``), and the greatest is the one that holds.
+subscription are ordered by their content (``SubscriptionState.version``), and the greatest state counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ORGANISATION_KEY = "precipiq_org_id"
 PAID_STATUSES = ("active", "trialing")
 OWED_STATUS = "past_due"
 COUNTING_STATUSES = (*PAID_STATUSES, OWED_STATUS)
-"""With any other one a subscription gives no plan."""
+"""A subscription with any other status gives no plan."""
 
 _FINAL_STATUSES = ("canceled", "incomplete_expired")
 _EVENT_PREFIX = "customer.subscription."
@@ -63,14 +63,14 @@ class SubscriptionState:
 
 
 class Standing(NamedTuple):
-    """A plan, and the second from which it must be looked at again; None: it stays until an event comes."""
+    """A plan, and the second at which it must be computed again; None: it stays until the next event."""
 
     plan: str
     valid_until_s: int | None
 
 
 def state_of(event: object) -> SubscriptionState | str:
-    """What the event says, or why it says nothing here. Raises ``NotAStripeEvent`` when its shape is not known.
+    """The state in the event, or why the event counts for nothing. Raises ``NotAStripeEvent`` for an unknown shape.
 
     The period stands on the subscription in Stripe's older versions (2020-08-27), on each item in newer ones.
     """
@@ -99,9 +99,9 @@ def state_of(event: object) -> SubscriptionState | str:
 
 
 def plan_of(states: Iterable[SubscriptionState], now_s: int, config: PlansConfig) -> Standing:
-    """The plan of the organisation that has these subscriptions, each in its greatest state.
+    """The plan of the organisation with these subscriptions, each in its greatest state.
 
-    The highest that any of them gives, for as long as the longest of these does; the default when none gives one.
+    The highest plan that any subscription gives, until the last of those ends; the default when none gives a plan.
     """
     best = max(
         (given for state in states if (given := standing_of(state, now_s, config)) is not None),
@@ -112,7 +112,7 @@ def plan_of(states: Iterable[SubscriptionState], now_s: int, config: PlansConfig
 
 
 def standing_of(state: SubscriptionState, now_s: int, config: PlansConfig) -> Standing | None:
-    """The plan that one subscription gives at that second; None when it gives none."""
+    """The plan that a subscription gives at that second, or None."""
     if state.is_deleted or state.status not in COUNTING_STATUSES:
         return None
     paid_until_s = state.period_start_s if state.status == OWED_STATUS else state.period_end_s
@@ -130,14 +130,14 @@ def _items(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _price_ids(found: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Of its items; of the subscription itself where no item names one, as versions before prices did."""
+    """The items' price ids; the subscription's own where no item names one, as in versions before prices."""
     ids = [price for item in items if (price := _id(item.get("price")) or _id(item.get("plan"))) is not None]
     alone = _id(found.get("plan"))
     return tuple(dict.fromkeys(ids or ([] if alone is None else [alone])))
 
 
 def _id(value: object) -> str | None:
-    """Of an object, or of what stands for it unexpanded."""
+    """The id of an expanded object, or the unexpanded id itself."""
     found = value.get("id") if isinstance(value, dict) else value
     return found if isinstance(found, str) and _is_text(found) else None
 

@@ -1,4 +1,4 @@
-"""A deterministic ZIP, streamed: the same members give the same bytes, and nothing is held but what is on its way."""
+"""A deterministic ZIP, streamed: the same members give the same bytes, and memory holds only the chunks in transit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)  # a ZIP knows nothing before
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of the archive. ``chunks`` are asked for once, when everything before it is written."""
+    """A file of the archive. ``chunks`` are read once, when everything before the member is written."""
 
     name: str
     chunks: Iterable[bytes]
@@ -30,7 +30,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """What the manifest says of a file."""
+    """A file in the manifest."""
 
     path: str
     sha256: str
@@ -40,7 +40,7 @@ class FileDigest:
 def archive(
     members: Iterable[Member], created_us: int, compression_level: int, on_written: Callable[[FileDigest], None]
 ) -> Iterator[bytes]:
-    """The bytes of the ZIP. ``on_written`` hears of each member before the next one is asked for."""
+    """The bytes of the ZIP. ``on_written`` gets each member's digest before the next member is read."""
     moment = max(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=created_us // 1_000_000), _EARLIEST)
     with ThreadPoolExecutor(1, "deflate") as thread:
 
@@ -52,7 +52,7 @@ def archive(
         yield from stream_zip(
             files(),
             chunk_size=_CHUNK_BYTES,
-            extended_timestamps=False,  # they end in 2038
+            extended_timestamps=False,  # Unix times of 32 bits end in 2038
             get_compressobj=lambda: _Deflate(thread, compression_level),  # type: ignore[arg-type,return-value]
         )
 
@@ -78,7 +78,7 @@ def _choose_method(chunks: Iterator[bytes], compression_level: int) -> tuple[Met
 
 
 class _Deflate:
-    """Compresses in another thread, which zlib leaves to itself, while the next chunk is made in this one."""
+    """Compresses in another thread, where zlib holds no interpreter lock, while this thread makes the next chunk."""
 
     def __init__(self, thread: ThreadPoolExecutor, level: int) -> None:
         self._thread = thread

@@ -15,7 +15,7 @@ NamedEntry: TypeAlias = dict[str, Any]
 
 
 class Context:
-    """Lines by seq, each once, in a database that lies in a temporary file once it outgrows some megabytes."""
+    """Lines by seq, each once, in a database that moves to a temporary file above some megabytes."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -37,7 +37,7 @@ class Context:
 
 @dataclass
 class EntriesPass:
-    """``first`` and ``last``: of the entries written; None when there is none, or that row is no entry.
+    """``first`` and ``last``: of the entries written; None without entries, or when that row is no entry.
 
     ``gaps``: places where the entry after is not the next one of the chain.
     """
@@ -66,7 +66,7 @@ class EntriesPass:
                 yield line
 
     def context_lines(self) -> Iterator[bytes]:
-        """What explains the lines, by seq; to be asked for after :meth:`lines`."""
+        """The entries that explain the lines, by seq; the caller reads them after :meth:`lines`."""
         seq = self.signing_key_seq
         announcement = None if seq is None or self.rows.holds(seq) else self.rows.at(seq)
         if announcement is not None:

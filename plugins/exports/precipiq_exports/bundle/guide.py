@@ -12,7 +12,7 @@ _TEMPLATE = Path(__file__).with_name("VERIFY.md")
 
 
 def guide(spec: BundleSpec) -> bytes:
-    """The page. What it says of this bundle is no more than what was known before it was written."""
+    """The page. Its facts of this bundle are those known before the bundle was written."""
     asked = ", ".join(f"{name} {json.dumps(value)}" for name, value in spec.filters.items() if value is not None)
     values = {
         "export_id": spec.export_id,

@@ -1,4 +1,4 @@
-"""The manifest: what a bundle holds, what it leaves out, and the digest of every file. Its bytes are what is signed."""
+"""The manifest: a bundle's content, its omissions, and the digest of every file. The signature covers its bytes."""
 
 from __future__ import annotations
 

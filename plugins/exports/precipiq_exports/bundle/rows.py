@@ -1,4 +1,4 @@
-"""What the store holds of a bundle's range, row by row: read, chosen, and as lines of raw entries."""
+"""The store's rows of a bundle's range: reading, filtering, and writing as lines of raw entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 _DECISION = b"decision"
 
 _RANGE_ENTRIES = 50_000
-"""Read at once: a store may keep what it reads from in one piece, so never for the whole of a long chain."""
+"""Entries in one read: a store may hold a read's snapshot open, so no read covers a whole long chain."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SALT = re.compile(rb',"salt":"[0-9a-f]{32}"\}')
@@ -62,7 +62,7 @@ class Rows:
         self._progress = progress
 
     def batches(self) -> Iterator[list[Row]]:
-        """Those that the filters let through. A row that is no entry might be one of them, so it always passes."""
+        """The rows that pass the filters. A row that is no entry always passes, since it might be a wanted one."""
         spec = self._spec
         for after in range(spec.after_seq, spec.through_seq, _RANGE_ENTRIES):
             through = min(after + _RANGE_ENTRIES, spec.through_seq)
@@ -72,11 +72,11 @@ class Rows:
                 self._progress(len(rows))
 
     def holds(self, seq: int) -> bool:
-        """Whether the entry at that seq is among the rows, whatever it is."""
+        """Whether the entry at that seq, of any kind, is among the rows."""
         return not self._wanted and self._spec.after_seq < seq <= self._spec.through_seq
 
     def at(self, seq: int) -> Row | None:
-        """One entry, whether it is in the range or not."""
+        """One entry, inside or outside of the range."""
         for batch in self.auditor.batches(self.chain, seq - 1, seq, 1):
             return _rows(batch)[0]
         return None
@@ -111,7 +111,7 @@ def line_of(row: Row) -> bytes:
         return _damaged_line(row)
     if row.payload is None:
         return b'{"hash":"%b","payload":null,"salt":null,"statement":%b}\n' % (row.hash.encode(), row.statement)
-    # What was hashed, {"payload":...,"salt":"..."}, has the members of the line in its order.
+    # The hashed text, {"payload":...,"salt":"..."}, has the members of the line in its order.
     return b'{"hash":"%b",%b,"statement":%b}\n' % (row.hash.encode(), row.payload[1:-1], row.statement)
 
 
@@ -122,7 +122,7 @@ def redaction_line(redaction: Redaction) -> bytes:
 
 
 def _damaged_line(row: Row) -> bytes:
-    """What the store holds in place of an entry, so that nothing is hidden; verifiers name it as a failure."""
+    """The store's content in place of an entry, so that nothing is hidden; verifiers report it as a failure."""
     fields = {
         "damaged": True,
         "seq": row.seq,
@@ -148,7 +148,7 @@ def _rows(batch: AuditBatch) -> list[Row]:
 
 
 def _is_in_form(stored_hash: str, statement: bytes, payload: bytes | None) -> bool:
-    """Whether the texts can stand in one line; that they are JSON is looked at when the line is made."""
+    """Whether the texts fit in one line; whether they are JSON is checked when the line is made."""
     if payload is not None and not (
         payload.startswith(b'{"payload":')
         and _SALT.fullmatch(payload, len(payload) - _SALT_BYTES)
@@ -159,7 +159,7 @@ def _is_in_form(stored_hash: str, statement: bytes, payload: bytes | None) -> bo
 
 
 def _body(parts: StatementParts) -> Mapping[str, Any]:
-    """The members of the body; none when there is no reading it."""
+    """The members of the body; none when the body cannot be read."""
     try:
         body = parse_json(parts.body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a bundle is made from, and what came of it. Data only."""
+"""The input of a bundle and its summary. Data only."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class BundleSpec:
 
     @property
     def table_files(self) -> tuple[tuple[Table, Format], ...]:
-        """The lists in the order in which they stand in the bundle."""
+        """The lists in the bundle's order."""
         return tuple((table, format) for table in self.tables for format in self.formats)
 
 
 @dataclass(frozen=True, slots=True)
 class BundleTask:
-    """What a process of its own is to write, from what, and where to."""
+    """The task of a bundle's process: content, source and destination."""
 
     auditor: EntryAuditor
     spec: BundleSpec

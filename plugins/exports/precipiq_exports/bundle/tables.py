@@ -46,7 +46,7 @@ class TablePass:
         yield from self._lines(cells)
 
     def _lines(self, line_of: Callable[[Row, str | None], bytes]) -> Iterator[bytes]:
-        """``line_of`` is told the id of the redaction entry where the payload was erased."""
+        """``line_of`` gets the id of the redaction entry of an erased payload."""
         kinds = {kind.encode() for kind in self.table.kinds}
         for rows in self.rows.batches():
             rows = [row for row in rows if row.parts is not None and row.parts.kind in kinds]
@@ -55,14 +55,14 @@ class TablePass:
                 redaction = redactions.get(row.seq)
                 try:
                     line = line_of(row, None if redaction is None else redaction.id)
-                except verify.BAD_JSON:  # an intruder's row, which the raw entries show as what it is
+                except verify.BAD_JSON:  # an intruder's row, which the raw entries show
                     continue
                 self.count += 1
                 yield line
 
 
 def _slice_entry(row: Row) -> verify.Entry:
-    """The entry as the verifier slices it, as far as a list shows it."""
+    """The row as the verifier's entry, with the fields that a list shows."""
     assert row.parts is not None
     actor, body_text, environment, id, kind, org_id, payload_hash, prev_hash, seq, timestamp = row.parts
     text, salt = split_payload(row.payload) if row.payload is not None else (None, None)

@@ -1,4 +1,4 @@
-"""Writes a bundle in one go: every file is made from the store as it is written, the manifest from what was written."""
+"""Writes a bundle in one pass: each file straight from the store, then the manifest from the digests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_bundle(
 ) -> BundleSummary:
     """Write the ZIP to ``out``, which need not seek.
 
-    ``sign``: the signature (256 bytes) of a SHA-256 digest. ``progress``: told how many more rows were read, in each
+    ``sign``: the signature (256 bytes) of a SHA-256 digest. ``progress`` gets each number of rows read, in each
     of the passes (one for the raw entries, one for each list).
 
     Each pass reads the store as it is then: a payload that is erased meanwhile may still stand in the raw entries, and
@@ -69,7 +69,7 @@ class _Writing:
     table_rows: dict[str, int] = field(default_factory=dict)
 
     def members(self) -> Iterator[Member]:
-        """In the order of the archive, each when everything before it is written."""
+        """The members in the archive's order, each made when everything before it is written."""
         spec = self.spec
         yield Member("VERIFY.md", [guide(spec)])
         yield Member("verify.py", [VERIFIER.read_bytes()])

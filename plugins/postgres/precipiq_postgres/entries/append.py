@@ -1,4 +1,4 @@
-"""Appending on PostgreSQL: what waits for one chain shares a transaction; chains go side by side.
+"""Appending on PostgreSQL: appends that wait for one chain share a transaction; chains are written in parallel.
 
 The usual append is one round trip: entries are sealed on the head that this process saw last, and the database refuses
 them when the chain has moved on or a key is known. Then, and while several processes write to a chain, the chain is
@@ -40,7 +40,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Attempt:
-    """What was sent last, which may be stored when its connection broke before the answer."""
+    """The group sent last. It may be stored although its connection broke before the answer."""
 
     sent: Sequence[Entry] = ()
     results: Appending = ()
@@ -69,7 +69,7 @@ class PostgresAppender:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, job: AppendJob) -> Appended:
-        """Append with whatever else waits for that chain. Cancelled before its turn, it is withdrawn."""
+        """Append together with the chain's other waiting appends. An append cancelled before its turn is withdrawn."""
         if self._waiting_count >= self._settings.writer_queue_max:
             raise Unavailable("too many writes are waiting; try again")
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
@@ -85,7 +85,7 @@ class PostgresAppender:
         return await future
 
     async def finish(self) -> None:
-        """Wait for what was accepted, while the database answers."""
+        """Wait for the accepted appends, while the database answers."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FINISH_TIMEOUT_S)
         for task in self._tasks:
@@ -115,7 +115,7 @@ class PostgresAppender:
                 _settle(group, [Unavailable("the ledger is closing")] * len(group))
             raise
         except Exception as error:
-            _settle(group, [error] * len(group))  # whoever waits would wait for ever
+            _settle(group, [error] * len(group))  # else the caller would wait for ever
             while group := self._next_group(state):
                 _settle(group, [Unavailable()] * len(group))
             raise
@@ -138,12 +138,12 @@ class PostgresAppender:
         return group
 
     async def _commit(self, chain: Chain, state: _ChainState, group: Sequence[_Waiting]) -> None:
-        """Store a group; when something in it cannot be stored, each of its appends alone."""
+        """Store a group; when the group cannot be stored, store each of its appends alone."""
         try:
             results = await self._store(chain, state, [item.job for item in group])
         except Unavailable as error:
             results = [error] * len(group)
-        except Exception as error:  # noqa: BLE001  (whoever waits must hear of it; the chain must go on)
+        except Exception as error:  # noqa: BLE001  (the callers get it; the chain must go on)
             if len(group) > 1:
                 for item in group:
                     await self._commit(chain, state, [item])
@@ -152,7 +152,7 @@ class PostgresAppender:
         _settle(group, results)
 
     async def _store(self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob]) -> Appending:
-        """Go on while the database is away, within the setting's time."""
+        """Store a group; retry while the database is away, within the setting's time."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._settings.retry_s
         attempt = _Attempt()
@@ -186,7 +186,7 @@ class PostgresAppender:
     async def _append_on_known_head(
         self, chain: Chain, state: _ChainState, jobs: Sequence[AppendJob], attempt: _Attempt
     ) -> Appending | None:
-        """None when the head is another one, a key may be known, or a seal refuses: then the truth must be read."""
+        """None when the head is another one, a key may be known, or a seal refuses: the caller then reads the head."""
         group = Group({} if state.head is None else {chain: state.head}, {})
         results = [seal_job(group, job) for job in jobs]
         if not group.new or any(isinstance(result, Exception) for result in results):
@@ -220,7 +220,7 @@ class PostgresAppender:
                 group = Group({} if head is None else {chain: head}, known)
                 attempt.results = [seal_job(group, job) for job in jobs]
                 if not is_sure and any(isinstance(result, Exception) for result in attempt.results):
-                    return "known"  # perhaps: what a seal refuses may be stored already
+                    return "known"  # a draft that a seal refuses may be stored already
                 attempt.sent, attempt.head = tuple(group.new), group.heads.get(chain)
                 return await prepare_append(chain, head, group.new)(connection) if group.new else "appended"
 

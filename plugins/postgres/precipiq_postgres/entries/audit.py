@@ -1,6 +1,6 @@
-"""Raw reading of entries on PostgreSQL for verification, in whatever process: connections and an event loop of its own.
+"""Raw reading of entries on PostgreSQL for verification, in any process: connections and an event loop of its own.
 
-It reads as the auditor role, whom row-level security shows every row, and compares what stands beside the statements.
+The auditor role reads, since row-level security shows it every row; the columns are compared with the statements.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ SELECT seq::bigint, hash, statement, payload, idempotency_key, idempotency_check
        id::text, kind, agent_id, action_type, redacts_seq
 FROM entries WHERE {_FILED}
 """  # noqa: S608
-"""The row itself says whether it is of the chain: an index that led to it may be damaged."""
+"""The row's own values decide whether it is of the chain: the index may be damaged."""
 
 _REDACTIONS = f"""
 SELECT statement FROM entries
 WHERE {_FILED} AND kind::text = 'redaction' AND redacts_seq::bigint = ANY($3::bigint[]) AND seq::bigint > redacts_seq
 """  # noqa: S608
-"""None that stands before its target: that part of the chain may be one that is not checked."""
+"""No redaction that stands before its target: the verified range may leave out that part of the chain."""
 
 _NAMELESS_GROUP = """
 SELECT org_id, environment, statement FROM entries
@@ -74,7 +74,7 @@ SELECT c.relkind::text AS kind, EXISTS (SELECT 1 FROM pg_rewrite AS r WHERE r.ev
        (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS path
 FROM pg_class AS c WHERE c.oid = to_regclass($1)
 """
-"""``is_shown``: the auditor sees every row. ``path``: where those who serve look for the table."""
+"""``is_shown``: the auditor sees every row. ``path``: the search path of the role that serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class PostgresAuditor:
             while rows := session.run(lambda _: cursor.fetch(size)):
                 is_empty = False
                 yield _batch(rows, problem)
-            if is_empty and problem is not None:  # who knows what is hidden
+            if is_empty and problem is not None:  # a policy may hide rows
                 raise Unavailable(problem)
 
     def last_seq(self, chain: Chain) -> int:
@@ -126,7 +126,7 @@ class PostgresAuditor:
         return [_bytes(row[0]) for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
-        """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
+        """See ``EntryAuditor.stray``: reads both ends of every other group of rows with equal chain columns."""
         with self._open() as session:
             filed = ("", "")
             rows = session.fetch(_NAMELESS_GROUP)
@@ -170,7 +170,7 @@ class PostgresAuditor:
 
 
 class _Session:
-    """A connection in a thread of its own, for callers that know no event loop or run in another one's thread."""
+    """A connection in a thread of its own, for callers without an event loop or in the thread of another loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -216,7 +216,7 @@ async def _problem_of_table(connection: asyncpg.Connection) -> str | None:
 
 def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:
     seqs, hashes, statements, payloads, keys, checks, are_filed, *columns = zip(*rows, strict=True)
-    if problem_of_table is not None:  # no type is sure any more
+    if problem_of_table is not None:  # in an altered table a column may have any type
         seqs = tuple(_SEQ_END if seq is None else seq for seq in seqs)
         payloads = tuple(None if payload is None else _bytes(payload) for payload in payloads)
         return AuditBatch(
@@ -236,7 +236,7 @@ def _problem_of_columns(statements: Sequence[bytes], columns: Iterator[Any]) -> 
         try:
             is_same = stands_beside(statement, stored)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # the verification says what is wrong with the statement itself
+            continue  # the verification reports a damaged statement by itself
         if not is_same:
             return index, "what stands beside the statement is not what the statement says"
     return None

@@ -1,4 +1,4 @@
-"""What stands beside a statement in PostgreSQL's table of entries, so that it can be queried."""
+"""The columns beside a statement in PostgreSQL's table of entries, by which entries are queried."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def indexed_columns(statement: bytes) -> tuple[str, str, str | None, str | None,
 
 
 def column_text(value: object) -> str | None:
-    """What stands for that value in a text column: the inside of its JSON string, cut; None for anything else."""
+    """That value in a text column: the inside of its JSON string, cut; None for anything but a string."""
     if not isinstance(value, str):
         return None
     return orjson.dumps(value)[1:-1].decode()[:TEXT_COLUMN_CHARACTERS_MAX]

@@ -53,7 +53,7 @@ WHERE {_FILED} AND kind = 'redaction' AND redacts_seq = ANY($3::bigint[]) AND se
 class PostgresDriver:
     """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is.
 
-    ``background``: what runs the watchers; without one, no metric and no readiness tells of them.
+    ``background`` runs the watchers; without it, no metric and no readiness check covers them.
     """
 
     name: str = "postgres"
@@ -103,7 +103,7 @@ class PostgresEntryStore:
         self._appender = appender
 
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
-        """See ``EntryStore.append``. Concurrent appends to one chain share a transaction; chains go side by side.
+        """See ``EntryStore.append``. Concurrent appends to one chain share a transaction; chains run in parallel.
 
         ``seal`` may be called a second time, when another process appended first.
         """

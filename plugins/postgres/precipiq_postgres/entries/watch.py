@@ -1,7 +1,7 @@
 """Wake-ups on PostgreSQL: at once within a process, by NOTIFY between processes, and by a look at the chains.
 
-NOTIFY goes out after the commit and for many appends together: inside the transaction it would let commits wait for
-each other. It may be lost, with a process that dies or a connection that breaks; the look finds what was missed.
+NOTIFY is sent after the commit and for many appends together: inside the transaction it would make commits wait for
+each other. A dead process or a broken connection loses a NOTIFY; the look at the chains finds those appends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FROM unnest($1::text[], $2::text[]) AS wanted (org_id, environment)
 
 
 class PostgresWatchers(Watchers):
-    """Watchers who also hear of what other processes append."""
+    """Watchers that also hear of other processes' appends."""
 
     def __init__(self, database: PostgresDatabase, poll_s: float) -> None:
         super().__init__()
@@ -53,14 +53,14 @@ class PostgresWatchers(Watchers):
         self._seen: dict[Chain, int | None] = {}
 
     def note_append(self, chain: Chain) -> None:
-        """This process note_append: wake its own watchers now, and tell the others soon."""
+        """Wake this process's watchers now, and tell the other processes soon: the caller appended to that chain."""
         self.wake(chain)
         self._grown.add(chain)
         self._has_grown.set()
 
     @asynccontextmanager
     async def run(self, background: Background) -> AsyncIterator[None]:
-        """Hear and tell as long as this is entered."""
+        """Listen and notify while the context is entered."""
         telling = background(
             "postgres.tell",
             self._tell_some,
@@ -76,7 +76,7 @@ class PostgresWatchers(Watchers):
             failing="not listening for other processes' entries; looking instead",
             again="listening for other processes' entries again",
             wake=self._is_lost,
-            tolerated=(PrecipiqError,),  # looking finds what listening would have
+            tolerated=(PrecipiqError,),  # the look finds the appends that listening missed
             final=self._hang_up,
         )
         looking = background(
@@ -106,11 +106,11 @@ class PostgresWatchers(Watchers):
             return
         payloads = [_payload(chain) for chain in chains]
 
-        with suppress(PrecipiqError):  # the others find out by looking
+        with suppress(PrecipiqError):  # the other processes find the appends by their look
             await self._database.run_statement(_NOTIFY, payloads)
 
     async def _listen(self) -> None:
-        """Begin to listen, or see whether the connection that listens is still one."""
+        """Open the connection that listens, or check that it still answers."""
         timeout_s = self._database.settings.connection_wait_s
         connection = self._listener
         try:
@@ -121,7 +121,7 @@ class PostgresWatchers(Watchers):
                     self._listener = connection
                     connection.add_termination_listener(lambda _: self._is_lost.set())
                     await connection.add_listener(CHANNEL, self._hear)
-                    self.wake_all()  # what came while nobody listened
+                    self.wake_all()  # appends from before the connection listened
                 elif connection.is_closed():
                     raise ConnectionLost(AWAY)
                 else:

@@ -1,6 +1,6 @@
 """Appending on SQLite, in the writer's thread: a group of appends, to any chains, sealed and stored together.
 
-Each call of SQLite gives the interpreter's lock away, and a busy event loop makes its return slow; so a group of any
+Each call of SQLite releases the interpreter's lock, and a busy event loop returns it late; so a group of any
 size is read and stored with the same few calls, its rows packed in JSON.
 """
 

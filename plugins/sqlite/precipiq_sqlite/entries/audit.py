@@ -1,4 +1,4 @@
-"""Raw reading of an SQLite file for verification, in whatever process: its own connection, and no index is trusted.
+"""Raw reading of an SQLite file for verification, in any process: the auditor opens a connection and trusts no index.
 
 Imports little, so that a verifying process starts fast.
 """
@@ -35,7 +35,7 @@ _REDACTIONS = f"""
 SELECT statement FROM entries
 WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?3)) AND seq > redacts_seq
 """  # noqa: S608
-"""None that stands before its target: that part of the chain may be one that is not checked."""
+"""No redaction that stands before its target: the verified range may leave out that part of the chain."""
 
 _MAYBE_REDACTIONS = f'SELECT statement, seq FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
 _GROUP = "org_id, environment, typeof(org_id) = 'text' AND typeof(environment) = 'text' FROM entries"
@@ -65,7 +65,7 @@ class SqliteAuditor:
     def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
         """See ``EntryAuditor.batches``: one snapshot from beginning to end.
 
-        From the start also rows below 1, to the end also those whose seq is no number: they cannot be rightly there.
+        From the start the rows below 1 too, to the end those whose seq is no number too: no append writes such rows.
         """
         sql = _ROWS
         bounds: list[int] = []
@@ -98,7 +98,7 @@ class SqliteAuditor:
         with self._open() as connection:
             try:
                 rows = connection.execute(_REDACTIONS, (*filed, orjson.dumps(list(target_seqs)).decode())).fetchall()
-            except sqlite3.OperationalError:  # a damaged statement, which SQLite cannot take a value from
+            except sqlite3.OperationalError:  # SQLite can take no value from a damaged statement
                 wanted = set(target_seqs)
                 maybe = connection.execute(_MAYBE_REDACTIONS, filed)
                 rows = [
@@ -108,7 +108,7 @@ class SqliteAuditor:
         return [row[0] for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
-        """See ``EntryAuditor.stray``: looks at both ends of every other group of rows that are filed alike."""
+        """See ``EntryAuditor.stray``: reads both ends of every other group of rows with equal chain columns."""
         with self._open() as connection:
             for row, org, env, are_text in _groups(connection):
                 org_id, environment = _text(org), _text(env)
@@ -136,7 +136,7 @@ class SqliteAuditor:
 
 
 def _groups(connection: sqlite3.Connection) -> Iterator[tuple[int, Any, Any, int]]:
-    """A row of each group of rows that are filed alike. Steps along an index, which may contradict the rows."""
+    """A row of each group of rows with equal chain columns. Steps along an index, which may contradict the rows."""
     seen: set[int] = set()
     group = connection.execute(_FIRST_GROUP).fetchone()
     while group is not None and group[0] not in seen:
@@ -149,7 +149,7 @@ def _groups(connection: sqlite3.Connection) -> Iterator[tuple[int, Any, Any, int
 
 def _batch(rows: list[tuple[Any, ...]], problem_of_table: str | None) -> AuditBatch:
     statements, payloads, hashes, keys, checks, seqs = zip(*rows, strict=True)
-    if problem_of_table is not None:  # no type is sure any more
+    if problem_of_table is not None:  # in an altered table a column may have any type
         statements = tuple(_text(value).encode() for value in statements)
         payloads = tuple(None if value is None else _text(value).encode() for value in payloads)
     problem = (0, problem_of_table) if problem_of_table is not None else None
@@ -172,7 +172,7 @@ def _problem_of_keys(hashes: Sequence[Any], keys: Sequence[Any], checks: Sequenc
 
 
 def _problem_of_table(connection: sqlite3.Connection) -> str | None:
-    """What is queried is generated from the statements only as long as the table's definition says so."""
+    """The problem of a table's definition: an altered one may not generate the queried columns from the statements."""
     row = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'entries'").fetchone()
     if row is None or row[0].decode(errors="replace") != ENTRIES_TABLE:
         return "the definition of the table of entries was altered"

@@ -59,7 +59,7 @@ SELECT org_id, environment FROM entries WHERE (org_id, environment) > (?, ?) ORD
 class SqliteDriver:
     """See ``EntryStoreDriver``. The database must be open before, and as long as, the store is.
 
-    ``background``: what runs the watchers; without one, no metric and no readiness tells of them.
+    ``background`` runs the watchers; without it, no metric and no readiness check covers them.
     """
 
     name: str = "sqlite"
@@ -103,7 +103,7 @@ class SqliteEntryStore:
         self._emptier = emptier
 
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
-        """See ``EntryStore.append``. Concurrent appends, to whatever chains, share one transaction."""
+        """See ``EntryStore.append``. Concurrent appends, to any chains, share one transaction."""
         check_storable(chain, drafts)
         return await self._append(AppendJob(chain, tuple(drafts), seal))
 
@@ -118,7 +118,7 @@ class SqliteEntryStore:
     async def _append(self, job: AppendJob) -> Appended:
         future = self._database.writer.submit(append_group, job, max(len(job.drafts), 1))
         future.add_done_callback(partial(self._wake_watchers, job.chain))
-        # Shielded, because watchers are to wake also when whoever appends is cancelled meanwhile.
+        # Shielded, because watchers are to wake also when the caller is cancelled meanwhile.
         return await asyncio.shield(future)
 
     def _wake_watchers(self, chain: Chain, future: asyncio.Future[Appended]) -> None:

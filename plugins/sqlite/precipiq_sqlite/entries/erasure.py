@@ -1,6 +1,6 @@
 """Emptying SQLite's log after an erasure, so that the erased bytes are in no file. Erases nothing itself.
 
-A reader that is in the middle of its work keeps the log from being emptied. Then it is tried again until it has left,
+A running read keeps SQLite from emptying the log. The emptier then tries again until that read has ended,
 less and less often: each attempt holds the writer for a moment.
 """
 
@@ -22,7 +22,7 @@ _STAYS = "an erased payload stays in the database's log until its readers have l
 
 
 class LogEmptier:
-    """``checkpoint``: moves the log into the file and empties it; False when readers were in the way."""
+    """``checkpoint`` moves the log into the file and empties it; it gives False when a reader prevented that."""
 
     def __init__(self, checkpoint: Callable[[], Awaitable[bool]]) -> None:
         self._checkpoint = checkpoint
@@ -30,7 +30,7 @@ class LogEmptier:
         self._is_wanted = False
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """For the life of the store. Closing the database empties the log too."""
+        """Retry while the context is entered: for the life of the store. Closing the database empties the log too."""
         return background(
             "sqlite.erasure",
             self._empty_if_wanted,
@@ -42,7 +42,7 @@ class LogEmptier:
         )
 
     async def empty(self, seq: int) -> None:
-        """Empty the log of what entry ``seq`` held: now, or else as soon as nobody reads it any more."""
+        """Empty the log after the erasure of entry ``seq``: now, or else once no read holds the log."""
         if not await self._is_emptied():
             log.warning(_STAYS, seq=seq)
             self._is_wanted = True
@@ -57,7 +57,7 @@ class LogEmptier:
     async def _empty_if_wanted(self) -> None:
         if not self._is_wanted:
             return
-        self._is_wanted = False  # before the attempt: an erasure meanwhile asks for one more
+        self._is_wanted = False  # before the attempt: an erasure during it asks for another attempt
         if not await self._is_emptied():
             self._is_wanted = True
             raise Unavailable("its readers have not left")

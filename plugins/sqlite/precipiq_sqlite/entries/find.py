@@ -1,7 +1,7 @@
 """Finding entries on SQLite, in a reader's thread, through a connection that shows one chain alone.
 
 An index gives the candidates, newest first and bounded in number; SQLite drops those that cannot match, by the exact
-bytes that canonical JSON would have; what is left is compared by value.
+bytes that canonical JSON would have; Python compares the rest by value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from precipiq_contracts.entry_store import EntryPage, EntryQuery
 
 ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
 ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"
-"""Rows as one JSON text: one call of SQLite however many there are."""
+"""Rows as one JSON text: one call of SQLite for any number of rows."""
 
 _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
@@ -120,7 +120,7 @@ class _Search:
         return None if row is None else row[0]
 
     def _candidates(self) -> str:
-        """Their seqs, newest first, straight from an index; the one of agents also has the action's type."""
+        """The candidates' seqs, newest first, straight from an index; the index of agents has the action's type too."""
         columns, condition = "seq", "TRUE"
         if "agent_id" in self._query.body:
             columns, condition = "seq, action_type", "agent_id = :agent_id"

@@ -1,4 +1,4 @@
-"""Wake-ups after appends: at once for this process's own, by a look at an interval for those of other processes."""
+"""Wake-ups after appends: at once for this process's own, by a periodic look for those of other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOK_ROWS_MAX = 10_000
 
 
 class SqliteWatchers(Watchers):
-    """Watchers who also hear of what other processes append to the file."""
+    """Watchers that also hear of other processes' appends to the file."""
 
     def __init__(self, readers: SqliteReaders, poll_s: float) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class SqliteWatchers(Watchers):
         self._last_row: int | None = None
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
-        """Look for the entries of other processes as long as this is entered."""
+        """Look for the entries of other processes while the context is entered."""
         return background("sqlite.watch", self._look, every_s=self._look_every_s, failing="cannot look for new entries")
 
     async def _look(self) -> None:
