@@ -45,22 +45,22 @@ def canonical(value: Json, *, max_depth: int = 64) -> bytes:
     """
     try:
         if type(value) is dict or type(value) is list:
-            value = _settled(value, min(max_depth, _FAST_LEVELS))
+            value = _settle(value, min(max_depth, _FAST_LEVELS))
         elif type(value) not in _PLAIN:
             raise _Unsure
         fast = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (_Unsure, orjson.JSONEncodeError):
-        return _written(value, max_depth)
+        return _write(value, max_depth)
     if fast.isascii() or _keys_are_ascii(value):
         return fast
-    return _written(value, max_depth)
+    return _write(value, max_depth)
 
 
 class _Unsure(Exception):
     """orjson's bytes might not be canonical."""
 
 
-def _settled(container: dict[str, Json] | list[Json], levels: int) -> dict[str, Json] | list[Json]:
+def _settle(container: dict[str, Json] | list[Json], levels: int) -> dict[str, Json] | list[Json]:
     """The container with integral floats as integers: itself, or a copy of no more than what had to change.
 
     Raises ``_Unsure`` on what orjson writes differently or should not write: floats beyond 2^53, small or not finite,
@@ -83,7 +83,7 @@ def _settled(container: dict[str, Json] | list[Json], levels: int) -> dict[str, 
                 continue
             settled: Json = int(number)
         elif kind is dict or kind is list:
-            settled = _settled(cast("dict[str, Json] | list[Json]", item), levels - 1)
+            settled = _settle(cast("dict[str, Json] | list[Json]", item), levels - 1)
             if settled is item:
                 continue
         else:
@@ -116,7 +116,7 @@ class _Refused(Exception):
     """A ``NotCanonical`` that does not know its path yet."""
 
 
-def _written(value: Json, max_depth: int) -> bytes:
+def _write(value: Json, max_depth: int) -> bytes:
     """RFC 8785 section 3.2, without whitespace (3.2.1): open containers wait on a stack of its own."""
     text: list[str] = []
     path: list[str | int | None] = [None]  # what each open container is at; None: nothing yet

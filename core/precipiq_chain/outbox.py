@@ -74,7 +74,7 @@ class Outbox:
         """Seal the events that wait. What cannot be sealed now stays; that is logged once, until it can be again."""
         try:
             async with self._delivering:
-                while events := await self.waiting(_AT_ONCE_MAX):
+                while events := await self.fetch_waiting(_AT_ONCE_MAX):
                     for event in events:
                         key = f"{self._key_prefix}:{event.event_id}"
                         await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
@@ -85,7 +85,7 @@ class Outbox:
                 log.warning("event not sealed yet; it is stored and will be", outbox=self._table, reason=error.message)
             self._is_failing = True
 
-    async def waiting(self, limit: int) -> list[OutboxEvent]:
+    async def fetch_waiting(self, limit: int) -> list[OutboxEvent]:
         """The oldest events that wait."""
         sql = f"SELECT {COLUMNS} FROM {self._table} ORDER BY event_id LIMIT :limit"  # noqa: S608
         return [_event(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]

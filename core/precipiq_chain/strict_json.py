@@ -167,12 +167,12 @@ def _refuse_first_fault(value: object) -> None:
         for path[-1], item in waiting[-1]:
             if type(item) is str:
                 if not _is_unicode(item):
-                    raise JsonRefused(_dotted(path), "lone surrogate")
+                    raise JsonRefused(_join_path(path), "lone surrogate")
             elif type(item) is _Fault:
-                raise JsonRefused(_dotted(path), item.problem)
+                raise JsonRefused(_join_path(path), item.problem)
             elif type(item) is dict:
                 if not _is_unicode("".join(item)):
-                    raise JsonRefused(_dotted(path), "lone surrogate in a key")
+                    raise JsonRefused(_join_path(path), "lone surrogate in a key")
                 waiting.append(iter(item.items()))
                 path.append(None)
                 break
@@ -199,5 +199,5 @@ def _glimpse(text: str, characters_max: int = _ECHO_CHARACTERS_MAX) -> str:
     return text if len(text) <= characters_max else f"{text[: characters_max - 1]}…"
 
 
-def _dotted(path: Iterable[str | int | None]) -> str:
+def _join_path(path: Iterable[str | int | None]) -> str:
     return _glimpse(".".join(_glimpse(str(label)) for label in path if label is not None), _PATH_CHARACTERS_MAX)

@@ -53,7 +53,7 @@ class Services:
         """Name of the capability -> its health check."""
         return dict(self._pings)
 
-    def acting_as(self, owner: str, declared: frozenset[type] | None) -> None:
+    def act_for(self, owner: str, declared: frozenset[type] | None) -> None:
         """Whose turn it is during boot; ``declared`` limits what it may provide (None: anything)."""
         self._owner = owner
         self._declared = declared

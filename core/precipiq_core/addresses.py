@@ -11,7 +11,7 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK_SIZE = 8
 
 
-def counted_address(address: str | None) -> str:
+def address_to_count(address: str | None) -> str:
     """IPv4 by itself, IPv6 by its /64: that is what one customer has at the least, and may choose from freely.
 
     IPv4 that is mapped into IPv6 (RFC 4291 section 2.5.5.2) is IPv4, in each of its spellings. A zone id (RFC 4007) is

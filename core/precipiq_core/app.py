@@ -22,7 +22,7 @@ from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_core.logs.sink import Sink
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 
 
 class Application:
@@ -43,7 +43,7 @@ class Application:
 
     @asynccontextmanager
     async def _run(self, _: object) -> AsyncIterator[None]:
-        async with running(self.assembly):
+        async with run_lifespans(self.assembly):
             yield
 
 

@@ -111,7 +111,7 @@ def assemble(
     collector.gather(problems)
     hooks = (*_HOOKS, *(_EDGE if edge else ()), *(("commands",) if commands else ()))
     contributions = _collect(collector, hooks, services, problems)
-    contributed = _in_the_files_order(deployment, contributions.get("commands", ()))
+    contributed = _sort_as_in_file(deployment, contributions.get("commands", ()))
     command_by_name = merge_commands(contributed, problems)
     lifespans: list[Contribution[AbstractAsyncContextManager[object]]] = []
     _attempt(lambda: lifespans.extend(collector.lifespans()), problems)
@@ -174,7 +174,7 @@ def _refuse(problems: list[str]) -> None:
         raise DeploymentError(problems)
 
 
-def _in_the_files_order(
+def _sort_as_in_file(
     deployment: Deployment, commands: Sequence[Contribution[click.Command]]
 ) -> list[Contribution[click.Command]]:
     """As in ``precipiq --help``, which knows no boot order."""

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
-from precipiq_core.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, framed
+from precipiq_core.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, frame
 
 # -P: no module of the working folder may take another's place in a process that holds secrets.
 _COMMAND = (sys.executable, "-P", "-m", "precipiq_core.child_process_main")
@@ -109,7 +109,7 @@ class ChildProcess:
         message = pickle.dumps((method, arguments, kinds))
         async with self._turn:
             try:
-                process = await self._started()
+                process = await self._start()
                 await self._send(process, message)
                 kind, value = await self._answer(process, callbacks)
             except _Gone as error:
@@ -119,14 +119,14 @@ class ChildProcess:
             except BaseException:
                 await self._end()
                 raise
-        return self._opened(kind, value)
+        return self._unwrap(kind, value)
 
-    async def _started(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is not None:
             await self._end()
         if self._process is None:
             options = (TELLS_FAULTS,) if self._role.tells_faults else ()
-            with _noticing():
+            with _notice_death():
                 self._process = await asyncio.create_subprocess_exec(
                     *_COMMAND,
                     self._role.name,  # for whoever lists processes
@@ -138,7 +138,7 @@ class ChildProcess:
                     limit=_MESSAGE_BYTES_MAX,
                 )
             await self._send(self._process, self._servant)
-            self._opened(*await self._answer(self._process, {}))
+            self._unwrap(*await self._answer(self._process, {}))
         return self._process
 
     async def _answer(self, process: asyncio.subprocess.Process, callbacks: dict[str, Callback]) -> tuple[str, Any]:
@@ -154,21 +154,21 @@ class ChildProcess:
 
     async def _send(self, process: asyncio.subprocess.Process, message: bytes) -> None:
         assert process.stdin is not None
-        with _noticing():
+        with _notice_death():
             async with asyncio.timeout(self._timeout_s):
-                process.stdin.write(framed(message))
+                process.stdin.write(frame(message))
                 await process.stdin.drain()
 
     async def _receive(self, process: asyncio.subprocess.Process) -> bytes:
         assert process.stdout is not None
-        with _noticing():
+        with _notice_death():
             async with asyncio.timeout(self._timeout_s):
                 size = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
                 if size > _MESSAGE_BYTES_MAX:
                     raise OSError("the answer is too large")
                 return await process.stdout.readexactly(size)
 
-    def _opened(self, kind: str, value: Any) -> Any:
+    def _unwrap(self, kind: str, value: Any) -> Any:
         """The result in an answer. Raises the error in it."""
         if kind == RESULT:
             return value
@@ -202,7 +202,7 @@ def call_once(servant: object, method: str, *arguments: object, timeout_s: float
 
 
 @contextmanager
-def _noticing() -> Iterator[None]:
+def _notice_death() -> Iterator[None]:
     """Whatever asyncio or uvloop says of a dead process; uvloop's closed transports raise ``RuntimeError``."""
     try:
         yield

@@ -48,7 +48,7 @@ class _Parent:
         return pickle.loads(self._messages.get())  # noqa: S301  (from the process that started this one)
 
     def tell(self, kind: str, value: object) -> None:
-        self._outgoing.write(framed(pickle.dumps((kind, value))))
+        self._outgoing.write(frame(pickle.dumps((kind, value))))
         self._outgoing.flush()
 
     def callback(self, name: str, is_asked: bool) -> Callable[..., Any]:
@@ -69,7 +69,7 @@ def main() -> None:
 
     def take() -> None:
         nonlocal servant
-        _keep_to_yourself()
+        _isolate()
         servant = parent.hear()
 
     def call() -> object:
@@ -82,7 +82,7 @@ def main() -> None:
         _answer(parent, call, tells_faults)
 
 
-def framed(message: bytes) -> bytes:
+def frame(message: bytes) -> bytes:
     """A message as it goes through a pipe: behind its length."""
     return len(message).to_bytes(LENGTH_BYTES) + message
 
@@ -110,7 +110,7 @@ def _read(stream: BinaryIO) -> bytes | None:
     return message if len(head) == LENGTH_BYTES and len(message) == size else None
 
 
-def _keep_to_yourself() -> None:
+def _isolate() -> None:
     """No core dumps, no tracing by others of the same user, and no life after the parent's. Raises ``OSError``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's go to the whole group; the parent knows when it is over

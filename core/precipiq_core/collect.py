@@ -54,9 +54,9 @@ class Collector:
         """
         for name, owner in classes.items():
             for spec in owner.owns:
-                self._own(name, spec, problems)
+                self._add_specs(name, spec, problems)
         for name, plugin in plugins.items():
-            problems.extend(self._misdeclared(name, plugin))
+            problems.extend(self._find_misdeclared(name, plugin))
             try:
                 self._manager.register(plugin, name)
             except pluggy.PluginValidationError as error:
@@ -66,7 +66,7 @@ class Collector:
         if not problems:
             self._manager.check_pending()
 
-    def _own(self, owner: str, spec: type, problems: list[str]) -> None:
+    def _add_specs(self, owner: str, spec: type, problems: list[str]) -> None:
         claimed = [hook for hook in _specs(spec) if hook in self._specified]
         problems += [f"hook {hook!r} is specified by both {self._specified[hook]} and {owner}" for hook in claimed]
         if not claimed:
@@ -82,7 +82,7 @@ class Collector:
         problems: list[str] = []
         failed: set[type] = set()
         for name, plugin in self._plugins.items():
-            self._services.acting_as(name, frozenset(plugin.provides))
+            self._services.act_for(name, frozenset(plugin.provides))
             try:
                 if failed.isdisjoint((*plugin.requires, *plugin.optional)):
                     self._call(name, "provide")
@@ -104,7 +104,7 @@ class Collector:
         """Let the owners of hooks call them. Adds what is wrong with each."""
         for name, plugin in self._plugins.items():
             if type(plugin).gather is not PluginBase.gather:
-                self._services.acting_as(name, frozenset())
+                self._services.act_for(name, frozenset())
                 try:
                     plugin.gather(self, self._services)
                 except DeploymentError as error:
@@ -136,7 +136,7 @@ class Collector:
         implementing = {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
         for name in self._plugins:
             if name in implementing:
-                self._services.acting_as(name, frozenset())
+                self._services.act_for(name, frozenset())
                 yield name, self._call(name, hook, **arguments)
 
     def _call(self, name: str, hook: str, **arguments: object) -> object:
@@ -156,7 +156,7 @@ class Collector:
             provided = [each for each, owner in self._services.owners.items() if owner == name]
             self.calls.append(HookCall(name, hook, provided if hook == "provide" else result[0] if result else None))
 
-    def _misdeclared(self, name: str, plugin: AnyPlugin) -> Iterator[str]:
+    def _find_misdeclared(self, name: str, plugin: AnyPlugin) -> Iterator[str]:
         for attribute, function in inspect.getmembers(type(plugin), inspect.isfunction):
             marked = cast("dict[str, Any] | None", getattr(function, f"{PROJECT}_impl", None))
             is_hook = attribute in self._specified

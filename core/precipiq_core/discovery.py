@@ -53,7 +53,7 @@ class Installed:
             problems.append(f"{where}: installed twice, by {owners}")
         else:
             try:
-                return _checked(where, points[0].load(), name if group == PLUGINS else None)
+                return _check(where, points[0].load(), name if group == PLUGINS else None)
             except DeploymentError as error:
                 problems.extend(error.problems)
             except Exception as error:  # noqa: BLE001  (a plugin's import may fail in any way)
@@ -74,7 +74,7 @@ class Installed:
         return {name: plugin for name, plugin in found.items() if plugin is not None}
 
 
-def _checked(where: str, candidate: object, name: str | None) -> type[AnyPlugin]:
+def _check(where: str, candidate: object, name: str | None) -> type[AnyPlugin]:
     if not (isinstance(candidate, type) and issubclass(candidate, PluginBase)):
         raise DeploymentError([f"{where}: {candidate!r} is not a subclass of PluginBase"])
     if name is not None and getattr(candidate, "name", None) != name:

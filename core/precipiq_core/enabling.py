@@ -51,7 +51,7 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
         if database is not None:
             enabled.classes[database.name] = database
             _refuse_own_table("database", database, named, problems)
-            known = _known_elsewhere(deployment.database, database, installed)
+            known = _settings_of_others(deployment.database, database, installed)
             table = {key: value for key, value in deployment.database.items() if key not in known}
             tables[database.name] = ("database", table)
     for name in BY_THEMSELVES:
@@ -107,7 +107,7 @@ def _refuse_own_table(where: str, plugin: type[AnyPlugin], named: Mapping[str, A
         problems.append(f"plugins.{plugin.name}: its settings stand in [{where}]")
 
 
-def _known_elsewhere(table: Mapping[str, Any], plugin: type[AnyPlugin], installed: Installed) -> set[str]:
+def _settings_of_others(table: Mapping[str, Any], plugin: type[AnyPlugin], installed: Installed) -> set[str]:
     """Settings that another kind of database has: a deployment may keep them when its URL changes."""
     unknown = set(table) - set(plugin.Config.model_fields)
     if not unknown:

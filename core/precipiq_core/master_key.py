@@ -44,10 +44,10 @@ class MasterKeyFile:
             secret = read_key_file(self.path)
         except DeploymentError as error:
             raise DeploymentError([f"{SETTING}: {problem}" for problem in error.problems]) from error
-        return derived(secret, purpose)
+        return derive_key(secret, purpose)
 
 
-def derived(secret: str, purpose: str) -> bytes:
+def derive_key(secret: str, purpose: str) -> bytes:
     """32 bytes for that purpose. Raises ``DeploymentError`` when the secret is too short."""
     if len(secret) < MASTER_KEY_CHARACTERS_MIN:
         raise DeploymentError([f"{SETTING}: needs at least {MASTER_KEY_CHARACTERS_MIN} characters"])

@@ -15,7 +15,7 @@ log = structlog.get_logger("precipiq.running")
 
 
 @asynccontextmanager
-async def running(assembly: Assembly) -> AsyncIterator[None]:
+async def run_lifespans(assembly: Assembly) -> AsyncIterator[None]:
     """Enter every plugin's lifespan in boot order; leave in reverse. Raises what they raise on entering.
 
     What one raises while it is left is logged, and keeps no other from closing: what the process did is done.

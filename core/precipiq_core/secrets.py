@@ -9,7 +9,7 @@ from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.child_process import call_once
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.master_key import SETTING, MasterKeyFile, derived
+from precipiq_core.master_key import SETTING, MasterKeyFile, derive_key
 
 
 class DeploymentMasterKey:
@@ -40,7 +40,7 @@ class DeploymentMasterKey:
         if reference is None:
             raise DeploymentError([f"{SETTING}: is required by an enabled plugin"])
         if reference.file is None:  # that of a variable lies in this process's environment anyway
-            return derived(reference.reveal(SETTING), purpose)
+            return derive_key(reference.reveal(SETTING), purpose)
         is_made = self._settings.create_master_key and not self._derived  # never again: it would be another key
         file = MasterKeyFile(reference.file, is_made, self._randomness)
         try:

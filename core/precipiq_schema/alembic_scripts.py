@@ -58,11 +58,11 @@ def upgrade(connection: Any, migration: Migration, revision: str, roles: object)
 
 def _config(migration: Migration) -> Config:
     config = Config()
-    config.set_main_option("script_location", _escaped(_SCRIPTS))
-    config.set_main_option("version_locations", _escaped(migration.location))
+    config.set_main_option("script_location", _escape(_SCRIPTS))
+    config.set_main_option("version_locations", _escape(migration.location))
     config.set_main_option("path_separator", "os" if os.pathsep not in str(migration.location) else "newline")
     return config
 
 
-def _escaped(path: Path) -> str:
+def _escape(path: Path) -> str:
     return str(path).replace("%", "%%")

@@ -20,7 +20,7 @@ def stated_heads(location: Path) -> frozenset[str] | None:
     for path in location.glob("*.py"):
         if path.name.startswith((".#", "__init__")):  # Alembic passes over them too
             continue
-        names = _assigned(path)
+        names = _read_assignments(path)
         revision, before = names.get("revision", _NOT_STATED), names.get("down_revision", _NOT_STATED)
         if before is None:
             before = ()
@@ -38,7 +38,7 @@ def stated_heads(location: Path) -> frozenset[str] | None:
     return frozenset(followed) - older if older <= followed.keys() else None
 
 
-def _assigned(path: Path) -> Mapping[str, object]:
+def _read_assignments(path: Path) -> Mapping[str, object]:
     """The module's names that are bound once, with the literals that they are bound to."""
     try:
         module = ast.parse(path.read_bytes())

@@ -26,20 +26,20 @@ class PrecipiqGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """All commands take ``--config``: wherever it stands, it is the group's."""
-        return super().parse_args(ctx, _config_first(args))
+        return super().parse_args(ctx, _move_config_first(args))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
-            contributed = set(self._indexed(ctx) or assembly_of(ctx, commands=True).command_by_name)
+            contributed = set(self._load_index(ctx) or assembly_of(ctx, commands=True).command_by_name)
         except PrecipiqError:
             contributed = set()
         return sorted({*super().list_commands(ctx), *contributed})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        command = super().get_command(ctx, cmd_name) or self._indexed(ctx).get(cmd_name)
+        command = super().get_command(ctx, cmd_name) or self._load_index(ctx).get(cmd_name)
         return command or assembly_of(ctx, commands=True).command_by_name.get(cmd_name)
 
-    def _indexed(self, ctx: click.Context) -> Mapping[str, click.Command]:
+    def _load_index(self, ctx: click.Context) -> Mapping[str, click.Command]:
         """Nothing when only the booted plugins can tell."""
         context = ctx.ensure_object(CliContext)
         if context.assembly is not None:
@@ -50,7 +50,7 @@ class PrecipiqGroup(click.Group):
         return context.indexed
 
 
-def _config_first(args: list[str]) -> list[str]:
+def _move_config_first(args: list[str]) -> list[str]:
     end = args.index("--") if "--" in args else len(args)
     config: list[str] = []
     rest: list[str] = []

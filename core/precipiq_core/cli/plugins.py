@@ -25,7 +25,7 @@ def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
     try:
         enabled = set(assembly_of(ctx).plugins)
     except DeploymentError:
-        enabled = _named(ctx)
+        enabled = _read_names(ctx)
     rows = [
         {
             "name": point.name,
@@ -43,7 +43,7 @@ def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
         click.echo(f"{row['name']:<20} {state:<10} {row['distribution']} {row['version']}")
 
 
-def _named(ctx: click.Context) -> set[str]:
+def _read_names(ctx: click.Context) -> set[str]:
     """What a deployment that cannot boot enables by name."""
     try:
         return set(named_plugins(read_document(config_of(ctx))))

@@ -32,24 +32,24 @@ class CredentialShield:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope = _shielded(scope)
+            scope = _shield(scope)
         await self._app(scope, receive, send)
 
 
-def _shielded(scope: Scope) -> Scope:
+def _shield(scope: Scope) -> Scope:
     found: set[bytes] = set()
     in_query: set[bytes] = set()
     headers = [field for field in scope["headers"] if field[0] not in _HELD_BACK]
     if len(headers) != len(scope["headers"]):
         for name, value in scope["headers"]:
             if name in _KEY_HEADERS:
-                found.add(_presented(name, value))
+                found.add(_read_key(name, value))
             elif name in _URL_HEADERS:
                 headers.append((name, re.split(rb"[?#;]", value, maxsplit=1)[0]))
     query = scope.get("query_string", b"")
     if query:
         in_header = bool(found)
-        query = _without_keys(query, found)
+        query = _remove_keys(query, found)
         if scope["type"] == "http" and not in_header:
             in_query, found = found, set()
     changed = {**scope, "headers": headers, "query_string": query, "precipiq.credential": _credential(found)}
@@ -61,7 +61,7 @@ def _shielded(scope: Scope) -> Scope:
     return changed
 
 
-def _presented(name: bytes, value: bytes) -> bytes:
+def _read_key(name: bytes, value: bytes) -> bytes:
     value = value.strip()
     if name == b"authorization":
         scheme, _, rest = value.partition(b" ")
@@ -69,7 +69,7 @@ def _presented(name: bytes, value: bytes) -> bytes:
     return value
 
 
-def _without_keys(query: bytes, found: set[bytes]) -> bytes:
+def _remove_keys(query: bytes, found: set[bytes]) -> bytes:
     """The query, byte for byte, but for the pairs that hold keys, whether ``&`` or ``;`` divides them."""
     if b"key" not in query.lower() and b"%" not in query:
         return query
@@ -77,8 +77,8 @@ def _without_keys(query: bytes, found: set[bytes]) -> bytes:
     pieces = _SEPARATOR.split(query)
     for separator, pair in zip([b"", *pieces[1::2]], pieces[::2], strict=True):
         name, _, value = pair.partition(b"=")
-        if _decoded(name).strip().lower() in QUERY_NAMES:
-            found.add(_decoded(value))
+        if _decode(name).strip().lower() in QUERY_NAMES:
+            found.add(_decode(value))
         else:
             kept += (separator, pair)
     if kept:
@@ -86,7 +86,7 @@ def _without_keys(query: bytes, found: set[bytes]) -> bytes:
     return b"".join(kept)
 
 
-def _decoded(text: bytes) -> bytes:
+def _decode(text: bytes) -> bytes:
     """Percent-decoded twice: ``api%255Fkey`` is no name of ours, but its value must not pass either."""
     return unquote_to_bytes(unquote_to_bytes(text.replace(b"+", b" ")))
 

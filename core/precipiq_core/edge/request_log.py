@@ -102,7 +102,7 @@ class RequestLog:
                     "request_id": request_id,
                     "method": method,
                     "route": route,
-                    "path": self._foreign(scope["path"]),
+                    "path": self._encode_path(scope["path"]),
                     "status": status,
                     "duration_ms": round(duration_s * 1000, 2),
                     "bytes_out": size,
@@ -113,7 +113,7 @@ class RequestLog:
             )
         )
 
-    def _foreign(self, text: str) -> orjson.Fragment:
+    def _encode_path(self, text: str) -> orjson.Fragment:
         """Scrubbed before it is cut, so that no part of a secret is left at the cut."""
         if len(text) > _PATH_LENGTH_MAX:
             text = self._scrubber.line(text.encode("utf-8", "replace")).decode("utf-8", "replace")[:_PATH_LENGTH_MAX]

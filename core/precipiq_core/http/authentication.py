@@ -57,8 +57,8 @@ def peer_of(authenticators: Sequence[Authenticator], asgi_scope: AsgiScope, cred
         return await identify(authenticators, credential)
 
     credential_id = credential.digest if credential else b""
-    return Peer(address_of(asgi_scope), credential_id, recheck, asgi_scope.get("precipiq.on_drain", _ignored))
+    return Peer(address_of(asgi_scope), credential_id, recheck, asgi_scope.get("precipiq.on_drain", _ignore))
 
 
-def _ignored(callback: Callable[[], None]) -> None:
+def _ignore(callback: Callable[[], None]) -> None:
     """Under a server without our drain gate."""

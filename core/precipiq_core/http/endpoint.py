@@ -70,7 +70,7 @@ class Admission(Protocol):
         """Asked with the client's address before its key is looked at. Raises ``RateLimited``."""
         ...
 
-    def refused(self, code: str, address: str | None) -> None:
+    def note_refusal(self, code: str, address: str | None) -> None:
         """An opening was answered with this error code, by :meth:`admit`, core or the handler."""
         ...
 

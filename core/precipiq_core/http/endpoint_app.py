@@ -73,7 +73,7 @@ class EndpointApp:
             raise  # the boundary logs what is nobody's request's fault
         except PrecipiqError as error:
             if admission is not None:
-                admission.refused(error.code, address_of(scope))
+                admission.note_refusal(error.code, address_of(scope))
             answer = error_answer(error)
         except TimeoutError:
             answer = error_answer(Unavailable("the request took too long; its outcome is unknown"))

@@ -48,10 +48,10 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
                 headless.add(path)
         elif isinstance(route, Route):
             path = route.path
-            methods = dict.fromkeys(_methods(route), _Named(_documented(route.app), route.path_format))
+            methods = dict.fromkeys(_methods(route), _Named(_document_errors(route.app), route.path_format))
         elif isinstance(route, WebSocketEndpoint | WebSocketRoute):
             path = route.path
-            methods = {"GET": _Named(_upgrade_required, path)}
+            methods = {"GET": _Named(_require_upgrade, path)}
             if isinstance(route, WebSocketRoute):
                 brought.append(route)
             elif "{" in path:
@@ -66,10 +66,10 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
         for method in methods:
             claims.claim(method, path, owner)
         by_path.setdefault(path, {}).update(methods)
-    if problems := claims.problems + claims.shadowed():
+    if problems := claims.problems + claims.find_shadowed():
         raise DeploymentError(problems)
     apps = {path: _Methods(methods, has_head=path not in headless) for path, methods in by_path.items()}
-    return _Paths(apps, sockets, _documented(_Brought(brought)))
+    return _Paths(apps, sockets, _document_errors(_Brought(brought)))
 
 
 def _methods(route: Route) -> list[str]:
@@ -104,7 +104,7 @@ class _Claims:
             self.problems.append(f"everything under {path}/ is claimed by both {self._mounts[path]} and {owner}")
         self._mounts[path] = owner
 
-    def shadowed(self) -> list[str]:
+    def find_shadowed(self) -> list[str]:
         """Paths below what another plugin mounted. What is mounted at the root gets what is left, from anybody."""
         return [
             f"{path} of {owner} is below {above}/, which {other} mounted"
@@ -185,7 +185,7 @@ class _Named:
         await self._app(scope, receive, send)
 
 
-def _documented(app: ASGIApp) -> ASGIApp:
+def _document_errors(app: ASGIApp) -> ASGIApp:
     """The application, with the documented shape for what Starlette's parts refuse."""
     return ExceptionMiddleware(app, {HTTPException: _refusal})
 
@@ -198,6 +198,6 @@ def _refusal(_: Request, error: Exception) -> Response:
     return Response(body, error.status_code, {**(error.headers or {}), JSON_TYPE[0].decode(): JSON_TYPE[1].decode()})
 
 
-async def _upgrade_required(scope: Scope, receive: Receive, send: Send) -> None:
+async def _require_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
     await send_answer(send, error_answer(UpgradeRequired()), headers if scope["http_version"] == "1.1" else ())

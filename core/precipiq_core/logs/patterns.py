@@ -52,7 +52,7 @@ _UNESCAPED = {f"{code:02x}".encode(): _IN_JSON.get(code, bytes([code])) for code
 _ROUNDS = 4
 
 
-def unescaped(line: bytes) -> bytes:
+def undo_escapes(line: bytes) -> bytes:
     """The line with percent-, JSON- and hex-escapes of printable characters and line breaks undone."""
     for _ in range(_ROUNDS):
         plain = _ESCAPE.sub(_character, line)
@@ -62,7 +62,7 @@ def unescaped(line: bytes) -> bytes:
     return line
 
 
-def unwrapped(line: bytes) -> bytes:
+def join_wrapped_lines(line: bytes) -> bytes:
     """The line with base64 that was written in lines of equal length, as in mail, joined."""
     return _WRAP.sub(b"", line)
 

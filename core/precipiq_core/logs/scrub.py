@@ -75,7 +75,7 @@ class Scrubber:
         self._compile()
 
     def _compile(self) -> None:
-        self._ends = tuple(_joined(name) for name in self._names if name != "token")
+        self._ends = tuple(_join_words(name) for name in self._names if name != "token")
         self._assignments = patterns.assignments(self._names)
         self._fields = patterns.header_fields(self._names)
         self._shapes = patterns.shapes(self._prefixes)
@@ -95,7 +95,7 @@ class Scrubber:
         """The line with everything that has the shape of a secret replaced. Takes time linear in its length."""
         line = self._clean(line)
         if b"%" in line or b"\\u00" in line or b"\\x" in line:
-            plain = patterns.unescaped(line)
+            plain = patterns.undo_escapes(line)
             if plain != line:
                 clean = self._clean(plain)
                 if clean != plain:
@@ -104,20 +104,20 @@ class Scrubber:
 
     def _clean(self, line: bytes) -> bytes:
         if b"\\n" in line or b"\n" in line:
-            joined = patterns.unwrapped(line)
+            joined = patterns.join_wrapped_lines(line)
             if self._base64.search(joined):
                 line = joined
         low = line.lower()
         if self._marks.search(low) or self._base64_marks.search(line):
-            line = self._without_shapes(line)
+            line = self._remove_shapes(line)
             low = line.lower()
         if self._assignments.search(low):
-            line = _replaced(self._assignments, line)
-        return _replaced(self._fields, line) if b"(" in line or b"[" in line else line
+            line = _replace(self._assignments, line)
+        return _replace(self._fields, line) if b"(" in line or b"[" in line else line
 
-    def _without_shapes(self, line: bytes) -> bytes:
-        line = _replaced(self._shapes, line)
-        line = _replaced(self._hex, line)
+    def _remove_shapes(self, line: bytes) -> bytes:
+        line = _replace(self._shapes, line)
+        line = _replace(self._hex, line)
         line = self._base64.sub(_REDACTED, line)
         for pattern, replacement in _REPLACEMENTS:
             line = pattern.sub(replacement, line)
@@ -129,7 +129,7 @@ class Scrubber:
         if not isinstance(name, str):
             return False
         name = name.lower()
-        return name == "token" or _joined(name).endswith(self._ends)
+        return name == "token" or _join_words(name).endswith(self._ends)
 
     def _value(self, value: object, depth: int) -> object:
         kind = type(value)
@@ -148,7 +148,7 @@ class Scrubber:
         return value
 
 
-def _replaced(pattern: re.Pattern[bytes], line: bytes) -> bytes:
+def _replace(pattern: re.Pattern[bytes], line: bytes) -> bytes:
     """For patterns of lower case: without IGNORECASE the engine skips to where a match may start."""
     pieces: list[bytes] = []
     position = 0
@@ -162,7 +162,7 @@ def _replaced(pattern: re.Pattern[bytes], line: bytes) -> bytes:
     return b"".join([*pieces, line[position:]]) if pieces else line
 
 
-def _joined(name: str) -> str:
+def _join_words(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 

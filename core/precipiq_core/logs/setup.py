@@ -150,7 +150,7 @@ class _Renderer:
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         info = event.pop("exc_info", None)
-        fields = _scrubbed(self._sink, {**get_contextvars(), **event})
+        fields = _scrub(self._sink, {**get_contextvars(), **event})
         if info:
             _add_exception(fields, info)
         line = {"timestamp": log_time(), "level": fields.pop("level", method), "logger": logger.name}
@@ -176,7 +176,7 @@ class _Handler(logging.Handler):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": text,
-            **_scrubbed(self._sink, get_contextvars()),
+            **_scrub(self._sink, get_contextvars()),
         }
         if record.exc_info:
             _add_exception(line, record.exc_info)
@@ -185,7 +185,7 @@ class _Handler(logging.Handler):
         self._sink.write(line)
 
 
-def _scrubbed(sink: Sink, event: Mapping[str, object]) -> dict[str, object]:
+def _scrub(sink: Sink, event: Mapping[str, object]) -> dict[str, object]:
     try:
         return sink.scrubber.event(event)
     except Exception as error:  # noqa: BLE001  (a mapping of a plugin's own may fail in any way)

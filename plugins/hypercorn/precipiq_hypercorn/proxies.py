@@ -56,16 +56,16 @@ class TrustedProxies:
         if self._networks and scope["type"] in ("http", "websocket"):
             client = scope.get("client")
             if client and self._is_trusted(_address(client[0])):
-                scope = self._believed(scope)
+                scope = self._believe(scope)
         await self._app(scope, receive, send)
 
-    def _believed(self, scope: Scope) -> Scope:
+    def _believe(self, scope: Scope) -> Scope:
         fields = _fields(scope)
         claims = []
         if _FORWARDED in fields:
-            claims.append(self._forwarded(fields[_FORWARDED]))
+            claims.append(self._read_forwarded(fields[_FORWARDED]))
         if _X_FOR in fields or _X_PROTO in fields:
-            claims.append(self._x_forwarded(fields))
+            claims.append(self._read_x_forwarded(fields))
         changed = dict(scope)
         clients, schemes = {claim.client for claim in claims}, {claim.is_secure for claim in claims}
         if len(clients) == 1 and (client := clients.pop()) is not None:
@@ -75,7 +75,7 @@ class TrustedProxies:
             changed["scheme"] = f"{plain}s" if is_secure else plain
         return changed
 
-    def _x_forwarded(self, fields: Mapping[bytes, str]) -> _Claim:
+    def _read_x_forwarded(self, fields: Mapping[bytes, str]) -> _Claim:
         client = None
         for hop in _hops(fields.get(_X_FOR, "")):
             address = _address(hop.strip('"'))
@@ -84,7 +84,7 @@ class TrustedProxies:
                 break
         return _Claim(client, _SECURE.get(fields.get(_X_PROTO, "").rpartition(",")[2].strip().lower()))
 
-    def _forwarded(self, field: str) -> _Claim:
+    def _read_forwarded(self, field: str) -> _Claim:
         """The scheme is that of the hop whose client this is: whoever wrote the address wrote it, too."""
         client = is_secure = None
         for element in _elements(field):

@@ -32,7 +32,7 @@ class HypercornServer:
             from precipiq_hypercorn.workers import run_workers
 
             return run_workers(site, self._settings)
-        from precipiq_hypercorn.service import run_site
+        from precipiq_hypercorn.serving import run_site
 
         def say_ready(addresses: Sequence[str]) -> None:
             site.open_console()
@@ -41,7 +41,7 @@ class HypercornServer:
         return run_site(site, self._settings, say_ready)
 
     def _run_as_worker(self, site: Site, worker: Worker) -> int:
-        from precipiq_hypercorn.service import run_site
+        from precipiq_hypercorn.serving import run_site
         from precipiq_hypercorn.shared_metrics import forget_worker, shared_folder
 
         def say_ready(_: Sequence[str]) -> None:

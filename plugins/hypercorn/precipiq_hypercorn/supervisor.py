@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import structlog
 
 from precipiq_hypercorn.config import HypercornConfig
-from precipiq_hypercorn.service import EXIT_CRASHED, EXIT_OK, EXIT_START_FAILED
+from precipiq_hypercorn.serving import EXIT_CRASHED, EXIT_OK, EXIT_START_FAILED
 from precipiq_hypercorn.worker import READY, STOP, Seat
 
 log = structlog.get_logger("precipiq.workers")
@@ -96,9 +96,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal)
         keepers = [asyncio.create_task(self._keep(1))]
         try:
-            if await self._unless_stopped(self._first_ready):
+            if await self._wait_unless_stopped(self._first_ready):
                 keepers += [asyncio.create_task(self._keep(number)) for number in range(2, self._settings.workers + 1)]
-                if await self._unless_stopped(self._all_ready):
+                if await self._wait_unless_stopped(self._all_ready):
                     self._on_ready()
             await self._stop.wait()
             self._listening.close()
@@ -147,7 +147,7 @@ class Supervisor:
         for worker in self._running.values():
             worker.kill()
 
-    async def _unless_stopped(self, event: asyncio.Event) -> bool:
+    async def _wait_unless_stopped(self, event: asyncio.Event) -> bool:
         waiting = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._stop.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -177,10 +177,10 @@ class Supervisor:
     def _goes_on(self, number: int, code: int, has_served: bool) -> bool:
         """Whether the worker that ended unasked is to be started again."""
         if not has_served:
-            log.critical("a worker could not start", number=number, **_ending(code))
+            log.critical("a worker could not start", number=number, **_describe_exit(code))
             self._conclude(EXIT_START_FAILED if code == EXIT_START_FAILED else EXIT_CRASHED)
             return False
-        log.critical("a worker died", number=number, **_ending(code))
+        log.critical("a worker died", number=number, **_describe_exit(code))
         self._on_death(number)
         now_s = asyncio.get_running_loop().time()
         while self._deaths_s and now_s - self._deaths_s[0] > DEATHS_WINDOW_S:
@@ -243,7 +243,7 @@ class Supervisor:
             self._all_ready.set()
 
 
-def _ending(code: int) -> dict[str, int | str]:
+def _describe_exit(code: int) -> dict[str, int | str]:
     if code >= 0:
         return {"exit_code": code}
     try:

@@ -59,7 +59,7 @@ class _Body:
             return
         await self._send({**message, "more_body": True})
         await self._linger()
-        await self._while_draining(self._send({"type": "http.response.body", "body": b""}))
+        await self._drain_while(self._send({"type": "http.response.body", "body": b""}))
 
     async def _linger(self) -> None:
         count = 0
@@ -68,7 +68,7 @@ class _Body:
                 while not self._read and count < LINGER_BYTES_MAX:
                     count += len((await self.receive()).get("body", b""))
 
-    async def _while_draining(self, sending: object) -> None:
+    async def _drain_while(self, sending: object) -> None:
         drain = asyncio.ensure_future(self._drain())
         try:
             await sending  # type: ignore[misc]

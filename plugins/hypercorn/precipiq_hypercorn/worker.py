@@ -52,8 +52,8 @@ class Worker:
     def __init__(self, seat: Seat) -> None:
         self.number = seat.number
         self.orphaned = False
-        self.listening = _inherited(seat.listening)
-        self._channel = _inherited(seat.channel)
+        self.listening = _inherit_socket(seat.listening)
+        self._channel = _inherit_socket(seat.channel)
         self._channel.setblocking(False)
         self._stop: Callable[[], object] | None = None
         self._was_signalled = False
@@ -96,7 +96,7 @@ class Worker:
         stop.set()
 
 
-def _inherited(descriptor: int) -> socket.socket:
+def _inherit_socket(descriptor: int) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)
         return socket.socket(fileno=descriptor)

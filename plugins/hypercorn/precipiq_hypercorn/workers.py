@@ -12,7 +12,7 @@ from pathlib import Path
 from precipiq_contracts.server import Site
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import tls_context
-from precipiq_hypercorn.service import listen, url_of
+from precipiq_hypercorn.serving import listen, url_of
 from precipiq_hypercorn.shared_metrics import FOLDER_VARIABLE, forget_gauges
 from precipiq_hypercorn.supervisor import Supervisor
 

@@ -178,12 +178,12 @@ class MemoryAuditor:
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         for filed, rows in self.entries.items():
             for row in rows:
-                if filed != chain and _said_chain(parse_statement(row.statement)) == chain:
+                if filed != chain and _chain_of(parse_statement(row.statement)) == chain:
                     return row.seq, f"{filed.org_id}/{filed.environment}"
         return None
 
 
-def _said_chain(statement: Statement) -> Chain:
+def _chain_of(statement: Statement) -> Chain:
     return Chain(statement.org_id, statement.environment)
 
 

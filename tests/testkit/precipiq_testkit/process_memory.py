@@ -8,7 +8,7 @@ from pathlib import Path
 _CHUNK_BYTES = 16 * 1024 * 1024
 
 
-def found_in_memory(pid: int, needles: Mapping[str, bytes]) -> set[str]:
+def search_memory(pid: int, needles: Mapping[str, bytes]) -> set[str]:
     """Names of the needles that lie in anything that the process can read. Raises ``OSError`` if that is forbidden."""
     overlap = max(map(len, needles.values())) - 1
     found = set()

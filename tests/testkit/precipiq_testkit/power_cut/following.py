@@ -56,7 +56,7 @@ class Disk:
 
 
 @contextmanager
-def following(folder: Path, patience_s: float = 30.0) -> Iterator[Disk]:
+def follow(folder: Path, patience_s: float = 30.0) -> Iterator[Disk]:
     """Follow what this process, with all its threads, flushes in that folder. What lies there now counts as flushed.
 
     A process of its own does it by ptrace(2), until the power is cut. Raises ``NotFollowed`` where that is not

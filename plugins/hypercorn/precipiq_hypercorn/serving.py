@@ -104,17 +104,17 @@ async def _serve_on(
     config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it is given
     install()
 
-    async def drained() -> None:
+    async def wait_and_drain() -> None:
         on_ready([url_of(listening, secure=settings.tls is not None)])
         await stop.wait()
         log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
         await gate.drain(settings.drain_timeout_s)
 
     hypercorn = asyncio.ensure_future(
-        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=drained)
+        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=wait_and_drain)
     )
     # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open: not for ever, here.
-    overdue = asyncio.ensure_future(_after(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
+    overdue = asyncio.ensure_future(_wait_past_stop(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
     try:
         await asyncio.wait([hypercorn, overdue], return_when=asyncio.FIRST_COMPLETED)
         if hypercorn.done():
@@ -125,7 +125,7 @@ async def _serve_on(
         await asyncio.gather(hypercorn, overdue, return_exceptions=True)
 
 
-async def _after(stop: asyncio.Event, delay_s: float) -> None:
+async def _wait_past_stop(stop: asyncio.Event, delay_s: float) -> None:
     await stop.wait()
     await asyncio.sleep(delay_s)
 
@@ -182,7 +182,7 @@ def run(
         loop.set_exception_handler(loop_exception_handler)
         stop = asyncio.Event()
         if worker is None:
-            _own_signals(loop, stop, asyncio.current_task())
+            _handle_signals(loop, stop, asyncio.current_task())
         else:
             worker.stop_with_parent(loop, stop)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -216,7 +216,7 @@ def run_site(site: Site, settings: HypercornConfig, on_ready: OnReady, worker: W
     return run(UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker)
 
 
-def _own_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:
+def _handle_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:
     def on_signal() -> None:
         if stop.is_set() and task is not None:
             task.cancel()
