@@ -1,4 +1,4 @@
-"""Checks a stretch of a chain in one streaming pass over what the store holds. Pure but for the auditor it reads.
+"""Checks a range of a chain in one streaming pass over the stored entries. Pure but for the auditor it reads.
 
 A batch is first checked as a whole, column by column; only where that fails is the first bad row looked for.
 """
@@ -52,7 +52,7 @@ GENESIS = Anchor(0, GENESIS_HASH)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What a pass found: entries checked, the last good one, and the break that stopped it."""
+    """The result of a pass: entries checked, the last good one, and the break that stopped it."""
 
     checked_count: int
     last: Anchor
@@ -78,7 +78,7 @@ def verify_stretch(
 ) -> Stretch:
     """Check the entries with ``after.seq`` < seq <= ``through_seq``; stops at the first break.
 
-    ``progress`` is told the number of entries checked since it was last called.
+    ``progress`` is called with the number of entries checked since its last call.
     """
     last, count = after, 0
     for batch in auditor.batches(chain, after.seq, through_seq, batch_entries):
@@ -256,6 +256,6 @@ def _fields(statement: bytes) -> dict[str, Any]:
 
 
 def _entry_id(fields: dict[str, Any]) -> str | None:
-    """What is reported as the id: an intruder's text must not make the report unbounded or impossible to encode."""
+    """The id for the report: an intruder's text must not make the report unbounded or impossible to encode."""
     value = fields.get("id")
     return value if isinstance(value, str) and len(value) <= _ID_CHARACTERS_MAX and value.isascii() else None

@@ -1,4 +1,4 @@
-"""The ASGI application of an assembly: the layers around the routes, in one list, and the lifespan of all that runs."""
+"""The ASGI application of an assembly: the layers around the routes, in one list, and its lifespan."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Application:
 
 
 def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware]:
-    """The middleware around the router, outermost first. The server has its own outside: ``client`` is who asks."""
+    """The middleware around the router, outermost first. The server adds its own outside, so ``client`` is correct."""
     server, services = assembly.server, assembly.services
     metrics = RequestMetrics(services.get(CollectorRegistry))
     return [
-        Middleware(CredentialShield),  # the key leaves the scope here: what is outside may see it, and logs nothing
+        Middleware(CredentialShield),  # removes the key from the scope: outer layers may see it, and log nothing
         Middleware(
             RequestLog,
             clock=services.get(Clock),

@@ -1,4 +1,4 @@
-"""A table of the deployment as a model: what is wrong with it becomes sentences in the words of the file."""
+"""A table of the deployment as a model: its faults become sentences in the terms of the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_settings(
 
 
 def _sentence(model: type[BaseModel], table: Mapping[str, Any], where: str, item: ErrorDetails) -> str:
-    """In the words of the file: no name of a Python class, no regular expression."""
+    """In the terms of the file: no name of a Python class, no regular expression."""
     loc = item["loc"]
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     if item["type"] == "extra_forbidden":
@@ -42,7 +42,7 @@ def _sentence(model: type[BaseModel], table: Mapping[str, Any], where: str, item
 
 def _keys(loc: tuple[int | str, ...], value: Any) -> Iterator[str]:
     for part in loc:
-        if isinstance(part, int) or isinstance(value, Mapping):  # else no key, but which of several types did not fit
+        if isinstance(part, int) or isinstance(value, Mapping):  # else a type of a union, no key
             yield str(part)
             value = value.get(part) if isinstance(part, str) else value[part]
 

@@ -1,4 +1,4 @@
-"""The only module that imports Alembic, when a step is missing or a branch's files do not say so plainly."""
+"""The only module that imports Alembic. It is imported when a step is missing or only Alembic can read a branch."""
 
 from __future__ import annotations
 

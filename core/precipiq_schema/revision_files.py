@@ -1,4 +1,4 @@
-"""What a branch's revision files state plainly, read as text: nothing is imported or executed."""
+"""The revisions of a branch, as far as its files state them by literals. Nothing is imported or executed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOT_STATED = object()
 
 
 def stated_heads(location: Path) -> frozenset[str] | None:
-    """The newest revisions in that folder; None where only Alembic can tell.
+    """The newest revisions in that folder; None where only Alembic can find them.
 
     That is so when a file names its revisions other than by literals, when one depends on another branch, when two have
     the same name, or one follows a revision that is not there.

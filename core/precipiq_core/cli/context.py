@@ -1,4 +1,4 @@
-"""What commands share: options, the assembled deployment, and running a coroutine inside its lifespan."""
+"""The shared parts of commands: options, the assembly, and running a coroutine inside its lifespan."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ _CORE_COMMANDS = ("serve", "check", "migrate", "plugins")
 def merge_commands(
     contributions: Iterable[Contribution[click.Command]], problems: list[str]
 ) -> dict[str, click.Command]:
-    """All contributed commands by name; what was contributed stays as it is, since other applications may use it too.
+    """All contributed commands by name; the contributed objects stay unchanged, since other applications may use them.
 
-    Adds a sentence for each name that two claim, unless both mean a group: then their subcommands are put together.
+    Adds a sentence for each name that two plugins claim. Groups of the same name become one group.
     """
     commands: dict[str, click.Command] = {}
     owners = dict.fromkeys(_CORE_COMMANDS, "core")

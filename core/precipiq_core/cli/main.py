@@ -1,6 +1,6 @@
 """The command ``precipiq``: core's own subcommands, and those that the deployment's plugins contribute.
 
-What a command needs is imported when it is entered: everything here is paid for by ``precipiq --help``.
+The imports of a command are made when it is entered: ``precipiq --help`` pays for all imports of this module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PrecipiqGroup(click.Group):
     """Core's commands plus the plugins'; the plugins are loaded only where their distributions do not name them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """All commands take ``--config``: wherever it stands, it is the group's."""
+        """All commands take ``--config``: at any place in the line, it is the group's."""
         return super().parse_args(ctx, _move_config_first(args))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -40,7 +40,7 @@ class PrecipiqGroup(click.Group):
         return command or assembly_of(ctx, commands=True).command_by_name.get(cmd_name)
 
     def _load_index(self, ctx: click.Context) -> Mapping[str, click.Command]:
-        """Nothing when only the booted plugins can tell."""
+        """The commands by name; empty when only a boot finds them."""
         context = ctx.ensure_object(CliContext)
         if context.assembly is not None:
             return {}

@@ -1,4 +1,4 @@
-"""``precipiq plugins``: what is installed, what of it is enabled, and what each hook gave."""
+"""``precipiq plugins``: the installed and the enabled plugins, and the contributions of each hook."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
 
 
 def _read_names(ctx: click.Context) -> set[str]:
-    """What a deployment that cannot boot enables by name."""
+    """The plugins that a deployment enables by name, for one that cannot boot."""
     try:
         return set(named_plugins(read_document(config_of(ctx))))
     except DeploymentError:

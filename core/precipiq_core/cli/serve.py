@@ -38,7 +38,7 @@ def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str
 
 
 class DeferredConsole:
-    """Keeps what is said until the server is ready, then shows it on the terminal, past the log capture."""
+    """Holds text until the server is ready, then shows it on the terminal, bypassing the log capture."""
 
     def __init__(self) -> None:
         self._waiting: list[str] | None = []
@@ -50,7 +50,7 @@ class DeferredConsole:
             self._waiting.append(text)
 
     def open(self) -> None:
-        """Show what was said so far; from now on, show at once."""
+        """Show the held text; from now on, show text at once."""
         waiting, self._waiting = self._waiting or [], None
         for text in waiting:
             _show(text)

@@ -1,4 +1,4 @@
-"""Takes the key out of the request before anything else sees it, and hands it on as a ``Credential``."""
+"""Removes the key from the request before any other layer sees it, and passes it on as a ``Credential``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _AMBIGUOUS = Credential("")
 class CredentialShield:
     """Puts ``precipiq.credential`` (or None) into a copy of the scope whose headers and query hold no key.
 
-    Several different keys in one request are ambiguous, so they count as a wrong one. URLs are copied and logged by
-    others: the key in a query counts for WebSockets, which have no choice; an HTTP request's goes into
-    ``precipiq.query_credential``, for the few endpoints whose clients have none either.
+    Several different keys in one request are ambiguous, so they count as a wrong one. Other programs copy and log
+    URLs: a key in a query counts for WebSockets, whose clients cannot set headers; that of an HTTP request becomes
+    ``precipiq.query_credential``, for the few endpoints whose clients cannot either.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -70,7 +70,7 @@ def _read_key(name: bytes, value: bytes) -> bytes:
 
 
 def _remove_keys(query: bytes, found: set[bytes]) -> bytes:
-    """The query, byte for byte, but for the pairs that hold keys, whether ``&`` or ``;`` divides them."""
+    """The query, byte for byte, except the pairs that hold keys, divided by ``&`` or ``;``."""
     if b"key" not in query.lower() and b"%" not in query:
         return query
     kept: list[bytes] = []
@@ -82,12 +82,12 @@ def _remove_keys(query: bytes, found: set[bytes]) -> bytes:
         else:
             kept += (separator, pair)
     if kept:
-        kept[0] = b""  # where the first pair was a key, what comes next begins the query
+        kept[0] = b""  # if the first pair was a key, the next one begins the query
     return b"".join(kept)
 
 
 def _decode(text: bytes) -> bytes:
-    """Percent-decoded twice: ``api%255Fkey`` is no name of ours, but its value must not pass either."""
+    """Percent-decoded twice: ``api%255Fkey`` is not a valid name, but its value must not pass either."""
     return unquote_to_bytes(unquote_to_bytes(text.replace(b"+", b" ")))
 
 

@@ -73,13 +73,13 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
 
 
 def _methods(route: Route) -> list[str]:
-    """What it answers; HEAD goes without saying where GET is."""
+    """The methods that the route answers; GET implies HEAD."""
     methods = route.methods or {_ANY_METHOD}
     return sorted(methods - {"HEAD"} if "GET" in methods else methods)
 
 
 class _Claims:
-    """Who claims which path. Templates that differ in their names alone are the same path."""
+    """The owner of each path. Templates that differ in their names alone are the same path."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -105,7 +105,7 @@ class _Claims:
         self._mounts[path] = owner
 
     def find_shadowed(self) -> list[str]:
-        """Paths below what another plugin mounted. What is mounted at the root gets what is left, from anybody."""
+        """Paths below a mount of another plugin. A mount at the root gets all other paths, and shadows none."""
         return [
             f"{path} of {owner} is below {above}/, which {other} mounted"
             for above, other in self._mounts.items()
@@ -152,7 +152,7 @@ class _Methods:
 
 
 class _Brought:
-    """What plugins brought beside endpoints and plain routes: mounted applications, Starlette's WebSockets, ..."""
+    """Plugins' routes beside endpoints and plain routes: mounted applications, Starlette's WebSockets, ..."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = routes
@@ -162,7 +162,7 @@ class _Brought:
             match, changes = route.matches(scope)
             if match is Match.FULL:
                 scope["precipiq.route"] = getattr(route, "path_format", "")
-                # A copy: what is mounted sees another root path, and the layers around it do not.
+                # A copy: a mounted application sees another root path, and the layers around it do not.
                 await route.handle({**scope, **changes}, receive, send)
                 return
         if scope["type"] == "http":
@@ -174,7 +174,7 @@ class _Brought:
 
 
 class _Named:
-    """Tells the request log which route it was."""
+    """Names the route for the request log."""
 
     def __init__(self, app: ASGIApp, route: str) -> None:
         self._app = app
@@ -186,7 +186,7 @@ class _Named:
 
 
 def _document_errors(app: ASGIApp) -> ASGIApp:
-    """The application, with the documented shape for what Starlette's parts refuse."""
+    """The application, with the documented shape for refusals of Starlette's parts."""
     return ExceptionMiddleware(app, {HTTPException: _refusal})
 
 

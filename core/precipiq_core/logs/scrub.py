@@ -1,7 +1,7 @@
 """Takes secrets out of log events by the name of their field, and out of written lines by their shape.
 
-The name pass works on the event's values; the shape pass on the serialised line, where nothing can hide behind
-formatting: also when percent-, double-percent-, JSON- or hex-escaped, in base64, or in hexadecimal digits.
+The name pass works on the event's values; the shape pass on the serialised line, so that formatting cannot hide a
+secret: also when percent-, double-percent-, JSON- or hex-escaped, in base64, or in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Scrubber:
         self.add(names, shapes)
 
     def add(self, names: Iterable[str], shapes: Iterable[str] = ()) -> None:
-        """More names and shapes, such as plugins contribute."""
+        """Add names and shapes, such as plugins contribute."""
         self._names |= {name.lower().replace("-", "_") for name in names if name}
         self._prefixes += [shape for shape in shapes if shape]
         self._compile()
@@ -81,7 +81,7 @@ class Scrubber:
         self._shapes = patterns.shapes(self._prefixes)
         self._hex = patterns.hex_shapes(self._prefixes)
         self._base64 = patterns.base64_shapes(self._prefixes)
-        # What a line must contain before the expressions are tried: the ends of the prefixes, or a word of a pattern.
+        # The expressions are tried only on a line with one of these: the end of a prefix, or a word of a pattern.
         ends = {prefix[-_MARK_CHARACTERS:] for prefix in self._prefixes}
         texts = [text.lower().encode() for end in ends for text in (end, end.lower().encode().hex())]
         self._marks = _any_of([*texts, *_WORDS])

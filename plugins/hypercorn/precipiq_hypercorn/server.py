@@ -25,7 +25,7 @@ class HypercornServer:
         self._worker = worker
 
     def run(self, site: Site) -> int:
-        """See ``Server.run``. What serves is imported here: a command that serves nothing needs none of it."""
+        """See ``Server.run``. The serving modules are imported here: commands that do not serve need none of them."""
         if self._worker is not None:
             return self._run_as_worker(site, self._worker)
         if self._settings.workers > 1:

@@ -1,4 +1,4 @@
-"""Serving until told to stop: our own socket, our own lifespan, our own signals and exit codes.
+"""Serves on an event loop until a signal or the parent stops it: socket, lifespan, signals and exit codes.
 
 Order at the end: the gate drains, Hypercorn closes its connections, the lifespan ends, exit code 0.
 """
@@ -75,10 +75,10 @@ async def serve(
     stop: asyncio.Event,
     listening: socket.socket | None = None,
 ) -> None:
-    """Serve until ``stop`` is set, then drain. ``on_ready``: told the addresses once requests are accepted.
+    """Serve until ``stop`` is set, then drain. ``on_ready``: called with the addresses once requests are accepted.
 
     ``listening``: a socket that listens already; it is closed at the end. Raises ``DeploymentError`` when the
-    address or the certificate cannot be used, and whatever the lifespan raises.
+    address or the certificate cannot be used, and the exceptions of the lifespan.
     """
     if settings.tls is not None:
         tls_context(settings.tls)
@@ -101,7 +101,7 @@ async def _serve_on(
     stop: asyncio.Event,
 ) -> None:
     config = ServerConfig(settings)
-    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it is given
+    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes this descriptor
     install()
 
     async def wait_and_drain() -> None:
@@ -113,7 +113,7 @@ async def _serve_on(
     hypercorn = asyncio.ensure_future(
         hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=wait_and_drain)
     )
-    # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open: not for ever, here.
+    # Server.wait_closed() of Python 3.12 waits without bound for connections that a stuck client keeps open.
     overdue = asyncio.ensure_future(_wait_past_stop(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
     try:
         await asyncio.wait([hypercorn, overdue], return_when=asyncio.FIRST_COMPLETED)
@@ -131,7 +131,7 @@ async def _wait_past_stop(stop: asyncio.Event, delay_s: float) -> None:
 
 
 def listen(settings: HypercornConfig) -> socket.socket:
-    """The deployment's socket, listening. Raises ``DeploymentError`` when it cannot be had."""
+    """The deployment's socket, listening. Raises ``DeploymentError`` when the address cannot be used."""
     host, port = settings.host_and_port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -171,9 +171,9 @@ def run(
     on_ready: OnReady,
     worker: Worker | None = None,
 ) -> int:
-    """Serve in an event loop of our own until SIGTERM or SIGINT; a second signal ends it at once. The exit code.
+    """Serve in a new event loop until SIGTERM or SIGINT; a second signal ends it at once. Returns the exit code.
 
-    ``worker``: this process serves beside others, on their socket and until their parent says so.
+    ``worker``: this process is one of several; it serves on their socket until their parent stops it.
     """
     listening = None if worker is None else worker.listening
 
@@ -211,7 +211,7 @@ def run(
 
 
 def run_site(site: Site, settings: HypercornConfig, on_ready: OnReady, worker: Worker | None = None) -> int:
-    """As :func:`run`, for an application that booted; around it what Hypercorn needs of every application."""
+    """As :func:`run`, for an application that booted; adds the layers that Hypercorn needs."""
     gate = DrainGate(TrustedProxies(site.app, settings.trusted_proxies))
     return run(UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker)
 

@@ -1,8 +1,8 @@
 """The parent of several workers on one socket: starts, watches, restarts and ends them. Serves nothing itself.
 
-A worker is asked to stop through its channel rather than by a signal: that reaches also one which is still starting,
-without killing it. The first worker starts alone, so that what happens only once (a key file, a schema, a first
-organisation) happens in one process.
+The parent stops a worker through its channel rather than by a signal: a signal would kill a worker that is still
+starting. The first worker starts alone, so that one-time steps (a key file, a schema, a first organisation) happen in
+one process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Running:
     ready: bool = False
 
     def read(self) -> bytes | None:
-        """What it says: empty when it has hung up, None when there is nothing to read."""
+        """The worker's message: empty when it has closed the channel, None when there is nothing to read."""
         try:
             return self.channel.recv(1)
         except BlockingIOError:
@@ -59,8 +59,8 @@ class _Running:
 class Supervisor:
     """``settings.workers`` processes of ``command``, each with ``--worker SEAT`` added, until SIGTERM or SIGINT.
 
-    ``on_ready``: called once, when all of them serve. ``on_death``: told the number of a worker that has died and is
-    not yet started again. ``stop_margin_s``: what a worker gets beyond the time to drain before it is killed.
+    ``on_ready``: called once, when all of them serve. ``on_death``: called with the number of a worker that has died,
+    before it is restarted. ``stop_margin_s``: a worker's time beyond the drain before it is killed.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Supervisor:
             worker.kill()
         try:
             code = await worker.process.wait()
-            return code, worker.ready or worker.read() == READY  # its end may be known before its last word is read
+            return code, worker.ready or worker.read() == READY  # its end may be known before its last message is read
         finally:
             loop.remove_reader(worker.channel)
             del self._running[number]
