@@ -29,7 +29,7 @@ from precipiq_testkit.sealing import REDACTION
 
 @dataclass(frozen=True, slots=True)
 class MemoryData:
-    """What a driver's stores share: the entries of each chain by seq, and who watches it."""
+    """The shared state of a driver's stores: the entries of each chain by seq, and its watchers."""
 
     entries: dict[Chain, list[Entry]] = field(default_factory=dict)
     watchers: Watchers = field(default_factory=Watchers)

@@ -1,4 +1,4 @@
-"""What pytest loads when the kit is installed: rewritten asserts in its suites, and a real server as a fixture."""
+"""The pytest plugin of the installed kit: rewritten asserts in its suites, and a real server as a fixture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between a server and its PostgreSQL, for tests: a pooler of transactions, and a network that fails.
+"""Proxies between a server and its PostgreSQL, for tests: a pooler of transactions, and a network that fails.
 
 Both speak as much of the wire protocol (version 3) as they need, run in a thread with an event loop of their own, and
 listen on a free port of 127.0.0.1.
@@ -31,7 +31,7 @@ def _message(kind: bytes, *strings: str, head: bytes = b"", tail: bytes = b"") -
 
 
 def _reset(transport: asyncio.WriteTransport) -> None:
-    """Close at once with a TCP reset: what was not delivered is lost, and the peer gets an error, no end of file."""
+    """Close at once with a TCP reset: undelivered bytes are lost, and the peer gets an error, no end of file."""
     with contextlib.suppress(OSError):
         linger = struct.pack("ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -50,7 +50,7 @@ async def _receive(reader: asyncio.StreamReader, *, startup: bool = False) -> by
 
 @dataclass
 class _Exchange:
-    """What a server still owes its client: one ReadyForQuery for each Query, Sync and FunctionCall."""
+    """The answers that a server still owes its client: one ReadyForQuery for each Query, Sync and FunctionCall."""
 
     owed: int = 0
     unsynced: bool = False
@@ -244,7 +244,7 @@ class TransactionPooler(_Proxy):
         finally:
             self._clients.pop(client.key, None)
             if (server := client.server) is not None:
-                if not server.exchange.is_answered(b"I"):  # in the middle of a transaction: nobody can use it
+                if not server.exchange.is_answered(b"I"):  # in the middle of a transaction: no client can use it
                     self._drop(server)
                 self._unlink(server)
 
@@ -374,7 +374,7 @@ class TransactionPooler(_Proxy):
 
 
 class _Relay:
-    """One connection through a :class:`FaultProxy`, and what its client asks for."""
+    """One connection through a :class:`FaultProxy`, and the requests of its client."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
@@ -384,7 +384,7 @@ class _Relay:
         self._portals: dict[bytes, bytes] = {}
 
     def resolve(self, message: bytes) -> bytes:
-        """What that message makes the server do: for Execute the text and the arguments of its statement."""
+        """The request in that message: for Execute the text and the arguments of its statement."""
         kind, (name, _, rest) = message[:1], message[5:].partition(b"\0")
         if kind == b"P":
             self._statements[name] = rest
@@ -398,7 +398,7 @@ class _Relay:
 class FaultProxy(_Proxy):
     """A relay in front of PostgreSQL that fails on request. A switch has been made when its method returns.
 
-    TLS is answered with no. A pattern is looked for in what a message makes the server do: the text of a simple query,
+    TLS is answered with no. A pattern is looked for in a message's request: the text of a simple query,
     or the text and arguments of the prepared statement that an Execute runs, whenever that was prepared.
     """
 
@@ -412,7 +412,7 @@ class FaultProxy(_Proxy):
         self._flowing.set()
 
     def pass_through(self) -> None:
-        """Relay and accept everything again, forget the patterns. What :meth:`freeze` held back is delivered."""
+        """Relay and accept everything again; forget the patterns. Deliver the messages held back by :meth:`freeze`."""
         self._before_request.clear()
         self._before_answer.clear()
         self._loop.call_soon_threadsafe(self._flowing.set)
@@ -431,11 +431,11 @@ class FaultProxy(_Proxy):
         self._flowing.clear()
 
     def cut_before_answer(self, pattern: bytes, *, times: int = 1) -> None:
-        """Let the server do what contains the pattern, then reset the client's connection instead of answering."""
+        """Let the server execute the request with the pattern, then reset the client's connection without an answer."""
         self._before_answer.extend([pattern] * times)
 
     def cut_before_request(self, pattern: bytes, *, times: int = 1) -> None:
-        """Reset the client's connection before the server gets what contains the pattern."""
+        """Reset the client's connection before the server gets the request with the pattern."""
         self._before_request.extend([pattern] * times)
 
     def _accept_connections(self, wanted: bool, *, reset: bool) -> None:
