@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from precipiq_testkit.plugin import used
+from precipiq_testkit.plugin import use_database
 from precipiq_testkit.postgres import PostgresDatabase, PostgresServer
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
@@ -97,7 +97,7 @@ def server_database(
         yield None
         return
     migrated: PostgresDatabase = request.getfixturevalue("migrated_postgres")
-    with used(migrated.copy(), monkeypatch) as copied:
+    with use_database(migrated.copy(), monkeypatch) as copied:
         yield copied
 
 
@@ -126,7 +126,7 @@ def shared_server(
         if database == "postgres":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             migrated: PostgresDatabase = request.getfixturevalue("migrated_postgres")
-            postgres = stack.enter_context(used(migrated.copy(), patch))
+            postgres = stack.enter_context(use_database(migrated.copy(), patch))
         yield stack.enter_context(running_server(tmp_path_factory.mktemp("server"), postgres=postgres))
 
 

@@ -1,4 +1,4 @@
-"""The chain to the byte: canonical form, strict JSON, sealing, records, verification, and what drivers share.
+"""The chain to the byte: canonical form, strict JSON, sealing, records, verification, and the shared parts of drivers.
 
-Pure: it opens nothing and waits for nothing. Imports the contracts and nothing else of ours.
+Pure: it opens nothing and waits for nothing. Imports the contracts and no other package of ours.
 """

@@ -2,9 +2,9 @@
 
 The extension: integers beyond ±(2^53-1) keep all their digits, because 64-bit ids must survive.
 
-Two writers make the same bytes. orjson writes whatever a walk over the value has shown it to write canonically; a plain
-one writes everything else and is the one to read: each of its functions cites its section of the RFC. It keeps its own
-stack, so that no value exhausts Python's. Must not coerce: what is not JSON is refused, never converted.
+Two writers make the same bytes. orjson writes the values that it writes canonically, as a walk over the value shows;
+the plain writer writes all others and is the one to read: each of its functions cites its section of the RFC. It keeps
+its own stack, so that no value exhausts Python's. Must not coerce: a value that is not JSON is refused, not converted.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class NotCanonical(ValueError):
 
 
 def canonical(value: Json, *, max_depth: int = 64) -> bytes:
-    """The canonical form, UTF-8. ``max_depth``: how many arrays and objects may lie within each other.
+    """The canonical form, UTF-8. ``max_depth``: how deep arrays and objects may be nested.
 
     Raises ``NotCanonical`` on NaN, infinities, lone surrogates, keys that are not strings, values of any type but
     exactly those of ``Json`` (no subclasses, no tuples), and deeper nesting.
     """
     try:
         if type(value) is dict or type(value) is list:
-            value = _settled(value, min(max_depth, _FAST_LEVELS))
+            value = _settle(value, min(max_depth, _FAST_LEVELS))
         elif type(value) not in _PLAIN:
             raise _Unsure
         fast = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (_Unsure, orjson.JSONEncodeError):
-        return _written(value, max_depth)
+        return _write(value, max_depth)
     if fast.isascii() or _keys_are_ascii(value):
         return fast
-    return _written(value, max_depth)
+    return _write(value, max_depth)
 
 
 class _Unsure(Exception):
     """orjson's bytes might not be canonical."""
 
 
-def _settled(container: dict[str, Json] | list[Json], levels: int) -> dict[str, Json] | list[Json]:
-    """The container with integral floats as integers: itself, or a copy of no more than what had to change.
+def _settle(container: dict[str, Json] | list[Json], levels: int) -> dict[str, Json] | list[Json]:
+    """The container with integral floats as integers: itself, or a copy of the containers that had to change.
 
-    Raises ``_Unsure`` on what orjson writes differently or should not write: floats beyond 2^53, small or not finite,
-    other types, and more levels. It refuses by itself big integers, lone surrogates and keys that are not strings.
+    Raises ``_Unsure`` on values that orjson writes differently or must not write: floats beyond 2^53, small or not
+    finite, other types, and more levels. orjson refuses big integers, lone surrogates and keys that are not strings.
     """
     if levels <= 0:
         raise _Unsure
@@ -83,7 +83,7 @@ def _settled(container: dict[str, Json] | list[Json], levels: int) -> dict[str, 
                 continue
             settled: Json = int(number)
         elif kind is dict or kind is list:
-            settled = _settled(cast("dict[str, Json] | list[Json]", item), levels - 1)
+            settled = _settle(cast("dict[str, Json] | list[Json]", item), levels - 1)
             if settled is item:
                 continue
         else:
@@ -116,10 +116,10 @@ class _Refused(Exception):
     """A ``NotCanonical`` that does not know its path yet."""
 
 
-def _written(value: Json, max_depth: int) -> bytes:
+def _write(value: Json, max_depth: int) -> bytes:
     """RFC 8785 section 3.2, without whitespace (3.2.1): open containers wait on a stack of its own."""
     text: list[str] = []
-    path: list[str | int | None] = [None]  # what each open container is at; None: nothing yet
+    path: list[str | int | None] = [None]  # the current label of each open container; None: none yet
     members: Iterator[_Member] = iter(((None, "", value),))  # the root is the only member of nothing
     waiting = [(members, "")]
     try:
@@ -151,7 +151,7 @@ def _written(value: Json, max_depth: int) -> bytes:
     return "".join(text).encode()
 
 
-_Member: TypeAlias = "tuple[str | int | None, str, Json]"  # label, what precedes the value, the value
+_Member: TypeAlias = "tuple[str | int | None, str, Json]"  # label, text before the value, the value
 
 
 def _elements(array: list[Json]) -> Iterator[_Member]:

@@ -1,6 +1,6 @@
 """The chain, version 1, to the byte: how drafts become entries and what an entry's bytes say (DESIGN section 4).
 
-Pure functions. Knows no store, no clock and no policy: what may be appended is the ledger plugin's business.
+Pure functions. Knows no store, no clock and no policy: the ledger plugin decides which drafts may be appended.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def parse_statement(statement: bytes) -> Statement:
 
 
 class StatementParts(NamedTuple):
-    """A canonical statement cut into its values, each as it stands there; ``actor`` and ``org_id`` with their quotes.
+    """A canonical statement cut into its values, byte for byte; ``actor`` and ``org_id`` with their quotes.
 
-    ``payload_hash``: with its quotes, or ``null``. ``body``: looks like an object; whether it is JSON is not checked.
+    ``payload_hash``: with its quotes, or ``null``. ``body``: in braces; whether it is JSON is not checked.
     """
 
     actor: bytes
@@ -148,7 +148,7 @@ def statement_timestamp(statement: bytes) -> str:
 
 
 def statement_id(statement: bytes) -> str:
-    """The id in a canonical statement. What follows it (kind, org_id) holds no unescaped quote: it is the last."""
+    """The id in a canonical statement. The fields after it (kind, org_id) hold no unescaped quote: it is the last."""
     start = statement.rindex(b',"id":"') + 7
     return statement[start : start + 36].decode()
 
@@ -178,5 +178,5 @@ def split_payload(payload: bytes) -> tuple[bytes, str]:
 
 
 def salted_payload_hash(payload: bytes, salt: str) -> str:
-    """What the payload hash is for canonical payload bytes under that salt."""
+    """The payload hash of canonical payload bytes under that salt."""
     return sha256(b'{"payload":%b,"salt":"%b"}' % (payload, salt.encode())).hexdigest()

@@ -1,6 +1,6 @@
-"""Entries as the outside sees them: raw, or as a flat record: the proof, then the members of body and payload. Pure.
+"""Entries as clients get them: raw, or as a flat record: the proof, then the members of body and payload. Pure.
 
-Both hold what was hashed byte for byte. The REST interface shows decisions as records, and exports list entries so.
+Both hold the hashed bytes unchanged. The REST interface shows decisions as records, and exports list entries so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROOF_FIELDS = (
     "redacted",
     "redaction_id",
 )
-"""What a record may say of the entry itself, in this order; the last two only of one whose payload was erased."""
+"""The fields of a record about the entry itself, in this order; the last two only if its payload was erased."""
 
 _TAKEN = frozenset(PROOF_FIELDS)
 _PROOF = (
@@ -44,7 +44,7 @@ _PROOF = (
 class RecordFields:
     """The members that every record has, null where an entry lacks them.
 
-    ``shows_kind``: the record says the entry's kind, for lists that hold several.
+    ``shows_kind``: the record has the entry's kind, for lists that hold several.
     """
 
     body_fields: tuple[str, ...]
@@ -57,7 +57,7 @@ def entry_record_json(
 ) -> bytes:
     """The record as JSON. ``redaction_id``: of the entry that erased its payload, if one did.
 
-    ``parts``: of the entry's statement, where they are known. A member of body or payload whose name is taken already
+    ``parts``: of the entry's statement, where they are known. A member of body or payload whose name is already used
     is called ``body.<name>`` or ``payload.<name>``. Raises ``ValueError`` when the statement is none.
     """
     parts = parts or parts_of(entry.statement)
@@ -102,7 +102,7 @@ def raw_entry(entry: Entry) -> dict[str, Any]:
 
 
 def parts_of(statement: bytes) -> StatementParts:
-    """The parts; parsed only where it is not as it was sealed: it is shown nevertheless, and fails its checks."""
+    """The parts; a statement that is not canonical is parsed: clients still get it, and it fails verification."""
     parts = statement_parts(statement)
     if parts is not None:
         return parts
@@ -138,7 +138,7 @@ def _name(name: str, taken: tuple[Set[str], ...], part: str) -> bytes:
 
 
 def _names(text: bytes) -> Set[str]:
-    """Names of the object's members; none of anything else, which an intruder may have made of it."""
+    """Names of the object's members; none when an intruder has replaced the object with another value."""
     try:
         value = parse_json(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What an append decides, whatever the store: which drafts are new, and the answer. On top of it, group commit."""
+"""The decisions of an append, for any store: the new drafts and the answer. On top of them, group commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from precipiq_contracts.errors import InternalError, ValidationFailed
 
 @dataclass(frozen=True, slots=True)
 class AppendJob:
-    """One append. ``erased_seq``: the entry whose payload goes once this append's entry is there."""
+    """One append. ``erased_seq``: the entry whose payload is erased once this append's entry is stored."""
 
     chain: Chain
     drafts: Sequence[PreparedDraft]
@@ -24,7 +24,7 @@ class AppendJob:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What is known of the chains as the group goes on. ``new``: what is to be stored."""
+    """The state of the chains while the group is sealed. ``new``: the entries to store."""
 
     heads: dict[Chain, Head]
     known: dict[tuple[Chain, str], Entry]
@@ -44,7 +44,7 @@ def wanted_keys(jobs: Sequence[AppendJob]) -> list[tuple[Chain, str]]:
 
 
 def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
-    """Seal what is new of one append, if anything. What its ``seal`` raises is its result, and leaves nothing."""
+    """Seal the new drafts of one append. An exception of its ``seal`` is its result, and changes nothing."""
     places = wanted_keys([job])
     known = {place[1]: group.known[place] for place in places if place in group.known}
     new = new_drafts(job.drafts, known)
@@ -52,7 +52,7 @@ def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
         sealed = list(job.seal(group.heads.get(job.chain), new))
         if len(sealed) != len(new):
             raise InternalError("a seal must give one entry for each draft")
-    except Exception as error:  # noqa: BLE001  (whatever a seal raises is its caller's)
+    except Exception as error:  # noqa: BLE001  (an error of a seal belongs to its caller)
         return error
     if sealed:
         group.heads[job.chain] = head_of(sealed[-1])
@@ -63,7 +63,7 @@ def seal_job(group: Group, job: AppendJob) -> Appended | Exception:
 
 
 def new_drafts(drafts: Sequence[PreparedDraft], known: Container[str]) -> list[PreparedDraft]:
-    """Those that are to be sealed: a key that occurs twice in an append is known the second time."""
+    """The drafts to seal: a key that occurs twice in an append is known the second time."""
     new: list[PreparedDraft] = []
     seen: set[str] = set()
     for draft in drafts:
@@ -76,7 +76,7 @@ def new_drafts(drafts: Sequence[PreparedDraft], known: Container[str]) -> list[P
 
 
 def answer(drafts: Sequence[PreparedDraft], sealed: Iterable[Entry], known: MutableMapping[str, Entry]) -> Appended:
-    """What an append gives: in the drafts' order, the stored entry of each known key, and the next of ``sealed`` else.
+    """An append's result: in the drafts' order, the stored entry of each known key, and the next of ``sealed`` else.
 
     ``known``: the stored entries by key; the sealed ones that have keys are added.
     """
@@ -94,7 +94,7 @@ def answer(drafts: Sequence[PreparedDraft], sealed: Iterable[Entry], known: Muta
 
 
 def idempotency_check(key: str, entry_hash: str) -> str:
-    """What is stored beside a key, so that an altered key is found: it binds the key to its entry."""
+    """The hash stored beside a key: it binds the key to its entry, so that verification finds an altered key."""
     return sha256(f"{key}\n{entry_hash}".encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The hooks that the plugin with the ``Ledger`` owns: what only the ledger asks the other plugins for.
+"""The hooks that the plugin with the ``Ledger`` owns: contributions that only the ledger uses.
 
 A plugin that implements them derives from :class:`LedgerHooks` beside ``PluginBase``, for completion and types.
 """
@@ -17,10 +17,10 @@ from precipiq_contracts.services import Services
 
 @dataclass(frozen=True, slots=True)
 class DriverOptions:
-    """What the deployment says of every entry store.
+    """The settings of the deployment for every entry store.
 
-    ``find_scan_rows_max``: rows that one call of ``find`` looks at. ``watch_poll_s``: seconds between looks for entries
-    of which nothing was heard.
+    ``find_scan_rows_max``: rows that one call of ``find`` looks at. ``watch_poll_s``: seconds between polls for entries
+    without a wake-up.
     """
 
     find_scan_rows_max: int = 50_000

@@ -1,4 +1,4 @@
-"""Whether an entry is what a query asks for, by value: drivers narrow the candidates, this decides."""
+"""Whether an entry matches a query, by value: drivers narrow the candidates, this module decides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def member_fragments(wanted: Mapping[str, str], *, with_scalars: bool) -> Iterat
     """For each wanted member, the texts of which one must occur in canonical JSON that has it.
 
     Canonical JSON has one way to write a member; elsewhere in the JSON the text may occur as well. ``with_scalars``:
-    the wanted text may stand for a number, true, false or null too.
+    the wanted text may also mean a number, true, false or null.
     """
     for name, text in wanted.items():
         fragments = [_member(name, text)]
@@ -28,7 +28,7 @@ def member_fragments(wanted: Mapping[str, str], *, with_scalars: bool) -> Iterat
 
 
 def matcher(query: EntryQuery) -> Callable[[Entry], bool]:
-    """Compares all but kind and time, for as many entries as there are."""
+    """Compares all conditions but kind and time; made once for many entries."""
     members = [_member(name, text).encode() for name, text in query.body.items()]
 
     def is_match(entry: Entry) -> bool:
@@ -52,13 +52,13 @@ def meets(query: EntryQuery, entry: Entry) -> bool:
 
 
 def page_of(found: Sequence[Entry], limit: int, first_seq: int) -> EntryPage:
-    """The page of what was found, newest first, where entries from ``first_seq`` on were looked at."""
+    """The page of the found entries, newest first, where entries from ``first_seq`` on were looked at."""
     next_before_seq = found[-1].seq if len(found) == limit else first_seq
     return EntryPage(tuple(found), next_before_seq if next_before_seq > 1 else None)
 
 
 def _has_members(statement: bytes, wanted: Mapping[str, str], members: Sequence[bytes]) -> bool:
-    """In a canonical body without an object inside, a member is where its text is: no string holds a bare quote."""
+    """In a canonical body without an object inside, a member is where its text is: no string holds a plain quote."""
     parts = statement_parts(statement) if wanted else None
     if parts is not None and parts.body.count(b"{") == 1:
         return all(b"{" + member in parts.body or b"," + member in parts.body for member in members)

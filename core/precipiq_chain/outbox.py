@@ -1,6 +1,6 @@
-"""Events that must become entries: stored with the change that they tell of, in one transaction, and sealed after it.
+"""Events that must become entries: stored with the change that they record, in one transaction, and sealed after it.
 
-The entry store may be a third party's, so that one transaction over a plugin's table and the chain cannot be had. An
+The entry store may be a third party's, so one transaction cannot span a plugin's table and the chain. An
 event waits in a table of the plugin until its entry is durable; its id makes a second delivery the same entry.
 """
 
@@ -51,7 +51,7 @@ class Outbox:
     def insert(
         self, event: OutboxEvent, condition: str = "", parameters: Mapping[str, Scalar] | None = None
     ) -> Statement:
-        """What stores the event, for the transaction that it tells of; ``condition``: ``WHERE ...`` with parameters.
+        """Stores the event, in the transaction of its change; ``condition``: ``WHERE ...`` with parameters.
 
         An event that waits already is left as it is.
         """
@@ -71,10 +71,10 @@ class Outbox:
         )
 
     async def deliver(self, ledger: Ledger) -> None:
-        """Seal the events that wait. What cannot be sealed now stays; that is logged once, until it can be again."""
+        """Seal the events that wait. An event that cannot be sealed now stays; the failure is logged once."""
         try:
             async with self._delivering:
-                while events := await self.waiting(_AT_ONCE_MAX):
+                while events := await self.fetch_waiting(_AT_ONCE_MAX):
                     for event in events:
                         key = f"{self._key_prefix}:{event.event_id}"
                         await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
@@ -85,7 +85,7 @@ class Outbox:
                 log.warning("event not sealed yet; it is stored and will be", outbox=self._table, reason=error.message)
             self._is_failing = True
 
-    async def waiting(self, limit: int) -> list[OutboxEvent]:
+    async def fetch_waiting(self, limit: int) -> list[OutboxEvent]:
         """The oldest events that wait."""
         sql = f"SELECT {COLUMNS} FROM {self._table} ORDER BY event_id LIMIT :limit"  # noqa: S608
         return [_event(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]

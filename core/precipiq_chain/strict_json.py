@@ -1,4 +1,4 @@
-"""Request bodies as JSON, strictly (RFC 8259, I-JSON's unique names): what has two readings is refused.
+"""Request bodies as JSON, strictly (RFC 8259, I-JSON's unique names): ambiguous text is refused.
 
 orjson parses what a few cheap looks at the bytes prove harmless; the standard library parses the rest and finds the
 exact problem. Both accept the same bodies and give the same values. Must not coerce or repair, and must not repeat
@@ -46,7 +46,7 @@ class JsonRefused(ValueError):
 def loads(body: bytes | bytearray, *, max_depth: int = 64) -> Json:
     """The value of the body, UTF-8 without byte order mark; integers keep every digit.
 
-    ``max_depth``: how many arrays and objects may lie within each other. Takes time linear in the size of the body.
+    ``max_depth``: how deep arrays and objects may be nested. Takes time linear in the size of the body.
     Raises ``JsonRefused`` on anything that is not JSON, duplicate keys (however escaped), NaN and infinities, numbers
     that no float holds, lone surrogates, integers of more than ``INTEGER_DIGITS_MAX`` digits, and deeper nesting.
     """
@@ -70,7 +70,7 @@ def _has_long_integer(body: bytes | bytearray) -> bool:
 
 
 def _is_deeper(value: Json, max_depth: int) -> bool:
-    """Whether arrays and objects lie within each other more than ``max_depth`` deep; level by level, no recursion."""
+    """Whether arrays and objects are nested more than ``max_depth`` deep; level by level, no recursion."""
     level = [value] if type(value) is dict or type(value) is list else []
     for _ in range(max_depth):
         if not level:
@@ -116,7 +116,7 @@ def _opens_deeper(body: bytes | bytearray, max_depth: int) -> bool:
 
 
 class _Fault:
-    """Stands in the parsed value where something is refused, until a walk finds it and knows its path."""
+    """Marks a refused place in the parsed value, until a walk finds it and knows its path."""
 
     __slots__ = ("problem",)
 
@@ -161,18 +161,18 @@ _DECODER = json.JSONDecoder(
 
 def _refuse_first_fault(value: object) -> None:
     """Walk the value in document order, on a stack as high as the nesting; raise at the first fault."""
-    path: list[str | int | None] = [None]  # what each open container is at; None: nothing yet
+    path: list[str | int | None] = [None]  # the current label of each open container; None: none yet
     waiting: list[Iterator[tuple[str | int | None, object]]] = [iter(((None, value),))]
     while waiting:
         for path[-1], item in waiting[-1]:
             if type(item) is str:
                 if not _is_unicode(item):
-                    raise JsonRefused(_dotted(path), "lone surrogate")
+                    raise JsonRefused(_join_path(path), "lone surrogate")
             elif type(item) is _Fault:
-                raise JsonRefused(_dotted(path), item.problem)
+                raise JsonRefused(_join_path(path), item.problem)
             elif type(item) is dict:
                 if not _is_unicode("".join(item)):
-                    raise JsonRefused(_dotted(path), "lone surrogate in a key")
+                    raise JsonRefused(_join_path(path), "lone surrogate in a key")
                 waiting.append(iter(item.items()))
                 path.append(None)
                 break
@@ -199,5 +199,5 @@ def _glimpse(text: str, characters_max: int = _ECHO_CHARACTERS_MAX) -> str:
     return text if len(text) <= characters_max else f"{text[: characters_max - 1]}…"
 
 
-def _dotted(path: Iterable[str | int | None]) -> str:
+def _join_path(path: Iterable[str | int | None]) -> str:
     return _glimpse(".".join(_glimpse(str(label)) for label in path if label is not None), _PATH_CHARACTERS_MAX)

@@ -1,4 +1,4 @@
-"""Checks a stretch of a chain in one streaming pass over what the store holds. Pure but for the auditor it reads.
+"""Checks a range of a chain in one streaming pass over the stored entries. Pure but for the auditor it reads.
 
 A batch is first checked as a whole, column by column; only where that fails is the first bad row looked for.
 """
@@ -52,7 +52,7 @@ GENESIS = Anchor(0, GENESIS_HASH)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What a pass found: entries checked, the last good one, and the break that stopped it."""
+    """The result of a pass: entries checked, the last good one, and the break that stopped it."""
 
     checked_count: int
     last: Anchor
@@ -78,7 +78,7 @@ def verify_stretch(
 ) -> Stretch:
     """Check the entries with ``after.seq`` < seq <= ``through_seq``; stops at the first break.
 
-    ``progress`` is told the number of entries checked since it was last called.
+    ``progress`` is called with the number of entries checked since its last call.
     """
     last, count = after, 0
     for batch in auditor.batches(chain, after.seq, through_seq, batch_entries):
@@ -118,7 +118,7 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     payload_hashes = [None if payload is None else sha256(payload).hexdigest() for payload in payloads]
-    if column["payload_hash"] != payload_hashes and not _absences_explained(
+    if column["payload_hash"] != payload_hashes and not _are_absences_explained(
         auditor, chain, batch, column, payload_hashes
     ):
         return None
@@ -133,7 +133,7 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
     return Anchor(seqs[-1], hashes[-1], times[-1]) if holds else None
 
 
-def _absences_explained(
+def _are_absences_explained(
     auditor: EntryAuditor,
     chain: Chain,
     batch: AuditBatch,
@@ -145,11 +145,11 @@ def _absences_explained(
     ]
     if any(payload_hashes[index] is not None for index in differing):
         return False
-    erased = _erased(auditor, chain, [batch.seqs[index] for index in differing])
+    erased = _find_erasures(auditor, chain, [batch.seqs[index] for index in differing])
     return all(erased.get(batch.seqs[index]) == batch.hashes[index] for index in differing)
 
 
-def _erased(auditor: EntryAuditor, chain: Chain, seqs: Sequence[int]) -> dict[int, str]:
+def _find_erasures(auditor: EntryAuditor, chain: Chain, seqs: Sequence[int]) -> dict[int, str]:
     """Seq -> hash of the entries whose erasure a redaction entry of this chain states."""
     stated: dict[int, str] = {}
     for statement in auditor.redactions(chain, seqs):
@@ -200,7 +200,7 @@ def _check_row(
     if sha256(statement).hexdigest() != stored_hash:
         return ChainBreak(seq, CONTENT_MISMATCH, "the statement is not the one that was hashed", entry_id)
     try:
-        parsed = _parsed(statement)
+        parsed = _parse(statement)
     except (ValueError, TypeError, RecursionError):
         return ChainBreak(seq, MALFORMED, "the statement is not one of chain version 1", entry_id)
     if (parsed.org_id, parsed.environment) != (chain.org_id, chain.environment):
@@ -235,12 +235,12 @@ def _check_payload(
             )
         if sha256(payload).hexdigest() != payload_hash:
             return ChainBreak(seq, PAYLOAD_MISMATCH, "the payload is not the one that was hashed", entry_id)
-    elif payload_hash is not None and _erased(auditor, chain, [seq]).get(seq) != stored_hash:
+    elif payload_hash is not None and _find_erasures(auditor, chain, [seq]).get(seq) != stored_hash:
         return ChainBreak(seq, PAYLOAD_ABSENT, "the payload is gone and no redaction entry says so", entry_id)
     return None
 
 
-def _parsed(statement: bytes) -> Statement:
+def _parse(statement: bytes) -> Statement:
     parsed = parse_statement(statement)
     if not isinstance(parsed.timestamp, str):
         raise ValueError("a timestamp is text")
@@ -256,6 +256,6 @@ def _fields(statement: bytes) -> dict[str, Any]:
 
 
 def _entry_id(fields: dict[str, Any]) -> str | None:
-    """What is reported as the id: an intruder's text must not make the report unbounded or impossible to encode."""
+    """The id for the report: an intruder's text must not make the report unbounded or impossible to encode."""
     value = fields.get("id")
     return value if isinstance(value, str) and len(value) <= _ID_CHARACTERS_MAX and value.isascii() else None

@@ -1,4 +1,4 @@
-"""Who watches which chain in this process, and waking them. Knows no database."""
+"""The watchers of each chain in this process, and their wake-ups. Independent of any database."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from precipiq_contracts.chain import Chain
 
 
 class WakeUps:
-    """The wake-ups of one watcher. One that comes while nobody waits is kept for the next wait.
+    """The wake-ups of one watcher. A wake-up outside of a wait is kept for the next wait.
 
-    ``poll_s``: the longest wait, for stores to which other processes append unheard; None: as long as it takes.
+    ``poll_s``: the longest wait, for stores to which other processes append without a wake-up; None: no bound.
     """
 
     def __init__(self, poll_s: float | None = None) -> None:
@@ -34,7 +34,7 @@ class WakeUps:
 
 
 class Watchers:
-    """Who watches which chain. ``poll_s``: see :class:`WakeUps`."""
+    """The watchers of each chain. ``poll_s``: see :class:`WakeUps`."""
 
     def __init__(self, poll_s: float | None = None) -> None:
         self._longest_wait_s = poll_s
@@ -42,16 +42,16 @@ class Watchers:
 
     @property
     def chains(self) -> list[Chain]:
-        """The chains that somebody watches."""
+        """The chains with watchers."""
         return list(self._by_chain)
 
     def wake(self, chain: Chain) -> None:
-        """Wake everybody who watches that chain."""
+        """Wake all watchers of that chain."""
         for watcher in self._by_chain.get(chain, ()):
             watcher.wake()
 
     def wake_all(self) -> None:
-        """Wake everybody."""
+        """Wake all watchers."""
         for chain in self.chains:
             self.wake(chain)
 

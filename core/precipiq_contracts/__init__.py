@@ -1,1 +1,1 @@
-"""What plugins share: Protocols, frozen dataclasses, errors, clock and types of settings. Imports nothing of ours."""
+"""The types that plugins share: Protocols, dataclasses, errors, clock, settings. Imports no other package of ours."""

@@ -18,10 +18,10 @@ RateGroup: TypeAlias = Literal["write", "batch", "read"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: a verified key. Times in microseconds since the epoch; None: never.
+    """The holder of a verified key. Times in microseconds since the epoch; None: never.
 
-    ``expires_at_us``: the end that the key was made with. ``revoked_at_us``: when somebody ended it, by revoking or
-    rotating it; a rotation with a grace lays it ahead. The key is good until the first of the two.
+    ``expires_at_us``: the end that the key was made with. ``revoked_at_us``: the end that a revocation or a rotation
+    set; a rotation with a grace period sets it in the future. The key is valid until the earlier of the two.
     """
 
     chain: Chain
@@ -35,12 +35,12 @@ class Principal:
 
 
 class Authenticator(Protocol):
-    """Turns a credential into a principal. Contributed through the hook ``authenticators``; asked in boot order."""
+    """Turns a credential into a principal. Contributed by the hook ``authenticators``, called in boot order."""
 
     async def authenticate(self, credential: Credential) -> Principal | None:
-        """The principal, or None when this authenticator does not accept it, for whatever reason.
+        """The principal, or None when this authenticator does not accept the credential, for any reason.
 
-        MUST take the same time for every refusal as far as it can. Raises ``Unavailable`` when it cannot tell.
+        MUST take the same time for every refusal as far as it can. Raises ``Unavailable`` when it cannot decide.
         """
         ...
 
@@ -58,7 +58,7 @@ class RateState:
 
 
 class RateLimiter(Protocol):
-    """Counts requests per organisation and environment. A capability; core asks it after authentication."""
+    """Counts requests per organisation and environment. A capability; core calls it after authentication."""
 
     async def hit(self, chain: Chain, group: RateGroup) -> RateState:
         """Count one request and say whether it is within the limit."""
@@ -66,14 +66,14 @@ class RateLimiter(Protocol):
 
 
 class AddressLimiter(Protocol):
-    """Counts requests per client address, whatever their key. A capability, for what is asked without one."""
+    """A capability: counts requests per client address, whatever their key, for endpoints without a key."""
 
     async def hit(self, name: str, address: str | None, quota: int, window_s: int) -> RateState:
         """Count one request and say whether it is within ``quota`` (at least 1) of any ``window_s`` seconds.
 
-        ``name`` tells counters apart and is the state's ``policy``; it is the caller's own word, never a client's, and
-        a counter has one ``window_s``. What is refused does not count. IPv6 counts by /64, IPv4 in IPv6 as IPv4; None
-        and what is no address count as one. ``reset_s``: whole seconds until the oldest counted request leaves the
-        window. MUST NOT raise, whatever became of the place where it counts.
+        ``name`` identifies the counter and is the state's ``policy``; the caller chooses it, never a client, and a
+        counter has one ``window_s``. A refused request does not count. IPv6 counts by /64, IPv4 in IPv6 as IPv4; None
+        and all invalid addresses share a count. ``reset_s``: whole seconds until the oldest counted request leaves
+        the window. MUST NOT raise, even when the shared counter cannot be reached.
         """
         ...

@@ -1,4 +1,4 @@
-"""Work that goes on in the background of an application: who runs it, and what becomes of it when it fails."""
+"""Work in the background of an application: the capability that runs it and handles its failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypedDict, Unpack
 
 Work = Callable[[], Awaitable[object]]
-"""One round: it does what there is to do and returns."""
+"""One round: does the work that is due and returns."""
 
 ROUND_S_MAX = 300.0
 """A round that takes longer counts as stuck, unless the task says otherwise."""
@@ -17,14 +17,14 @@ LONG_ROUND_S_MAX = 3600.0
 
 
 class TaskOptions(TypedDict, total=False):
-    """What a task in the background may say of itself.
+    """The options of a task in the background.
 
     ``again``: the log event when it works again. ``wake``: begins the next round at once when it is set, unless the
-    last one failed; cleared before each round. ``waits_first``: the first round comes after a pause.
-    ``overdue_s``: how long it may fail before ``/readyz`` says so; default three rounds, and a minute at least.
-    ``round_s_max``: how long one round may take, by default ``ROUND_S_MAX``; None: as long as it likes.
-    ``tolerated``: errors that are warnings too and that ``/readyz`` does not mind: what is away may stay away while
-    the deployment serves. ``final``: done once at the end; what it raises is logged, and goes no further.
+    last one failed; cleared before each round. ``waits_first``: the first round starts after a pause.
+    ``overdue_s``: how long it may fail before ``/readyz`` names it; default three rounds, and a minute at least.
+    ``round_s_max``: how long one round may take, by default ``ROUND_S_MAX``; None: unbounded.
+    ``tolerated``: errors that are warnings too and that ``/readyz`` ignores: the deployment serves without the part
+    that is unavailable. ``final``: runs once at the end; an exception from it is logged and not raised.
     """
 
     again: str
@@ -39,8 +39,8 @@ class TaskOptions(TypedDict, total=False):
 class Background(Protocol):
     """Capability: the tasks that run while the application does. No plugin starts a bare task that outlives a request.
 
-    A failed round never ends a task. It is counted in ``precipiq_background_failures_total`` and tried again: soon,
-    then after twice the pause each time. ``/readyz`` names a task that has failed for too long, or is stuck.
+    A failed round never ends a task. It is counted in ``precipiq_background_failures_total`` and retried with
+    exponential backoff. ``/readyz`` names a task that has failed for too long, or is stuck.
     """
 
     def __call__(
@@ -52,7 +52,7 @@ class Background(Protocol):
         failing: str,
         **options: Unpack[TaskOptions],
     ) -> AbstractAsyncContextManager[None]:
-        """Repeat ``work`` as long as this is entered; then cancel it, and do ``final`` once.
+        """Repeat ``work`` while the context is entered; then cancel it, and run ``final`` once.
 
         ``name``: ``plugin.task``, unique in the application: a second one of that name raises ``DeploymentError``.
         ``every_s``: the pause between rounds; None: the task ends when a round has succeeded.

@@ -1,4 +1,4 @@
-"""Where finished export bundles lie: whole files, written once, read by ranges, deleted."""
+"""The storage of finished export bundles: whole files, written once, read by ranges, deleted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 BUNDLE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
-"""What a bundle's name matches, whole: safe as the name of a file and of an object."""
+"""The pattern of a bundle's whole name: safe as the name of a file and of an object."""
 
 
 class BundleStore(Protocol):
@@ -23,10 +23,10 @@ class BundleStore(Protocol):
     async def put(self, name: str, source: Path) -> None:
         """Store the file under that name; ``source`` MAY be moved away.
 
-        MUST be durable on return, and MUST NOT show a part of it under that name at any moment. Storing a name again
-        replaces it. When it fails or is cancelled, the bundle MUST NOT appear after it has returned: its name may be
-        tidied away by then. What a killed process leaves of it MUST NOT be visible, and MAY stay until :meth:`delete`
-        or the store's own upkeep removes it.
+        MUST be durable on return, and MUST NOT show a part of the bundle under that name at any time. Storing a name
+        again replaces the bundle. After a failed or cancelled call has returned, the bundle MUST NOT appear: the
+        caller may have deleted its name by then. The remains of a killed process MUST NOT be visible, and MAY stay
+        until :meth:`delete` or the store's own upkeep removes them.
         """
         ...
 
@@ -37,8 +37,8 @@ class BundleStore(Protocol):
     def read(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes ``start`` <= index < ``end``, in pieces of bounded size; nothing is read for an empty range.
 
-        Raises ``NotFound`` when there is no such bundle, and ``Unavailable`` when it ends before ``end``: fewer bytes
-        never pass for all. MUST let go of what it holds when it is closed early or cancelled.
+        Raises ``NotFound`` when there is no such bundle, and ``Unavailable`` when it ends before ``end``: a truncated
+        read is an error. MUST release its resources when it is closed early or cancelled.
         """
         ...
 

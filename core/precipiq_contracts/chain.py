@@ -37,7 +37,7 @@ class Head:
 class Draft:
     """An entry before it is sealed.
 
-    ``body`` stays for ever, ``payload`` may be erased. Both hold JSON values only. ``actor`` is the id of the API key
+    ``body`` is permanent, ``payload`` may be erased. Both hold JSON values only. ``actor`` is the id of the API key
     that writes, or ``system``. ``idempotency_key`` is unique per chain: a known one returns the first entry.
     """
 
@@ -85,7 +85,7 @@ class Entry:
 Present: TypeAlias = Callable[[Chain, Sequence[Entry]], Awaitable[Sequence[bytes]]]
 """Turns entries of one kind and one chain into the JSON text by which the REST interface shows them, in their order.
 
-What it raises as ``Unavailable`` is tried again; nothing else may be raised because of what an entry holds.
+The caller retries after ``Unavailable``; the content of an entry may cause no other exception.
 """
 
 
@@ -93,10 +93,10 @@ What it raises as ``Unavailable`` is tried again; nothing else may be raised bec
 class EntryKind:
     """A kind of entry that a plugin registers. ``name``: ``[a-z][a-z0-9_]*``; ``summary``: one line for the docs.
 
-    ``event``: what streams and webhooks call its appearance, such as ``decision.created``; by itself the kind's name
-    and ``.created``. ``present``: its REST shape; by itself the raw entry, as ``GET /ledger/entries`` shows it.
-    ``table``: what exports call the file that lists the entries of this kind beside the raw ones, such as
-    ``decisions``; several kinds may share one. By itself they are in the raw entries only.
+    ``event``: the name of its event in streams and webhooks, such as ``decision.created``; default: the kind's name
+    and ``.created``. ``present``: its REST shape; default: the raw entry, as ``GET /ledger/entries`` shows it.
+    ``table``: the name of the file in exports that lists the entries of this kind beside the raw ones, such as
+    ``decisions``; several kinds may share one. Default: exports hold them as raw entries only.
     """
 
     name: str

@@ -46,7 +46,7 @@ def format_timestamp(us: int) -> str:
 
 
 def format_moment(us: int | None) -> str | None:
-    """As :func:`format_timestamp`; None for what has not been."""
+    """As :func:`format_timestamp`; None for None."""
     return None if us is None else format_timestamp(us)
 
 
@@ -67,7 +67,7 @@ def parse_end(text: str) -> int:
 
 
 def uuid7(us: int, randomness: bytes) -> str:
-    """A UUIDv7 (RFC 9562 section 5.7) for that moment; ``randomness`` is 10 bytes."""
+    """A UUIDv7 (RFC 9562 section 5.7) for that time; ``randomness`` is 10 bytes."""
     low = int.from_bytes(randomness, "big")
     value = (us // 1000) << 80 | 0x7 << 76 | (low >> 68 & 0xFFF) << 64 | 0x2 << 62 | low & (1 << 62) - 1
     text = f"{value:032x}"

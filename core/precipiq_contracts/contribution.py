@@ -1,4 +1,4 @@
-"""What a plugin contributed, with its owner's name."""
+"""A plugin's contribution, with the plugin's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A credential as it travels inside the server: readable only by asking for it, never by printing it."""
+"""A credential inside the server: only ``reveal`` gives the key; printing or pickling it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Credential:
 
     @property
     def digest(self) -> bytes:
-        """The key's SHA-256, hashed once however many ask: what the key is known by where it is not shown."""
+        """The key's SHA-256, computed once: the id of the key wherever the key itself may not appear."""
         if self._digest is None:
             self._digest = sha256(self._secret.encode("utf-8", "replace")).digest()
         return self._digest

@@ -31,7 +31,7 @@ class DatabaseSettings(Settings):
 class Statement:
     """One SQL statement with ``:name`` parameters, portable between the supported databases.
 
-    A colon before a name is always a parameter, in a text literal too. PostgreSQL wants values of its columns' types.
+    A colon before a name is always a parameter, in a text literal too. PostgreSQL needs values of its columns' types.
     """
 
     sql: str
@@ -44,12 +44,12 @@ class Migration:
 
     ``branch``: label, the plugin's name. ``location``: folder of revision files. ``tenant_tables``: table -> the
     columns that hold its organisation and, where it has one, its environment; a table that is not named here cannot
-    be read through a tenant's connection at all. ``driver_tables``: those of them that an entry store driver writes by
-    itself, so that :meth:`Database.transaction` may not.
+    be read through a tenant's connection at all. ``driver_tables``: the tables among them that only an entry
+    store driver may write, and :meth:`Database.transaction` may not.
 
-    A revision's file may say ``phase = "post"``: it is then applied when no server of the version before runs any more.
-    All others must leave that version able to read and write. On PostgreSQL a revision runs in schema ``precipiq`` as
-    the schema's owner; rights and row-level security of its tables are set for it.
+    A revision's file may set ``phase = "post"``: it is then applied when no server of the previous version runs any
+    more. All other revisions must leave that version able to read and write. On PostgreSQL a revision runs in schema
+    ``precipiq`` as the schema's owner; the driver sets the rights and row-level security of its tables.
     """
 
     branch: str
@@ -67,7 +67,7 @@ class Database(Protocol):
     """Capability: tables beside the chain. Raises ``Unavailable`` when the database cannot answer."""
 
     def select_rows(self, columns: Sequence[tuple[str, ColumnType]], parameter: str) -> str:
-        """SQL that selects the rows which travel in that parameter as one JSON text, an array of arrays.
+        """SQL that selects the rows which that parameter holds as one JSON text, an array of arrays.
 
         One column for each name; for INSERT, and for IN.
         """
@@ -84,9 +84,9 @@ class Database(Protocol):
     async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
         """Execute all or none, durable on return; gives the rows of each statement (``RETURNING``).
 
-        Each statement sees what was committed before it began: what must not intervene between two statements is kept
-        out by a row that both writers update first. Raises ``Conflict`` when a constraint is violated; ``Unavailable``
-        says when the outcome is unknown.
+        Each statement sees the data committed before it began: writers that must not intervene between two statements
+        first update a common row. Raises ``Conflict`` when a constraint is violated, and ``Unavailable``, whose
+        message says when the outcome is unknown.
         """
         ...
 
@@ -97,11 +97,11 @@ class Database(Protocol):
 
 @runtime_checkable
 class MigratedDatabase(Protocol):
-    """What a ``Database`` whose schema is migrated has beside the rest, for ``precipiq migrate``."""
+    """The method that a ``Database`` with a migrated schema has besides, for ``precipiq migrate``."""
 
     def migrate(self, migrations: Sequence[Migration], *, post: bool = False) -> list[str]:
         """Bring the schema up to date, under a lock; the revisions applied.
 
-        ``post``: also those that servers of the version before could not bear, because none of them runs any more.
+        ``post``: also the revisions that servers of the previous version cannot work with; none of those may still run.
         """
         ...

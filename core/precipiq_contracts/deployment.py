@@ -1,4 +1,4 @@
-"""What a plugin may know of the deployment it runs in, and how it speaks to the operator."""
+"""The facts about its deployment that a plugin may read, and the operator's terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class DeploymentInfo:
     """``serving``: False when a command runs, and nothing is served. ``public_url``: how clients reach the server.
 
     ``workers``: how many processes serve; each has its own plugins and runs their lifespans. ``seat``: the place of
-    this one among them, in the server's words; None when it is none of them.
+    this process among them, in the server's format; None when it is no worker.
     """
 
     name: str
@@ -24,7 +24,7 @@ class DeploymentInfo:
 
 
 class Console(Protocol):
-    """Capability: the operator's terminal. What is said here is never logged, so it may show a new key once."""
+    """Capability: the operator's terminal. Its text is never logged, so it may show a new key once."""
 
     def say(self, text: str) -> None:
         """Show text as it is; at ``serve``, once the server is ready."""

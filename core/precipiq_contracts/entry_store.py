@@ -1,7 +1,7 @@
 """The entry store: the seam that drivers implement. High level, so that each driver acts natively; no SQL here.
 
-MUST and MAY are meant as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST; what only an intruder in the
-store could show is for its driver's own tests.
+MUST and MAY are used as in RFC 2119. ``precipiq_testkit.entry_store`` tests every MUST; a driver's own tests cover
+the faults that only an intruder in the store can cause.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Protocol, TypeAlias
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 
 Seal: TypeAlias = Callable[[Head | None, Sequence[PreparedDraft]], Sequence[Entry]]
-"""Seals drafts after that head (None: empty chain). Pure, synchronous, short. What it raises aborts the append.
+"""Seals drafts after that head (None: empty chain). Pure, synchronous, short. An exception aborts the append.
 
 A driver MAY call it in any thread, and the seals of several appends at the same time. It MAY call one more than once,
-on a guess first: the last call is the one that counts. So it MUST NOT call the seal of one append twice at the same
+first with a guessed head: only the last call counts. So it MUST NOT call the seal of one append twice at the same
 time, and MUST NOT call it once that append has returned or raised; an append whose caller was cancelled MAY go on.
 """
 
@@ -25,15 +25,15 @@ MULTI_WRITER = "multi_writer"
 """Capability: several processes may append to one chain at the same time."""
 
 PHYSICAL_ERASURE = "physical_erasure"
-"""Capability: what is erased is in no file any more.
+"""Capability: erased data is in no file any more.
 
 Once ``redact`` has returned, the payload and its salt MUST NOT be in any file of the store. While a read that began
-earlier is under way they MAY stay; the open store MUST remove them soon after that read has ended. What lies beneath
-the files (freed blocks, snapshots, backups) is the operator's.
+earlier is under way they MAY stay; the open store MUST remove them soon after that read has ended. The operator is
+responsible for the storage beneath the files (freed blocks, snapshots, backups).
 """
 
 IDEMPOTENCY_KEY_BYTES_MAX = 2048
-"""An ``external_id`` of 255 emoji is 1,020 bytes; what writes keys puts names before it."""
+"""An ``external_id`` of 255 emoji is 1,020 bytes; writers of keys put names before it."""
 
 ORG_ID_BYTES_MAX = 64
 
@@ -47,7 +47,7 @@ NAME_BYTES_MAX = 1020
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What an append did: one entry per draft, in the drafts' order. ``created[i]`` is False for a replayed one."""
+    """The result of an append: an entry per draft, in the drafts' order. ``created[i]`` is False for a replayed one."""
 
     entries: tuple[Entry, ...]
     created: tuple[bool, ...]
@@ -71,9 +71,9 @@ class EntryQuery:
 
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """A page of found entries, newest first. ``next_before_seq``: where to go on, None at the end.
+    """A page of found entries, newest first. ``next_before_seq``: for the next page, None at the end.
 
-    A page MAY hold fewer entries than asked for, even none, while ``next_before_seq`` is set: a driver bounds the
+    A page MAY hold fewer entries than ``limit``, even none, while ``next_before_seq`` is set: a driver bounds the
     work of one call.
     """
 
@@ -86,7 +86,7 @@ class AuditBatch:
     """Consecutive entries as the store holds them, unchecked, column by column (all of one length).
 
     ``problem``: the index of the first row one of whose other stored columns contradicts its statement or is damaged,
-    and what is wrong with it; None when the driver found nothing.
+    and a sentence about it; None when the driver found no fault.
     """
 
     seqs: Sequence[int]
@@ -99,7 +99,7 @@ class AuditBatch:
 class EntryAuditor(Protocol):
     """Raw reading for verification. MUST be picklable: verification runs it in processes of its own, synchronously.
 
-    MUST NOT repair, skip or reinterpret anything: what it hides, verification cannot find.
+    MUST NOT repair, skip or reinterpret anything: verification cannot find a fault that the auditor hides.
     """
 
     def batches(self, chain: Chain, after_seq: int, through_seq: int | None, size: int) -> Iterator[AuditBatch]:
@@ -122,12 +122,12 @@ class EntryAuditor(Protocol):
         ...
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
-        """An entry whose statement says this chain but that is filed elsewhere: its seq, and where it lies."""
+        """An entry whose statement names this chain but that is filed under another: its seq, and that place."""
         ...
 
 
 class EntryReader(Protocol):
-    """One chain's entries, for who may see that chain alone. The ledger shows them as its store does."""
+    """One chain's entries, for callers that may see that chain alone. ``Ledger`` and ``EntryStore`` extend it."""
 
     async def head(self, chain: Chain) -> Head | None:
         """The chain's last entry, or None. MUST reflect every append that has returned."""
@@ -138,7 +138,7 @@ class EntryReader(Protocol):
         ...
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
-        """The entry with that id in that chain; None also when it is another chain's, or no id at all."""
+        """The entry with that id in that chain; None also for an id of another chain, or a text that is no id."""
         ...
 
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
@@ -160,11 +160,11 @@ class EntryReader(Protocol):
 class EntryStore(EntryReader, Protocol):
     """The entries of all chains of a deployment. Every method may be called from many tasks at once.
 
-    A driver MUST take, and tell apart, texts of every length up to the bounds above. They are in bytes of UTF-8, and
-    any character may stand in them but NUL; a kind is ASCII. The ledger refuses what is longer.
+    A driver MUST store, and distinguish, texts of every length up to the bounds above. Bounds are in bytes of UTF-8;
+    a text may hold any character but NUL; a kind is ASCII. The ledger refuses longer texts.
 
     Every method raises ``Unavailable`` when the store cannot answer now; nothing was changed then, unless an append's
-    outcome is unknown, which the message says.
+    outcome is unknown; the message then says so.
     """
 
     async def append(self, chain: Chain, drafts: Sequence[PreparedDraft], seal: Seal) -> Appended:
@@ -202,9 +202,9 @@ class EntryStore(EntryReader, Protocol):
 
 
 class EntryStoreDriver(Protocol):
-    """What the hook ``entry_store_drivers`` returns: how to open an entry store.
+    """A value of the hook ``entry_store_drivers``: opens an entry store.
 
-    One that keeps its entries in tables of the deployment's database MAY have a sequence ``migrations`` of
+    A driver that keeps its entries in tables of the deployment's database MAY have a sequence ``migrations`` of
     ``precipiq_contracts.database.Migration``: the ledger contributes those of the driver that the deployment uses.
     """
 

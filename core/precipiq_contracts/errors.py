@@ -1,4 +1,4 @@
-"""The error tree. Owns the stable codes; knows nothing of HTTP (``http/envelope.py`` maps codes to statuses).
+"""The error tree. Owns the stable codes; independent of HTTP (``http/envelope.py`` maps codes to statuses).
 
     PrecipiqError                       code, message, details
     |-- DeploymentError                 the deployment cannot boot; holds every problem found
@@ -26,7 +26,7 @@ from typing import ClassVar
 
 
 class PrecipiqError(Exception):
-    """Root of everything the project raises on purpose.
+    """Root of every error that the project raises on purpose.
 
     ``code`` is stable and documented; ``message`` is for people; ``details`` maps a dotted path to messages.
     Neither may hold a secret or another tenant's data: both reach clients and logs.
@@ -42,7 +42,7 @@ class PrecipiqError(Exception):
 
 
 class DeploymentError(PrecipiqError):
-    """The deployment cannot boot. ``problems`` lists everything that is wrong, not only the first thing."""
+    """The deployment cannot boot. ``problems`` lists every fault, not only the first."""
 
     code = "deployment_error"
     default_message = "the deployment cannot boot"
@@ -52,7 +52,7 @@ class DeploymentError(PrecipiqError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[DeploymentError], tuple[tuple[str, ...]]]:
-        """Pickled as it was made, not as its text."""
+        """Pickle the arguments, not the text."""
         return type(self), (self.problems,)
 
 
@@ -61,14 +61,14 @@ class RequestError(PrecipiqError):
 
 
 class BadRequest(RequestError):
-    """What came is not HTTP."""
+    """The client's bytes are not HTTP."""
 
     code = "bad_request"
     default_message = "the request is not valid HTTP"
 
 
 class Unauthorized(RequestError):
-    """No valid key. Carries no reason on purpose: every cause answers alike."""
+    """No valid key. Carries no reason on purpose: every cause has the same answer."""
 
     code = "unauthorized"
     default_message = "invalid or missing api key"
@@ -95,7 +95,7 @@ class IdempotencyConflict(Conflict):
 
 
 class Gone(RequestError):
-    """What was asked for existed, and was deleted for good."""
+    """The requested object existed, and was deleted permanently."""
 
     code = "gone"
     default_message = "this was deleted"
@@ -107,7 +107,7 @@ class ValidationFailed(RequestError):
 
 
 class RateLimited(RequestError):
-    """Too many requests; ``retry_after_s`` says when the next one may succeed."""
+    """Too many requests; the next may succeed after ``retry_after_s``."""
 
     code = "rate_limited"
     default_message = "rate limit exceeded"
@@ -129,9 +129,9 @@ class Unavailable(PrecipiqError):
 
 
 class VaultRefused(Unavailable):
-    """A stored secret cannot be unwrapped: altered, for something else, or under a master key that is not held.
+    """A stored secret cannot be unwrapped: altered, for another context, or under a master key that is not held.
 
-    Trying again does not help; the operator can do something about it.
+    A retry does not help; the operator must act.
     """
 
     code = "vault_refused"

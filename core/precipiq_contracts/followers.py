@@ -1,4 +1,4 @@
-"""Followers: code that keeps something of its own, such as tables, up to date with every chain of the deployment."""
+"""Followers: code that keeps its own state, such as tables, up to date with every chain of the deployment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from precipiq_contracts.chain import Chain
 
 
 class Follower(Protocol):
-    """What the hook ``followers`` gives. The plugin that seals (``ledger``) calls it while the deployment serves."""
+    """A value of the hook ``followers``. The plugin that seals (``ledger``) calls it while the deployment serves."""
 
     @property
     def name(self) -> str:
@@ -18,10 +18,10 @@ class Follower(Protocol):
     async def catch_up(self, chain: Chain) -> None:
         """Take in the entries of that chain that were not taken in yet; the follower keeps its own cursor.
 
-        Called soon after a chain has grown, and for every chain after a start; in one process for several chains side
-        by side, but for none twice at once. Other processes do the same, and a call may be spurious. It may come before
-        the plugin's own lifespan was entered. MUST take in each entry once, whatever is
-        killed when: what was taken in and the cursor change in one transaction. What it raises is logged; it is
-        called again later.
+        Called soon after a chain has grown, and for every chain after a start; in one process for several chains
+        concurrently, but never twice at once for a chain. Other processes do the same, a call may be spurious, and a
+        call may come before the plugin's own lifespan was entered. MUST take in each entry once, whichever process is
+        killed and when: the follower's state and the cursor change in one transaction. An exception is logged, and the
+        call repeated later.
         """
         ...

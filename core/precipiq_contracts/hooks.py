@@ -1,4 +1,4 @@
-"""The markers of pluggy, and how a plugin asks the others through hooks of its own."""
+"""The markers of pluggy, and the object by which a plugin calls hooks of its own."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PROJECT = "precipiq"
 hookspec = pluggy.HookspecMarker(PROJECT)
 """Marks the methods of a class that specifies hooks."""
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a plugin's method that implements one. With ``optionalhook=True`` it may belong to a plugin that is not on."""
+"""Marks a method that implements a hook. With ``optionalhook=True`` the hook's owner may be disabled."""
 
 
 class Hooks(Protocol):
-    """What a plugin calls its own hooks with, at boot."""
+    """Calls the hooks that a plugin owns, at boot."""
 
     def collect(self, hook: str, **arguments: object) -> list[Contribution[Any]]:
-        """What all plugins return for that hook, in boot order, each with its owner's name.
+        """The values that all plugins return for that hook, in boot order, each with its owner's name.
 
-        An implementation takes any of ``arguments``, and of ``services``. Raises ``DeploymentError`` for one that fails
+        An implementation takes any of ``arguments``, and of ``services``. Raises ``DeploymentError`` when one fails
         or returns no sequence.
         """
         ...

@@ -23,7 +23,7 @@ class Ledger(EntryReader, Protocol):
         ...
 
     async def redact(self, chain: Chain, entry_id: str, kind: str, reason: str, actor: str) -> Entry:
-        """Erase the payload of the entry with that id and kind; the redaction entry that says so.
+        """Erase the payload of the entry with that id and kind; returns the redaction entry.
 
         Raises ``NotFound``, ``Conflict`` (there is no payload, or it was erased before) and ``Unavailable``.
         """
@@ -32,7 +32,7 @@ class Ledger(EntryReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChainBreak:
-    """The first thing that does not hold: where, a stable code, a sentence. ``id``: the entry's, if it has one."""
+    """The first fault of a chain: its place, a stable code, a sentence. ``id``: the entry's, if it has one."""
 
     seq: int
     code: str
@@ -42,7 +42,7 @@ class ChainBreak:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointComparison:
-    """What comparing a chain with its checkpoints gave. ``newest_seq``: of the newest checkpoint, None without any."""
+    """The comparison of a chain with its checkpoints. ``newest_seq``: of the newest checkpoint, None without any."""
 
     compared_count: int
     signatures_checked_count: int
@@ -52,10 +52,10 @@ class CheckpointComparison:
 
 @dataclass(frozen=True, slots=True)
 class ChainVerdict:
-    """What is known of a stretch of a chain. ``head_seq`` and ``head_hash``: its last entry as far as it held.
+    """The result of verifying a range of a chain. ``head_seq`` and ``head_hash``: its last valid entry.
 
     ``verdict``: ``checkpointed`` (every check and at least one checkpoint held), ``unanchored`` (the chain holds, but
-    nothing outside the database speaks for it) or ``failed``. ``unchecked``: sentences about what was not checked.
+    no evidence outside the database confirms it) or ``failed``. ``unchecked``: sentences about the omitted checks.
     """
 
     verdict: str
@@ -88,7 +88,7 @@ class ChainAudit(Protocol):
     ) -> ChainVerdict:
         """Check the entries ``from_seq`` to ``through_seq`` (None: to the end) off the event loop.
 
-        ``progress``: told how many more entries were checked. Raises ``Unavailable`` when too many verifications run,
-        or one could not be carried out.
+        ``progress``: called with the number of entries checked since the last call. Raises ``Unavailable``
+        when too many verifications run, or this one could not be carried out.
         """
         ...

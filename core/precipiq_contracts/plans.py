@@ -1,4 +1,4 @@
-"""What an organisation's plan allows, for a deployment that charges its own tenants."""
+"""The limits of an organisation's plan, for a deployment that charges its own tenants."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NO_LIMITS = PlanLimits()
 
 
 class Plans(Protocol):
-    """Capability: the plans of organisations. Those who bound something ask it each time; ``optional`` for them."""
+    """Capability: organisations' plans. Plugins that enforce them declare it ``optional``, and call it each time."""
 
     def limits_of(self, org_id: str) -> PlanLimits:
-        """The limits that apply now. MUST NOT raise or wait: every request asks."""
+        """The limits that apply now. MUST NOT raise or wait: every request calls it."""
         ...

@@ -1,4 +1,4 @@
-"""What plugins contributed, for the plugins that use it. Empty during ``provide``, complete from lifespan on."""
+"""Plugins' contributions, for the plugins that use them. Empty during ``provide``, complete from lifespan on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Migrations(ByName[Migration], Protocol):
 
 
 class Routes:
-    """Capability: all routes, with their owners, for what describes them. Filled once everybody was asked."""
+    """Capability: all routes, with their owners, for OpenAPI. Filled after all hooks were called."""
 
     def __init__(self) -> None:
         self.contributions: Sequence[Contribution[Any]] = ()

@@ -1,4 +1,4 @@
-"""Where a secret lies, as processes hand it to each other: never the secret, and nothing that takes long to import."""
+"""The location of a secret, as processes pass it on: never the secret itself. Imports little."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SecretLocation:
 
 
 def read_key_file(path: Path) -> str:
-    """The secret in it, without surrounding white space. Raises ``DeploymentError`` when it is missing or empty."""
+    """The secret in the file, without white space around it. Raises ``DeploymentError`` when it is missing or empty."""
     try:
         with path.open("rb") as stream:
             secret = stream.read(_FILE_BYTES_MAX).decode().strip()

@@ -1,4 +1,4 @@
-"""Keys that the deployment's master key gives rise to."""
+"""Keys derived from the deployment's master key."""
 
 from __future__ import annotations
 

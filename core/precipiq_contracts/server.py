@@ -1,4 +1,4 @@
-"""What serves an application over sockets, and the settings that core needs of whatever does."""
+"""The capability that serves an application over sockets, and the settings of it that core reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAMES = "precipiq.websocket.frames"
 
 
 class ServerSettings(Settings):
-    """``[server]`` as core knows it. The plugin that provides ``Server`` derives its ``Config`` from it."""
+    """The part of ``[server]`` that core reads. The plugin that provides ``Server`` derives its ``Config`` from it."""
 
     bind: str = Field("127.0.0.1:8000", description="host:port")
     workers: int = Field(
@@ -57,9 +57,9 @@ class Site:
     """An application that booted, as its server sees it.
 
     ``app``: without the lifespan scope, which is ``lifespan``: entered once the server may serve, left when it ends.
-    ``open_console``: to be called when requests are accepted: shows the operator what waited for it. ``say_serving``:
-    the line that operators wait for; takes the addresses, and what else it says. ``command``: starts this deployment
-    once more in another process, which ``--worker SEAT`` tells its place; ``SEAT`` begins with its number and a colon.
+    ``open_console``: the server calls it when it accepts requests; it shows the operator the deferred text.
+    ``say_serving``: logs that the server is ready; takes the addresses and further fields. ``command``: starts this
+    deployment in another process; ``--worker SEAT`` gives its place. ``SEAT`` begins with its number and a colon.
     """
 
     app: AsgiApp
@@ -70,11 +70,11 @@ class Site:
 
 
 class Server(Protocol):
-    """Capability: serves a site until it is told to stop. One plugin provides it; its settings are ``[server]``."""
+    """Capability: serves a site until a signal stops it. One plugin provides it; its settings are ``[server]``."""
 
     def run(self, site: Site) -> int:
         """Serve until SIGTERM or SIGINT; the exit code: 0 after a clean stop, 2 could not start, 3 crashed.
 
-        What is wrong with address or certificate is logged, as is the end.
+        A fault of the address or the certificate is logged, as is the end.
         """
         ...

@@ -1,4 +1,4 @@
-"""The capabilities of one application: each a type with one provider. Asked at boot, never during a request."""
+"""The capabilities of one application: each a type with one provider. Looked up at boot, never during a request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Services:
         return cast("T", self._values[capability])
 
     def find(self, capability: type[T]) -> T | None:
-        """As :meth:`get`, but None when nothing provides it: for what a plugin declares ``optional``."""
+        """As :meth:`get`, but None when no plugin provides it: for capabilities declared ``optional``."""
         return self.get(capability) if capability in self._owners else None
 
     @property
@@ -53,7 +53,7 @@ class Services:
         """Name of the capability -> its health check."""
         return dict(self._pings)
 
-    def acting_as(self, owner: str, declared: frozenset[type] | None) -> None:
-        """Whose turn it is during boot; ``declared`` limits what it may provide (None: anything)."""
+    def act_for(self, owner: str, declared: frozenset[type] | None) -> None:
+        """Attribute the next calls to that plugin; ``declared``: the types that it may provide (None: any)."""
         self._owner = owner
         self._declared = declared

@@ -1,4 +1,4 @@
-"""What configuration is made of: strict models, and references to secrets."""
+"""The parts of configuration: strict models, and references to secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
 
 class SecretReference(BaseModel):
-    """Where a secret lies: ``{ env = "NAME" }`` or ``{ file = "path" }``; never the value itself.
+    """The location of a secret: ``{ env = "NAME" }`` or ``{ file = "path" }``; never the value itself.
 
     A relative path starts at the deployment's data directory.
     """
@@ -48,11 +48,11 @@ class SecretReference(BaseModel):
 
     @property
     def location(self) -> SecretLocation:
-        """The same for other processes, which need no settings."""
+        """The same without pydantic, for other processes."""
         return SecretLocation(self.env, self.file)
 
     def reveal(self, where: str) -> str:
-        """See :meth:`SecretLocation.reveal`. ``where``: this setting's path, with which what it raises begins."""
+        """See :meth:`SecretLocation.reveal`. ``where``: this setting's path; error messages begin with it."""
         try:
             return self.location.reveal()
         except DeploymentError as error:

@@ -1,4 +1,4 @@
-"""Secrets at rest: wrapped under a master key that only a vault knows, bound to what they are for."""
+"""Secrets at rest: wrapped under a master key that only a vault holds, each bound to its context."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 SECRET_BYTES_MAX = 4096
-"""What every vault can wrap at least, and callers may count on."""
+"""The largest secret that every vault must be able to wrap."""
 
 Context: TypeAlias = Mapping[str, str]
-"""What a wrapped secret is bound to (associated data): organisation, id, purpose. Not secret; may be logged."""
+"""The associated data of a wrapped secret: organisation, id, purpose. Not secret; may be logged."""
 
 
 class VaultAccess(Protocol):
-    """A vault as a process of its own uses it: synchronous, and in that process alone.
+    """The vault for a separate process: synchronous, used in that process alone.
 
     MUST be picklable; a pickled one MUST NOT hold a master key. Raises as :class:`KeyVault` does.
     """
@@ -27,8 +27,8 @@ class VaultAccess(Protocol):
 class KeyVault(Protocol):
     """Capability: wraps and unwraps small secrets. One plugin of a deployment provides it.
 
-    What a vault wraps says under which master key it was wrapped. No method brings a master key into the process that
-    calls it. Every method raises ``Unavailable`` when the vault cannot be reached or has no master key.
+    A wrapped secret names the master key that it was wrapped under. No method brings a master key into the calling
+    process. Every method raises ``Unavailable`` when the vault cannot be reached or has no master key.
     """
 
     async def wrap(self, secret: bytes, context: Context) -> bytes:
@@ -44,21 +44,21 @@ class KeyVault(Protocol):
         ...
 
     def is_current(self, wrapped: bytes) -> bool:
-        """Whether it is wrapped under the newest master key, as far as can be told without unwrapping it."""
+        """Whether it is wrapped under the newest master key, as far as the vault can decide without unwrapping it."""
         ...
 
     async def check(self) -> str:
-        """Wrap and unwrap something; a sentence about the vault for the operator, without a secret in it."""
+        """Wrap and unwrap a test value; returns a sentence about the vault for the operator, without a secret in it."""
         ...
 
     def access(self) -> VaultAccess:
-        """The vault for another process: a signing process unwraps there what must never be seen here."""
+        """The vault for another process: a signing process unwraps keys that must never be plain in this one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedSecret:
-    """A wrapped secret where a plugin keeps it. ``ref``: finds it there again."""
+    """A wrapped secret that a plugin stores. ``ref``: its id in that storage."""
 
     ref: str
     wrapped: bytes
@@ -66,7 +66,7 @@ class WrappedSecret:
 
 
 class WrappedSecrets(Protocol):
-    """The wrapped secrets that a plugin stores; what the hook ``wrapped_secrets`` gives, for ``precipiq vault``."""
+    """The wrapped secrets that a plugin stores: a value of the hook ``wrapped_secrets``, for ``precipiq vault``."""
 
     @property
     def name(self) -> str:
@@ -74,9 +74,9 @@ class WrappedSecrets(Protocol):
         ...
 
     def all(self) -> AsyncIterator[WrappedSecret]:
-        """Every one that is stored, of all tenants."""
+        """Every stored secret, of all tenants."""
         ...
 
     async def replace(self, secret: WrappedSecret, wrapped: bytes) -> bool:
-        """Store what was wrapped anew in its place; False when it changed meanwhile."""
+        """Replace the stored value with ``wrapped``; False when it changed meanwhile."""
         ...

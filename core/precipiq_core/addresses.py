@@ -1,23 +1,23 @@
-"""What counts as one client: addresses as counters know them. Pure functions."""
+"""The key of a client in counters per address. Pure functions."""
 
 from __future__ import annotations
 
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 UNKNOWN = "unknown"
-"""All clients whose address cannot be told."""
+"""The key of all clients without a valid address."""
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK_SIZE = 8
 
 
-def counted_address(address: str | None) -> str:
-    """IPv4 by itself, IPv6 by its /64: that is what one customer has at the least, and may choose from freely.
+def address_to_count(address: str | None) -> str:
+    """The IPv4 address, or the IPv6 /64: providers give each customer at least a /64 to choose addresses from.
 
     IPv4 that is mapped into IPv6 (RFC 4291 section 2.5.5.2) is IPv4, in each of its spellings. A zone id (RFC 4007) is
-    ignored. What is no address is ``UNKNOWN``. At most 24 characters.
+    ignored. Any other text is ``UNKNOWN``. At most 24 characters.
     """
-    # With socket, as ipaddress takes ten times as long: this runs for whoever asks, before any limit.
+    # With socket, as ipaddress takes ten times as long: this runs for every request, before any limit.
     text = (address or "").partition("%")[0]
     try:
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)

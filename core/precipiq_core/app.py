@@ -1,4 +1,4 @@
-"""The ASGI application of an assembly: the layers around the routes, in one list, and the lifespan of all that runs."""
+"""The ASGI application of an assembly: the layers around the routes, in one list, and its lifespan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
 from precipiq_core.logs.sink import Sink
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 
 
 class Application:
@@ -43,16 +43,16 @@ class Application:
 
     @asynccontextmanager
     async def _run(self, _: object) -> AsyncIterator[None]:
-        async with running(self.assembly):
+        async with run_lifespans(self.assembly):
             yield
 
 
 def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware]:
-    """The middleware around the router, outermost first. The server has its own outside: ``client`` is who asks."""
+    """The middleware around the router, outermost first. The server adds its own outside, so ``client`` is correct."""
     server, services = assembly.server, assembly.services
     metrics = RequestMetrics(services.get(CollectorRegistry))
     return [
-        Middleware(CredentialShield),  # the key leaves the scope here: what is outside may see it, and logs nothing
+        Middleware(CredentialShield),  # removes the key from the scope: outer layers may see it, and log nothing
         Middleware(
             RequestLog,
             clock=services.get(Clock),

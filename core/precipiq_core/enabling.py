@@ -1,4 +1,4 @@
-"""Which plugins a deployment turns on, and with what settings: those it names, and those that need no name."""
+"""The plugins that a deployment enables, and their settings: the named ones, and those that need no name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from precipiq_core.settings import parse_settings
 
 
 class UnknownServer(ServerSettings):
-    """``[server]`` where no installed plugin serves: what core needs of it is checked, and nothing else."""
+    """``[server]`` where no installed plugin serves: only the settings that core reads are checked."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 @dataclass
 class Enabled:
-    """Classes and settings by plugin's name, the settings that could be parsed."""
+    """Classes and settings by plugin's name; only settings that could be parsed."""
 
     classes: dict[str, type[AnyPlugin]] = field(default_factory=dict)
     settings: dict[str, BaseModel] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Enabled:
 
 
 def enable(deployment: Deployment, installed: Installed, problems: list[str]) -> Enabled:
-    """Load the classes and check their settings. Adds a sentence for each thing that is wrong."""
+    """Load the classes and check their settings. Adds a sentence for each fault."""
     named = {name: table for name, table in deployment.plugins.items() if table is not False}
     explicit = installed.load_all(named, problems)
     enabled = Enabled()
@@ -51,7 +51,7 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
         if database is not None:
             enabled.classes[database.name] = database
             _refuse_own_table("database", database, named, problems)
-            known = _known_elsewhere(deployment.database, database, installed)
+            known = _settings_of_others(deployment.database, database, installed)
             table = {key: value for key, value in deployment.database.items() if key not in known}
             tables[database.name] = ("database", table)
     for name in BY_THEMSELVES:
@@ -107,7 +107,7 @@ def _refuse_own_table(where: str, plugin: type[AnyPlugin], named: Mapping[str, A
         problems.append(f"plugins.{plugin.name}: its settings stand in [{where}]")
 
 
-def _known_elsewhere(table: Mapping[str, Any], plugin: type[AnyPlugin], installed: Installed) -> set[str]:
+def _settings_of_others(table: Mapping[str, Any], plugin: type[AnyPlugin], installed: Installed) -> set[str]:
     """Settings that another kind of database has: a deployment may keep them when its URL changes."""
     unknown = set(table) - set(plugin.Config.model_fields)
     if not unknown:
@@ -127,7 +127,7 @@ def _parse_all(
 
 
 def make_plugins(enabled: Enabled, problems: list[str], *, edge: bool) -> dict[str, AnyPlugin]:
-    """An instance of each plugin whose settings are right. Adds what they refuse. ``edge``: see ``boot.assemble``."""
+    """An instance of each plugin with valid settings. Adds their problems. ``edge``: see ``boot.assemble``."""
     made: dict[str, AnyPlugin] = {}
     for name, settings in enabled.settings.items():
         try:

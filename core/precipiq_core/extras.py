@@ -1,4 +1,4 @@
-"""Packages that only some deployments need, which an installation leaves out until an operator asks for them."""
+"""Packages that only some deployments need, which an installation omits until the operator adds them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from precipiq_contracts.errors import DeploymentError
 
 
 def require_extra(wanted_by: str, package: str, distribution: str, extra: str) -> None:
-    """Nothing when the import package is there. ``wanted_by``: the setting or table that asks for it.
+    """Check that the import package is installed. ``wanted_by``: the setting or table that needs it.
 
-    ``distribution``: what brings it, with an extra where it needs one; ``extra``: of `scripts/bootstrap`. Raises
+    ``distribution``: the one that requires it, with its extra if any; ``extra``: of `scripts/bootstrap`. Raises
     ``DeploymentError``, which names them.
     """
     if find_spec(package) is None:

@@ -1,4 +1,4 @@
-"""The capability graph: what plugins provide and require gives the boot order, or a list of everything wrong."""
+"""The capability graph: what plugins provide and require gives the boot order, or a list of all faults."""
 
 from __future__ import annotations
 

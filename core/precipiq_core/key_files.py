@@ -1,4 +1,4 @@
-"""Files that hold a key, made once for their owner alone, whoever else makes the same one at that moment."""
+"""Files that hold a key, made once and readable by their owner alone, even when several processes make one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KEY_BYTES = 32
 
 
 def create_key_file(path: Path, randomness: Randomness, *, where: str) -> bool:
-    """Make it, with 32 random bytes as 64 hex digits; False when it is there. Appears whole, or not at all.
+    """Make the file, with 32 random bytes as 64 hex digits; False when it exists. The file appears atomically.
 
     ``where``: the setting that names it. Raises ``DeploymentError``.
     """

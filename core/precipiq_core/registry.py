@@ -1,4 +1,4 @@
-"""Contributions by name: what stands behind the capabilities of ``precipiq_contracts.registries``."""
+"""Contributions by name: implements the capabilities of ``precipiq_contracts.registries``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NamedT = TypeVar("NamedT", bound=_Named)
 
 
 class Registry(Generic[NamedT]):
-    """Contributions by name, filled once at boot. ``what``: one of them, for messages, such as ``entry kind``."""
+    """Contributions by name, filled once at boot. ``what``: the noun for messages, such as ``entry kind``."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -31,7 +31,7 @@ class Registry(Generic[NamedT]):
         return self._by_name
 
     def fill(self, contributions: Iterable[Contribution[NamedT]]) -> None:
-        """Take them in. Raises ``DeploymentError`` with a sentence for each name that two plugins claim."""
+        """Add the contributions. Raises ``DeploymentError`` with a sentence for each name that two plugins claim."""
         problems = []
         for item in contributions:
             name = item.value.name

@@ -15,10 +15,10 @@ log = structlog.get_logger("precipiq.running")
 
 
 @asynccontextmanager
-async def running(assembly: Assembly) -> AsyncIterator[None]:
-    """Enter every plugin's lifespan in boot order; leave in reverse. Raises what they raise on entering.
+async def run_lifespans(assembly: Assembly) -> AsyncIterator[None]:
+    """Enter every plugin's lifespan in boot order; leave in reverse. Raises their exceptions on entering.
 
-    What one raises while it is left is logged, and keeps no other from closing: what the process did is done.
+    An exception while one is left is logged, and does not prevent the others from closing.
     """
     async with AsyncExitStack() as stack:
         for item in assembly.lifespans:

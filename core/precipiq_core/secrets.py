@@ -1,6 +1,6 @@
-"""The deployment's master key as its plugins see it: what gives them derived keys, and never shows itself.
+"""The deployment's master key for its plugins: derives keys for them, and never shows the master key.
 
-A key in a file is read by a process of its own, never by this one: no dump of this process's memory holds it.
+A separate process reads a key in a file, never this one: no dump of this process's memory holds it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.child_process import call_once
 from precipiq_core.deployment import SecretSettings
-from precipiq_core.master_key import SETTING, MasterKeyFile, derived
+from precipiq_core.master_key import SETTING, MasterKeyFile, derive_key
 
 
 class DeploymentMasterKey:
@@ -21,7 +21,7 @@ class DeploymentMasterKey:
         self._derived: dict[str, bytes] = {}
 
     def derive(self, purpose: str) -> bytes:
-        """See ``MasterKey.derive``. Blocks some fifty milliseconds for a purpose that is new.
+        """See ``MasterKey.derive``. Blocks about 50 ms for a new purpose.
 
         Raises ``DeploymentError`` when the deployment names no key or it cannot be used.
         """
@@ -30,7 +30,7 @@ class DeploymentMasterKey:
         return self._derived[purpose]
 
     def check(self) -> None:
-        """Raises as :meth:`derive` does, and makes no file: one that is to be made may be absent."""
+        """Raises as :meth:`derive` does, but makes no file: a file that serving would make may be absent."""
         path = None if self._settings.master_key is None else self._settings.master_key.file
         if path is None or path.exists() or not self._settings.create_master_key:
             self.derive("")
@@ -39,9 +39,9 @@ class DeploymentMasterKey:
         reference = self._settings.master_key
         if reference is None:
             raise DeploymentError([f"{SETTING}: is required by an enabled plugin"])
-        if reference.file is None:  # that of a variable lies in this process's environment anyway
-            return derived(reference.reveal(SETTING), purpose)
-        is_made = self._settings.create_master_key and not self._derived  # never again: it would be another key
+        if reference.file is None:  # a variable's key is in this process's environment anyway
+            return derive_key(reference.reveal(SETTING), purpose)
+        is_made = self._settings.create_master_key and not self._derived  # a second file would hold another key
         file = MasterKeyFile(reference.file, is_made, self._randomness)
         try:
             key: bytes = call_once(file, "derive", purpose)

@@ -1,4 +1,4 @@
-"""A table of the deployment as a model: what is wrong with it becomes sentences in the words of the file."""
+"""A table of the deployment as a model: its faults become sentences in the terms of the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_settings(
 
 
 def _sentence(model: type[BaseModel], table: Mapping[str, Any], where: str, item: ErrorDetails) -> str:
-    """In the words of the file: no name of a Python class, no regular expression."""
+    """In the terms of the file: no name of a Python class, no regular expression."""
     loc = item["loc"]
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     if item["type"] == "extra_forbidden":

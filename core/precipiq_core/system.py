@@ -20,7 +20,7 @@ class SystemClock:
 
 
 class SystemRandomness:
-    """The operating system's random source, asked for a few kilobytes at a time; no byte is given out twice."""
+    """The operating system's random source, read a few kilobytes at a time; no byte is used twice."""
 
     _POOL_BYTES = 4096
 
@@ -40,10 +40,10 @@ class SystemRandomness:
             return self._pool[start : self._used]
 
     def __reduce__(self) -> tuple[type[SystemRandomness], tuple[()]]:
-        """Another process asks the operating system itself."""
+        """A process that unpickles it reads the operating system's source itself."""
         return SystemRandomness, ()
 
     def _forget(self) -> None:
-        """A forked child must not give out what its parent gives out."""
+        """A forked child must not use the bytes that its parent uses."""
         self._lock = threading.Lock()
         self._pool, self._used = b"", 0

@@ -1,1 +1,1 @@
-"""Plugins' schemas as Alembic branches, whatever the database: what the plugins of databases share."""
+"""Plugins' schemas as Alembic branches, for any database: the shared parts of the plugins of databases."""

@@ -1,4 +1,4 @@
-"""The only module that imports Alembic, when a step is missing or a branch's files do not say so plainly."""
+"""The only module that imports Alembic. It is imported when a step is missing or only Alembic can read a branch."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def upgrade(connection: Any, migration: Migration, revision: str, roles: object)
 
 def _config(migration: Migration) -> Config:
     config = Config()
-    config.set_main_option("script_location", _escaped(_SCRIPTS))
-    config.set_main_option("version_locations", _escaped(migration.location))
+    config.set_main_option("script_location", _escape(_SCRIPTS))
+    config.set_main_option("version_locations", _escape(migration.location))
     config.set_main_option("path_separator", "os" if os.pathsep not in str(migration.location) else "newline")
     return config
 
 
-def _escaped(path: Path) -> str:
+def _escape(path: Path) -> str:
     return str(path).replace("%", "%%")

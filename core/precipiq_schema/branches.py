@@ -1,8 +1,8 @@
-"""Plugins' schemas as Alembic branches, whatever the database: which steps are missing, and taking one.
+"""Plugins' schemas as Alembic branches, for any database: finds the missing steps, and takes one.
 
 Each branch has a version table of its own, so that a plugin can be switched off without its tables becoming unknown.
-A revision file may say ``phase = "post"``: that step comes when no process of the version before runs any more. All
-others must leave that version able to read and write.
+A revision file may set ``phase = "post"``: that step is taken when no process of the previous version runs any more.
+All other steps must leave that version able to read and write.
 
 Alembic and SQLAlchemy take longer to import than everything else together, so a current schema is found without them.
 """
@@ -18,9 +18,9 @@ from precipiq_schema.steps import Step
 
 
 def missing_steps(migration: Migration, versions: Sequence[str]) -> list[Step]:
-    """What is to be done, in order, when the branch's version table holds ``versions``.
+    """The steps to take, in order, when the branch's version table holds ``versions``.
 
-    Raises ``DeploymentError`` when it holds a revision that the code does not know, or a phase is misspelt.
+    Raises ``DeploymentError`` when the table holds a revision that the code does not know, or a phase is misspelt.
     """
     if versions and frozenset(versions) == stated_heads(migration.location):
         return []

@@ -1,4 +1,4 @@
-"""What a branch's revision files state plainly, read as text: nothing is imported or executed."""
+"""The revisions of a branch, as far as its files state them by literals. Nothing is imported or executed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOT_STATED = object()
 
 
 def stated_heads(location: Path) -> frozenset[str] | None:
-    """The newest revisions in that folder; None where only Alembic can tell.
+    """The newest revisions in that folder; None where only Alembic can find them.
 
     That is so when a file names its revisions other than by literals, when one depends on another branch, when two have
     the same name, or one follows a revision that is not there.
@@ -20,7 +20,7 @@ def stated_heads(location: Path) -> frozenset[str] | None:
     for path in location.glob("*.py"):
         if path.name.startswith((".#", "__init__")):  # Alembic passes over them too
             continue
-        names = _assigned(path)
+        names = _read_assignments(path)
         revision, before = names.get("revision", _NOT_STATED), names.get("down_revision", _NOT_STATED)
         if before is None:
             before = ()
@@ -38,7 +38,7 @@ def stated_heads(location: Path) -> frozenset[str] | None:
     return frozenset(followed) - older if older <= followed.keys() else None
 
 
-def _assigned(path: Path) -> Mapping[str, object]:
+def _read_assignments(path: Path) -> Mapping[str, object]:
     """The module's names that are bound once, with the literals that they are bound to."""
     try:
         module = ast.parse(path.read_bytes())

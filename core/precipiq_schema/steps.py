@@ -1,4 +1,4 @@
-"""The words of migrations: a step is one revision of a branch, before or after the version before is gone."""
+"""The terms of migrations: a step is one revision of a branch, taken before or after the old version has ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PRE, POST = "pre", "post"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One revision of a branch. ``is_post``: whether it waits for the version before to be gone."""
+    """One revision of a branch. ``is_post``: whether it waits until no process of the previous version runs."""
 
     migration: Migration
     revision: str

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
-from precipiq_hypercorn.service import run
+from precipiq_hypercorn.serving import run
 
 
 @contextmanager

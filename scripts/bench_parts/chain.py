@@ -28,7 +28,7 @@ from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
@@ -60,7 +60,7 @@ def assembled(server: ServerProcess) -> Assembly:
 
 async def grow(server: ServerProcess, chain: Chain, count: int) -> None:
     assembly = assembled(server)
-    async with running(assembly):
+    async with run_lifespans(assembly):
         service = assembly.services.get(LedgerService)
         for start in range(0, count, APPEND_AT_ONCE):
             numbers = range(start, min(start + APPEND_AT_ONCE, count))
@@ -129,7 +129,7 @@ def measure(folder: Path, postgres: PostgresServer | None) -> None:
 
 async def auditor_of(server: ServerProcess) -> EntryAuditor:
     assembly = assembled(server)
-    async with running(assembly):
+    async with run_lifespans(assembly):
         return assembly.services.get(LedgerService).store.auditor()
 
 

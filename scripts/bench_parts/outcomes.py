@@ -24,7 +24,7 @@ from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.clock import format_timestamp
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import load_deployment
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.service import LedgerService
 from precipiq_outcomes.projection import Projection
@@ -87,7 +87,7 @@ async def fill(server: ServerProcess, chain: Chain) -> None:
         load_deployment(server.config, {}), clock=clock, randomness=SystemRandomness(), console=Silence(), serving=False
     )
     count = ENTRIES // 5
-    async with running(assembly):
+    async with run_lifespans(assembly):
         ledger = assembly.services.get(LedgerService)
         sample: list[Entry] = []
         for numbers in pieces(ENTRIES):

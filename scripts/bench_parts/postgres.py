@@ -35,7 +35,7 @@ from http_append import (
 from precipiq_contracts.chain import Chain
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.setup import configure_logging
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService
@@ -137,7 +137,7 @@ def measure_batches(server: ServerProcess, database: PostgresDatabase) -> None:
 
     async def rounds() -> None:
         assembly = assembled(server)
-        async with running(assembly):
+        async with run_lifespans(assembly):
             service = assembly.services.get(LedgerService)
             for _ in range(ROUNDS):
                 through.append(await rate(lambda: service.append(chain, drafts), BATCH_CONNECTIONS))
@@ -202,7 +202,7 @@ def measure_row_level_security(server: ServerProcess, database: PostgresDatabase
 
     async def rounds() -> None:
         assembly = assembled(server)
-        async with running(assembly):
+        async with run_lifespans(assembly):
             service = assembly.services.get(LedgerService)
             for _ in range(ROUNDS):
                 for is_on in (True, False):

@@ -23,7 +23,7 @@ from typing import cast
 from precipiq_chain.verify import GENESIS
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.secret_location import SecretLocation
-from precipiq_core.child_process_main import LENGTH_BYTES, framed
+from precipiq_core.child_process_main import LENGTH_BYTES, frame
 from precipiq_core.master_key import MasterKeyFile
 from precipiq_core.system import SystemRandomness
 from precipiq_exports.bundle.spec import BundleSpec, BundleTask
@@ -67,7 +67,7 @@ class Starts:
         process = self._popen(*arguments)
         assert process.stdin is not None
         for message in sends:
-            process.stdin.write(framed(pickle.dumps(message)))
+            process.stdin.write(frame(pickle.dumps(message)))
             process.stdin.flush()
             process.stdout.read(int.from_bytes(process.stdout.read(LENGTH_BYTES)))
         process.stdin.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, Usage
 from precipiq_contracts.auth import AddressLimiter, RateState
-from precipiq_core.addresses import UNKNOWN, counted_address
+from precipiq_core.addresses import UNKNOWN, address_to_count
 from precipiq_testkit.clock import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -73,14 +73,14 @@ class Bench:
     ],
 )
 def test_one_client_is_one_ipv4_address_or_one_64_of_ipv6(address: str | None, counted: str) -> None:
-    assert counted_address(address) == counted
+    assert address_to_count(address) == counted
 
 
 @given(address=st.one_of(st.text(), st.ip_addresses().map(str)))
 def test_whatever_the_address_it_counts_as_a_short_word(address: str) -> None:
-    counted = counted_address(address)
+    counted = address_to_count(address)
     assert len(counted) <= 24
-    assert counted == UNKNOWN or counted_address(counted.removesuffix("/64")) == counted
+    assert counted == UNKNOWN or address_to_count(counted.removesuffix("/64")) == counted
 
 
 async def test_the_31st_of_30_is_refused_and_another_address_is_not() -> None:

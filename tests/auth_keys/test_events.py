@@ -88,7 +88,7 @@ async def test_a_key_made_while_the_ledger_is_down_works_and_its_event_is_sealed
     bench.ledger.down = True
     chain, key_id = await make(bench)
     assert [key.key_id for key in await bench.service.keys(chain)] == [key_id]
-    assert [event.kind for event in await bench.store.events.waiting(10)] == ["key_created"]
+    assert [event.kind for event in await bench.store.events.fetch_waiting(10)] == ["key_created"]
 
     bench.ledger.down = False
     await bench.service.deliver_events()
@@ -96,7 +96,7 @@ async def test_a_key_made_while_the_ledger_is_down_works_and_its_event_is_sealed
 
     [(sealed_in, draft)] = bench.ledger.sealed.values()
     assert (sealed_in, draft.actor, draft.payload, draft.body["key_id"]) == (chain, "system", None, key_id)
-    assert await bench.store.events.waiting(10) == []
+    assert await bench.store.events.fetch_waiting(10) == []
 
 
 async def test_events_are_sealed_in_the_order_in_which_they_happened(bench: Bench) -> None:
@@ -125,7 +125,7 @@ async def test_more_events_than_are_taken_at_once_are_all_sealed(bench: Bench) -
     await bench.service.deliver_events()
 
     assert len(bench.ledger.sealed) == 120
-    assert await bench.store.events.waiting(1) == []
+    assert await bench.store.events.fetch_waiting(1) == []
 
 
 async def test_what_is_refused_leaves_neither_a_key_nor_an_event(bench: Bench) -> None:

@@ -19,7 +19,7 @@ import structlog
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 from precipiq_core import child_process
 from precipiq_core.child_process import ChildProcess, Role, call_once
-from precipiq_core.child_process_main import framed
+from precipiq_core.child_process_main import frame
 from tests.core.servants import SECRET, DiesWhenTaken, Servant, Unloadable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
@@ -162,12 +162,12 @@ async def test_a_process_that_is_dead_before_the_first_write_is_told_and_replace
 ) -> None:
     dead = await process.call("pid")
 
-    def framed_too_late(message: bytes) -> bytes:
+    def frame_too_late(message: bytes) -> bytes:
         kill(dead)
-        return framed(message)
+        return frame(message)
 
     with monkeypatch.context() as patch, pytest.raises(Unavailable, match="did not answer") as caught:
-        patch.setattr(child_process, "framed", framed_too_late)
+        patch.setattr(child_process, "frame", frame_too_late)
         await process.call("echo", b"x" * 500_000)
 
     assert caught.value.retry_after_s
@@ -179,8 +179,8 @@ class ClosedBeforeTheWrite(ChildProcess):
 
     is_closed = False
 
-    async def _started(self) -> asyncio.subprocess.Process:
-        process = await ChildProcess._started(self)
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = await ChildProcess._start(self)
         if not self.is_closed:
             self.is_closed = True
             assert process.stdin is not None

@@ -16,7 +16,7 @@ from precipiq_contracts.hooks import Hooks, hookspec
 from precipiq_contracts.services import Services
 from precipiq_core.app import Application
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 
 pytestmark = pytest.mark.anyio
 
@@ -315,7 +315,7 @@ async def test_lifespans_start_in_boot_order_and_stop_in_reverse(boot: Any) -> N
     user = recording("user", log, requires=(Capability,))
     maker = recording("maker", log, provides=(Capability,), provide=provides(Capability))
 
-    async with running(boot(user, maker)):
+    async with run_lifespans(boot(user, maker)):
         log.append("serving")
 
     assert log == ["maker starts", "user starts", "serving", "user stops", "maker stops"]
@@ -334,7 +334,7 @@ async def test_a_start_that_fails_stops_what_had_started(boot: Any) -> None:
         return run()
 
     with pytest.raises(OSError, match="disk full") as caught:
-        async with running(boot(recording("first", log), plugin("broken", lifespan=lifespan))):
+        async with run_lifespans(boot(recording("first", log), plugin("broken", lifespan=lifespan))):
             log.append("serving")
 
     assert log == ["first starts", "first stops"]

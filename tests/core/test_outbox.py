@@ -83,7 +83,7 @@ async def test_events_become_entries_in_order_and_are_forgotten(opened: Database
     await outbox.deliver(ledger)  # type: ignore[arg-type]
     assert ledger.bodies() == numbers
     assert next(iter(ledger.sealed)) == "notes:event-0000"
-    assert (await outbox.waiting(1)) == []
+    assert (await outbox.fetch_waiting(1)) == []
 
 
 async def test_what_cannot_be_sealed_stays_and_is_told_once(opened: Database, outbox: Outbox) -> None:
@@ -104,13 +104,13 @@ async def test_an_event_is_stored_with_its_change_or_not_at_all(opened: Database
     await opened.transaction([note, outbox.insert(event(1))])
     with pytest.raises(Conflict):
         await opened.transaction([outbox.insert(event(2)), note])
-    assert [item.event_id for item in await outbox.waiting(9)] == ["event-0001"]
+    assert [item.event_id for item in await outbox.fetch_waiting(9)] == ["event-0001"]
 
 
 async def test_a_condition_decides_and_a_known_id_changes_nothing(opened: Database, outbox: Outbox) -> None:
     if_there = "WHERE EXISTS (SELECT 1 FROM notes WHERE text = :text)"
     insert = outbox.insert(event(1), if_there, {"text": "a"})
     await opened.transaction([insert])
-    assert await outbox.waiting(9) == []
+    assert await outbox.fetch_waiting(9) == []
     await opened.transaction([Statement("INSERT INTO notes (org_id, text) VALUES ('org_alpha', 'a')"), insert, insert])
-    assert await outbox.waiting(9) == [event(1)]
+    assert await outbox.fetch_waiting(9) == [event(1)]

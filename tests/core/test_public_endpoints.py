@@ -35,7 +35,7 @@ class OneVisit:
         if self.visits > 1:
             raise RateLimited(retry_after_s=7)
 
-    def refused(self, code: str, address: str | None) -> None:
+    def note_refusal(self, code: str, address: str | None) -> None:
         self.heard.append(code)
 
 

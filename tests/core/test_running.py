@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from precipiq_contracts.contribution import Contribution
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ def assembly(*parts: AbstractAsyncContextManager[None]) -> Any:
 async def test_what_a_plugin_raises_at_the_stop_is_logged_and_all_others_stop() -> None:
     parts, fault = Parts(), RuntimeError("a fault")
     with structlog.testing.capture_logs() as lines:
-        async with running(assembly(parts.part("a"), parts.part("b", at_stop=fault), parts.part("c"))):
+        async with run_lifespans(assembly(parts.part("a"), parts.part("b", at_stop=fault), parts.part("c"))):
             pass
     assert parts.seen == ["a started", "b started", "c started", "c stopped", "b stopped", "a stopped"]
     assert parts.errors == [], "a part is not told of the faults of those that stopped before it"
@@ -64,7 +64,7 @@ async def test_what_ended_the_service_is_raised_and_not_what_came_after_it() -> 
         structlog.testing.capture_logs() as lines,
         pytest.raises(RuntimeError, match="while it served"),
     ):
-        async with running(assembly(parts.part("a"), parts.part("b", at_stop=ValueError("a fault")))):
+        async with run_lifespans(assembly(parts.part("a"), parts.part("b", at_stop=ValueError("a fault")))):
             raise RuntimeError("while it served")
     assert [str(error) for error in parts.errors] == ["while it served"] * 2
     assert [line["event"] for line in lines] == ["a part did not stop cleanly"]
@@ -73,7 +73,7 @@ async def test_what_ended_the_service_is_raised_and_not_what_came_after_it() -> 
 async def test_what_a_plugin_raises_at_the_start_ends_it_and_stops_those_that_had_started() -> None:
     parts = Parts()
     with structlog.testing.capture_logs() as lines, pytest.raises(RuntimeError, match="a fault") as caught:
-        async with running(assembly(parts.part("a"), parts.part("b", at_start=RuntimeError("a fault")))):
+        async with run_lifespans(assembly(parts.part("a"), parts.part("b", at_start=RuntimeError("a fault")))):
             raise AssertionError("it must not serve")
     assert caught.value.__notes__ == ["while starting plugin plugin1"]
     assert parts.seen == ["a started", "a stopped"]

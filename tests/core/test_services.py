@@ -31,9 +31,9 @@ def test_a_provided_capability_is_found_by_its_type() -> None:
 
 def test_a_second_provider_is_refused_with_both_names() -> None:
     services = Services()
-    services.acting_as("first", None)
+    services.act_for("first", None)
     services.provide(Greeter, English())
-    services.acting_as("second", None)
+    services.act_for("second", None)
 
     with pytest.raises(DeploymentError, match="Greeter is provided by both first and second"):
         services.provide(Greeter, English())
@@ -41,7 +41,7 @@ def test_a_second_provider_is_refused_with_both_names() -> None:
 
 def test_only_what_was_declared_may_be_provided() -> None:
     services = Services()
-    services.acting_as("sly", frozenset((int,)))
+    services.act_for("sly", frozenset((int,)))
     services.provide(int, 5)
 
     with pytest.raises(DeploymentError, match="plugin sly provides str without declaring it"):
@@ -50,7 +50,7 @@ def test_only_what_was_declared_may_be_provided() -> None:
 
 def test_asking_for_what_nobody_provides_names_who_asked() -> None:
     services = Services()
-    services.acting_as("asker", frozenset())
+    services.act_for("asker", frozenset())
 
     with pytest.raises(DeploymentError, match="plugin asker asks for Greeter, which nothing provides"):
         services.get(Greeter)

@@ -24,7 +24,7 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
-from precipiq_core.child_process_main import LENGTH_BYTES, framed
+from precipiq_core.child_process_main import LENGTH_BYTES, frame
 from precipiq_exports.bundle.entries import Context
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle_process import run_bundle_worker
@@ -154,7 +154,7 @@ def test_the_process_ends_with_its_parent(chain: MadeChain, tmp_path: Path) -> N
         assert process.stdout is not None
         servant = BundleServant(task_of(chain, tmp_path / "bundle"))
         call = ("write", (), {"sign": True, "progress": False})
-        process.stdin.write(framed(pickle.dumps(servant)) + framed(pickle.dumps(call)))
+        process.stdin.write(frame(pickle.dumps(servant)) + frame(pickle.dumps(call)))
         process.stdin.flush()
         while (message := message_from(process.stdout))[0] != "asked":
             assert message[0] in ("result", "told")

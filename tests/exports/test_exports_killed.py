@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from precipiq_testkit.plugin import used
+from precipiq_testkit.plugin import use_database
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.effort import rounds
@@ -65,7 +65,7 @@ def hurried(
         postgres = None
         if database == "postgres":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
-            postgres = stack.enter_context(used(request.getfixturevalue("migrated_postgres").copy(), patch))
+            postgres = stack.enter_context(use_database(request.getfixturevalue("migrated_postgres").copy(), patch))
         folder = tmp_path_factory.mktemp("server")
         yield stack.enter_context(running_server(folder, postgres=postgres, overrides=HURRIED))
 

@@ -62,7 +62,7 @@ def lease(job: Job, owner: str = "one") -> Lease:
 
 
 async def waiting(store: JobStore) -> list[str]:
-    return [item.kind for item in await store.events.waiting(100)]
+    return [item.kind for item in await store.events.fetch_waiting(100)]
 
 
 def finished(job: Job) -> Job:

@@ -16,7 +16,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_core.system import SystemRandomness
 from precipiq_exports.signing_key_store import context_of
-from precipiq_testkit.process_memory import found_in_memory
+from precipiq_testkit.process_memory import search_memory
 from precipiq_testkit.server import ServerProcess
 from precipiq_vault_local.keys import LocalVaultAccess
 from tests.system.client import Client
@@ -73,7 +73,7 @@ def test_no_secret_is_anywhere_but_in_its_own_file_and_in_the_signing_process(se
     wanted = needles(server)
     secret = {name: needle for name, needle in wanted.items() if not name.startswith("public")}
 
-    in_memory = found_in_memory(server.process.pid, wanted)
+    in_memory = search_memory(server.process.pid, wanted)
     assert in_memory == {"public: organisation", "public: key"}
     assert held(dump(server), wanted) == {"public: organisation"}
     assert held(server.log_file.read_bytes(), secret) == set()

@@ -22,7 +22,7 @@ from precipiq_core.system import SystemRandomness
 from precipiq_exports.signer import Signer, fingerprint, public_key_pem
 from precipiq_exports.signing_key_store import context_of
 from precipiq_exports.signing_servant import SigningServant
-from precipiq_testkit.process_memory import found_in_memory
+from precipiq_testkit.process_memory import search_memory
 from precipiq_vault_local.keys import LocalVaultAccess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
@@ -148,7 +148,7 @@ class Driver:
         self.answer |= {name: bytes.fromhex(value) for name, value in answer.items()}
 
     def look_for(self, needles: Mapping[str, bytes]) -> None:
-        self.memory.append(found_in_memory(self._process.pid, needles))
+        self.memory.append(search_memory(self._process.pid, needles))
         assert self._process.stdin is not None
         self._process.stdin.write("go on\n")
         self._process.stdin.flush()

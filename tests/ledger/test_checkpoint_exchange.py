@@ -14,7 +14,7 @@ import pytest
 
 from precipiq_contracts.chain import Chain
 from precipiq_ledger.checkpoint_exchange import EXCHANGE_INTERVAL_S
-from precipiq_testkit.plugin import used
+from precipiq_testkit.plugin import use_database
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.ledger.intruders import PostgresIntruder
@@ -68,7 +68,7 @@ class Writing:
 def nodes(migrated_postgres: PostgresDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with (
         pytest.MonkeyPatch.context() as patch,
-        used(migrated_postgres.copy(), patch) as postgres,
+        use_database(migrated_postgres.copy(), patch) as postgres,
         running_server(tmp_path_factory.mktemp("one"), postgres=postgres, overrides=OFTEN) as one,
         node_like(one, tmp_path_factory.mktemp("two")) as two,
     ):

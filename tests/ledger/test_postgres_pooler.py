@@ -16,7 +16,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_testkit.entry_store import EntryStoreConformance, Reopen
-from precipiq_testkit.plugin import used
+from precipiq_testkit.plugin import use_database
 from precipiq_testkit.pooler import TransactionPooler
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.sealing import Writer
@@ -111,7 +111,7 @@ async def test_nodes_that_share_the_poolers_connections_write_and_verify_at_the_
 def served(
     migrated_postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[ServerProcess, TransactionPooler]]:
-    with used(migrated_postgres.copy(), monkeypatch) as postgres, new_pooler(postgres) as pooler:
+    with use_database(migrated_postgres.copy(), monkeypatch) as postgres, new_pooler(postgres) as pooler:
         overrides = {
             f"PRECIPIQ__DATABASE__{name.upper()}": str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in pooled(postgres, pooler).items()

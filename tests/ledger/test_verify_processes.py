@@ -17,7 +17,7 @@ import pytest
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.master_key import derived
+from precipiq_core.master_key import derive_key
 from precipiq_ledger.checkpoints import CheckpointFiles
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 
@@ -31,7 +31,7 @@ class KnownKey:
     """A master key that every process knows."""
 
     def derive(self, purpose: str) -> bytes:
-        return derived("k" * 32, purpose)
+        return derive_key("k" * 32, purpose)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ REASONS = {
     "plugins/hypercorn/precipiq_hypercorn/connections.py": "Hypercorn's: live as long as their connection",
     "plugins/hypercorn/precipiq_hypercorn/drain.py": "closes sockets while the server stops, and is waited for",
     "plugins/hypercorn/precipiq_hypercorn/protocols.py": "gives Hypercorn the cured task group",
-    "plugins/hypercorn/precipiq_hypercorn/service.py": "the server and the deadline of its stop",
+    "plugins/hypercorn/precipiq_hypercorn/serving.py": "the server and the deadline of its stop",
     "plugins/hypercorn/precipiq_hypercorn/supervisor.py": "keeps workers; their parent waits for them",
     "plugins/hypercorn/precipiq_hypercorn/unread_body.py": "lives as long as its request",
     "plugins/bundles_s3/precipiq_bundles_s3/service.py": "an upload, run to its end; who asked waits for it",

@@ -28,7 +28,7 @@ MEMBERS = [
     "tests/testkit",
 ]
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir() and path.name != "__pycache__")
-ROOMS = ["plugin.py", "config.py", "service.py"]
+ROOMS = ["plugin.py", "config.py"]
 GROUPS = ["precipiq", "precipiq.commands", "precipiq.databases", "precipiq.servers"]
 # What a plugin does, and the room that it then has.
 MORE_ROOMS = {"def routes(": "routes.py", "Migration(": "sql"}
@@ -208,7 +208,8 @@ def test_every_script_can_be_executed_as_it_is() -> None:
 def test_a_reader_who_knows_one_plugin_knows_all(plugin: str) -> None:
     package = ROOT / "plugins" / plugin / f"precipiq_{plugin}"
     wiring = (package / "plugin.py").read_text(encoding="utf-8")
-    rooms = [*ROOMS, "py.typed", *(room for word, room in MORE_ROOMS.items() if word in wiring)]
+    domain = "server.py" if "services.provide(Server," in wiring else "service.py"
+    rooms = [*ROOMS, domain, "py.typed", *(room for word, room in MORE_ROOMS.items() if word in wiring)]
     assert [room for room in rooms if not (package / room).exists()] == []
     groups = set(_project(f"plugins/{plugin}")["entry-points"])
     assert {"precipiq", "precipiq.commands"} <= groups <= {*GROUPS}

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
-from precipiq_hypercorn.service import serve
+from precipiq_hypercorn.serving import serve
 from precipiq_hypercorn.unread_body import UnreadBody
 
 HERE = Path(__file__).parent

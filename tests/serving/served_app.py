@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from precipiq_contracts.errors import DeploymentError
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
-from precipiq_hypercorn.service import run
+from precipiq_hypercorn.serving import run
 from precipiq_hypercorn.unread_body import UnreadBody
 
 ACCEPTED: list[str] = []

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from precipiq_hypercorn.config import HypercornConfig
-from precipiq_hypercorn.service import listen
+from precipiq_hypercorn.serving import listen
 from precipiq_hypercorn.supervisor import DEATHS_MAX, Supervisor
 from precipiq_testkit.server import ServerProcess
 

@@ -10,7 +10,7 @@ MAKE_KEYS = """
 import asyncio, json, os, sys
 from pathlib import Path
 from precipiq_auth_keys.service import KeyService
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.cli.context import assemble_for_command
 from precipiq_contracts.auth import SCOPES
 from precipiq_core.deployment import load_deployment
@@ -18,7 +18,7 @@ from precipiq_core.deployment import load_deployment
 async def main():
     deployment = load_deployment(Path(os.environ["PRECIPIQ_CONFIG"]), os.environ)
     assembly = assemble_for_command(deployment)
-    async with running(assembly):
+    async with run_lifespans(assembly):
         keys = assembly.services.get(KeyService)
         for number in range(int(sys.argv[1])):
             organisation = await keys.create_organisation(f"organisation {number}")

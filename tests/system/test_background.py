@@ -19,7 +19,7 @@ from precipiq_core.app import Application
 from precipiq_core.background import BackgroundTasks
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import load_deployment
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemRandomness
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
@@ -169,7 +169,7 @@ async def served(config: Path, overrides: dict[str, str]) -> AsyncIterator[Deplo
     background = assembly.services.get(Background)
     assert isinstance(background, Sabotage)
     app = Application(assembly)
-    async with running(assembly):
+    async with run_lifespans(assembly):
         made = Deployment(app, clock, background)
         async with made.http:
             yield made

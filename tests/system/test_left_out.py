@@ -25,7 +25,7 @@ from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.discovery import DATABASES, PLUGINS, SERVERS, installed_plugins
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from tests.system.client import decision
 
@@ -164,7 +164,7 @@ async def statuses(assembly: Assembly, *requests: tuple[str, str]) -> list[int]:
     """What the deployment answers to these, with the stranger's key, while it runs."""
     app = Application(assembly)
     async with (
-        running(assembly),
+        run_lifespans(assembly),
         httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http,
     ):
         headers = {"X-Precipiq-Key": KEY}

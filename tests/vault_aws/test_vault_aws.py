@@ -33,7 +33,7 @@ from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.child_process import ChildProcess
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_testkit.aws import REGION, AwsServer, aws
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 from precipiq_vault_aws.kms import KmsAccess, KmsSettings
@@ -389,7 +389,7 @@ async def test_the_plugins_boot_and_start_without_aws_and_the_vault_says_that_it
         assembly = boot(tmp_path, {"endpoint_url": url, "attempts_max": 1}, {"endpoint_url": url})
         Application(assembly)
         with capture_logs() as lines:
-            async with running(assembly):
+            async with run_lifespans(assembly):
                 vault = assembly.services.get(KeyVault)
                 with pytest.raises(Unavailable):
                     await vault.check()
@@ -401,7 +401,7 @@ async def test_the_plugins_boot_and_start_without_aws_and_the_vault_says_that_it
 async def test_the_vault_of_a_deployment_wraps(tmp_path: Path, settings: KmsSettings) -> None:
     assembly = boot(tmp_path, {"key_id": settings.key_id, "endpoint_url": settings.endpoint_url}, {})
     with capture_logs() as lines:
-        async with running(assembly):
+        async with run_lifespans(assembly):
             vault = assembly.services.get(KeyVault)
             assert await vault.unwrap(await vault.wrap(SECRET, CONTEXT), CONTEXT) == SECRET
             await until(lambda: any(line["event"] == "the vault can serve" for line in lines))

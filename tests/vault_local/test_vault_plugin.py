@@ -21,7 +21,7 @@ from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import CliContext
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.plugin import PluginBase, PluginConfig, hookimpl
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_operations.vault import vault_group
 from precipiq_vault_local.keys import LocalVaultAccess, key_id_of
@@ -130,7 +130,7 @@ async def test_the_first_start_makes_a_key_and_tells_it_once(deployment: Deploym
     deployment.settings["create_master_key"] = True
     for _ in range(2):
         assembly = deployment.assembly(serving=True)
-        async with running(assembly):
+        async with run_lifespans(assembly):
             vault = assembly.services.get(KeyVault)
             assert await vault.unwrap(await vault.wrap(b"secret", CONTEXT), CONTEXT) == b"secret"
             assert readiness(assembly) == 1
@@ -143,7 +143,7 @@ async def test_the_first_start_makes_a_key_and_tells_it_once(deployment: Deploym
 
 
 async def test_no_key_is_made_unless_the_deployment_says_so(deployment: Deployment) -> None:
-    async with running(deployment.assembly(serving=True)):
+    async with run_lifespans(deployment.assembly(serving=True)):
         pass
 
     assert not (deployment.folder / "vault.key").exists()
@@ -154,7 +154,7 @@ async def test_no_key_takes_the_place_of_one_that_is_lost(deployment: Deployment
     deployment.settings["create_master_key"] = True
     deployment.holder.stored["a"] = wrap_under(deployment, LOST)
     with capture_logs() as lines:
-        async with running(deployment.assembly(serving=True)):
+        async with run_lifespans(deployment.assembly(serving=True)):
             pass
 
     assert [level for level, _ in said(lines)] == ["error", "critical"]
@@ -166,7 +166,7 @@ async def test_a_missing_or_wrong_key_stops_no_start_and_works_once_it_is_right(
     deployment.settings["check_interval_s"] = 0.05
     assembly = deployment.assembly(serving=True)
     with capture_logs() as lines:
-        async with asyncio.timeout(20), running(assembly):
+        async with asyncio.timeout(20), run_lifespans(assembly):
             [(level, reason)] = said(lines)
             assert (level, readiness(assembly)) == ("critical", 0)
             assert "vault.key is missing: there is no such file" in reason

@@ -13,7 +13,7 @@ from precipiq_core.cli.context import assemble_for_command, deployment_of, json_
 from precipiq_core.cli.outcome import EXIT_NO, say_problems
 
 _WORDS = {"migrations": "tables", "provide": "provides"}
-"""What the report calls what a hook gives, where that is not the hook's name."""
+"""The report's word for a hook's contributions, where that is not the hook's name."""
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What commands share: options, the assembled deployment, and running a coroutine inside its lifespan."""
+"""The shared parts of commands: options, the assembly, and running a coroutine inside its lifespan."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def run_in_deployment(ctx: click.Context, work: Callable[[Services], Awaitable[T
     """Run ``work`` with the deployment's parts started, as a plugin's command does."""
     import asyncio
 
-    from precipiq_core.running import running
+    from precipiq_core.running import run_lifespans
 
     assembly = assembly_of(ctx)
 
     async def main() -> T:
-        async with running(assembly):
+        async with run_lifespans(assembly):
             return await work(assembly.services)
 
     return asyncio.run(main())

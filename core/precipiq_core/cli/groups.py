@@ -16,9 +16,9 @@ _CORE_COMMANDS = ("serve", "check", "migrate", "plugins")
 def merge_commands(
     contributions: Iterable[Contribution[click.Command]], problems: list[str]
 ) -> dict[str, click.Command]:
-    """All contributed commands by name; what was contributed stays as it is, since other applications may use it too.
+    """All contributed commands by name; the contributed objects stay unchanged, since other applications may use them.
 
-    Adds a sentence for each name that two claim, unless both mean a group: then their subcommands are put together.
+    Adds a sentence for each name that two plugins claim. Groups of the same name become one group.
     """
     commands: dict[str, click.Command] = {}
     owners = dict.fromkeys(_CORE_COMMANDS, "core")
@@ -27,7 +27,7 @@ def merge_commands(
         present = commands.get(name)
         if isinstance(present, click.Group) and isinstance(command, click.Group):
             present = commands[name] = copy.copy(present)
-            present.commands = {**present.commands, **_unclaimed(name, command, item.owner, owners, problems)}
+            present.commands = {**present.commands, **_claim(name, command, item.owner, owners, problems)}
             if command.params:
                 problems.append(
                     f"command group {name!r}: {item.owner} gives it options, but it is {owners[name]}'s: "
@@ -36,11 +36,11 @@ def merge_commands(
         elif _is_new(name, item.owner, owners, problems):
             commands[name] = command
             if isinstance(command, click.Group):
-                _unclaimed(name, command, item.owner, owners, problems)
+                _claim(name, command, item.owner, owners, problems)
     return commands
 
 
-def _unclaimed(
+def _claim(
     name: str, group: click.Group, owner: str, owners: dict[str, str], problems: list[str]
 ) -> dict[str, click.Command]:
     return {

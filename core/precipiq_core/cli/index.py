@@ -18,9 +18,9 @@ COMMANDS_GROUP = "precipiq.commands"
 def indexed_commands(
     enabled: Collection[str], installed: Iterable[EntryPoint] | None = None, by_themselves: Collection[str] = ()
 ) -> Mapping[str, click.Command] | None:
-    """All commands by name; None when a plugin names none, or not as it should: then all must be booted and asked.
+    """All commands by name; None when a plugin's index is missing or invalid: then only a boot finds the commands.
 
-    ``by_themselves``: plugins that are on where they are installed.
+    ``by_themselves``: plugins that are enabled where they are installed.
     """
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=COMMANDS_GROUP) if installed is None else installed:
@@ -33,7 +33,7 @@ def indexed_commands(
         try:
             for command in points[name].load():
                 together.setdefault(command.name, []).append(Contribution(name, command))
-        except Exception:  # noqa: BLE001  (an import may fail in any way; the boot says why)
+        except Exception:  # noqa: BLE001  (an import may fail in any way; the boot reports it)
             return None
     return {name: each[0].value if len(each) == 1 else _Together(each) for name, each in together.items()}
 

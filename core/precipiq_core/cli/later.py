@@ -1,4 +1,4 @@
-"""Commands that are listed before they are imported: what runs one costs the others no time."""
+"""Commands that are listed before they are imported: a command does not pay for the imports of the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 
 class Later(click.Command):
-    """Stands for the command or group at ``where`` (``module:attribute``), which is imported when it is entered.
+    """A proxy for the command or group at ``where`` (``module:attribute``), which is imported when it is entered.
 
     ``help``: the first line of its help, which lists show.
     """
@@ -36,4 +36,4 @@ class Later(click.Command):
 
 
 NO_COMMANDS: Sequence[click.Command] = ()
-"""What a plugin without commands names in the group ``precipiq.commands``, so that it need not be asked."""
+"""The entry of a plugin without commands in the group ``precipiq.commands``, so that it need not be booted."""

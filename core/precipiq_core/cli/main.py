@@ -1,6 +1,6 @@
 """The command ``precipiq``: core's own subcommands, and those that the deployment's plugins contribute.
 
-What a command needs is imported when it is entered: everything here is paid for by ``precipiq --help``.
+The imports of a command are made when it is entered: ``precipiq --help`` pays for all imports of this module.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ class PrecipiqGroup(click.Group):
     """Core's commands plus the plugins'; the plugins are loaded only where their distributions do not name them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """All commands take ``--config``: wherever it stands, it is the group's."""
-        return super().parse_args(ctx, _config_first(args))
+        """All commands take ``--config``: at any place in the line, it is the group's."""
+        return super().parse_args(ctx, _move_config_first(args))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         try:
-            contributed = set(self._indexed(ctx) or assembly_of(ctx, commands=True).command_by_name)
+            contributed = set(self._load_index(ctx) or assembly_of(ctx, commands=True).command_by_name)
         except PrecipiqError:
             contributed = set()
         return sorted({*super().list_commands(ctx), *contributed})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        command = super().get_command(ctx, cmd_name) or self._indexed(ctx).get(cmd_name)
+        command = super().get_command(ctx, cmd_name) or self._load_index(ctx).get(cmd_name)
         return command or assembly_of(ctx, commands=True).command_by_name.get(cmd_name)
 
-    def _indexed(self, ctx: click.Context) -> Mapping[str, click.Command]:
-        """Nothing when only the booted plugins can tell."""
+    def _load_index(self, ctx: click.Context) -> Mapping[str, click.Command]:
+        """The commands by name; empty when only a boot finds them."""
         context = ctx.ensure_object(CliContext)
         if context.assembly is not None:
             return {}
@@ -50,7 +50,7 @@ class PrecipiqGroup(click.Group):
         return context.indexed
 
 
-def _config_first(args: list[str]) -> list[str]:
+def _move_config_first(args: list[str]) -> list[str]:
     end = args.index("--") if "--" in args else len(args)
     config: list[str] = []
     rest: list[str] = []

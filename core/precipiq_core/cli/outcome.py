@@ -1,6 +1,6 @@
-"""How a command ends: its exit code, and what it says when it could not do its work.
+"""How a command ends: its exit code, and its message when it could not do its work.
 
-Exit codes: 0 done; 1 the answer is no (a broken chain, a failed check); 2 it could not be done.
+Exit codes: 0 done; 1 a negative result (a broken chain, a failed check); 2 the command could not be executed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EXIT_CANNOT = 2
 
 
 def say_problems(error: PrecipiqError) -> int:
-    """A line on standard error for each; the exit code."""
+    """Write a line on standard error for each problem; returns the exit code."""
     if isinstance(error, DeploymentError):
         problems: Sequence[str] = error.problems
     else:

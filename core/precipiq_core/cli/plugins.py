@@ -1,4 +1,4 @@
-"""``precipiq plugins``: what is installed, what of it is enabled, and what each hook gave."""
+"""``precipiq plugins``: the installed and the enabled plugins, and the contributions of each hook."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
     try:
         enabled = set(assembly_of(ctx).plugins)
     except DeploymentError:
-        enabled = _named(ctx)
+        enabled = _read_names(ctx)
     rows = [
         {
             "name": point.name,
@@ -43,8 +43,8 @@ def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
         click.echo(f"{row['name']:<20} {state:<10} {row['distribution']} {row['version']}")
 
 
-def _named(ctx: click.Context) -> set[str]:
-    """What a deployment that cannot boot enables by name."""
+def _read_names(ctx: click.Context) -> set[str]:
+    """The plugins that a deployment enables by name, for one that cannot boot."""
     try:
         return set(named_plugins(read_document(config_of(ctx))))
     except DeploymentError:

@@ -19,7 +19,7 @@ from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import deployment_of
 from precipiq_core.deployment import Deployment
 from precipiq_core.logs.setup import LoggingControl, configure_logging
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 
 log = structlog.get_logger("precipiq.serve")
@@ -38,7 +38,7 @@ def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str
 
 
 class DeferredConsole:
-    """Keeps what is said until the server is ready, then shows it on the terminal, past the log capture."""
+    """Holds text until the server is ready, then shows it on the terminal, bypassing the log capture."""
 
     def __init__(self) -> None:
         self._waiting: list[str] | None = []
@@ -50,7 +50,7 @@ class DeferredConsole:
             self._waiting.append(text)
 
     def open(self) -> None:
-        """Show what was said so far; from now on, show at once."""
+        """Show the held text; from now on, show text at once."""
         waiting, self._waiting = self._waiting or [], None
         for text in waiting:
             _show(text)
@@ -78,13 +78,13 @@ def serve_deployment(
     control = configure_logging(deployment.logs, capture_stdio=True, worker=worker)
     try:
         console = DeferredConsole()
-        application = _booted(deployment, control, console, seat)
+        application = _boot(deployment, control, console, seat)
         assembly = application.assembly
         if assembly.services.find(Server) is None:
             raise DeploymentError(["server: no installed plugin serves"])
         site = Site(
             app=application,
-            lifespan=running(assembly),
+            lifespan=run_lifespans(assembly),
             open_console=console.open,
             say_serving=partial(_say_serving, assembly),
             command=_command(assembly),
@@ -98,7 +98,7 @@ def serve_deployment(
         control.restore()
 
 
-def _booted(deployment: Deployment, control: LoggingControl, console: DeferredConsole, seat: str | None) -> Application:
+def _boot(deployment: Deployment, control: LoggingControl, console: DeferredConsole, seat: str | None) -> Application:
     assembly = assemble(
         deployment,
         clock=SystemClock(),

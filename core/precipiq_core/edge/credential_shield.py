@@ -1,4 +1,4 @@
-"""Takes the key out of the request before anything else sees it, and hands it on as a ``Credential``."""
+"""Removes the key from the request before any other layer sees it, and passes it on as a ``Credential``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _FOREIGN = b"?"
 class CredentialShield:
     """Puts ``precipiq.credential`` (or None) into a copy of the scope whose headers and query hold no key.
 
-    Several different keys in one request are ambiguous, so they count as a wrong one. URLs are copied and logged by
-    others: the key in a query counts for WebSockets, which have no choice; an HTTP request's goes into
-    ``precipiq.query_credential``, for the few endpoints whose clients have none either.
+    Several different keys in one request are ambiguous, so they count as a wrong one. Other programs copy and log
+    URLs: a key in a query counts for WebSockets, whose clients cannot set headers; that of an HTTP request becomes
+    ``precipiq.query_credential``, for the few endpoints whose clients cannot either.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,18 +33,18 @@ class CredentialShield:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope = _shielded(scope)
+            scope = _shield(scope)
         await self._app(scope, receive, send)
 
 
-def _shielded(scope: Scope) -> Scope:
+def _shield(scope: Scope) -> Scope:
     found: set[bytes] = set()
     in_query: set[bytes] = set()
     headers = [field for field in scope["headers"] if field[0] not in _HELD_BACK]
     if len(headers) != len(scope["headers"]):
         for name, value in scope["headers"]:
             if name in _KEY_HEADERS:
-                found.add(_presented(name, value))
+                found.add(_read_key(name, value))
             elif name in _URL_HEADERS:
                 headers.append((name, re.split(rb"[?#;]", value, maxsplit=1)[0]))
         if len(found) > 1:  # beside a key, a proxy's own scheme counts for nothing
@@ -52,7 +52,7 @@ def _shielded(scope: Scope) -> Scope:
     query = scope.get("query_string", b"")
     if query:
         in_header = bool(found)
-        query = _without_keys(query, found)
+        query = _remove_keys(query, found)
         if scope["type"] == "http" and not in_header:
             in_query, found = found, set()
     changed = {**scope, "headers": headers, "query_string": query, "precipiq.credential": _credential(found)}
@@ -64,7 +64,7 @@ def _shielded(scope: Scope) -> Scope:
     return changed
 
 
-def _presented(name: bytes, value: bytes) -> bytes:
+def _read_key(name: bytes, value: bytes) -> bytes:
     value = value.strip()
     if name == b"authorization":
         scheme, _, rest = value.partition(b" ")
@@ -72,25 +72,25 @@ def _presented(name: bytes, value: bytes) -> bytes:
     return value
 
 
-def _without_keys(query: bytes, found: set[bytes]) -> bytes:
-    """The query, byte for byte, but for the pairs that hold keys, whether ``&`` or ``;`` divides them."""
+def _remove_keys(query: bytes, found: set[bytes]) -> bytes:
+    """The query, byte for byte, except the pairs that hold keys, divided by ``&`` or ``;``."""
     if b"key" not in query.lower() and b"%" not in query:
         return query
     kept: list[bytes] = []
     pieces = _SEPARATOR.split(query)
     for separator, pair in zip([b"", *pieces[1::2]], pieces[::2], strict=True):
         name, _, value = pair.partition(b"=")
-        if _decoded(name).strip().lower() in QUERY_NAMES:
-            found.add(_decoded(value))
+        if _decode(name).strip().lower() in QUERY_NAMES:
+            found.add(_decode(value))
         else:
             kept += (separator, pair)
     if kept:
-        kept[0] = b""  # where the first pair was a key, what comes next begins the query
+        kept[0] = b""  # if the first pair was a key, the next one begins the query
     return b"".join(kept)
 
 
-def _decoded(text: bytes) -> bytes:
-    """Percent-decoded twice: ``api%255Fkey`` is no name of ours, but its value must not pass either."""
+def _decode(text: bytes) -> bytes:
+    """Percent-decoded twice: ``api%255Fkey`` is not a valid name, but its value must not pass either."""
     return unquote_to_bytes(unquote_to_bytes(text.replace(b"+", b" ")))
 
 

@@ -1,4 +1,4 @@
-"""Whatever a handler or a plugin's middleware raises by mistake becomes the documented 500, and one log line."""
+"""Turns an unexpected exception of a handler or a plugin's middleware into the documented 500 and one log line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = structlog.get_logger("precipiq.http")
 
 
 class ErrorBoundary:
-    """Catches exceptions of HTTP requests. After the answer has begun it can only let the connection break."""
+    """Catches exceptions of HTTP requests. After the answer has begun, the server closes the connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

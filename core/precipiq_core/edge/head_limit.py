@@ -1,4 +1,4 @@
-"""Refuses absurd request heads: Hypercorn bounds only those that come in pieces."""
+"""Refuses oversized request heads: Hypercorn bounds only heads that arrive in pieces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from precipiq_core.http.errors import HeadersTooLarge
 
 
 class HeadLimit:
-    """431 for more than so many header fields, or bytes of request line and headers."""
+    """Answers 431 for too many header fields, or bytes of request line and headers."""
 
     def __init__(self, app: ASGIApp, *, fields_max: int, bytes_max: int) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Names each request, writes its one access line, and tells the metrics. Never the query string, never a header."""
+"""Gives each request an id, writes its access line, and counts it. Never logs the query string or a header."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ class RequestLog:
             await self._app(scope, receive, send_and_count)
         finally:
             duration_s = self._clock.monotonic_s() - start_s
-            # 499: nginx's word for a client that left before the answer began.
+            # 499: nginx's status for a client that left before the answer began.
             self._note(scope, request_id, status or 499, size, duration_s)
 
     def _note(self, scope: Scope, request_id: str, status: int, size: int, duration_s: float) -> None:
         route = scope.get("precipiq.route", "")
-        # A client may invent methods without end: neither the metrics nor the log repeat them.
+        # A client may invent any number of methods: neither the metrics nor the log repeat them.
         method = scope.get("method", "GET")
         if method not in _METHODS:
             method = "OTHER"
@@ -91,7 +91,7 @@ class RequestLog:
             return
         client = scope.get("client")
         org_id, key_id = scope.get("precipiq.principal_ids", (None, None))
-        # The path is all that the client has written: the rest of the line is ours and needs no scrubbing.
+        # Only the path comes from the client: the server makes the rest of the line, which needs no scrubbing.
         self._sink.write_clean(
             orjson.dumps(
                 {
@@ -102,7 +102,7 @@ class RequestLog:
                     "request_id": request_id,
                     "method": method,
                     "route": route,
-                    "path": self._foreign(scope["path"]),
+                    "path": self._encode_path(scope["path"]),
                     "status": status,
                     "duration_ms": round(duration_s * 1000, 2),
                     "bytes_out": size,
@@ -113,8 +113,8 @@ class RequestLog:
             )
         )
 
-    def _foreign(self, text: str) -> orjson.Fragment:
-        """Scrubbed before it is cut, so that no part of a secret is left at the cut."""
+    def _encode_path(self, text: str) -> orjson.Fragment:
+        """Scrub, then cut, so that no part of a secret is left at the cut."""
         if len(text) > _PATH_LENGTH_MAX:
             text = self._scrubber.line(text.encode("utf-8", "replace")).decode("utf-8", "replace")[:_PATH_LENGTH_MAX]
         return orjson.Fragment(self._scrubber.line(orjson.dumps(text.encode("utf-8", "replace").decode())))

@@ -1,4 +1,4 @@
-"""Prometheus metrics of requests: what the request log observes."""
+"""Prometheus metrics of requests, fed by the request log."""
 
 from __future__ import annotations
 

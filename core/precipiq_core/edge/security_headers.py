@@ -11,7 +11,7 @@ _UNLESS_SET: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-# Two years, with subdomains, preload: what the preload list asks for. Only over https (RFC 6797 section 7.2).
+# Two years, with subdomains, preload: the preload list requires these. Only over https (RFC 6797 section 7.2).
 _HSTS = (b"strict-transport-security", b"max-age=63072000; includeSubDomains; preload")
 
 

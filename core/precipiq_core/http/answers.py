@@ -1,4 +1,4 @@
-"""Answers that send themselves: what an endpoint tells of them beforehand, and what all of them need."""
+"""Answers that send themselves: their declaration by an endpoint, and their shared parts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from precipiq_contracts.errors import PrecipiqError
 class OwnAnswer(Protocol):
     """An answer that is an ASGI application: a file, a stream, a page. An endpoint names its class as ``output``.
 
-    ``media_type``: of the body. ``model``: what it consists of, for OpenAPI. ``has_head``: HEAD is answered where GET
-    is; a stream says no, since it would have to begin. ``has_ranges``: it heeds ``Range``, ``If-Range`` and
+    ``media_type``: of the body. ``model``: its structure, for OpenAPI. ``has_head``: whether the path answers HEAD too;
+    False for a stream, since HEAD would start it. ``has_ranges``: whether it honours ``Range``, ``If-Range`` and
     ``If-None-Match``. ``key_in_query``: ``?api_key=`` counts too, for clients that cannot set headers.
 
-    What it raises before the status is sent becomes the documented error, later it breaks the connection off. It must
-    bound its own time: the timeout of handlers ends where the answer begins.
+    An exception before the status is sent becomes the documented error; a later one closes the connection. The answer
+    must bound its own time: the timeout of handlers ends where the answer begins.
     """
 
     media_type: ClassVar[str] = "application/json"
@@ -36,7 +36,7 @@ class OwnAnswer(Protocol):
 
 
 class LateFailure(Exception):
-    """An answer failed after its status was sent; the connection is broken off so that nobody takes it for whole."""
+    """An answer failed after its status was sent; the connection is closed so that no client takes it for complete."""
 
 
 async def send_own(
@@ -62,9 +62,9 @@ async def send_own(
 
 @asynccontextmanager
 async def while_client_stays(receive: Receive) -> AsyncIterator[asyncio.Timeout]:
-    """Cut the block off when the client leaves; then ``expired()`` of what this gives is true, and nothing is raised.
+    """Cancel the block when the client leaves; then ``expired()`` of the yielded timeout is true, nothing is raised.
 
-    The block runs in the caller's task, so that whatever it holds is let go.
+    The block runs in the caller's task, so that its resources are released.
     """
     left = asyncio.timeout(None)
     try:

@@ -26,7 +26,7 @@ async def authenticate(
 
 
 async def identify(authenticators: Sequence[Authenticator], credential: Credential | None) -> Principal | None:
-    """Ask the authenticators in boot order until one accepts."""
+    """Call the authenticators in boot order until one accepts."""
     if credential is None:
         return None
     for authenticator in authenticators:
@@ -37,7 +37,7 @@ async def identify(authenticators: Sequence[Authenticator], credential: Credenti
 
 
 def credential_of(asgi_scope: AsgiScope, *, key_in_query: bool) -> Credential | None:
-    """What the request presented. A key in an HTTP request's query counts only where the endpoint says so."""
+    """The credential of the request. A key in an HTTP request's query counts only where the endpoint says so."""
     credential: Credential | None = asgi_scope.get("precipiq.credential")
     if credential is None and key_in_query:
         credential = asgi_scope.get("precipiq.query_credential")
@@ -45,7 +45,7 @@ def credential_of(asgi_scope: AsgiScope, *, key_in_query: bool) -> Credential | 
 
 
 def address_of(asgi_scope: AsgiScope) -> str | None:
-    """The client's address, as trusted proxies tell it."""
+    """The client's address, as trusted proxies report it."""
     client = asgi_scope.get("client")
     return str(client[0]) if client else None
 
@@ -57,8 +57,8 @@ def peer_of(authenticators: Sequence[Authenticator], asgi_scope: AsgiScope, cred
         return await identify(authenticators, credential)
 
     credential_id = credential.digest if credential else b""
-    return Peer(address_of(asgi_scope), credential_id, recheck, asgi_scope.get("precipiq.on_drain", _ignored))
+    return Peer(address_of(asgi_scope), credential_id, recheck, asgi_scope.get("precipiq.on_drain", _ignore))
 
 
-def _ignored(callback: Callable[[], None]) -> None:
-    """Under a server without our drain gate."""
+def _ignore(callback: Callable[[], None]) -> None:
+    """The ``on_drain`` of servers without our drain gate."""

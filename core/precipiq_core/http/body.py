@@ -32,14 +32,14 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: HttpSettings)
 
 
 async def read_raw(headers: RawHeaders, receive: Receive, bytes_max: int, timeout_s: float) -> bytes:
-    """The body as it came, byte for byte, whatever its media type.
+    """The received body, byte for byte, for any media type.
 
     Raises ``UnsupportedMediaType`` (compressed), ``PayloadTooLarge`` and ``RequestTimeout``.
     """
     declared_bytes = _declared_bytes(headers, bytes_max)
     message = await receive() if declared_bytes is not None else None
     if message is not None and message["type"] == "http.request" and not message.get("more_body"):
-        raw: bytes = message.get("body", b"")  # the usual case: all in one piece
+        raw: bytes = message.get("body", b"")  # the usual case: a single message
         if len(raw) > bytes_max:
             raise _too_large(bytes_max)
         return raw

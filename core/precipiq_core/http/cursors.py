@@ -1,6 +1,6 @@
-"""Pages of lists: how long, and where the next goes on.
+"""Pages of lists: their length, and the cursor of the next page.
 
-A cursor is opaque: a number under the list's name, so that no list takes another's.
+A cursor is opaque: a number under the list's name, so that no list accepts a cursor of another.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def decode_cursor(name: str, cursor: str, *, below: int = 2**63) -> int:
 
 
 def page_limit(asked: int | None, http: HttpSettings) -> int:
-    """How many items a page has. Raises ``ValidationFailed`` when more are asked for than the deployment allows."""
+    """How many items a page has. Raises ``ValidationFailed`` when the client asks for more than is allowed."""
     if asked is None:
         return http.list_limit_default
     if asked > http.list_limit_max:

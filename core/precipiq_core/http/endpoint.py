@@ -1,4 +1,4 @@
-"""Typed endpoints: what a plugin declares. ``endpoint_app`` takes the steps of a request to one.
+"""Typed endpoints: the declarations of plugins. ``endpoint_app`` carries out the steps of a request to one.
 
 OpenAPI is generated from the same declarations.
 """
@@ -24,19 +24,19 @@ class NoBody(RequestModel):
 
 
 class NoQuery(RequestModel):
-    """The query type of endpoints that take no parameters: one that is given is refused."""
+    """The query type of endpoints without parameters: any parameter is refused."""
 
 
 class AnyQuery(RequestModel):
-    """The query type of endpoints that do not look at it, for callers that append what they like."""
+    """The query type of endpoints that ignore the query, for callers that append any parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawBody:
-    """A body as it came, byte for byte, whatever its media type: for handlers that check a signature over it.
+    """The received body, byte for byte, for any media type: for handlers that check a signature over it.
 
-    ``bytes_max``: more are refused. ``headers``: which such a request must have, each with what it is for; the handler
-    checks them. The request has no ``Idempotency-Key`` then: what is signed has an id of its own.
+    ``bytes_max``: a larger body is refused. ``headers``: required headers, each with its purpose; the handler checks
+    them. Such a request has no ``Idempotency-Key``: the signed content has an id of its own.
     """
 
     bytes_max: int
@@ -52,9 +52,9 @@ class Peer:
     """The other end of the connection, for handlers that keep it open.
 
     ``address``: the client's, seen through trusted proxies; None when there is none. ``credential_id``: the SHA-256 of
-    what the client presented: the same for the same key, and nothing to log. ``recheck``: ask again whether
-    the key is still good; None when it is not, raises ``Unavailable`` when nobody can tell. ``on_drain``: give it what
-    to call when the server stops; whoever does so must then end by itself.
+    the client's credential: the same for the same key; it must not be logged. ``recheck``: authenticates the key
+    again; None when it is no longer valid, raises ``Unavailable`` when no authenticator can decide. ``on_drain``:
+    registers a function that is called when the server stops; the handler must then end by itself.
     """
 
     address: str | None
@@ -64,23 +64,23 @@ class Peer:
 
 
 class Admission(Protocol):
-    """Stands before an endpoint that keeps connections open, and hears of those that were refused."""
+    """Admits clients to an endpoint that keeps connections open, and counts the refused ones."""
 
     async def admit(self, address: str | None) -> None:
-        """Asked with the client's address before its key is looked at. Raises ``RateLimited``."""
+        """Called with the client's address before its key is checked. Raises ``RateLimited``."""
         ...
 
-    def refused(self, code: str, address: str | None) -> None:
-        """An opening was answered with this error code, by :meth:`admit`, core or the handler."""
+    def note_refusal(self, code: str, address: str | None) -> None:
+        """Called when an opening was answered with this error code, by :meth:`admit`, core or the handler."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PublicCall(Generic[BodyT, QueryT]):
-    """One request as the handler of a public endpoint sees it: parsed and validated. Nobody asked who sent it.
+    """One request as the handler of a public endpoint sees it: parsed and validated. The sender is not authenticated.
 
     ``body``: bytes where the endpoint takes a :class:`RawBody`. ``path``: values of the path's ``{names}``.
-    ``idempotency_key``: the ``Idempotency-Key`` header, if any. ``asgi_scope``: without keys; for what is not here.
+    ``idempotency_key``: the ``Idempotency-Key`` header, if any. ``asgi_scope``: without keys; for further fields.
     """
 
     principal: Principal | None
@@ -93,12 +93,12 @@ class PublicCall(Generic[BodyT, QueryT]):
     asgi_scope: AsgiScope
 
     def header_values(self, name: str) -> list[str]:
-        """All values of that header, its name in lower case; bytes that are no ASCII become replacement characters."""
+        """All values of that header, its name in lower case; bytes outside ASCII become replacement characters."""
         wanted = name.encode()
         return [value.decode("ascii", "replace") for key, value in self.asgi_scope["headers"] if key == wanted]
 
     def tell_log(self, org_id: str, key_id: str) -> None:
-        """Name in the access log who it was, where a handler finds that out by itself."""
+        """Name the sender in the access log, for handlers that authenticate it themselves."""
         self.asgi_scope["precipiq.principal_ids"] = (org_id, key_id)
 
 
@@ -115,7 +115,7 @@ REPLAYED = (b"idempotent-replayed", b"true")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a handler returns when plain data with the endpoint's usual status is not enough."""
+    """A handler's result with a status or headers other than the endpoint's usual ones."""
 
     data: object
     status: int | None = None
@@ -129,14 +129,14 @@ Handler: TypeAlias = Callable[[Call[Any, Any]], Awaitable[object]]
 class Endpoint:
     """One method of one path. ``handler``'s docstring is the description in OpenAPI, its first line the summary.
 
-    ``path``: relative to ``/api/v1``, or absolute when ``absolute``. ``scope``: what the key must allow; None makes it
-    public: no key is asked for, no limit by key counts, and the handler gets a :class:`PublicCall`.
+    ``path``: relative to ``/api/v1``, or absolute when ``absolute``. ``scope``: of the key; None makes it public:
+    no key is needed, no limit by key counts, and the handler gets a :class:`PublicCall`.
     ``output``: the model of ``data``, which documents the answer and is checked by the tests, not at run time; or the
     class of an answer that sends itself. ``body``, ``query``: models, or :class:`RawBody` and :class:`AnyQuery`.
     ``rate``: which counter the request counts against (default: ``read`` for GET, else ``write``).
     ``errors``: codes beyond those that every endpoint of its form can give; a public one names them all.
-    ``admission``: what stands before the key. ``repeat_status``: what a request that was made before is answered with,
-    where that is another.
+    ``admission``: called before the key is checked. ``repeat_status``: the status of the answer to a repeated request,
+    where it differs.
     """
 
     method: Method
@@ -160,5 +160,5 @@ class Endpoint:
 
     @property
     def answer(self) -> type[OwnAnswer]:
-        """What is known of the answer beforehand; JSON in the envelope is as an answer of one's own is by default."""
+        """The declaration of the answer; JSON in the envelope has the defaults of ``OwnAnswer``."""
         return OwnAnswer if issubclass(self.output, BaseModel) else self.output

@@ -29,7 +29,7 @@ _IDEMPOTENCY_KEY_BYTES_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What every endpoint of an application shares."""
+    """The parts that all endpoints of an application share."""
 
     authenticators: Sequence[Authenticator]
     rate_limiter: RateLimiter | None
@@ -70,10 +70,10 @@ class EndpointApp:
                 return
             answer = self._answer(result, call.request_id)
         except InternalError:
-            raise  # the boundary logs what is nobody's request's fault
+            raise  # the boundary logs errors that no client caused
         except PrecipiqError as error:
             if admission is not None:
-                admission.refused(error.code, address_of(scope))
+                admission.note_refusal(error.code, address_of(scope))
             answer = error_answer(error)
         except TimeoutError:
             answer = error_answer(Unavailable("the request took too long; its outcome is unknown"))
@@ -106,7 +106,7 @@ class EndpointApp:
             peer_of(self._edge.authenticators, scope, credential),
             scope,
         )
-        return cast("Call[Any, Any]", call)  # a public endpoint's handler asks for no more than a PublicCall
+        return cast("Call[Any, Any]", call)  # a public endpoint's handler needs only a PublicCall
 
     def _answer(self, result: object, request_id: str) -> Answer:
         reply = result if isinstance(result, Reply) else Reply(result)

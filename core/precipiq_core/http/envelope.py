@@ -90,7 +90,7 @@ def success(data: object, *, request_id: str, timestamp: str) -> bytes:
 
 
 def error_answer(error: PrecipiqError) -> Answer:
-    """The documented error answer. ``code`` and ``message`` stand first, within the SDK's 512 bytes."""
+    """The documented error answer. ``code`` and ``message`` come first, within the SDK's 512 bytes."""
     content: dict[str, object] = {"code": error.code, "message": error.message[:300]}
     if error.details:
         content["details"] = {path: list(error.details[path]) for path in list(error.details)[:_DETAIL_PATHS_MAX]}
@@ -105,7 +105,7 @@ def error_answer(error: PrecipiqError) -> Answer:
 
 
 def status_of(error: type[PrecipiqError]) -> int:
-    """A plugin's own leaf answers like the nearest ancestor whose code has a status."""
+    """The status; a plugin's own leaf has that of the nearest ancestor whose code has one."""
     for ancestor in error.__mro__:
         status = STATUS_OF.get(getattr(ancestor, "code", ""))
         if status is not None:

@@ -1,4 +1,4 @@
-"""What only HTTP can get wrong: leaves of the tree in ``precipiq_contracts.errors``."""
+"""Errors that only HTTP has: leaves of the tree in ``precipiq_contracts.errors``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RequestTimeout(RequestError):
 
 
 class RangeNotSatisfiable(RequestError):
-    """The part of a download that was asked for begins behind its end. ``size_bytes``: of the whole."""
+    """The requested range of a download begins behind its end. ``size_bytes``: of the whole."""
 
     code = "range_not_satisfiable"
     default_message = "the range begins behind the last byte"
@@ -37,7 +37,7 @@ class HeadersTooLarge(RequestError):
 
 
 class UpgradeRequired(RequestError):
-    """A WebSocket's path was asked by plain HTTP."""
+    """A plain HTTP request to the path of a WebSocket."""
 
     code = "upgrade_required"
     default_message = "this is a WebSocket: the request must ask for the upgrade"

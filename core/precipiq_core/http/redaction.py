@@ -12,7 +12,7 @@ from precipiq_core.http.validation import RequestModel, no_nul
 
 
 class RedactionIn(RequestModel):
-    """Why a payload is erased. The reason stays in the chain for ever."""
+    """Why a payload is erased. The reason stays in the chain permanently."""
 
     reason: Annotated[StrictStr, Field(min_length=1, max_length=1000), AfterValidator(no_nul)]
 

@@ -48,10 +48,10 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
                 headless.add(path)
         elif isinstance(route, Route):
             path = route.path
-            methods = dict.fromkeys(_methods(route), _Named(_documented(route.app), route.path_format))
+            methods = dict.fromkeys(_methods(route), _Named(_document_errors(route.app), route.path_format))
         elif isinstance(route, WebSocketEndpoint | WebSocketRoute):
             path = route.path
-            methods = {"GET": _Named(_upgrade_required, path)}
+            methods = {"GET": _Named(_require_upgrade, path)}
             if isinstance(route, WebSocketRoute):
                 brought.append(route)
             elif "{" in path:
@@ -66,20 +66,20 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
         for method in methods:
             claims.claim(method, path, owner)
         by_path.setdefault(path, {}).update(methods)
-    if problems := claims.problems + claims.shadowed():
+    if problems := claims.problems + claims.find_shadowed():
         raise DeploymentError(problems)
     apps = {path: _Methods(methods, has_head=path not in headless) for path, methods in by_path.items()}
-    return _Paths(apps, sockets, _documented(_Brought(brought)))
+    return _Paths(apps, sockets, _document_errors(_Brought(brought)))
 
 
 def _methods(route: Route) -> list[str]:
-    """What it answers; HEAD goes without saying where GET is."""
+    """The methods that the route answers; GET implies HEAD."""
     methods = route.methods or {_ANY_METHOD}
     return sorted(methods - {"HEAD"} if "GET" in methods else methods)
 
 
 class _Claims:
-    """Who claims which path. Templates that differ in their names alone are the same path."""
+    """The owner of each path. Templates that differ in their names alone are the same path."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -104,8 +104,8 @@ class _Claims:
             self.problems.append(f"everything under {path}/ is claimed by both {self._mounts[path]} and {owner}")
         self._mounts[path] = owner
 
-    def shadowed(self) -> list[str]:
-        """Paths below what another plugin mounted. What is mounted at the root gets what is left, from anybody."""
+    def find_shadowed(self) -> list[str]:
+        """Paths below a mount of another plugin. A mount at the root gets all other paths, and shadows none."""
         return [
             f"{path} of {owner} is below {above}/, which {other} mounted"
             for above, other in self._mounts.items()
@@ -152,7 +152,7 @@ class _Methods:
 
 
 class _Brought:
-    """What plugins brought beside endpoints and plain routes: mounted applications, Starlette's WebSockets, ..."""
+    """Plugins' routes beside endpoints and plain routes: mounted applications, Starlette's WebSockets, ..."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = routes
@@ -162,7 +162,7 @@ class _Brought:
             match, changes = route.matches(scope)
             if match is Match.FULL:
                 scope["precipiq.route"] = getattr(route, "path_format", "")
-                # A copy: what is mounted sees another root path, and the layers around it do not.
+                # A copy: a mounted application sees another root path, and the layers around it do not.
                 await route.handle({**scope, **changes}, receive, send)
                 return
         if scope["type"] == "http":
@@ -174,7 +174,7 @@ class _Brought:
 
 
 class _Named:
-    """Tells the request log which route it was."""
+    """Names the route for the request log."""
 
     def __init__(self, app: ASGIApp, route: str) -> None:
         self._app = app
@@ -185,8 +185,8 @@ class _Named:
         await self._app(scope, receive, send)
 
 
-def _documented(app: ASGIApp) -> ASGIApp:
-    """The application, with the documented shape for what Starlette's parts refuse."""
+def _document_errors(app: ASGIApp) -> ASGIApp:
+    """The application, with the documented shape for refusals of Starlette's parts."""
     return ExceptionMiddleware(app, {HTTPException: _refusal})
 
 
@@ -198,6 +198,6 @@ def _refusal(_: Request, error: Exception) -> Response:
     return Response(body, error.status_code, {**(error.headers or {}), JSON_TYPE[0].decode(): JSON_TYPE[1].decode()})
 
 
-async def _upgrade_required(scope: Scope, receive: Receive, send: Send) -> None:
+async def _require_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
     await send_answer(send, error_answer(UpgradeRequired()), headers if scope["http_version"] == "1.1" else ())

@@ -1,4 +1,4 @@
-"""``[http]``: what one request may cost."""
+"""``[http]``: the limits of one request."""
 
 from __future__ import annotations
 

@@ -55,15 +55,15 @@ def no_nul(value: str) -> str:
 
 def moment(value: str) -> str:
     """For ``AfterValidator``: an ISO 8601 date or time, as the chain writes times."""
-    return _as_written(parse_timestamp, value)
+    return _normalise(parse_timestamp, value)
 
 
 def end_moment(value: str) -> str:
     """As :func:`moment`, for the end of a half-open range: a bare date includes that UTC day."""
-    return _as_written(parse_end, value)
+    return _normalise(parse_end, value)
 
 
-def _as_written(parse: Callable[[str], int], value: str) -> str:
+def _normalise(parse: Callable[[str], int], value: str) -> str:
     try:
         return format_timestamp(parse(value))
     except (ValueError, OverflowError):
@@ -86,7 +86,7 @@ def parse_query(model: type[ModelT], query_string: bytes) -> ModelT:
     Raises ``ValidationFailed``, also for a parameter that is unknown or given twice.
     """
     if not query_string:
-        return _validated(model, {})
+        return _validate(model, {})
     values: dict[str, Any] = {}
     for name, value in _pairs(query_string):
         group, dot, key = name.partition(".")
@@ -94,10 +94,10 @@ def parse_query(model: type[ModelT], query_string: bytes) -> ModelT:
         if not isinstance(target, dict) or field in target:
             raise ValidationFailed(details={name[:_PATH_CHARACTERS_MAX]: ["given more than once"]})
         target[field] = value
-    return _validated(model, values)
+    return _validate(model, values)
 
 
-def _validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
+def _validate(model: type[ModelT], values: dict[str, Any]) -> ModelT:
     try:
         return model.model_validate_strings(values)
     except ValidationError as error:
@@ -114,7 +114,7 @@ def _pairs(query_string: bytes) -> list[tuple[str, str]]:
     for piece in pieces:
         name, _, value = piece.partition(b"=")
         try:
-            pairs.append((_decoded(name), _decoded(value)))
+            pairs.append((_decode(name), _decode(value)))
         except UnicodeDecodeError:
             raise ValidationFailed("the query string is not UTF-8") from None
         if "\x00" in "".join(pairs[-1]):
@@ -122,7 +122,7 @@ def _pairs(query_string: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def _decoded(text: bytes) -> str:
+def _decode(text: bytes) -> str:
     return unquote_plus(text.decode("ascii"), errors="strict")
 
 

@@ -1,4 +1,4 @@
-"""WebSocket endpoints: what a plugin declares. Its own application takes the handshake."""
+"""WebSocket endpoints: the declarations of plugins. The plugin's own application does the handshake."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from precipiq_core.http.endpoint_app import Edge
 class WebSocketEndpoint:
     """A WebSocket at an absolute path. ``handler``'s docstring is its description in OpenAPI.
 
-    ``scope``: what the key must allow. ``query``: the model of its parameters. ``make_app``: given the endpoint and
-    what all endpoints share, makes the application that asks ``http/authentication``, and refuses or serves.
+    ``scope``: of the key. ``query``: the model of its parameters. ``make_app``: takes the endpoint and the parts that
+    all endpoints share; makes the application that calls ``http/authentication``, and refuses or serves.
     """
 
     path: str

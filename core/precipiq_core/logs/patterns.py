@@ -1,4 +1,4 @@
-"""What secrets look like in a serialised log line. Owns the regular expressions; decides nothing.
+"""The shapes of secrets in a serialised log line. Owns the regular expressions; decides nothing.
 
 Each takes time linear in the line: a match can begin only once in any run that it would have to scan, or is bounded.
 They keep JSON valid: none passes the end of the string in which it begins, none splits an escape.
@@ -35,9 +35,9 @@ PEM = re.compile(
     re.DOTALL,
 )
 DSN = re.compile(rb"""(://[^/\s:@"\\]{0,100}:)(?!\[redacted\])[^@/\s"\\]{1,200}@""")
-# pydantic echoes the first and the last characters of what it refused.
+# pydantic echoes the first and the last characters of a refused value.
 ECHO = re.compile(rb"""(input_value=)(?!\[redacted\])(?:(?!, input_type=)(?:[^"\\]|\\.)){1,2000}+""", re.DOTALL)
-# reprlib (asyncio's slow callbacks) and SQLAlchemy leave out the middle, and with it the shape.
+# reprlib (asyncio's slow callbacks) and SQLAlchemy omit the middle, and with it the shape.
 ELIDED = re.compile(rb"(truncated\) \.\.\. |\S%b(?=[a-z]*+[0-9A-Z])(?=[0-9A-Za-z]{8}))%b++" % (_ELLIPSIS, _WRAPPED))
 # These headers hold several pairs; all of them go.
 COOKIE = re.compile(
@@ -52,7 +52,7 @@ _UNESCAPED = {f"{code:02x}".encode(): _IN_JSON.get(code, bytes([code])) for code
 _ROUNDS = 4
 
 
-def unescaped(line: bytes) -> bytes:
+def undo_escapes(line: bytes) -> bytes:
     """The line with percent-, JSON- and hex-escapes of printable characters and line breaks undone."""
     for _ in range(_ROUNDS):
         plain = _ESCAPE.sub(_character, line)
@@ -62,7 +62,7 @@ def unescaped(line: bytes) -> bytes:
     return line
 
 
-def unwrapped(line: bytes) -> bytes:
+def join_wrapped_lines(line: bytes) -> bytes:
     """The line with base64 that was written in lines of equal length, as in mail, joined."""
     return _WRAP.sub(b"", line)
 
@@ -96,7 +96,7 @@ def base64_shapes(prefixes: Iterable[str]) -> re.Pattern[bytes]:
 
 
 def base64_cores(text: str) -> set[bytes]:
-    """What any base64 of something containing ``text`` must contain, for each of the three alignments."""
+    """The text that the base64 of anything with ``text`` in it must contain, for each of the three alignments."""
     cores = set()
     for offset in range(3):
         encoded = base64.b64encode(b"\0" * offset + text.encode())
@@ -109,7 +109,7 @@ def base64_cores(text: str) -> set[bytes]:
 def assignments(names: Iterable[str]) -> re.Pattern[bytes]:
     """``name=value``, ``"name": "value"`` and the like, in lower case; groups ``head``, ``bare``, ``quote``, ``plain``.
 
-    ``db_password`` counts as ``password``; only ``token`` must stand alone, for a page token is no secret.
+    ``db_password`` counts as ``password``; only ``token`` must be the whole name, because a page token is no secret.
     """
     return re.compile(
         rb"""(?s)(?P<head>%b(?:(?P<bare>")|\\*["'])?\s{0,8}+[:=]\s{0,8}+%b[\[({]{0,3}(?:b(?=\\*["']))?)(?:%b%b|(?P<plain>%b))"""

@@ -12,8 +12,8 @@ from precipiq_core.logs.sink import Sink, log_time
 class PrintedBytes(io.RawIOBase):
     """The bytes of standard output or error: each line of them becomes a log line.
 
-    What is written at once is scrubbed at once, for a private key is many lines. A line longer than a log line may be
-    is written when it is, and the rest of it dropped: nothing waits without bound.
+    The text of one write is scrubbed as a whole, because a private key has many lines. A line that exceeds the longest
+    log line is written at that length, and its rest dropped, so that memory is bounded.
     """
 
     def __init__(self, sink: Sink, name: str) -> None:
@@ -26,7 +26,7 @@ class PrintedBytes(io.RawIOBase):
         self._lock = threading.RLock()
 
     def as_text(self) -> io.TextIOWrapper:
-        """What takes the place of ``sys.stdout``; it holds nothing back."""
+        """The replacement of ``sys.stdout``; it does not buffer."""
         return io.TextIOWrapper(self, "utf-8", "replace", newline="\n", write_through=True)
 
     def writable(self) -> bool:
@@ -48,7 +48,7 @@ class PrintedBytes(io.RawIOBase):
         return len(content)
 
     def finish(self) -> None:
-        """Write what waits for its line break."""
+        """Write the text that waits for its line break."""
         with self._lock:
             content, self._pending = self._pending, b""
             self._emit(content)

@@ -1,7 +1,7 @@
 """Takes secrets out of log events by the name of their field, and out of written lines by their shape.
 
-The name pass works on the event's values; the shape pass on the serialised line, where nothing can hide behind
-formatting: also when percent-, double-percent-, JSON- or hex-escaped, in base64, or in hexadecimal digits.
+The name pass works on the event's values; the shape pass on the serialised line, so that formatting cannot hide a
+secret: also when percent-, double-percent-, JSON- or hex-escaped, in base64, or in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -69,19 +69,19 @@ class Scrubber:
         self.add(names, shapes)
 
     def add(self, names: Iterable[str], shapes: Iterable[str] = ()) -> None:
-        """More names and shapes, such as plugins contribute."""
+        """Add names and shapes, such as plugins contribute."""
         self._names |= {name.lower().replace("-", "_") for name in names if name}
         self._prefixes += [shape for shape in shapes if shape]
         self._compile()
 
     def _compile(self) -> None:
-        self._ends = tuple(_joined(name) for name in self._names if name != "token")
+        self._ends = tuple(_join_words(name) for name in self._names if name != "token")
         self._assignments = patterns.assignments(self._names)
         self._fields = patterns.header_fields(self._names)
         self._shapes = patterns.shapes(self._prefixes)
         self._hex = patterns.hex_shapes(self._prefixes)
         self._base64 = patterns.base64_shapes(self._prefixes)
-        # What a line must contain before the expressions are tried: the ends of the prefixes, or a word of a pattern.
+        # The expressions are tried only on a line with one of these: the end of a prefix, or a word of a pattern.
         ends = {prefix[-_MARK_CHARACTERS:] for prefix in self._prefixes}
         texts = [text.lower().encode() for end in ends for text in (end, end.lower().encode().hex())]
         self._marks = _any_of([*texts, *_WORDS])
@@ -95,7 +95,7 @@ class Scrubber:
         """The line with everything that has the shape of a secret replaced. Takes time linear in its length."""
         line = self._clean(line)
         if b"%" in line or b"\\u00" in line or b"\\x" in line:
-            plain = patterns.unescaped(line)
+            plain = patterns.undo_escapes(line)
             if plain != line:
                 clean = self._clean(plain)
                 if clean != plain:
@@ -104,20 +104,20 @@ class Scrubber:
 
     def _clean(self, line: bytes) -> bytes:
         if b"\\n" in line or b"\n" in line:
-            joined = patterns.unwrapped(line)
+            joined = patterns.join_wrapped_lines(line)
             if self._base64.search(joined):
                 line = joined
         low = line.lower()
         if self._marks.search(low) or self._base64_marks.search(line):
-            line = self._without_shapes(line)
+            line = self._remove_shapes(line)
             low = line.lower()
         if self._assignments.search(low):
-            line = _replaced(self._assignments, line)
-        return _replaced(self._fields, line) if b"(" in line or b"[" in line else line
+            line = _replace(self._assignments, line)
+        return _replace(self._fields, line) if b"(" in line or b"[" in line else line
 
-    def _without_shapes(self, line: bytes) -> bytes:
-        line = _replaced(self._shapes, line)
-        line = _replaced(self._hex, line)
+    def _remove_shapes(self, line: bytes) -> bytes:
+        line = _replace(self._shapes, line)
+        line = _replace(self._hex, line)
         line = self._base64.sub(_REDACTED, line)
         for pattern, replacement in _REPLACEMENTS:
             line = pattern.sub(replacement, line)
@@ -129,7 +129,7 @@ class Scrubber:
         if not isinstance(name, str):
             return False
         name = name.lower()
-        return name == "token" or _joined(name).endswith(self._ends)
+        return name == "token" or _join_words(name).endswith(self._ends)
 
     def _value(self, value: object, depth: int) -> object:
         kind = type(value)
@@ -148,7 +148,7 @@ class Scrubber:
         return value
 
 
-def _replaced(pattern: re.Pattern[bytes], line: bytes) -> bytes:
+def _replace(pattern: re.Pattern[bytes], line: bytes) -> bytes:
     """For patterns of lower case: without IGNORECASE the engine skips to where a match may start."""
     pieces: list[bytes] = []
     position = 0
@@ -162,7 +162,7 @@ def _replaced(pattern: re.Pattern[bytes], line: bytes) -> bytes:
     return b"".join([*pieces, line[position:]]) if pieces else line
 
 
-def _joined(name: str) -> str:
+def _join_words(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 

@@ -1,4 +1,4 @@
-"""``[logs]``: what is written, and where."""
+"""``[logs]``: the level, the content and the stream of logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes over the logging of the process: structlog, the standard library, warnings, hooks for what nobody caught."""
+"""Takes over the logging of the process: structlog, the standard library, warnings, hooks for uncaught exceptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from precipiq_core.logs.scrub import Scrubber
 from precipiq_core.logs.settings import LogSettings
 from precipiq_core.logs.sink import Sink, log_time
 
-# They print every statement, parameter or frame; nobody wants that, and parameters may be secret.
+# They log every statement, parameter or frame: too much for operators, and parameters may be secret.
 _CHATTY = {
     "databases": logging.WARNING,
     "aiosqlite": logging.INFO,
@@ -53,11 +53,11 @@ class LoggingControl:
         self._saved = _take_over(sink, level, capture_stdio=capture_stdio)
 
     def add(self, names: Iterable[str] = (), shapes: Iterable[str] = ()) -> None:
-        """More names and shapes to scrub, such as plugins contribute."""
+        """Add names and shapes to scrub, such as plugins contribute."""
         self.sink.scrubber.add(names, shapes)
 
     def restore(self) -> None:
-        """Give everything back."""
+        """Restore the logging of before."""
         for restore in reversed(self._saved):
             restore()
         self._saved = []
@@ -72,7 +72,7 @@ def configure_logging(
 ) -> LoggingControl:
     """From now on every log line of this process is scrubbed JSON.
 
-    ``capture_stdio``: what is printed becomes log lines as well, so that no plugin's ``print`` shows a secret.
+    ``capture_stdio``: printed text becomes log lines as well, so that no plugin's ``print`` shows a secret.
     ``worker``: see :class:`Sink`.
     """
     if stream is None:
@@ -127,7 +127,7 @@ def _replace(owner: Any, name: str, value: object) -> Any:
 
 
 class _Named:
-    """What structlog calls a logger: here only a name."""
+    """A logger for structlog: only a name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -150,7 +150,7 @@ class _Renderer:
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         info = event.pop("exc_info", None)
-        fields = _scrubbed(self._sink, {**get_contextvars(), **event})
+        fields = _scrub(self._sink, {**get_contextvars(), **event})
         if info:
             _add_exception(fields, info)
         line = {"timestamp": log_time(), "level": fields.pop("level", method), "logger": logger.name}
@@ -176,7 +176,7 @@ class _Handler(logging.Handler):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": text,
-            **_scrubbed(self._sink, get_contextvars()),
+            **_scrub(self._sink, get_contextvars()),
         }
         if record.exc_info:
             _add_exception(line, record.exc_info)
@@ -185,7 +185,7 @@ class _Handler(logging.Handler):
         self._sink.write(line)
 
 
-def _scrubbed(sink: Sink, event: Mapping[str, object]) -> dict[str, object]:
+def _scrub(sink: Sink, event: Mapping[str, object]) -> dict[str, object]:
     try:
         return sink.scrubber.event(event)
     except Exception as error:  # noqa: BLE001  (a mapping of a plugin's own may fail in any way)

@@ -1,4 +1,4 @@
-"""Where lines go: serialise, scrub, cut, write. A line that cannot be written never breaks what was being done."""
+"""Writes log lines: serialise, scrub, cut, write. A line that cannot be written never fails the caller."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Sink:
         self.scrubber = scrubber
         self._worker = b"" if worker is None else b',"worker":%d}' % worker
         self.line_bytes_max = line_bytes_max - len(self._worker)
-        # Reentrant: a finalizer that the garbage collector runs while we write may log as well.
+        # Reentrant: a finalizer that the garbage collector runs during a write may log as well.
         self._lock = threading.RLock()
 
     def write(self, event: dict[str, object]) -> None:
-        """Write an event whose values were scrubbed by name, or come from us."""
+        """Write an event whose values were scrubbed by name, or come from the server."""
         try:
             line = orjson.dumps(event, default=_text, option=orjson.OPT_NON_STR_KEYS)
         except (TypeError, ValueError, RecursionError):
@@ -58,7 +58,7 @@ class Sink:
 
 
 def log_time() -> str:
-    """Now, as lines have it."""
+    """The current time in the format of log lines."""
     return format_timestamp(_clock.now_us())
 
 

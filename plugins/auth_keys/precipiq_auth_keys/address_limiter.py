@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from precipiq_contracts.auth import RateState
 from precipiq_contracts.clock import Clock
-from precipiq_core.addresses import counted_address
+from precipiq_core.addresses import address_to_count
 
 SECOND_US = 1_000_000
 
@@ -38,7 +38,7 @@ class WindowCounter(Protocol):
     """
 
     async def hit(self, name: str, address: str, quota: int, window_s: int) -> Usage:
-        """Count one hit, unless the window is full. ``address`` as ``counted_address`` makes it. MUST NOT raise."""
+        """Count one hit, unless the window is full. ``address`` as ``address_to_count`` makes it. MUST NOT raise."""
         ...
 
 
@@ -93,7 +93,7 @@ class AddressWindows:
 
     async def hit(self, name: str, address: str | None, quota: int, window_s: int) -> RateState:
         """See ``precipiq_contracts.auth.AddressLimiter``."""
-        usage = await self._counter.hit(name, counted_address(address), quota, window_s)
+        usage = await self._counter.hit(name, address_to_count(address), quota, window_s)
         left_s = usage.left_us / SECOND_US
         remaining = max(0, quota - usage.counted)
         return RateState(name, quota, window_s, remaining, math.ceil(left_s), 0.0 if usage.is_admitted else left_s)

@@ -1,9 +1,9 @@
 """Hypercorn's connection and its tasks with the faults cured that no middleware can reach. For Hypercorn 0.18.
 
 fault                                                         cure
-events nobody reads block the connection for ever: a leak     dropped once the application has ended
+unread events block the connection: a leak                    dropped once the application has ended
 a closed connection lives on until its idle time is over      the idle timer ends with the reading
-closing waits for ever for a client that reads slowly         aborted after ``close_timeout_s``
+closing waits without bound for a client that reads slowly    aborted after ``close_timeout_s``
 the kernel's own time-out is raised in the application        the connection ends
 """
 
@@ -39,7 +39,7 @@ class CuredConnection(TCPServer):
     _abort_timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
-        """Serve it to its end."""
+        """Serve the connection to its end."""
         try:
             await super().run()
         finally:
@@ -53,7 +53,7 @@ class CuredConnection(TCPServer):
             except OSError:
                 break
         self._reading_ended = True
-        self._bound_close()  # nothing more will be sent: Hypercorn drops what applications still say
+        self._bound_close()  # nothing more will be sent: Hypercorn drops later messages of applications
         await self.protocol.handle(Closed())
         await self.idle_task.stop()
 
@@ -89,12 +89,12 @@ class CuredConnection(TCPServer):
         return int(self.writer.transport.get_write_buffer_size()) + int.from_bytes(count, sys.byteorder)
 
     def end_writing(self) -> None:
-        """Say that nothing more comes; not possible with TLS."""
+        """Shut down the sending side; not possible with TLS."""
         with suppress(NotImplementedError, OSError, RuntimeError):
             self.writer.write_eof()
 
     def abort(self) -> None:
-        """Drop the connection and what was not sent yet."""
+        """Drop the connection and its unsent bytes."""
         self.writer.transport.abort()
 
     async def _close(self) -> None:
@@ -127,7 +127,7 @@ def connection_of(protocol_send: Callable[[Event], Awaitable[None]]) -> CuredCon
 
 
 class CuredTaskGroup(TaskGroup):
-    """The tasks of one connection. What an application does not read holds nothing up once the application ended."""
+    """The tasks of one connection. Events that an application did not read block nothing once the application ended."""
 
     def spawn(self, func: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Start a task; nothing when the connection is about to end."""
@@ -144,7 +144,7 @@ class CuredTaskGroup(TaskGroup):
         scope: Scope,
         send: Callable[[ASGISendEvent | None], Awaitable[None]],
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Start the application; what feeds it with events."""
+        """Start the application; returns the function that feeds it with events."""
         events = AppEvents(config.max_app_queue_size)
 
         async def handle() -> None:
@@ -196,7 +196,7 @@ class AppEvents:
         return event
 
     def close(self) -> None:
-        """The application has ended: nobody reads any more."""
+        """Drop the events: the application has ended and reads no more."""
         self._closed = True
         self._events.clear()
         self._make_room()

@@ -1,4 +1,4 @@
-"""The gate every request passes: counts what runs, and at the end lets it finish, then closes or cancels the rest."""
+"""The gate that every request passes: counts requests, and at the stop lets them finish, then cancels the rest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SERVICE_RESTART = 1012  # RFC 6455 registry: the service restarts; reconnect
 ON_DRAIN = "precipiq.on_drain"
 """Scope key of a function that takes a ``() -> None``, to be called when the drain begins, or at once if it has begun.
 
-For what would not end by itself: a WebSocket whose application wants to say goodbye in its own way (without one it is
-closed with 1012), or an HTTP answer without end. Whoever registers has the drain's time to end, as any request.
+For requests that would not end by themselves: a WebSocket whose application closes it in its own way (without a
+function it is closed with 1012), or an HTTP answer without end. The handler then has the drain's time, as any request.
 """
 
 _RESPONSE_EXTENSION = "websocket.http.response"
@@ -103,8 +103,8 @@ class DrainGate:
         self._note_empty()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse what is new, tell who asked to be told, close the other WebSockets, wait for what runs, cancel the
-        rest at the deadline.
+        """Refuse new requests, call the registered functions, close the other WebSockets, wait for running requests,
+        cancel the rest at the deadline.
         """
         self._draining = True
         loop = asyncio.get_running_loop()
@@ -125,7 +125,7 @@ class DrainGate:
             task.cancel()
 
     def _tell_registered(self) -> set[asyncio.Task[object]]:
-        """Those whose callbacks have all been called."""
+        """Call the registered functions; the tasks whose functions all returned."""
         told = set()
         for task, callbacks in list(self._callbacks.items()):
             try:

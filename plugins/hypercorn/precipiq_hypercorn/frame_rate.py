@@ -6,7 +6,7 @@ import asyncio
 
 
 class FrameRate:
-    """Frames cost much to parse, however small they are: a flood of them on one connection would hold all others up."""
+    """Even small frames are expensive to parse: a flood of them on one connection would delay all others."""
 
     __slots__ = ("_count", "_per_second_max", "_second")
 
@@ -15,7 +15,7 @@ class FrameRate:
         self._count = self._second = 0
 
     def admits(self) -> bool:
-        """Count one, and say whether it is within the rate."""
+        """Count one frame, and return whether it is within the rate."""
         second = int(asyncio.get_running_loop().time())
         self._count = self._count + 1 if second == self._second else 1
         self._second = second

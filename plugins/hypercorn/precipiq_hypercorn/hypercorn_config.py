@@ -29,7 +29,7 @@ class QuietLogger(Logger):
         self.error_logger = logging.getLogger("hypercorn.error")
 
     async def access(self, request: Any, response: Any, request_time: float) -> None:
-        """Nothing: the request log has the line."""
+        """Do nothing: the request log writes the line."""
 
 
 class ServerConfig(Config):
@@ -58,7 +58,7 @@ class ServerConfig(Config):
             self.keyfile = str(settings.tls.key_file)
 
     def create_sockets(self) -> Sockets:
-        """Not for processes that the server starts: one that outlives a killed server would keep its port."""
+        """Not inheritable: a child process that outlives a killed server would keep its port."""
         sockets = super().create_sockets()
         for listening in (*sockets.secure_sockets, *sockets.insecure_sockets):
             listening.set_inheritable(False)

@@ -1,4 +1,4 @@
-"""Wiring of ``hypercorn``: what it provides. Decides nothing."""
+"""Wiring of ``hypercorn``: its capabilities. Decides nothing."""
 
 from __future__ import annotations
 

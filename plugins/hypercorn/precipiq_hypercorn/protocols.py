@@ -2,7 +2,7 @@
 
     fault                                                         cure
     HTTP/2 data after an early answer: KeyError, connection lost  those data are acknowledged and dropped
-    HTTP/2 answers to a closed connection wait for ever           dropped
+    HTTP/2 answers to a closed connection wait without bound      dropped
     HTTP/2 answers that are not taken pile up without bound       sending waits, as over HTTP/1.1
     HTTP/2 answers that were cut short never end for the client   the stream is reset
     HTTP/2 streams whose end the client does not take stay open   reset after ``close_timeout_s``
@@ -10,13 +10,13 @@
     HTTP/2 path outside ASCII: traceback, connection lost         that one stream is reset
     HTTP/2 CONNECT without a path: traceback, connection lost     that one stream is reset
     permessage-deflate cannot be switched off: 190 KB a client    not offered
-    a request sent ahead of an answer that is cut short is        given up with the connection
-      waited with for ever: a leak
+    a request sent ahead of an answer that is cut short waits     given up with the connection
+      without bound: a leak
     absolute-form targets are taken for paths                     their path is what counts
     Content-Length beside Transfer-Encoding keeps the connection  closed after the answer
 
-Those of connections are in ``connections.py``, those of WebSockets in ``websockets.py``. Hypercorn looks these names up
-when a connection opens, so :func:`install` puts ours in their place.
+The faults of connections are in ``connections.py``, those of WebSockets in ``websockets.py``. Hypercorn looks up the
+names of its classes when a connection opens, so :func:`install` replaces them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class CanRead(EventWrapper):
 
 
 class CuredH11(H11Protocol):
-    """One HTTP/1.1 connection; what is refused before any layer sees it is refused in the same shape."""
+    """One HTTP/1.1 connection; a request that the protocol itself refuses gets the documented error."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -129,7 +129,7 @@ class CuredH11(H11Protocol):
         connection_of(self.send).post(data, last=last)
 
     def end_writing(self, stream_id: int) -> None:
-        """Say that nothing more comes, and go on reading."""
+        """Shut down the sending side, and go on reading."""
         connection_of(self.send).end_writing()
 
     def unsent(self, stream_id: int) -> int:
@@ -149,7 +149,7 @@ class CuredH11(H11Protocol):
 
 
 class CuredBuffer(StreamBuffer):
-    """What one HTTP/2 stream has to send. Hypercorn lets a waiting ``push`` go on when nothing could be sent."""
+    """The unsent bytes of one HTTP/2 stream. Hypercorn resumes a waiting ``push`` even when no byte could be sent."""
 
     async def push(self, data: bytes) -> None:
         """Add bytes, then wait while the client does not take them."""
@@ -191,7 +191,7 @@ class CuredH2(H2Protocol):
             self._wake(stream_id)
 
     def end_writing(self, stream_id: int) -> None:
-        """Nothing: the last bytes have ended the stream."""
+        """Do nothing: the last bytes have ended the stream."""
 
     def unsent(self, stream_id: int) -> int:
         """Bytes that the client has not taken yet, the connection's and the stream's own."""
@@ -221,7 +221,7 @@ class CuredH2(H2Protocol):
         with suppress(ProtocolError):
             self.connection.reset_stream(stream_id, code)
         self._wake(stream_id)
-        self.task_group.spawn(self._flush)  # in its turn: what was packed before goes first
+        self.task_group.spawn(self._flush)  # by the task: frames packed before are sent first
 
     def _wake(self, stream_id: int) -> None:
         """Let the sending task look at that stream."""

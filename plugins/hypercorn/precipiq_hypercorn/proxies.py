@@ -1,11 +1,11 @@
 """The client's address and scheme behind named proxies: the right-most hop that is not one of ours.
 
-Whoever connects directly cannot claim anything: the fields are read only when the peer is a trusted proxy. It writes
-``Forwarded`` (RFC 7239), or ``X-Forwarded-For`` and ``X-Forwarded-Proto``. Nobody tells us which, and the others come
-from the client untouched. So where a request has both, only what both say is believed, the address and the scheme each
-for itself: else the client is the proxy that connects, and the scheme its connection's. A client can so hide behind its
-proxy's address, but never take another's; a proxy that removes what it does not write prevents the former, too. A proxy
-that writes neither must not be trusted.
+A client that connects directly cannot claim an address: the fields are read only when the peer is a trusted proxy. A
+proxy writes ``Forwarded`` (RFC 7239), or ``X-Forwarded-For`` and ``X-Forwarded-Proto``, and may pass on the client's
+own version of the others. So where a request has both, an address or a scheme counts only if both agree on it; else the
+client is the proxy that connects, and the scheme its connection's. A client can thus hide behind its proxy's address,
+but never take another address. A proxy that removes the fields it does not write prevents that too. A proxy that writes
+neither must not be trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Network = IPv4Network | IPv6Network
 
 _HOPS_MAX = 32
 _FORWARDED_LENGTH_MAX = 8192
-"""What is read of Forwarded, from its end: a client may send tens of kilobytes before what its proxy appends."""
+"""Characters read from the end of Forwarded: a client may send tens of kilobytes before the proxy's own element."""
 
 _FORWARDED, _X_FOR, _X_PROTO = b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"
 
@@ -39,7 +39,7 @@ _PAIR = re.compile(r'\s*+(?:([\w!#$%&\'*+.^`|~-]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What one kind of field says; None: nothing that can be believed."""
+    """The address and the scheme in one kind of field; None: no valid one."""
 
     client: Address | None = None
     is_secure: bool | None = None
@@ -56,16 +56,16 @@ class TrustedProxies:
         if self._networks and scope["type"] in ("http", "websocket"):
             client = scope.get("client")
             if client and self._is_trusted(_address(client[0])):
-                scope = self._believed(scope)
+                scope = self._believe(scope)
         await self._app(scope, receive, send)
 
-    def _believed(self, scope: Scope) -> Scope:
+    def _believe(self, scope: Scope) -> Scope:
         fields = _fields(scope)
         claims = []
         if _FORWARDED in fields:
-            claims.append(self._forwarded(fields[_FORWARDED]))
+            claims.append(self._read_forwarded(fields[_FORWARDED]))
         if _X_FOR in fields or _X_PROTO in fields:
-            claims.append(self._x_forwarded(fields))
+            claims.append(self._read_x_forwarded(fields))
         changed = dict(scope)
         clients, schemes = {claim.client for claim in claims}, {claim.is_secure for claim in claims}
         if len(clients) == 1 and (client := clients.pop()) is not None:
@@ -75,7 +75,7 @@ class TrustedProxies:
             changed["scheme"] = f"{plain}s" if is_secure else plain
         return changed
 
-    def _x_forwarded(self, fields: Mapping[bytes, str]) -> _Claim:
+    def _read_x_forwarded(self, fields: Mapping[bytes, str]) -> _Claim:
         client = None
         for hop in _hops(fields.get(_X_FOR, "")):
             address = _address(hop.strip('"'))
@@ -84,8 +84,8 @@ class TrustedProxies:
                 break
         return _Claim(client, _SECURE.get(fields.get(_X_PROTO, "").rpartition(",")[2].strip().lower()))
 
-    def _forwarded(self, field: str) -> _Claim:
-        """The scheme is that of the hop whose client this is: whoever wrote the address wrote it, too."""
+    def _read_forwarded(self, field: str) -> _Claim:
+        """The scheme is that of the same element: the hop that wrote the address wrote it, too."""
         client = is_secure = None
         for element in _elements(field):
             pairs = _pairs(element)
@@ -104,7 +104,7 @@ class TrustedProxies:
 
 
 def _fields(scope: Scope) -> dict[bytes, str]:
-    """Those we read; all of one name are one list, as RFC 9110 section 5.3 joins them."""
+    """The fields that this module reads; fields of one name are joined to a list (RFC 9110 section 5.3)."""
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in (_FORWARDED, _X_FOR, _X_PROTO):
@@ -114,17 +114,17 @@ def _fields(scope: Scope) -> dict[bytes, str]:
 
 
 def _hops(field: str) -> Iterator[str]:
-    """Of X-Forwarded-For, the last first, without empty ones."""
+    """The hops of X-Forwarded-For, the last first, without empty ones."""
     for hop in reversed(field.rsplit(",", _HOPS_MAX)[-_HOPS_MAX:]):
         if hop := hop.strip():
             yield hop
 
 
 def _elements(field: str) -> Iterator[str]:
-    """Of Forwarded, the last first, without empty ones.
+    """The elements of Forwarded, the last first, without empty ones.
 
-    Read backwards: left of what proxies appended anything may stand, and a quote that a client opened there must not
-    swallow it. Read so, a quoted string that is well formed ends where it began, whatever is before it.
+    The field is read backwards: the text left of the proxies' elements comes from the client, and an open quote there
+    must not swallow them. Read so, a well-formed quoted string ends where it began, regardless of the text before it.
     """
     is_cut = len(field) > _FORWARDED_LENGTH_MAX
     field = field[-_FORWARDED_LENGTH_MAX:]
@@ -164,7 +164,7 @@ def _opening_quote(field: str, closing: int) -> int:
 
 
 def _pairs(element: str) -> dict[str, str] | None:
-    """Name in lower case -> value of one element; None when it is none, or says something twice."""
+    """Name in lower case -> value of one element; None when it is malformed, or has a name twice."""
     pairs: dict[str, str] = {}
     at = 0
     while at < len(element):

@@ -1,4 +1,4 @@
-"""What is refused before any layer sees it, or after the last one left: the documented error, with a request id."""
+"""Refusals before any layer sees the request, or after the last one left: the documented error, with a request id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from precipiq_core.system import SystemRandomness
 
 _REQUEST_ID_BYTES = 12
 
-_randomness: Randomness = SystemRandomness()  # one for all: each stays known to ``os.fork`` for ever
+_randomness: Randomness = SystemRandomness()  # one for all: ``os`` keeps each instance's fork hook permanently
 
 
 def refusal(error: PrecipiqError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

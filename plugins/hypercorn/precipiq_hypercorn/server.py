@@ -25,14 +25,14 @@ class HypercornServer:
         self._worker = worker
 
     def run(self, site: Site) -> int:
-        """See ``Server.run``. What serves is imported here: a command that serves nothing needs none of it."""
+        """See ``Server.run``. The serving modules are imported here: commands that do not serve need none of them."""
         if self._worker is not None:
             return self._run_as_worker(site, self._worker)
         if self._settings.workers > 1:
             from precipiq_hypercorn.workers import run_workers
 
             return run_workers(site, self._settings)
-        from precipiq_hypercorn.service import run_site
+        from precipiq_hypercorn.serving import run_site
 
         def say_ready(addresses: Sequence[str]) -> None:
             site.open_console()
@@ -41,7 +41,7 @@ class HypercornServer:
         return run_site(site, self._settings, say_ready)
 
     def _run_as_worker(self, site: Site, worker: Worker) -> int:
-        from precipiq_hypercorn.service import run_site
+        from precipiq_hypercorn.serving import run_site
         from precipiq_hypercorn.shared_metrics import forget_worker, shared_folder
 
         def say_ready(_: Sequence[str]) -> None:

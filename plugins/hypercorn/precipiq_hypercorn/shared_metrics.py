@@ -1,7 +1,7 @@
-"""The metrics of several workers as one: counted in files of a folder that all share, summed by whoever is asked.
+"""The metrics of several workers as one: counted in files of a shared folder, summed by the worker that answers.
 
-Files are by worker number, not by process: a worker started again goes on counting where its predecessor stopped, so
-that sums never go back and files do not pile up. Gauges speak of a process, and end with it.
+Files are by worker number, not by process: a restarted worker continues the counts of its predecessor, so that sums
+never decrease and files do not accumulate. A gauge belongs to a process, and ends with it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def share_metrics(worker: int) -> SharedRegistry:
 
 
 class SharedRegistry(CollectorRegistry):
-    """Register metrics as ever; what it shows is of all workers.
+    """A registry that collects the metrics of all workers.
 
     Counters, histograms and summaries are sums. A gauge has a label ``worker``, unless its ``multiprocess_mode`` sums
-    it up. What the files cannot hold (info, enum, collectors of a plugin's own) is the answering worker's, and says so
-    with the same label.
+    it up. Metrics that the files cannot hold (info, enum, a plugin's own collectors) are those of the answering
+    worker, and have the same label.
     """
 
     def __init__(self, folder: Path, worker: int) -> None:
@@ -86,12 +86,12 @@ def _with_worker_for_pid(sample: Sample) -> Sample:
 
 
 def forget_gauges(folder: Path, worker: int) -> None:
-    """That worker has died: what it counted stays, what it was is no more."""
+    """Remove the gauges of a worker that has died; its counts stay."""
     _remove(folder, f"gauge_*_{worker}.db")
 
 
 def forget_worker(folder: Path, worker: int) -> None:
-    """That worker ends and its parent is gone: whoever ends last removes the folder."""
+    """Remove the files of a worker whose parent has ended; the last worker to end removes the folder."""
     _remove(folder, f"*_{worker}.db")
     with suppress(OSError):
         folder.rmdir()

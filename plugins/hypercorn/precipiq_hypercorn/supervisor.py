@@ -1,8 +1,8 @@
 """The parent of several workers on one socket: starts, watches, restarts and ends them. Serves nothing itself.
 
-A worker is asked to stop through its channel rather than by a signal: that reaches also one which is still starting,
-without killing it. The first worker starts alone, so that what happens only once (a key file, a schema, a first
-organisation) happens in one process.
+The parent stops a worker through its channel rather than by a signal: a signal would kill a worker that is still
+starting. The first worker starts alone, so that one-time steps (a key file, a schema, a first organisation) happen in
+one process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import structlog
 
 from precipiq_hypercorn.config import HypercornConfig
-from precipiq_hypercorn.service import EXIT_CRASHED, EXIT_OK, EXIT_START_FAILED
+from precipiq_hypercorn.serving import EXIT_CRASHED, EXIT_OK, EXIT_START_FAILED
 from precipiq_hypercorn.worker import READY, STOP, Seat
 
 log = structlog.get_logger("precipiq.workers")
@@ -39,7 +39,7 @@ class _Running:
     ready: bool = False
 
     def read(self) -> bytes | None:
-        """What it says: empty when it has hung up, None when there is nothing to read."""
+        """The worker's message: empty when it has closed the channel, None when there is nothing to read."""
         try:
             return self.channel.recv(1)
         except BlockingIOError:
@@ -59,8 +59,8 @@ class _Running:
 class Supervisor:
     """``settings.workers`` processes of ``command``, each with ``--worker SEAT`` added, until SIGTERM or SIGINT.
 
-    ``on_ready``: called once, when all of them serve. ``on_death``: told the number of a worker that has died and is
-    not yet started again. ``stop_margin_s``: what a worker gets beyond the time to drain before it is killed.
+    ``on_ready``: called once, when all of them serve. ``on_death``: called with the number of a worker that has died,
+    before it is restarted. ``stop_margin_s``: a worker's time beyond the drain before it is killed.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal)
         keepers = [asyncio.create_task(self._keep(1))]
         try:
-            if await self._unless_stopped(self._first_ready):
+            if await self._wait_unless_stopped(self._first_ready):
                 keepers += [asyncio.create_task(self._keep(number)) for number in range(2, self._settings.workers + 1)]
-                if await self._unless_stopped(self._all_ready):
+                if await self._wait_unless_stopped(self._all_ready):
                     self._on_ready()
             await self._stop.wait()
             self._listening.close()
@@ -147,7 +147,7 @@ class Supervisor:
         for worker in self._running.values():
             worker.kill()
 
-    async def _unless_stopped(self, event: asyncio.Event) -> bool:
+    async def _wait_unless_stopped(self, event: asyncio.Event) -> bool:
         waiting = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._stop.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -177,10 +177,10 @@ class Supervisor:
     def _goes_on(self, number: int, code: int, has_served: bool) -> bool:
         """Whether the worker that ended unasked is to be started again."""
         if not has_served:
-            log.critical("a worker could not start", number=number, **_ending(code))
+            log.critical("a worker could not start", number=number, **_describe_exit(code))
             self._conclude(EXIT_START_FAILED if code == EXIT_START_FAILED else EXIT_CRASHED)
             return False
-        log.critical("a worker died", number=number, **_ending(code))
+        log.critical("a worker died", number=number, **_describe_exit(code))
         self._on_death(number)
         now_s = asyncio.get_running_loop().time()
         while self._deaths_s and now_s - self._deaths_s[0] > DEATHS_WINDOW_S:
@@ -226,7 +226,7 @@ class Supervisor:
             worker.kill()
         try:
             code = await worker.process.wait()
-            return code, worker.ready or worker.read() == READY  # its end may be known before its last word is read
+            return code, worker.ready or worker.read() == READY  # its end may be known before its last message is read
         finally:
             loop.remove_reader(worker.channel)
             del self._running[number]
@@ -243,7 +243,7 @@ class Supervisor:
             self._all_ready.set()
 
 
-def _ending(code: int) -> dict[str, int | str]:
+def _describe_exit(code: int) -> dict[str, int | str]:
     if code >= 0:
         return {"exit_code": code}
     try:

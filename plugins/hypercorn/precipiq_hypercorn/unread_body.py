@@ -1,9 +1,9 @@
-"""Cures a leak of Hypercorn 0.18: an answer while body events lie unread leaves task, socket and descriptor behind.
+"""Cures a leak of Hypercorn 0.18: an answer before the body is read leaks task, socket and descriptor.
 
-Hypercorn puts a last ``http.disconnect`` on a full queue from within the application's own last ``send``, and waits for
-ever. So the queue is emptied while that send runs. After such an answer a bounded part of the body is awaited for a
-moment before the request ends, so that clients see the answer rather than a reset. An HTTP/1.1 client whose body may be
-longer than that is told that the connection ends, so that it sends no other request on it.
+Hypercorn puts a last ``http.disconnect`` on a full queue from within the application's own last ``send``, and waits
+without bound. So the queue is emptied while that send runs. After such an answer a bounded part of the body is awaited
+for up to ``LINGER_TIMEOUT_S``, so that clients see the answer rather than a reset. An HTTP/1.1 client whose body may be
+longer gets ``Connection: close``, so that it sends no other request on the connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LINGER_TIMEOUT_S = 1.0
 
 
 class UnreadBody:
-    """Must be the outermost layer: nothing may stand between it and the server."""
+    """Must be the outermost layer: no other may be between it and the server."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,7 +32,7 @@ class UnreadBody:
 
 
 class _Body:
-    """One request: knows whether its body was read to the end."""
+    """One request: tracks whether its body was read to the end."""
 
     __slots__ = ("_may_outlast", "_read", "_receive", "_send")
 
@@ -59,7 +59,7 @@ class _Body:
             return
         await self._send({**message, "more_body": True})
         await self._linger()
-        await self._while_draining(self._send({"type": "http.response.body", "body": b""}))
+        await self._drain_while(self._send({"type": "http.response.body", "body": b""}))
 
     async def _linger(self) -> None:
         count = 0
@@ -68,7 +68,7 @@ class _Body:
                 while not self._read and count < LINGER_BYTES_MAX:
                     count += len((await self.receive()).get("body", b""))
 
-    async def _while_draining(self, sending: object) -> None:
+    async def _drain_while(self, sending: object) -> None:
         drain = asyncio.ensure_future(self._drain())
         try:
             await sending  # type: ignore[misc]

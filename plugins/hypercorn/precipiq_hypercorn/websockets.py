@@ -2,19 +2,19 @@
 
     fault                                                         cure
     the application never learns the client's close code          ``websocket.disconnect`` has code and reason
-    protocol errors end the connection without a word             a close frame with 1002, 1007, ... goes first
-    a message that is too large: counted in characters, and the   counted in bytes; 1009, what follows is dropped,
+    protocol errors end the connection without a close frame      a close frame with 1002, 1007, ... is sent
+    a message that is too large: counted in characters, and the   counted in bytes; 1009, later data are dropped,
       connection stays for 10 s and keeps what comes                closed within ``CLOSE_WAIT_S``
-    data before the handshake is accepted: the application is     400, and the application is told
-      never told and stays for ever
+    data before the handshake is accepted: the application gets   400 and ``websocket.disconnect``
+      no event and never ends
     a handshake that is refused leaves its connection open        closed
     a handshake field outside ASCII: traceback, connection lost   400
     a wrong subprotocol chosen by the application: traceback      500
     TCP is closed before the client has answered our close        its answer is awaited for ``CLOSE_WAIT_S``
     a message after a close of another's raises                   ignored
     a close frame waits behind a client that does not read        it is queued at once
-    pings are sent but nobody looks for pongs; a task for each    a timer; dropped after two without a pong
-    tiny frames are parsed without a limit, holding all up        1008 beyond ``websocket_frames_per_second_max``
+    pings are sent but pongs are ignored; a task for each         a timer; dropped after two without a pong
+    tiny frames are parsed without a limit, delaying all          1008 beyond ``websocket_frames_per_second_max``
     an HTTP/2 client that ends its stream without a close frame   disconnect 1006
       is not noticed
 
@@ -65,7 +65,7 @@ _REFUSALS: dict[int, Callable[[], PrecipiqError]] = {
 
 
 class Outlet(Protocol):
-    """What a WebSocket needs of the connection that carries it: ``CuredH11`` or ``CuredH2``."""
+    """The connection below a WebSocket: ``CuredH11`` or ``CuredH2``."""
 
     async def write(self, stream_id: int, data: bytes) -> None:
         """Send, waiting while the client does not take it."""
@@ -74,13 +74,13 @@ class Outlet(Protocol):
         """Send without waiting. ``last``: nothing is sent after these."""
 
     def end_writing(self, stream_id: int) -> None:
-        """Say that nothing more comes, where that is possible."""
+        """Shut down the sending side, where that is possible."""
 
     def unsent(self, stream_id: int) -> int:
         """Bytes that the client has not taken yet."""
 
     def abort(self, stream_id: int) -> None:
-        """Drop what carries the WebSocket, without a word."""
+        """Drop the connection or stream below the WebSocket, without a close frame."""
 
 
 class CuredWebSocket(WSStream):
@@ -93,11 +93,11 @@ class CuredWebSocket(WSStream):
         self._pings_unanswered = 0
         self._message_bytes = 0
         self._rate = FrameRate(frames_per_second_max(self.config))
-        self._told = False  # the application knows that it is over
-        self._deaf = False  # what still comes is dropped
+        self._told = False  # the application has got ``websocket.disconnect``
+        self._deaf = False  # later data are dropped
 
     async def handle(self, event: Event) -> None:
-        """Take what comes from the client."""
+        """Handle an event of the client."""
         if self.closed:
             return
         if isinstance(event, Request):
@@ -116,7 +116,7 @@ class CuredWebSocket(WSStream):
                 await self._receive(event.data)
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
-        """Take what comes from the application; None: it has ended."""
+        """Handle a message of the application; None: it has ended."""
         if self.closed:
             return
         if message is None:
@@ -196,7 +196,7 @@ class CuredWebSocket(WSStream):
             await self.app_put(received)
 
     async def _take_close(self, event: CloseConnection) -> None:
-        """The client's close frame, or an error in what it sent."""
+        """Handle the client's close frame, or an error in its data."""
         state = self.connection.state
         if state is ConnectionState.OPEN:
             await self._fail(event.code, event.reason)
@@ -210,7 +210,7 @@ class CuredWebSocket(WSStream):
         await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def _fail(self, code: int, reason: str | None) -> None:
-        """Close because of what the client did, and listen no more."""
+        """Close because of a fault of the client, and ignore its later data."""
         self._deaf = True
         self._close(code, reason)
         self.buffer.clear()
@@ -252,7 +252,7 @@ class CuredWebSocket(WSStream):
             await self._tell(code)
 
     def _close(self, code: int, reason: str | None) -> None:
-        """Send the close frame, and give the client a moment to answer it."""
+        """Send the close frame, and wait up to ``CLOSE_WAIT_S`` for the client's."""
         data = self.connection.send(CloseConnection(code=code, reason=reason))
         self.state = ASGIWebsocketState.CLOSED
         self._outlet.post(self.stream_id, data, last=True)

@@ -1,7 +1,7 @@
 """A worker as it sees itself: the socket that all workers share, and the channel to the parent that started it.
 
 The channel carries one byte in each direction: ``READY`` to the parent, ``STOP`` to the worker. Its end means that the
-parent is gone, and stops the worker as well.
+parent has ended, and stops the worker as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STOP = b"s"
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What a parent tells a worker on its command line. ``listening``, ``channel``: inherited descriptors."""
+    """A worker's place, passed on its command line. ``listening``, ``channel``: inherited descriptors."""
 
     number: int
     listening: int
@@ -43,17 +43,17 @@ class Seat:
 
 
 class Worker:
-    """This process as a worker. ``orphaned``: the parent ended without a word.
+    """This process as a worker. ``orphaned``: the parent ended without ``STOP``.
 
-    SIGTERM and SIGINT stop it, and a second one changes nothing: service managers send theirs to parent and workers
-    alike, at any moment, and whoever has stopped already must not be killed by it. The parent kills.
+    SIGTERM and SIGINT stop it, and a second one changes nothing: service managers signal parent and workers alike, at
+    any time, and the signal must not kill a worker that is stopping already. Only the parent kills.
     """
 
     def __init__(self, seat: Seat) -> None:
         self.number = seat.number
         self.orphaned = False
-        self.listening = _inherited(seat.listening)
-        self._channel = _inherited(seat.channel)
+        self.listening = _inherit_socket(seat.listening)
+        self._channel = _inherit_socket(seat.channel)
         self._channel.setblocking(False)
         self._stop: Callable[[], object] | None = None
         self._was_signalled = False
@@ -62,19 +62,19 @@ class Worker:
             signal.signal(number, self._on_signal)
 
     def report_ready(self) -> None:
-        """Tell the parent that this worker serves."""
-        with suppress(OSError):  # the parent is gone: the channel's other message says so
+        """Send ``READY`` to the parent."""
+        with suppress(OSError):  # the parent has ended: the end of the channel shows it
             self._channel.send(READY)
 
     def stop_with_parent(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-        """Set ``stop`` when the parent says so, when it is gone, and at SIGTERM and SIGINT."""
+        """Set ``stop`` at ``STOP`` of the parent, when the parent ends, and at SIGTERM and SIGINT."""
         self._stop = partial(loop.call_soon_threadsafe, stop.set)
         if self._was_signalled:
             stop.set()
         loop.add_reader(self._channel.fileno(), self._on_message, loop, stop)
 
     def leave(self) -> None:
-        """The process ends now: nothing that comes late may change its exit code."""
+        """Ignore signals from now on: the process ends, and a late signal must not change its exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
@@ -96,7 +96,7 @@ class Worker:
         stop.set()
 
 
-def _inherited(descriptor: int) -> socket.socket:
+def _inherit_socket(descriptor: int) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)
         return socket.socket(fileno=descriptor)

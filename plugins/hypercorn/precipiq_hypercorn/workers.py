@@ -1,4 +1,4 @@
-"""What the parent of several workers does before, around and after them."""
+"""The parent of several workers: binds the socket, makes the folder of metrics, runs the supervisor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from precipiq_contracts.server import Site
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import tls_context
-from precipiq_hypercorn.service import listen, url_of
+from precipiq_hypercorn.serving import listen, url_of
 from precipiq_hypercorn.shared_metrics import FOLDER_VARIABLE, forget_gauges
 from precipiq_hypercorn.supervisor import Supervisor
 
 
 def run_workers(site: Site, settings: HypercornConfig) -> int:
-    """Start the workers on one socket and keep them until SIGTERM; the exit code.
+    """Start the workers on one socket and keep them until SIGTERM; returns the exit code.
 
-    The site itself is not served: it has booted, so that what is wrong with the deployment is said once. Raises
+    The site itself is not served: it has booted, so that faults of the deployment are reported once. Raises
     ``DeploymentError`` when the address or the certificate cannot be used.
     """
     if settings.tls is not None:

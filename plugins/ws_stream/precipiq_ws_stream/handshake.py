@@ -138,7 +138,7 @@ class WebSocketApp:
 
     async def _refuse(self, socket: Socket, error: PrecipiqError, address: str | None) -> None:
         if not socket.accepted:
-            self._admission.refused(error.code, address)
+            self._admission.note_refusal(error.code, address)
         await socket.refuse(error)
 
 

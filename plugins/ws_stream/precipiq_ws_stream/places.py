@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from precipiq_contracts.auth import AddressLimiter
 from precipiq_contracts.errors import RateLimited
 from precipiq_contracts.plans import Plans
-from precipiq_core.addresses import counted_address
+from precipiq_core.addresses import address_to_count
 from precipiq_ws_stream.config import WsStreamConfig
 
 HANDSHAKE = "stream_handshake"
@@ -42,7 +42,7 @@ class Places:
     @contextmanager
     def take(self, address: str | None, org_id: str) -> Iterator[None]:
         """Hold a place while the context is entered. Raises ``RateLimited`` when no place is free."""
-        config, client = self._config, counted_address(address)
+        config, client = self._config, address_to_count(address)
         for count, count_max, whose in (
             (self._taken, config.connections_max, "on this server"),
             (self._by_address.get(client, 0), config.connections_per_address_max, "from this address"),

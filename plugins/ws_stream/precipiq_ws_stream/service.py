@@ -108,7 +108,7 @@ class Streams:
         """Count a handshake. Raises ``RateLimited``."""
         await self._places.count_handshake(address)
 
-    def refused(self, code: str, address: str | None) -> None:
+    def note_refusal(self, code: str, address: str | None) -> None:
         """Count a handshake that was refused with that error code."""
         self._metrics.handshakes.labels(code).inc()
         log.info("stream refused", code=code, address=address)

@@ -14,7 +14,7 @@ from folder_database.service import FolderDatabase
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, MigratedDatabase, Migration, Statement
 from precipiq_contracts.errors import Conflict, DeploymentError
-from precipiq_testkit.power_cut import NotFollowed, following
+from precipiq_testkit.power_cut import NotFollowed, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -151,7 +151,7 @@ async def test_a_schema_is_migrated_once_and_those_who_are_open_have_it_too(tmp_
 async def test_what_a_transaction_answered_survives_a_power_cut(tmp_path: Path, notes: Migration) -> None:
     (tmp_path / "tables").mkdir()
     try:
-        with following(tmp_path / "tables") as disk:
+        with follow(tmp_path / "tables") as disk:
             async with opened(tmp_path, notes) as database:
                 for number in range(COMMITS_MAX + 2):
                     await database.transaction([write(ALPHA, f"{number}")])

@@ -15,7 +15,7 @@ from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.running import running
+from precipiq_core.running import run_lifespans
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
 from precipiq_testkit.clock import ManualClock, SeededRandomness
@@ -67,7 +67,7 @@ async def test_the_ledger_runs_on_files_without_any_database(tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # verifying processes unpickle its auditor
     for restart in range(2):
         assembly = boot(tmp_path)
-        async with running(assembly):
+        async with run_lifespans(assembly):
             notes = Notes(assembly.services.get(Ledger), 100)
             first = await notes.write(CHAIN, "ada", "remember", "key")
             assert first.seq == 1
@@ -84,5 +84,5 @@ async def test_the_ledger_runs_on_files_without_any_database(tmp_path: Path, mon
 @pytest.mark.anyio
 async def test_a_driver_that_nobody_registered_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match="jsonl"):
-        async with running(boot(tmp_path, driver="jsonll")):
+        async with run_lifespans(boot(tmp_path, driver="jsonll")):
             pass

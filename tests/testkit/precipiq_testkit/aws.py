@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1",
 }
 
-# It ends when its standard input does, so it outlives nobody.
+# It ends when its standard input does, so it cannot outlive the tests.
 _SERVER = """
 import sys
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
@@ -44,7 +44,7 @@ class AwsServer:
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(self, service: str) -> Any:
-        """A client of boto3, to prepare what a test needs and to look at what came of it."""
+        """A client of boto3, to prepare a test's objects and to look at its results."""
         from boto3.session import Session
 
         if service not in self._clients:

@@ -183,7 +183,7 @@ class Browser:
         os.close(self._answers)
 
     def _message(self, deadline: float) -> dict[str, Any]:
-        """The next message; events among them, which nobody asked for."""
+        """The next message: an answer or an event."""
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -213,7 +213,7 @@ class Page:
         self.wait_for("document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
-        """What a JavaScript expression gives, as JSON; promises are awaited. Raises ``RuntimeError`` when it throws."""
+        """A JavaScript expression's value, as JSON; promises are awaited. Raises ``RuntimeError`` when it throws."""
         answer = self._browser.call(
             "Runtime.evaluate",
             {"expression": expression, "awaitPromise": True, "returnByValue": True},
@@ -224,7 +224,7 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """The first true value of an expression. Raises ``TimeoutError`` with what the page shows."""
+        """The first true value of an expression. Raises ``TimeoutError`` with the page's text."""
         deadline = time.monotonic() + timeout_s
         while True:
             value = self.evaluate(expression)

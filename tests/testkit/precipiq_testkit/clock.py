@@ -1,11 +1,11 @@
-"""Time and randomness for tests, for the Protocols of ``precipiq_contracts.clock``: they move only when told to."""
+"""Time and randomness for tests, for the Protocols of ``precipiq_contracts.clock``: only the test moves them."""
 
 from __future__ import annotations
 
 import random
 
 START_US = 1_767_225_600_000_000
-"""2026-01-01T00:00:00Z, where a :class:`ManualClock` starts unless told otherwise."""
+"""2026-01-01T00:00:00Z, where a :class:`ManualClock` starts by default."""
 
 
 class ManualClock:

@@ -29,7 +29,7 @@ from precipiq_testkit.sealing import REDACTION
 
 @dataclass(frozen=True, slots=True)
 class MemoryData:
-    """What a driver's stores share: the entries of each chain by seq, and who watches it."""
+    """The shared state of a driver's stores: the entries of each chain by seq, and its watchers."""
 
     entries: dict[Chain, list[Entry]] = field(default_factory=dict)
     watchers: Watchers = field(default_factory=Watchers)
@@ -178,12 +178,12 @@ class MemoryAuditor:
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         for filed, rows in self.entries.items():
             for row in rows:
-                if filed != chain and _said_chain(parse_statement(row.statement)) == chain:
+                if filed != chain and _chain_of(parse_statement(row.statement)) == chain:
                     return row.seq, f"{filed.org_id}/{filed.environment}"
         return None
 
 
-def _said_chain(statement: Statement) -> Chain:
+def _chain_of(statement: Statement) -> Chain:
     return Chain(statement.org_id, statement.environment)
 
 

@@ -1,4 +1,4 @@
-"""What a process holds open, as Linux tells it."""
+"""The open files of a process, as Linux reports them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def open_files(pid: int) -> set[str]:
-    """What its descriptors are, such as ``socket:[123]``; those that close meanwhile are left out."""
+    """The targets of its descriptors, such as ``socket:[123]``, without those that close meanwhile."""
     found = set()
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():

@@ -1,4 +1,4 @@
-"""What pytest loads when the kit is installed: rewritten asserts in its suites, and a real server as a fixture."""
+"""The pytest plugin of the installed kit: rewritten asserts in its suites, and a real server as a fixture."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
     """A fresh, empty database; the secrets of its settings are in the environment."""
-    with used(postgres_server.new_database(), monkeypatch) as database:
+    with use_database(postgres_server.new_database(), monkeypatch) as database:
         yield database
 
 
 @pytest.fixture(scope="module")
 def shared_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
     """The same, one for all tests of a module."""
-    with pytest.MonkeyPatch.context() as patch, used(postgres_server.new_database(), patch) as database:
+    with pytest.MonkeyPatch.context() as patch, use_database(postgres_server.new_database(), patch) as database:
         yield database
 
 
 @contextmanager
-def used(database: PostgresDatabase, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
+def use_database(database: PostgresDatabase, patch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
     """That database with the secrets of its settings in the environment; gone afterwards."""
     for name, value in database.environment.items():
         patch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""What stands between a server and its PostgreSQL, for tests: a pooler of transactions, and a network that fails.
+"""Proxies between a server and its PostgreSQL, for tests: a pooler of transactions, and a network that fails.
 
 Both speak as much of the wire protocol (version 3) as they need, run in a thread with an event loop of their own, and
 listen on a free port of 127.0.0.1.
@@ -31,7 +31,7 @@ def _message(kind: bytes, *strings: str, head: bytes = b"", tail: bytes = b"") -
 
 
 def _reset(transport: asyncio.WriteTransport) -> None:
-    """Close at once with a TCP reset: what was not delivered is lost, and the peer gets an error, no end of file."""
+    """Close at once with a TCP reset: undelivered bytes are lost, and the peer gets an error, no end of file."""
     with contextlib.suppress(OSError):
         linger = struct.pack("ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -50,23 +50,23 @@ async def _receive(reader: asyncio.StreamReader, *, startup: bool = False) -> by
 
 @dataclass
 class _Exchange:
-    """What a server still owes its client: one ReadyForQuery for each Query, Sync and FunctionCall."""
+    """The answers that a server still owes its client: one ReadyForQuery for each Query, Sync and FunctionCall."""
 
     owed: int = 0
     unsynced: bool = False
     status: bytes = b"I"
 
-    def answered(self, *statuses: bytes) -> bool:
+    def is_answered(self, *statuses: bytes) -> bool:
         return not self.owed and not self.unsynced and self.status in statuses
 
-    def sent(self, message: bytes) -> None:
+    def note_request(self, message: bytes) -> None:
         if message[:1] in (b"Q", b"S", b"F"):
             self.owed += 1
             self.unsynced = False
         elif message[:1] in (b"P", b"B", b"D", b"E", b"C", b"H"):
             self.unsynced = True
 
-    def received(self, message: bytes) -> None:
+    def note_answer(self, message: bytes) -> None:
         if message[:1] == b"Z":
             self.owed = max(0, self.owed - 1)
             self.status = message[5:6]
@@ -139,9 +139,9 @@ class _Proxy:
         self._transports.add(writer.transport)
         self.connections_total += 1
         self.connections_open += 1
-        self._spawn(self._serve(reader, writer)).add_done_callback(lambda _: self._left(writer))
+        self._spawn(self._serve(reader, writer)).add_done_callback(lambda _: self._drop_client(writer))
 
-    def _left(self, writer: asyncio.StreamWriter) -> None:
+    def _drop_client(self, writer: asyncio.StreamWriter) -> None:
         self.connections_open -= 1
         writer.close()
 
@@ -153,10 +153,10 @@ class _Proxy:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._note_end)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, OSError):  # a peer that went away is no failure
@@ -236,19 +236,19 @@ class TransactionPooler(_Proxy):
         client = _Client(reader, writer)
         try:
             while client.key not in self._clients and (packet := await _receive(reader, startup=True)):
-                await self._from_stranger(client, packet)
+                await self._take_from_stranger(client, packet)
             while (message := await _receive(reader)) and message[:1] != b"X" and not writer.is_closing():
-                await self._from_client(client, message)
+                await self._take_from_client(client, message)
         except _Fatal as fatal:
             writer.write(fatal.answer)
         finally:
             self._clients.pop(client.key, None)
             if (server := client.server) is not None:
-                if not server.exchange.answered(b"I"):  # in the middle of a transaction: nobody can use it
+                if not server.exchange.is_answered(b"I"):  # in the middle of a transaction: no client can use it
                     self._drop(server)
                 self._unlink(server)
 
-    async def _from_stranger(self, client: _Client, packet: bytes) -> None:
+    async def _take_from_stranger(self, client: _Client, packet: bytes) -> None:
         if packet[4:8] in (_TLS, _GSS):
             client.writer.write(b"N")
             return
@@ -270,7 +270,7 @@ class TransactionPooler(_Proxy):
         welcome = _message(b"R", head=bytes(4)) + self._reports + _message(b"K", head=client.key)
         client.writer.write(welcome + _message(b"Z", head=b"I"))
 
-    async def _from_client(self, client: _Client, message: bytes) -> None:
+    async def _take_from_client(self, client: _Client, message: bytes) -> None:
         server = client.server
         if server is None:
             if message[:1] in (b"d", b"c", b"f"):  # the rest of a COPY that failed: a server ignores it
@@ -279,7 +279,7 @@ class TransactionPooler(_Proxy):
             self.transactions += 1
             if getattr(client.reader, "_eof", False) or client.reader.exception() is not None:  # it has left the queue
                 return
-        server.exchange.sent(message)
+        server.exchange.note_request(message)
         server.writer.write(message)
 
     async def _link(self, client: _Client) -> _Server:
@@ -344,10 +344,10 @@ class TransactionPooler(_Proxy):
 
     async def _relay_answers(self, server: _Server) -> None:
         while message := await _receive(server.reader):
-            server.exchange.received(message)
+            server.exchange.note_answer(message)
             if server.client is not None:
                 server.client.writer.write(message)
-                if message[:1] == b"Z" and server.exchange.answered(b"I"):
+                if message[:1] == b"Z" and server.exchange.is_answered(b"I"):
                     self._unlink(server)
             elif message[:1] == b"A":
                 self.lost_notifications += 1
@@ -374,7 +374,7 @@ class TransactionPooler(_Proxy):
 
 
 class _Relay:
-    """One connection through a :class:`FaultProxy`, and what its client asks for."""
+    """One connection through a :class:`FaultProxy`, and the requests of its client."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
@@ -383,8 +383,8 @@ class _Relay:
         self._statements: dict[bytes, bytes] = {}
         self._portals: dict[bytes, bytes] = {}
 
-    def asked(self, message: bytes) -> bytes:
-        """What that message makes the server do: for Execute the text and the arguments of its statement."""
+    def resolve(self, message: bytes) -> bytes:
+        """The request in that message: for Execute the text and the arguments of its statement."""
         kind, (name, _, rest) = message[:1], message[5:].partition(b"\0")
         if kind == b"P":
             self._statements[name] = rest
@@ -398,7 +398,7 @@ class _Relay:
 class FaultProxy(_Proxy):
     """A relay in front of PostgreSQL that fails on request. A switch has been made when its method returns.
 
-    TLS is answered with no. A pattern is looked for in what a message makes the server do: the text of a simple query,
+    TLS is answered with no. A pattern is looked for in a message's request: the text of a simple query,
     or the text and arguments of the prepared statement that an Execute runs, whenever that was prepared.
     """
 
@@ -412,7 +412,7 @@ class FaultProxy(_Proxy):
         self._flowing.set()
 
     def pass_through(self) -> None:
-        """Relay and accept everything again, forget the patterns. What :meth:`freeze` held back is delivered."""
+        """Relay and accept everything again; forget the patterns. Deliver the messages held back by :meth:`freeze`."""
         self._before_request.clear()
         self._before_answer.clear()
         self._loop.call_soon_threadsafe(self._flowing.set)
@@ -431,11 +431,11 @@ class FaultProxy(_Proxy):
         self._flowing.clear()
 
     def cut_before_answer(self, pattern: bytes, *, times: int = 1) -> None:
-        """Let the server do what contains the pattern, then reset the client's connection instead of answering."""
+        """Let the server execute the request with the pattern, then reset the client's connection without an answer."""
         self._before_answer.extend([pattern] * times)
 
     def cut_before_request(self, pattern: bytes, *, times: int = 1) -> None:
-        """Reset the client's connection before the server gets what contains the pattern."""
+        """Reset the client's connection before the server gets the request with the pattern."""
         self._before_request.extend([pattern] * times)
 
     def _accept_connections(self, wanted: bool, *, reset: bool) -> None:
@@ -472,20 +472,20 @@ class FaultProxy(_Proxy):
             relay.client.write(b"N")
         relay.server.write(packet)
         while message := await self._next(reader):
-            asked = relay.asked(message)
+            asked = relay.resolve(message)
             if not relay.cutting and self._hit(self._before_request, asked):
                 _reset(relay.client.transport)
                 return
             relay.cutting = relay.cutting or self._hit(self._before_answer, asked)
-            relay.exchange.sent(message)
+            relay.exchange.note_request(message)
             relay.server.write(message)
 
     async def _answers(self, relay: _Relay, reader: asyncio.StreamReader) -> None:
         while message := await self._next(reader):
-            relay.exchange.received(message)
+            relay.exchange.note_answer(message)
             if not relay.cutting:
                 relay.client.write(message)
-            elif relay.exchange.answered(b"I", b"T", b"E"):
+            elif relay.exchange.is_answered(b"I", b"T", b"E"):
                 break
         if relay.cutting:
             _reset(relay.client.transport)

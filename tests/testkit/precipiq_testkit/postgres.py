@@ -138,7 +138,7 @@ class PostgresDatabase:
         return f"postgresql://{quote(self.runtime_role)}@{host}:{port}/{self.name}"
 
     def settings(self) -> dict[str, object]:
-        """What the section ``[database]`` needs, but for the secrets; see :attr:`environment`."""
+        """The settings for ``[database]``, without the secrets; see :attr:`environment`."""
         return {
             "url": self.url,
             "password": {"env": "PRECIPIQ_TEST_DATABASE_PASSWORD"},
@@ -195,7 +195,7 @@ class PostgresDatabase:
     def copy(self) -> PostgresDatabase:
         """A new database with the same schema, rows, roles and settings, which needs no migration.
 
-        Costs a tenth of migrating. Nobody may be connected to this one meanwhile, and it must outlive its copies.
+        Costs a tenth of migrating. No client may be connected to this one meanwhile, and it must outlive its copies.
         """
         copied = PostgresDatabase(self.server, _new_name(), self.template)
         rows = self.server.sql(_SETTINGS_OF_ROLES.format(database=self.name))
@@ -281,13 +281,13 @@ class OwnPostgres:
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log_text()}")
 
     def ask_for_passwords(self) -> None:
-        """From now on everybody but the administrator needs a password (SCRAM-SHA-256)."""
+        """From now on every role but the administrator needs a password (SCRAM-SHA-256)."""
         lines = ["host all postgres 127.0.0.1/32 trust", "host all all 127.0.0.1/32 scram-sha-256"]
         (self._data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
         self.server.sql("SELECT pg_reload_conf()")
 
     def log_text(self) -> str:
-        """What the server logged."""
+        """The server's log."""
         return (self._folder / "log").read_text(errors="replace")
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
@@ -393,7 +393,7 @@ def _reachable(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> 
 
 
 def _own_port() -> int:
-    """A free port below those that the kernel gives out, so that nobody is given it while the server is stopped.
+    """A free port below those that the kernel gives out, so that no program gets it while the server is stopped.
 
     Processes that run tests at the same time look in different places.
     """

@@ -1,4 +1,4 @@
-"""What lies in the memory of another process, read from outside. Linux only; as its user, or as root."""
+"""The memory of another process, read from outside. Linux only; as its user, or as root."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 _CHUNK_BYTES = 16 * 1024 * 1024
 
 
-def found_in_memory(pid: int, needles: Mapping[str, bytes]) -> set[str]:
-    """Names of the needles that lie in anything that the process can read. Raises ``OSError`` if that is forbidden."""
+def search_memory(pid: int, needles: Mapping[str, bytes]) -> set[str]:
+    """Names of the needles found in any memory that the process can read. Raises ``OSError`` if that is forbidden."""
     overlap = max(map(len, needles.values())) - 1
     found = set()
     for chunk in _chunks(pid, overlap):

@@ -69,7 +69,7 @@ class RedisProcess:
     def start(self) -> RedisProcess:
         """Start and wait until it answers. Raises ``RuntimeError`` with its output when it does not."""
         again = self.port != 0
-        for _ in range(1 if again else START_TRIES_MAX):  # somebody may take a port that was free a moment ago
+        for _ in range(1 if again else START_TRIES_MAX):  # another program may take a port that was just free
             self.port = self.port if again else _free_port()
             self._launch()
             if self._answers():
@@ -107,7 +107,7 @@ class RedisProcess:
             settings["requirepass"] = self._password
         lines = [f'{name} "{value}"' for name, value in settings.items()]
         with (self._folder / "redis.log").open("wb") as log:
-            # Settings by standard input: a password on the command line is everybody's to read.
+            # Settings by standard input: every user can read a password on the command line.
             self._process = subprocess.Popen([self._binary, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log)
         assert self._process.stdin is not None
         with self._process.stdin as pipe:

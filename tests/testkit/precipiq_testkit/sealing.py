@@ -1,4 +1,4 @@
-"""Drafts and seals for tests: what the ledger plugin does before it calls an entry store, without its policies."""
+"""Drafts and seals for tests: the ledger plugin's work before it calls an entry store, without its policies."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SEAL_S = 0.002
 
 
 class SealRefused(Exception):
-    """What a :class:`RefusingSealer` raises; no driver knows it, so none can have swallowed it on purpose."""
+    """The error of a :class:`RefusingSealer`; no driver knows it, so none can have swallowed it on purpose."""
 
 
 @dataclass(slots=True)
 class Sealer:
-    """A seal that remembers what it was asked: ``heads[i]`` and ``drafts[i]`` are the arguments of call ``i``."""
+    """A seal that records its calls: ``heads[i]`` and ``drafts[i]`` are the arguments of call ``i``."""
 
     chain: Chain
     clock: Clock

@@ -113,7 +113,7 @@ class ServerProcess:
         return self._process
 
     def sql(self, *statements: str) -> list[Any]:
-        """Execute statements in the server's database as somebody who may do anything there; rows of the last one."""
+        """Execute statements in the server's database as its administrator; rows of the last one."""
         if self.postgres is not None:
             return self.postgres.sql("SET search_path = precipiq", *statements)
         with closing(sqlite3.connect(self.database_file, isolation_level=None, timeout=20)) as connection:
@@ -172,7 +172,7 @@ class ServerProcess:
         )
 
     def python(self, script: str, *arguments: str) -> str:
-        """Run Python code with this deployment as its configuration; what it prints."""
+        """Run Python code with this deployment as its configuration; returns its output."""
         command = [self._python, "-c", script, *arguments]
         done = subprocess.run(
             command, env=self._environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=True
@@ -186,7 +186,7 @@ class ServerProcess:
         return str(json.loads(made.stdout)["key"])
 
     def log_text(self) -> str:
-        """What this start wrote to standard output and error."""
+        """The standard output and error of this start."""
         if not self.log_file.exists():
             return ""
         with self.log_file.open("rb") as log:
@@ -220,9 +220,9 @@ class ServerProcess:
 
 
 def bound_socket(port: int = 0) -> socket.socket:
-    """A socket that has the port and does not listen: a server that is told the port may take it, nothing else does.
+    """A socket that has the port and does not listen: only a server that gets this port may take it.
 
-    Without ``port``: one that the kernel chooses. Raises ``OSError`` when somebody listens there.
+    Without ``port``: one that the kernel chooses. Raises ``OSError`` when another program listens there.
     """
     held = socket.socket()
     try:

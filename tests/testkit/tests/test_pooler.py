@@ -53,7 +53,7 @@ class Database:
             await connection.execute("SELECT 1")
 
     @asynccontextmanager
-    async def pooled(self, clients: int = 1, **options: Any) -> AsyncIterator[Any]:
+    async def open_pooled(self, clients: int = 1, **options: Any) -> AsyncIterator[Any]:
         """A pooler, a direct connection, and that many through the pooler, which prepare nothing."""
         async with AsyncExitStack() as stack:
             pooler = stack.enter_context(self.pooler(**options))
@@ -61,7 +61,7 @@ class Database:
             yield pooler, *[await stack.enter_async_context(connection) for connection in opened]
 
     @asynccontextmanager
-    async def proxied(self, **options: Any) -> AsyncIterator[Any]:
+    async def open_proxied(self, **options: Any) -> AsyncIterator[Any]:
         """A proxy, a direct connection, and one through the proxy."""
         with self.proxy() as proxy:
             async with self.connect() as direct, self.connect(proxy.port, **options) as one:
@@ -120,7 +120,7 @@ async def test_named_prepared_statements_fail(database: Database) -> None:
 
 
 async def test_a_prepared_statement_of_one_client_is_met_by_another(database: Database) -> None:
-    async with database.pooled(2, server_connections=1) as (_, _, one, two):
+    async with database.open_pooled(2, server_connections=1) as (_, _, one, two):
         await one.execute("PREPARE mine AS SELECT 1")
         with pytest.raises(asyncpg.DuplicatePreparedStatementError):
             await two.execute("PREPARE mine AS SELECT 2")
@@ -161,7 +161,7 @@ async def test_an_unnamed_statement_is_lost_at_the_sync(database: Database) -> N
 
 
 async def test_unprepared_transactions_work(database: Database) -> None:
-    async with database.pooled(2) as (pooler, _, one, two):
+    async with database.open_pooled(2) as (pooler, _, one, two):
         for number in range(20):
             got = await asyncio.gather(*(transact(client, "SELECT $1::int", number) for client in (one, two)))
             assert got == [number, number]
@@ -171,7 +171,7 @@ async def test_unprepared_transactions_work(database: Database) -> None:
 
 
 async def test_a_transaction_stays_on_one_connection_and_the_next_gets_another(database: Database) -> None:
-    async with database.pooled(2, server_connections=3) as (_, _, one, two):
+    async with database.open_pooled(2, server_connections=3) as (_, _, one, two):
         used: list[int] = []
         for _ in range(6):
             async with one.transaction():
@@ -184,7 +184,7 @@ async def test_a_transaction_stays_on_one_connection_and_the_next_gets_another(d
 
 
 async def test_a_failed_transaction_keeps_its_connection_until_it_is_rolled_back(database: Database) -> None:
-    async with database.pooled(server_connections=2) as (_, _, one):
+    async with database.open_pooled(server_connections=2) as (_, _, one):
         await one.execute("BEGIN")
         with pytest.raises(asyncpg.DivisionByZeroError):
             await one.execute("SELECT 1/0")
@@ -194,7 +194,7 @@ async def test_a_failed_transaction_keeps_its_connection_until_it_is_rolled_back
 
 
 async def test_many_clients_share_few_connections(database: Database) -> None:
-    async with database.pooled(8, server_connections=2) as (pooler, _, *clients):
+    async with database.open_pooled(8, server_connections=2) as (pooler, _, *clients):
         used = {pid for _ in range(5) for pid in await asyncio.gather(*(transact(client, PID) for client in clients))}
         assert len(used) == 2
         assert (pooler.server_logins, pooler.transactions, pooler.connections_open) == (2, 40, 8)
@@ -205,7 +205,7 @@ async def test_many_clients_share_few_connections(database: Database) -> None:
 
 async def test_settings_and_locks_of_a_session_are_lost_and_met_by_others(database: Database) -> None:
     shown = "SELECT current_setting('statement_timeout')"
-    async with database.pooled(2, server_connections=2) as (_, _, one, two):
+    async with database.open_pooled(2, server_connections=2) as (_, _, one, two):
         await one.execute("SET statement_timeout = '12345ms'")
         assert await transact(one, shown) == "0"
         assert {await transact(two, shown) for _ in range(2)} == {"0", "12345ms"}
@@ -214,7 +214,7 @@ async def test_settings_and_locks_of_a_session_are_lost_and_met_by_others(databa
 
 
 async def test_a_setting_of_the_transaction_holds_in_it_alone(database: Database) -> None:
-    async with database.pooled(2, server_connections=2) as (_, _, *clients):
+    async with database.open_pooled(2, server_connections=2) as (_, _, *clients):
         for number in range(6):
             async with clients[number % 2].transaction():
                 await clients[number % 2].fetchval("SELECT set_config('app.tenant', $1, true)", str(number))
@@ -225,7 +225,7 @@ async def test_a_setting_of_the_transaction_holds_in_it_alone(database: Database
 
 async def test_notifications_are_not_delivered(database: Database) -> None:
     heard: list[object] = []
-    async with database.pooled() as (pooler, direct, one):
+    async with database.open_pooled() as (pooler, direct, one):
         async with one.transaction():
             await one.add_listener("news", lambda *news: heard.append(news))
         await direct.execute("NOTIFY news")
@@ -235,7 +235,7 @@ async def test_notifications_are_not_delivered(database: Database) -> None:
 
 
 async def test_copy_works_and_fails_within_a_transaction(database: Database) -> None:
-    async with database.pooled(server_connections=2) as (_, _, one):
+    async with database.open_pooled(server_connections=2) as (_, _, one):
         async with one.transaction():
             await one.copy_records_to_table("note", records=[("copied",)])
         with pytest.raises(asyncpg.UniqueViolationError):
@@ -244,7 +244,7 @@ async def test_copy_works_and_fails_within_a_transaction(database: Database) -> 
 
 
 async def test_who_goes_in_the_middle_of_a_transaction_is_rolled_back(database: Database) -> None:
-    async with database.pooled(2, server_connections=1) as (pooler, direct, one, two):
+    async with database.open_pooled(2, server_connections=1) as (pooler, direct, one, two):
         await one.execute("BEGIN; INSERT INTO note VALUES ('left behind')")
         left = await one.fetchval(PID)
         one.terminate()
@@ -255,7 +255,7 @@ async def test_who_goes_in_the_middle_of_a_transaction_is_rolled_back(database: 
 
 
 async def test_clients_wait_in_the_order_they_came(database: Database) -> None:
-    async with database.pooled(4, server_connections=1) as (pooler, _, one, *others):
+    async with database.open_pooled(4, server_connections=1) as (pooler, _, one, *others):
         came: list[int] = []
         waiting: list[asyncio.Task[Any]] = []
         await one.execute("BEGIN")
@@ -271,7 +271,7 @@ async def test_clients_wait_in_the_order_they_came(database: Database) -> None:
 
 async def test_waiting_is_bounded(database: Database) -> None:
     options = {"server_connections": 1, "max_waiting": 1, "query_wait_timeout_s": 0.5}
-    async with database.pooled(3, **options) as (pooler, _, one, two, three):
+    async with database.open_pooled(3, **options) as (pooler, _, one, two, three):
         await one.execute("BEGIN")
         waiting = asyncio.create_task(two.execute("SELECT 1"))
         await until(lambda: pooler.waiting == 1)
@@ -284,7 +284,7 @@ async def test_waiting_is_bounded(database: Database) -> None:
 
 
 async def test_who_goes_while_waiting_does_nothing(database: Database) -> None:
-    async with database.pooled(2, server_connections=1) as (pooler, direct, one, two):
+    async with database.open_pooled(2, server_connections=1) as (pooler, direct, one, two):
         await one.execute("BEGIN")
         waiting = asyncio.create_task(two.execute("INSERT INTO note VALUES ('too late')"))
         await until(lambda: pooler.waiting == 1)
@@ -298,7 +298,7 @@ async def test_who_goes_while_waiting_does_nothing(database: Database) -> None:
 
 
 async def test_a_cancel_request_reaches_the_server(database: Database) -> None:
-    async with database.pooled(2, server_connections=1) as (pooler, _, one, two):
+    async with database.open_pooled(2, server_connections=1) as (pooler, _, one, two):
         with pytest.raises(TimeoutError):
             await one.execute("SELECT pg_sleep(60)", timeout=0.2)
         assert await asyncio.wait_for(transact(two, "SELECT 1"), 10) == 1
@@ -307,7 +307,7 @@ async def test_a_cancel_request_reaches_the_server(database: Database) -> None:
 
 
 async def test_a_lost_server_connection_is_replaced(database: Database) -> None:
-    async with database.pooled(2, server_connections=1) as (pooler, direct, one, two):
+    async with database.open_pooled(2, server_connections=1) as (pooler, direct, one, two):
         await one.execute("BEGIN")
         await direct.fetchval("SELECT pg_terminate_backend($1, 5000)", await one.fetchval(PID))
         with pytest.raises((*LOST, asyncpg.AdminShutdownError)):
@@ -360,7 +360,7 @@ async def test_the_pooler_gives_its_password() -> None:
 
 
 async def test_the_pooler_stops_with_clients_in_every_state(database: Database) -> None:
-    async with database.pooled(4, server_connections=2, query_wait_timeout_s=60.0) as (pooler, _, one, *others):
+    async with database.open_pooled(4, server_connections=2, query_wait_timeout_s=60.0) as (pooler, _, one, *others):
         await one.execute("BEGIN")
         working = [asyncio.create_task(client.execute("SELECT pg_sleep(1)")) for client in others[1:]]
         await until(lambda: pooler.waiting == 1)
@@ -371,7 +371,7 @@ async def test_the_pooler_stops_with_clients_in_every_state(database: Database) 
 
 
 async def test_the_proxy_relays(database: Database) -> None:
-    async with database.proxied(ssl="prefer") as (proxy, _, one):
+    async with database.open_proxied(ssl="prefer") as (proxy, _, one):
         for number in range(10):
             assert await one.fetchval("SELECT $1::int", number) == number
         await database.hello(proxy.port)
@@ -381,7 +381,7 @@ async def test_the_proxy_relays(database: Database) -> None:
 
 
 async def test_cut_all_resets_open_connections_and_lets_new_ones_in(database: Database) -> None:
-    async with database.proxied() as (proxy, _, one), database.connect(proxy.port) as two:
+    async with database.open_proxied() as (proxy, _, one), database.connect(proxy.port) as two:
         sleeping = asyncio.create_task(two.execute("SELECT pg_sleep(1)"))
         await asyncio.sleep(0.05)
         proxy.cut_all()
@@ -401,7 +401,7 @@ def test_a_cut_is_a_reset(database: Database) -> None:
 
 
 async def test_refused_connections(database: Database) -> None:
-    async with database.proxied() as (proxy, _, one):
+    async with database.open_proxied() as (proxy, _, one):
         proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             await database.hello(proxy.port)
@@ -414,7 +414,7 @@ async def test_refused_connections(database: Database) -> None:
 
 
 async def test_a_frozen_request_arrives_later(database: Database) -> None:
-    async with database.proxied() as (proxy, direct, one):
+    async with database.open_proxied() as (proxy, direct, one):
         proxy.freeze()
         writing = asyncio.create_task(one.execute("INSERT INTO note VALUES ('frozen request')"))
         connecting = asyncio.create_task(database.hello(proxy.port))
@@ -426,7 +426,7 @@ async def test_a_frozen_request_arrives_later(database: Database) -> None:
 
 
 async def test_a_frozen_answer_arrives_later(database: Database) -> None:
-    async with database.proxied() as (proxy, direct, one):
+    async with database.open_proxied() as (proxy, direct, one):
         await direct.execute("SELECT pg_advisory_lock(8)")
         write = "SELECT pg_advisory_lock(8); INSERT INTO note VALUES ('frozen answer')"
         writing = asyncio.create_task(one.execute(write))
@@ -443,7 +443,7 @@ async def test_a_frozen_answer_arrives_later(database: Database) -> None:
 
 @pytest.mark.parametrize("end", [FaultProxy.cut_all, FaultProxy.stop])
 async def test_frozen_connections_can_be_cut(database: Database, end: Callable[[FaultProxy], None]) -> None:
-    async with database.proxied() as (proxy, _, one):
+    async with database.open_proxied() as (proxy, _, one):
         proxy.freeze()
         asking = asyncio.create_task(one.execute("SELECT 1"))
         await asyncio.sleep(0.05)
@@ -453,7 +453,7 @@ async def test_frozen_connections_can_be_cut(database: Database, end: Callable[[
 
 
 async def test_a_commit_without_an_answer_has_happened(database: Database) -> None:
-    async with database.proxied() as (proxy, direct, one):
+    async with database.open_proxied() as (proxy, direct, one):
         proxy.cut_before_answer(b"COMMIT")
         await one.execute("BEGIN")
         await one.execute("INSERT INTO note VALUES ('unanswered')")
@@ -463,7 +463,7 @@ async def test_a_commit_without_an_answer_has_happened(database: Database) -> No
 
 @pytest.mark.parametrize("cut", [b"COMMIT", b"write_note"])
 async def test_what_was_not_relayed_has_not_happened(database: Database, cut: bytes) -> None:
-    async with database.proxied() as (proxy, direct, one):
+    async with database.open_proxied() as (proxy, direct, one):
         proxy.cut_before_request(cut)
         with pytest.raises(LOST):
             async with one.transaction():
@@ -478,7 +478,7 @@ async def test_what_was_not_relayed_has_not_happened(database: Database, cut: by
 async def test_a_call_without_an_answer_has_happened(database: Database, prepared: bool, in_argument: bool) -> None:
     """The pattern is in the statement, prepared before or not, or in an argument of it."""
     name = f"call {prepared} {in_argument}"
-    async with database.proxied(statement_cache_size=100 if prepared else 0) as (proxy, direct, one):
+    async with database.open_proxied(statement_cache_size=100 if prepared else 0) as (proxy, direct, one):
         if prepared:
             await one.fetchval("SELECT write_note($1)", f"{prepared} {in_argument} before")
         proxy.cut_before_answer(name.encode() if in_argument else b"write_note")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_testkit.power_cut import Disk, NotFollowed, following
+from precipiq_testkit.power_cut import Disk, NotFollowed, follow
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     (tmp_path / "old").write_text("old")
     (tmp_path / "inside").mkdir()
     try:
-        with following(tmp_path) as disk:
+        with follow(tmp_path) as disk:
             yield disk
     except NotFollowed as error:
         pytest.skip(f"this machine does not let system calls be followed: {error}")
@@ -30,7 +30,7 @@ def flush(path: Path) -> None:
     os.close(file)
 
 
-def left(disk: Disk, folder: Path) -> dict[str, str]:
+def cut_power(disk: Disk, folder: Path) -> dict[str, str]:
     """The files that a power cut leaves now, and what is in them."""
     disk.cut()
     disk.restore()
@@ -38,14 +38,14 @@ def left(disk: Disk, folder: Path) -> dict[str, str]:
 
 
 def test_what_was_there_before_is_left(disk: Disk, tmp_path: Path) -> None:
-    assert left(disk, tmp_path) == {"old": "old"}
+    assert cut_power(disk, tmp_path) == {"old": "old"}
     assert (tmp_path / "inside").is_dir()
 
 
 def test_what_was_only_written_is_lost(disk: Disk, tmp_path: Path) -> None:
     (tmp_path / "old").write_text("changed")
     (tmp_path / "new").write_text("new")
-    assert left(disk, tmp_path) == {"old": "old"}
+    assert cut_power(disk, tmp_path) == {"old": "old"}
 
 
 def test_a_new_file_needs_its_folder_flushed_too(disk: Disk, tmp_path: Path) -> None:
@@ -53,13 +53,13 @@ def test_a_new_file_needs_its_folder_flushed_too(disk: Disk, tmp_path: Path) -> 
         (tmp_path / name).write_text("new")
         flush(tmp_path / name)
     flush(tmp_path)
-    assert left(disk, tmp_path) == {"old": "old", "new": "new"}
+    assert cut_power(disk, tmp_path) == {"old": "old", "new": "new"}
 
 
 def test_a_name_that_was_flushed_has_no_content_yet(disk: Disk, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("new")
     flush(tmp_path)
-    assert left(disk, tmp_path) == {"old": "old", "new": ""}
+    assert cut_power(disk, tmp_path) == {"old": "old", "new": ""}
 
 
 def test_a_rename_or_removal_is_undone_until_the_folder_is_flushed(disk: Disk, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_rename_or_removal_is_undone_until_the_folder_is_flushed(disk: Disk, t
         (tmp_path / "new").write_text(f"new {number}")
         flush(tmp_path / "new")
         (tmp_path / "new").replace(tmp_path / "old")
-    assert left(disk, tmp_path) == {"old": "old"}
+    assert cut_power(disk, tmp_path) == {"old": "old"}
 
 
 def test_a_rename_with_its_folder_flushed_is_kept(disk: Disk, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_rename_with_its_folder_flushed_is_kept(disk: Disk, tmp_path: Path) ->
     flush(tmp_path / "new")
     (tmp_path / "new").replace(tmp_path / "old")
     flush(tmp_path)
-    assert left(disk, tmp_path) == {"old": "new"}
+    assert cut_power(disk, tmp_path) == {"old": "new"}
 
 
 def by_fdatasync(path: Path) -> None:
@@ -135,17 +135,17 @@ WAYS = [
 @pytest.mark.parametrize("write", WAYS, ids=lambda write: write.__name__)
 def test_every_way_to_flush_a_file_is_seen(disk: Disk, tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "old")
-    assert left(disk, tmp_path) == {"old": "new"}
+    assert cut_power(disk, tmp_path) == {"old": "new"}
 
 
 def test_the_process_goes_on_after_the_cut_and_can_be_followed_again(disk: Disk, tmp_path: Path) -> None:
     disk.cut()
     by_fdatasync(tmp_path / "old")
-    with following(tmp_path) as again:
+    with follow(tmp_path) as again:
         (tmp_path / "old").write_text("changed")
-        assert left(again, tmp_path) == {"old": "new"}
+        assert cut_power(again, tmp_path) == {"old": "new"}
 
 
 def test_a_machine_that_forbids_it_is_told_from_a_fault(disk: Disk, tmp_path: Path) -> None:
-    with pytest.raises(NotFollowed, match="not permitted"), following(tmp_path):
+    with pytest.raises(NotFollowed, match="not permitted"), follow(tmp_path):
         raise AssertionError("a process has one tracer at a time")

@@ -51,10 +51,10 @@ class _AltersPayloads(Fault):
         sealed = super()._store_sealed(chain, new, seal)
         for entry in sealed:
             if entry.payload is not None:
-                self._data.entries[chain][entry.seq - 1] = replace(entry, payload=self.altered(entry.payload))
+                self._data.entries[chain][entry.seq - 1] = replace(entry, payload=self.alter(entry.payload))
         return sealed
 
-    def altered(self, payload: bytes) -> bytes:
+    def alter(self, payload: bytes) -> bytes:
         raise NotImplementedError
 
 
@@ -64,7 +64,7 @@ class ReserialisesThePayload(_AltersPayloads):
     caught_by = "test_what_was_sealed_is_stored_and_given_back_byte_for_byte"
     symptom = r"read_all\(store, ALPHA\)\) == appended.entries"
 
-    def altered(self, payload: bytes) -> bytes:
+    def alter(self, payload: bytes) -> bytes:
         return json.dumps(json.loads(payload)).encode()
 
 
@@ -74,7 +74,7 @@ class LosesNul(_AltersPayloads):
     caught_by = "test_texts_are_kept_exactly"
     symptom = r"read_all\(store, ALPHA\)\) == appended.entries"
 
-    def altered(self, payload: bytes) -> bytes:
+    def alter(self, payload: bytes) -> bytes:
         return payload.replace(rb"\u0000", b"")
 
 
@@ -84,7 +84,7 @@ class RoundsNumbers(_AltersPayloads):
     caught_by = "test_numbers_are_kept_exactly"
     symptom = r"read_all\(store, ALPHA\)\) == appended.entries"
 
-    def altered(self, payload: bytes) -> bytes:
+    def alter(self, payload: bytes) -> bytes:
         return json.dumps(json.loads(payload, parse_int=float), separators=(",", ":")).encode()
 
 

@@ -43,7 +43,7 @@ class HidesAMissingPayload(Fault):
     """Passes over the rows whose payload is missing."""
 
     caught_by = "test_the_audit_gives_the_stored_bytes"
-    symptom = r"audit\(store.auditor\(\), ALPHA\) == _expected"
+    symptom = r"audit\(store.auditor\(\), ALPHA\) == _expect_audit"
 
     def auditor(self) -> EntryAuditor:
         return _HidesMissingPayloads(self._data.entries)

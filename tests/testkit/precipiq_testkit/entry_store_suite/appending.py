@@ -122,7 +122,7 @@ class AppendTests(StoreTests):
                 assert head is not None
                 assert head.seq >= appended.entries[-1].seq, "head is older than an append that has returned"
 
-        await self.together(*[append_and_look] * 8)
+        await self.run_together(*[append_and_look] * 8)
         entries = await read_all(store, ALPHA)
         assert await store.head(ALPHA) == head_of(entries[-1])
 
@@ -146,15 +146,15 @@ class AppendTests(StoreTests):
         On failure: is a group's transaction rolled back as a whole, without appending the others again?
         """
 
-        async def refused() -> Appended | None:
+        async def append_refused() -> Appended | None:
             with pytest.raises(SealRefused):
                 await store.append(ALPHA, [writer.draft("refused")], writer.refusing_seal(ALPHA))
             return None
 
-        async def accepted() -> Appended | None:
+        async def append_accepted() -> Appended | None:
             return await writer.append(ALPHA, writer.draft("accepted"))
 
-        await self.together(*[accepted, refused] * 12)
+        await self.run_together(*[append_accepted, append_refused] * 12)
         entries = await read_all(store, ALPHA)
         assert agents(entries) == ["accepted"] * 12
         assert_intact(ALPHA, entries)
@@ -169,7 +169,7 @@ class AppendTests(StoreTests):
             size = number % 3 + 1
             return (await writer.append(ALPHA, *(writer.draft(f"{number}-{i}") for i in range(size)))).entries
 
-        batches = await self.together(*(lambda number=number: append(number) for number in range(64)))
+        batches = await self.run_together(*(lambda number=number: append(number) for number in range(64)))
         entries = await read_all(store, ALPHA)
         assert_intact(ALPHA, entries)
         assert sorted(seqs(entries)) == sorted(seq for batch in batches for seq in seqs(batch))
@@ -187,7 +187,7 @@ class AppendTests(StoreTests):
         async def append(chain: Chain) -> None:
             await writer.append(chain, writer.draft(), writer.draft())
 
-        await self.together(*(lambda chain=chain: append(chain) for chain in grown))
+        await self.run_together(*(lambda chain=chain: append(chain) for chain in grown))
         for chain in (ALPHA, ALPHA_TEST, BETA):
             entries = await read_all(store, chain)
             assert_intact(chain, entries)

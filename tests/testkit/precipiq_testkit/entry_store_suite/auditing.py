@@ -81,17 +81,17 @@ class AuditTests(StoreTests):
 
         On failure: does it repair, skip or rebuild? What it hides, verification cannot find.
         """
-        entries = await _with_a_redaction(writer)
-        assert audit(store.auditor(), ALPHA) == _expected(entries)
+        entries = await _fill_with_a_redaction(writer)
+        assert audit(store.auditor(), ALPHA) == _expect_audit(entries)
 
     async def test_the_auditor_works_in_another_process(self, store: EntryStore, writer: Writer) -> None:
         """The auditor MUST be picklable, and tell another process, started afresh, the same.
 
         On failure: does it hold a connection, a lock or the store itself instead of the way to open its own?
         """
-        entries = await _with_a_redaction(writer)
+        entries = await _fill_with_a_redaction(writer)
         auditor = store.auditor()
-        assert await anyio.to_thread.run_sync(audit_elsewhere, auditor, ALPHA) == _expected(entries)
+        assert await anyio.to_thread.run_sync(audit_elsewhere, auditor, ALPHA) == _expect_audit(entries)
 
     async def test_the_audit_knows_the_last_seq_and_each_hash(self, store: EntryStore, writer: Writer) -> None:
         """``last_seq`` MUST be the highest seq, ``hashes_at`` the hashes stored there, in the order asked.
@@ -132,7 +132,7 @@ class AuditTests(StoreTests):
         assert store.auditor().stray(ALPHA) is None
 
 
-async def _with_a_redaction(writer: Writer) -> list[Entry]:
+async def _fill_with_a_redaction(writer: Writer) -> list[Entry]:
     entries = await writer.fill(ALPHA, 6)
     await writer.append(ALPHA, writer.draft("é\x00", erasable=False, metadata={"n": 10**30}))
     await writer.fill(BETA, 2)
@@ -141,7 +141,7 @@ async def _with_a_redaction(writer: Writer) -> list[Entry]:
     return [stored[0], replace(entries[1], payload=None), *stored[2:]]
 
 
-def _expected(entries: Sequence[Entry]) -> Audit:
+def _expect_audit(entries: Sequence[Entry]) -> Audit:
     rows = tuple((entry.seq, entry.hash, entry.statement, entry.payload) for entry in entries)
     redactions = tuple(e.statement for e in entries if parse_statement(e.statement).kind == "redaction")
     assert len(redactions) == 1

@@ -20,7 +20,7 @@ from precipiq_testkit.entry_store_suite.support import (
     require_reopen,
     require_storage,
 )
-from precipiq_testkit.power_cut import Disk, NotFollowed, following
+from precipiq_testkit.power_cut import Disk, NotFollowed, follow
 from precipiq_testkit.sealing import Writer
 
 
@@ -36,11 +36,11 @@ class DurabilityTests(StoreTests):
         renamed? Does a database flush at each commit, not now and then?
         """
         opened = require_reopen(reopen)
-        with self.followed(require_storage(storage)) as disk:
+        with self.follow_flushes(require_storage(storage)) as disk:
             async with driver.open() as store:
                 writer = Writer(store)
                 await writer.append(ALPHA, writer.draft(key="first"), writer.draft())
-                await self.together(*[lambda: writer.append(BETA)] * 4)
+                await self.run_together(*[lambda: writer.append(BETA)] * 4)
                 last = await writer.append(ALPHA, writer.draft(key="last"), writer.draft())
                 disk.cut()
                 written = {chain: await read_all(store, chain) for chain in (ALPHA, BETA)}
@@ -62,7 +62,7 @@ class DurabilityTests(StoreTests):
         On failure: is what drops the payload flushed too, or only the redaction entry?
         """
         opened = require_reopen(reopen)
-        with self.followed(require_storage(storage)) as disk:
+        with self.follow_flushes(require_storage(storage)) as disk:
             async with driver.open() as store:
                 writer = Writer(store)
                 kept, target = await writer.fill(ALPHA, 2)
@@ -82,7 +82,7 @@ class DurabilityTests(StoreTests):
         """
         opened = require_reopen(reopen)
         answers: list[Appended] = []
-        with self.followed(require_storage(storage)) as disk:
+        with self.follow_flushes(require_storage(storage)) as disk:
             async with driver.open() as store:
                 writer = Writer(store)
 
@@ -91,16 +91,16 @@ class DurabilityTests(StoreTests):
                     if len(answers) == 1:
                         disk.cut()
 
-                await self.together(*[append] * 8)
+                await self.run_together(*[append] * 8)
             disk.restore()
         async with opened() as store:
             assert await read_all(store, ALPHA) == list(answers[0].entries), "an answered entry is gone"
 
     @contextmanager
-    def followed(self, storage: Path) -> Iterator[Disk]:
+    def follow_flushes(self, storage: Path) -> Iterator[Disk]:
         """The folder of the driver, its flushes followed from now on; skips where that is not possible."""
         try:
-            with following(storage, self.patience_s) as disk:
+            with follow(storage, self.patience_s) as disk:
                 yield disk
         except NotFollowed as error:
             pytest.skip(f"this machine does not let system calls be followed: {error}")

@@ -31,8 +31,8 @@ class ErasureTests(StoreTests):
         _require_plain(folder, entries)
         for target in (*entries[::2], *entries[1::2]):
             await writer.redact(ALPHA, target)
-            assert _found(folder, [target]) == [], "what was erased still lies in a file"
-        assert _found(folder, entries) == [], "what was erased is back in a file"
+            assert _find_traces(folder, [target]) == [], "what was erased still lies in a file"
+        assert _find_traces(folder, entries) == [], "what was erased is back in a file"
 
     async def test_what_is_erased_goes_once_its_readers_have_left(
         self, driver: EntryStoreDriver, storage: Path | None, store: EntryStore, writer: Writer
@@ -52,7 +52,7 @@ class ErasureTests(StoreTests):
             await writer.redact(ALPHA, target)
         assert sum(len(batch.seqs) for batch in reading) > 0
         with self.patience("the end of what was erased"):
-            while _found(folder, erased):
+            while _find_traces(folder, erased):
                 await anyio.sleep(0.05)
 
 
@@ -65,11 +65,11 @@ async def _write(writer: Writer) -> list[Entry]:
 
 
 def _require_plain(folder: Path, entries: list[Entry]) -> None:
-    if _found(folder, entries) != [entry.seq for entry in entries]:
+    if _find_traces(folder, entries) != [entry.seq for entry in entries]:
         pytest.skip("the driver does not store payloads as they are: searching its files shows nothing")
 
 
-def _found(folder: Path, entries: list[Entry]) -> list[int]:
+def _find_traces(folder: Path, entries: list[Entry]) -> list[int]:
     """The seqs of those of whose payload or salt some file has a trace."""
     text = b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
     traces = {entry.seq: (b"<%02d erase me>" % entry.seq, *_salts(entry)) for entry in entries}

@@ -83,7 +83,7 @@ class IdempotencyTests(StoreTests):
         async def append() -> Appended:
             return await writer.append(ALPHA, writer.draft(key="key"), writer.draft())
 
-        answers = await self.together(*[append] * 32)
+        answers = await self.run_together(*[append] * 32)
         assert len({answer.entries[0] for answer in answers}) == 1, "one key made several entries"
         assert sum(answer.created[0] for answer in answers) == 1
         entries = await read_all(store, ALPHA)

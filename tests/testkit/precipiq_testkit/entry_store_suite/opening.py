@@ -74,7 +74,7 @@ class OpenTests(StoreTests):
                 assert head.seq >= max(seqs(appended.entries)), "the other store does not see it yet"
                 return appended
 
-            answers = await self.together(*(lambda number=number: append(number) for number in range(64)))
+            answers = await self.run_together(*(lambda number=number: append(number) for number in range(64)))
             entries = await read_all(one, ALPHA)
             assert_intact(ALPHA, entries)
             assert await read_all(two, ALPHA) == entries

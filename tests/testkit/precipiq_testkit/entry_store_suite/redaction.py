@@ -94,7 +94,7 @@ class RedactTests(StoreTests):
         async def redact() -> Entry:
             return await writer.redact(ALPHA, target)
 
-        assert len(set(await self.together(*[redact] * 8))) == 1
+        assert len(set(await self.run_together(*[redact] * 8))) == 1
         entries = await read_all(store, ALPHA)
         assert len(entries) == 2
         assert_intact(ALPHA, entries)

@@ -22,7 +22,7 @@ class SealTests(StoreTests):
             key = f"key-{number // 2}"
             await store.append(ALPHA, [writer.draft(), writer.draft(key=key)], seals[-1])
 
-        await self.together(*(lambda number=number: append(number) for number in range(16)))
+        await self.run_together(*(lambda number=number: append(number) for number in range(16)))
         target = (await read_all(store, ALPHA))[0]
         seals.append(writer.watched_seal(ALPHA))
         await store.redact(ALPHA, target, writer.redaction(target), seals[-1])
@@ -42,7 +42,7 @@ class SealTests(StoreTests):
             await store.append(ALPHA, [writer.draft(key=f"key-{number // 2}")], seal)
             seal.end()
 
-        async def refused() -> None:
+        async def append_refused() -> None:
             seal = writer.watched_seal(ALPHA, refuses=True)
             seals.append(seal)
             with pytest.raises(SealRefused):
@@ -50,7 +50,7 @@ class SealTests(StoreTests):
             seal.end()
 
         for _ in range(3):
-            await self.together(*(lambda number=number: append(number) for number in range(8)), refused)
+            await self.run_together(*(lambda number=number: append(number) for number in range(8)), append_refused)
         await writer.append(ALPHA)
         await writer.append(BETA)
         assert [seal.late_count for seal in seals] == [0] * 27, "a seal was called after its append had ended"

@@ -53,7 +53,7 @@ class StoreTests:
         if scope.cancelled_caught:
             pytest.fail(f"{awaited} did not come within {self.patience_s} s")
 
-    async def together(self, *jobs: Callable[[], Awaitable[T]]) -> list[T]:
+    async def run_together(self, *jobs: Callable[[], Awaitable[T]]) -> list[T]:
         """Run all at once; their results in order. The first error ends all."""
         results: dict[int, T] = {}
 

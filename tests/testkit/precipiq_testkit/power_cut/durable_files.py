@@ -28,7 +28,7 @@ class DurableFiles:
         self.flush_all()
 
     def holds(self, path: str) -> bool:
-        """Whether that is the folder or lies in it."""
+        """Whether the path is the folder or inside it."""
         return path == str(self._folder) or path.startswith(f"{self._folder}{os.sep}")
 
     def flush_all(self) -> None:
@@ -59,7 +59,7 @@ class DurableFiles:
         return inode
 
     def write_to(self, target: Path) -> None:
-        """Make that folder, with what a power cut would leave. A file that never was flushed is empty."""
+        """Make that folder, with the files that a power cut would leave. A file that never was flushed is empty."""
         self._write(self._root, target)
 
     def _write(self, inode: int, target: Path) -> None:

@@ -24,7 +24,7 @@ _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +(/.*)")
 
 
 class Follower:
-    """Tells ``files`` of each flush of one process."""
+    """Reports each flush of one process to ``files``."""
 
     def __init__(self, process_id: int, files: DurableFiles) -> None:
         self._proc = Path(f"/proc/{process_id}")

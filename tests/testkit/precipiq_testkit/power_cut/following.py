@@ -34,7 +34,7 @@ class Disk:
         self._tell("following")
 
     def cut(self) -> None:
-        """Cut the power now: what is not flushed by now will be gone. The process itself goes on."""
+        """Cut the power now: unflushed writes are lost. The process itself goes on."""
         self._tell("cut")
 
     def _tell(self, expected: str) -> None:
@@ -49,15 +49,15 @@ class Disk:
             raise RuntimeError(f"the follower of system calls failed: it said {said or 'nothing, and ended'}")
 
     def restore(self) -> None:
-        """Put into the folder what the power cut left of it. Only while nothing of it is open."""
+        """Put into the folder the files that the power cut left of it. Only while nothing of it is open."""
         for path in self._folder.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         shutil.copytree(self._target, self._folder, dirs_exist_ok=True)
 
 
 @contextmanager
-def following(folder: Path, patience_s: float = 30.0) -> Iterator[Disk]:
-    """Follow what this process, with all its threads, flushes in that folder. What lies there now counts as flushed.
+def follow(folder: Path, patience_s: float = 30.0) -> Iterator[Disk]:
+    """Follow what this process, with all its threads, flushes in that folder. Its present files count as flushed.
 
     A process of its own does it by ptrace(2), until the power is cut. Raises ``NotFollowed`` where that is not
     possible: not on Linux, or forbidden, or under a debugger. Not seen: what other processes write, and ``io_uring``.

@@ -82,7 +82,7 @@ class TracedProcess:
         self._stopped = 0
         self._threads: set[int] = set()
         self._entered: dict[int, Call] = {}
-        while new := self._untraced():
+        while new := self._find_untraced():
             for thread in new:
                 self._threads.add(thread)
                 with suppress(ProcessLookupError):
@@ -91,7 +91,7 @@ class TracedProcess:
             with suppress(ProcessLookupError):
                 _ptrace(_INTERRUPT, thread)
 
-    def _untraced(self) -> set[int]:
+    def _find_untraced(self) -> set[int]:
         """Those that began meanwhile are traced already, when a traced thread started them."""
         threads = {int(name) for name in os.listdir(f"/proc/{self._process_id}/task")} - self._threads
         return {thread for thread in threads if self._tracer_of(thread) != os.getpid()}

@@ -1,4 +1,4 @@
-"""Serving until told to stop: our own socket, our own lifespan, our own signals and exit codes.
+"""Serves on an event loop until a signal or the parent stops it: socket, lifespan, signals and exit codes.
 
 Order at the end: the gate drains, Hypercorn closes its connections, the lifespan ends, exit code 0.
 """
@@ -75,10 +75,10 @@ async def serve(
     stop: asyncio.Event,
     listening: socket.socket | None = None,
 ) -> None:
-    """Serve until ``stop`` is set, then drain. ``on_ready``: told the addresses once requests are accepted.
+    """Serve until ``stop`` is set, then drain. ``on_ready``: called with the addresses once requests are accepted.
 
     ``listening``: a socket that listens already; it is closed at the end. Raises ``DeploymentError`` when the
-    address or the certificate cannot be used, and whatever the lifespan raises.
+    address or the certificate cannot be used, and the exceptions of the lifespan.
     """
     if settings.tls is not None:
         tls_context(settings.tls)
@@ -101,20 +101,20 @@ async def _serve_on(
     stop: asyncio.Event,
 ) -> None:
     config = ServerConfig(settings)
-    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it is given
+    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes this descriptor
     install()
 
-    async def drained() -> None:
+    async def wait_and_drain() -> None:
         on_ready([url_of(listening, secure=settings.tls is not None)])
         await stop.wait()
         log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
         await gate.drain(settings.drain_timeout_s)
 
     hypercorn = asyncio.ensure_future(
-        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=drained)
+        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=wait_and_drain)
     )
-    # Server.wait_closed() of Python 3.12 waits for connections that a stuck client keeps open: not for ever, here.
-    overdue = asyncio.ensure_future(_after(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
+    # Server.wait_closed() of Python 3.12 waits without bound for connections that a stuck client keeps open.
+    overdue = asyncio.ensure_future(_wait_past_stop(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
     try:
         await asyncio.wait([hypercorn, overdue], return_when=asyncio.FIRST_COMPLETED)
         if hypercorn.done():
@@ -125,13 +125,13 @@ async def _serve_on(
         await asyncio.gather(hypercorn, overdue, return_exceptions=True)
 
 
-async def _after(stop: asyncio.Event, delay_s: float) -> None:
+async def _wait_past_stop(stop: asyncio.Event, delay_s: float) -> None:
     await stop.wait()
     await asyncio.sleep(delay_s)
 
 
 def listen(settings: HypercornConfig) -> socket.socket:
-    """The deployment's socket, listening. Raises ``DeploymentError`` when it cannot be had."""
+    """The deployment's socket, listening. Raises ``DeploymentError`` when the address cannot be used."""
     host, port = settings.host_and_port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -171,9 +171,9 @@ def run(
     on_ready: OnReady,
     worker: Worker | None = None,
 ) -> int:
-    """Serve in an event loop of our own until SIGTERM or SIGINT; a second signal ends it at once. The exit code.
+    """Serve in a new event loop until SIGTERM or SIGINT; a second signal ends it at once. Returns the exit code.
 
-    ``worker``: this process serves beside others, on their socket and until their parent says so.
+    ``worker``: this process is one of several; it serves on their socket until their parent stops it.
     """
     listening = None if worker is None else worker.listening
 
@@ -182,7 +182,7 @@ def run(
         loop.set_exception_handler(loop_exception_handler)
         stop = asyncio.Event()
         if worker is None:
-            _own_signals(loop, stop, asyncio.current_task())
+            _handle_signals(loop, stop, asyncio.current_task())
         else:
             worker.stop_with_parent(loop, stop)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -211,12 +211,12 @@ def run(
 
 
 def run_site(site: Site, settings: HypercornConfig, on_ready: OnReady, worker: Worker | None = None) -> int:
-    """As :func:`run`, for an application that booted; around it what Hypercorn needs of every application."""
+    """As :func:`run`, for an application that booted; adds the layers that Hypercorn needs."""
     gate = DrainGate(TrustedProxies(site.app, settings.trusted_proxies))
     return run(UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker)
 
 
-def _own_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:
+def _handle_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:
     def on_signal() -> None:
         if stop.is_set() and task is not None:
             task.cancel()
