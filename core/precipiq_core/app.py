@@ -21,8 +21,8 @@ from precipiq_core.edge.request_metrics import RequestMetrics
 from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
-from precipiq_core.logs.sink import Sink
 from precipiq_core.running import run_lifespans
+from precipiq_logs.sink import Sink
 
 
 class Application:

@@ -20,8 +20,8 @@ from pydantic import Field
 from precipiq_contracts.settings import SecretReference, Settings
 from precipiq_core.deployment_file import read_document
 from precipiq_core.http.settings import HttpSettings
-from precipiq_core.logs.settings import LogSettings
 from precipiq_core.settings import parse_settings, suggest
+from precipiq_logs.settings import LogSettings
 
 ENV_PREFIX = "PRECIPIQ__"
 DATA_DIR_VARIABLE = "PRECIPIQ_DATA_DIR"

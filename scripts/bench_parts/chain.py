@@ -26,13 +26,13 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
 from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
 from precipiq_testkit.postgres import PostgresServer, own_postgres
 from precipiq_testkit.server import ServerProcess
 
@@ -104,7 +104,7 @@ def memory_mb(pid: int) -> float:
 
 
 def main() -> None:
-    configure_logging(LogSettings(level="error"))
+    configure_logging(LogSettings(level="error"), SystemClock())
     for database in os.environ.get("BENCH_DATABASES", "sqlite postgres").split():
         print(f"-- {database}")
         with ExitStack() as stack:

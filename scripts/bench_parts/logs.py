@@ -14,11 +14,11 @@ import structlog
 
 from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.request_log import RequestLog
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
-from precipiq_core.logs.sink import Sink
 from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_logs.scrub import Scrubber
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
+from precipiq_logs.sink import Sink
 
 _ROUNDS = 5
 _ROUND_S = 0.2
@@ -85,7 +85,7 @@ def _requests(app: Any) -> Callable[[int], None]:
 
 def measure() -> dict[str, float]:
     """Costs by name, microseconds."""
-    control = configure_logging(LogSettings(), stream=_Nowhere())  # type: ignore[call-arg]
+    control = configure_logging(LogSettings(), SystemClock(), stream=_Nowhere())  # type: ignore[call-arg]
     scrubber = control.sink.scrubber
     prose = b'{"event":"' + b"served /decisions/17 of the chain to 127.0.0.1 in 12 ms, status ok; " * 15 + b'"}'
     hostile = {"backslashes": b"\\", "percents": b"%25", "prefixes": b"pq_test_1234567 ", "jwt": b"eyJaaaaaaaa-"}

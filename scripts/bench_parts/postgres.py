@@ -33,12 +33,13 @@ from http_append import (
 )
 
 from precipiq_contracts.chain import Chain
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
 from precipiq_core.running import run_lifespans
+from precipiq_core.system import SystemClock
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
 from precipiq_testkit.postgres import PostgresDatabase, own_postgres
 from precipiq_testkit.server import ServerProcess, running_server
 
@@ -47,7 +48,7 @@ ORGANISATIONS = 4
 
 
 def main() -> None:
-    configure_logging(LogSettings(level="error"))
+    configure_logging(LogSettings(level="error"), SystemClock())
     settings = {"shared_buffers": "256MB"}
     with own_postgres(durable=True, settings=settings) as own, tempfile.TemporaryDirectory() as name:
         database = own.server.new_database()

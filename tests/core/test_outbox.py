@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from precipiq_chain.outbox import Outbox, OutboxEvent
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Migration, Statement
 from precipiq_contracts.errors import Conflict, Unavailable
+from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.databases import new_database
 

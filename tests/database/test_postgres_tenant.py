@@ -19,8 +19,9 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.errors import Conflict, DeploymentError, PrecipiqError
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
+from precipiq_core.system import SystemClock
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_postgres.errors import translate
 from precipiq_postgres.roles import ENVIRONMENT_SETTING, ORG_SETTING
@@ -296,7 +297,7 @@ COLLISIONS = [
 @pytest.mark.parametrize(("table", "sql"), COLLISIONS)
 async def test_a_conflict_tells_nothing_of_what_is_stored(database: PostgresDatabase, table: str, sql: str) -> None:
     stream = io.BytesIO()
-    control = configure_logging(LogSettings(level="debug"), stream=stream)
+    control = configure_logging(LogSettings(level="debug"), SystemClock(), stream=stream)
     try:
         with pytest.raises(Conflict) as refused:
             await database.transaction([Statement(sql, {"org_id": ALPHA.org_id})])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import precipiq_exports
-from precipiq_chain.outbox import OutboxEvent
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import uuid7
 from precipiq_contracts.database import Migration
+from precipiq_core.outbox import OutboxEvent
 from precipiq_exports.job_store import JobStore, Lease
 from precipiq_exports.jobs import Failure, Job, Range, Request
 from precipiq_testkit.clock import SeededRandomness

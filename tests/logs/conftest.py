@@ -21,8 +21,9 @@ import pytest
 import structlog
 
 from precipiq_auth_keys.secret_format import RANDOM_BYTES, is_well_formed, make_key
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
+from precipiq_core.system import SystemClock
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
 from tests.logs.forms import FORMS, LEVELS
 
 Level = Literal["debug", "info"]
@@ -93,7 +94,7 @@ def defended(level: Level = "debug", line_bytes_max: int = 64 * 1024) -> Iterato
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         settings = LogSettings(level=level, line_bytes_max=line_bytes_max)  # type: ignore[call-arg]
-        control = configure_logging(settings, stream=output, capture_stdio=True)
+        control = configure_logging(settings, SystemClock(), stream=output, capture_stdio=True)
         try:
             yield output
         finally:

@@ -26,7 +26,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from precipiq_core.logs.setup import loop_exception_handler
+from precipiq_logs.setup import loop_exception_handler
 from tests.effort import some_of
 from tests.logs.forms import FORMS, LEVELS
 

@@ -12,9 +12,10 @@ import pytest
 import structlog
 
 from precipiq_core.edge.request_log import RequestLog
-from precipiq_core.logs.scrub import BASE_NAMES, Scrubber
-from precipiq_core.logs.sink import Sink
+from precipiq_core.system import SystemClock
 from precipiq_hypercorn.proxies import TrustedProxies
+from precipiq_logs.scrub import BASE_NAMES, Scrubber
+from precipiq_logs.sink import Sink
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 pytestmark = pytest.mark.anyio
@@ -79,7 +80,7 @@ class _Watched:
             clock=ManualClock(),
             randomness=SeededRandomness(),
             observe=lambda *observed: self.observed.append(observed),
-            sink=Sink(self.stream, Scrubber(), 4096),
+            sink=Sink(self.stream, Scrubber(), SystemClock(), 4096),
             failures_only=failures_only,
         )
         self.app = TrustedProxies(log, [ip_network("127.0.0.0/8")])

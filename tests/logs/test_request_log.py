@@ -11,9 +11,9 @@ import pytest
 from structlog.contextvars import get_contextvars
 
 from precipiq_core.edge.request_log import RequestLog
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.logs.sink import Sink
 from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_logs.scrub import Scrubber
+from precipiq_logs.sink import Sink
 from tests.effort import some_of
 from tests.logs.forms import FORMS
 
@@ -34,7 +34,7 @@ class Server:
             clock=SystemClock(),
             randomness=SystemRandomness(),
             observe=lambda *observed: self.observed.append(observed),
-            sink=Sink(self.stream, Scrubber(), 4096) if access else None,
+            sink=Sink(self.stream, Scrubber(), SystemClock(), 4096) if access else None,
         )
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precipiq_core.logs import patterns
-from precipiq_core.logs.scrub import REDACTED, Scrubber
+from precipiq_logs import patterns
+from precipiq_logs.scrub import REDACTED, Scrubber
 
 SCRUBBER = Scrubber()
 

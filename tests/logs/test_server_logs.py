@@ -29,13 +29,13 @@ from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.error_boundary import ErrorBoundary
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.edge.security_headers import SecurityHeaders
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging, loop_exception_handler
-from precipiq_core.logs.sink import Sink
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import ServerConfig
 from precipiq_hypercorn.proxies import TrustedProxies
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging, loop_exception_handler
+from precipiq_logs.sink import Sink
 
 pytestmark = pytest.mark.anyio
 
@@ -169,7 +169,7 @@ def _chatter(level: str) -> Callable[[], None]:
 async def test_no_request_shows_its_secret(form, level, secret, shows, capfdbinary):
     stream = _Stream()
     settings = LogSettings(level=level)  # type: ignore[call-arg]
-    control = configure_logging(settings, stream=stream, capture_stdio=True)  # type: ignore[arg-type]
+    control = configure_logging(settings, SystemClock(), stream=stream, capture_stdio=True)  # type: ignore[arg-type]
     quiet = _chatter(level)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_exception_handler)
@@ -235,7 +235,7 @@ async def test_hypercorns_default_access_line_shows_the_referer(secret, shows, u
 async def test_an_access_line_says_who_what_and_how(defended):
     """All fields, for requests without secrets nothing is lost."""
     stream = _Stream()
-    control = configure_logging(LogSettings(), stream=stream)  # type: ignore[call-arg, arg-type]
+    control = configure_logging(LogSettings(), SystemClock(), stream=stream)  # type: ignore[call-arg, arg-type]
     try:
         async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig())) as port:  # type: ignore[call-arg]
             answer = await _exchange(port, _get("/careless/100%25/%C3%A9?limit=5", "x-request-id: my-id.7"))

@@ -15,10 +15,10 @@ from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_contracts.settings import SecretReference
 from precipiq_core.deployment import DeploymentSettings, SecretSettings
 from precipiq_core.http.settings import HttpSettings
-from precipiq_core.logs.settings import LogSettings
 from precipiq_exports.config import ExportsConfig
 from precipiq_hypercorn.config import HypercornConfig, TlsSettings
 from precipiq_ledger.config import LedgerConfig
+from precipiq_logs.settings import LogSettings
 from precipiq_outcomes.config import CorrelationConfig, LiabilityConfig, OutcomesConfig
 from precipiq_postgres.config import PostgresConfig
 from precipiq_sqlite.config import SqliteConfig

@@ -18,6 +18,7 @@ BUDGETS = {
     "precipiq_contracts": 1_500,
     "precipiq_chain": 1_500,
     "precipiq_schema": 250,
+    "precipiq_logs": 800,
     "precipiq_core": 5_000,
     "precipiq_hypercorn": 2_300,
 }
@@ -84,6 +85,7 @@ def test_a_third_party_needs_nothing_of_ours_but_core(guest: str) -> None:
         "precipiq_contracts",
         "precipiq_chain",
         "precipiq_schema",
+        "precipiq_logs",
         "precipiq_core",
     }
 

@@ -20,11 +20,11 @@ from precipiq_core.deployment import parse_deployment
 from precipiq_core.discovery import installed_plugins
 from precipiq_core.http.endpoint import Call, Endpoint
 from precipiq_core.http.settings import HttpSettings
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.logs.sink import Sink
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_exports.download import Download, Times
+from precipiq_logs.scrub import Scrubber
+from precipiq_logs.sink import Sink
 
 SIZE = 300_000
 TAG = '"0123abcd"'
@@ -124,4 +124,4 @@ def site(folder: Path, file: File, access: io.BytesIO | None = None, **http: flo
         serving=True,
         installed=[point, *(each for each in installed_plugins() if each.name == "operations")],  # type: ignore[list-item]
     )
-    return Application(assembly, access and Sink(access, Scrubber(), 4096))
+    return Application(assembly, access and Sink(access, Scrubber(), SystemClock(), 4096))

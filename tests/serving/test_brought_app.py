@@ -23,10 +23,10 @@ from precipiq_contracts.services import Services
 from precipiq_core.app import Application
 from precipiq_core.boot import assemble
 from precipiq_core.deployment import parse_deployment
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.logs.sink import Sink
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_logs.scrub import Scrubber
+from precipiq_logs.sink import Sink
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +66,7 @@ async def asked(served: Any, tmp_path: Path) -> AsyncIterator[tuple[httpx2.Async
         installed=[point],  # type: ignore[list-item]
     )
     access = io.BytesIO()
-    app = Application(assembly, Sink(access, Scrubber(), 4096))
+    app = Application(assembly, Sink(access, Scrubber(), SystemClock(), 4096))
     async with served(app) as server, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield client, access
 

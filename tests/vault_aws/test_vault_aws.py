@@ -314,10 +314,11 @@ def test_boto3_is_not_imported_before_it_is_needed() -> None:
 
 _DEBUGGING = """
 import asyncio, pickle, sys
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.setup import configure_logging
+from precipiq_core.system import SystemClock
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
 from precipiq_vault_aws.service import AwsVault
-configure_logging(LogSettings(level="debug"))
+configure_logging(LogSettings(level="debug"), SystemClock())
 settings, secret, context = pickle.load(sys.stdin.buffer)
 async def main():
     vault = AwsVault(settings)

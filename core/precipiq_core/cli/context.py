@@ -75,11 +75,11 @@ def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands
     ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
     """
     from precipiq_core.boot import assemble
-    from precipiq_core.logs.settings import LogSettings
-    from precipiq_core.logs.setup import configure_logging
     from precipiq_core.system import SystemClock, SystemRandomness
+    from precipiq_logs.settings import LogSettings
+    from precipiq_logs.setup import configure_logging
 
-    control = configure_logging(LogSettings(level="warning"))
+    control = configure_logging(LogSettings(level="warning"), SystemClock())
     assembly = assemble(
         deployment,
         clock=SystemClock(),

@@ -18,9 +18,9 @@ from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import deployment_of
 from precipiq_core.deployment import Deployment
-from precipiq_core.logs.setup import LoggingControl, configure_logging
 from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_logs.setup import LoggingControl, configure_logging
 
 log = structlog.get_logger("precipiq.serve")
 
@@ -75,7 +75,7 @@ def serve_deployment(
     deployment = replace(deployment, server=server)
     number = (seat or "").partition(":")[0]
     worker = int(number) if number.isdecimal() else None
-    control = configure_logging(deployment.logs, capture_stdio=True, worker=worker)
+    control = configure_logging(deployment.logs, SystemClock(), capture_stdio=True, worker=worker)
     try:
         console = DeferredConsole()
         application = _boot(deployment, control, console, seat)

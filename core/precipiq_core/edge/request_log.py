@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from precipiq_contracts.clock import Clock, Randomness, format_timestamp
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.logs.sink import Sink
+from precipiq_logs.scrub import Scrubber
+from precipiq_logs.sink import Sink
 
 Observe = Callable[[str, str, int, float], None]
 

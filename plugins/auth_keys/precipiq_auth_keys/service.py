@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from precipiq_auth_keys.errors import KeyNotActive
 from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
 from precipiq_auth_keys.store import KeyRecord, KeyStore, Organisation
-from precipiq_chain.outbox import OutboxEvent
 from precipiq_contracts.auth import SCOPES, Scope
 from precipiq_contracts.chain import Chain, EntryKind, Environment
 from precipiq_contracts.clock import Clock, Randomness, uuid7
 from precipiq_contracts.errors import NotFound, ValidationFailed
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.outbox import OutboxEvent
 
 KEY_CREATED = "key_created"
 KEY_ROTATED = "key_rotated"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from precipiq_chain.chain_columns import chain_in, chain_values
-from precipiq_chain.outbox import Outbox, OutboxEvent
 from precipiq_contracts.auth import Scope
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.outbox import Outbox, OutboxEvent
 
 _KEY_COLUMNS = (
     "key_id, org_id, environment, prefix, last_four, scopes, "

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from precipiq_chain.chain_columns import chain_in, chain_values
-from precipiq_chain.outbox import Outbox, OutboxEvent
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.vault import WrappedSecret
+from precipiq_core.outbox import Outbox, OutboxEvent
 
 _COLUMNS = (
     "endpoint_id, org_id, environment, description, secret, secret_hint, previous_secret, previous_expires_us, "

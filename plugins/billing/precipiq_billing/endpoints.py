@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from precipiq_billing import kinds
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
 from precipiq_billing.errors import TooManyEndpoints
-from precipiq_chain.outbox import OutboxEvent
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, Randomness, format_moment, uuid7
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.vault import KeyVault
+from precipiq_core.outbox import OutboxEvent
 
 _ID_BYTES = 24
 _HINT_CHARACTERS = 4

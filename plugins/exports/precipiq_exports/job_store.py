@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from precipiq_chain.chain_columns import chain_in, chain_values
-from precipiq_chain.outbox import Outbox, OutboxEvent
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_exports.jobs import Failure, Job, Range, Request, Status
 
 _COLUMNS = (

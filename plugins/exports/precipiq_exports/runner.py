@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from precipiq_chain.outbox import OutboxEvent
 from precipiq_contracts.background import Background
 from precipiq_contracts.bundle_store import BundleStore
 from precipiq_contracts.chain import SYSTEM
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import PrecipiqError, Unavailable, VaultRefused
+from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
 from precipiq_exports.job_store import JobStore, Lease
 from precipiq_exports.jobs import Failure, Job

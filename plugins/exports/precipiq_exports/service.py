@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from precipiq_chain.outbox import OutboxEvent
 from precipiq_contracts.bundle_store import BundleStore
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.clock import Clock, Randomness, uuid7
 from precipiq_contracts.errors import Conflict, IdempotencyConflict, NotFound, Unavailable
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
+from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
 from precipiq_exports.errors import ExportExpired, ExportNotReady, TooManyExports
 from precipiq_exports.job_store import JobStore, Lease

@@ -21,7 +21,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.server import Site
-from precipiq_core.logs.setup import loop_exception_handler
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.hypercorn_config import ServerConfig, tls_context
@@ -30,6 +29,7 @@ from precipiq_hypercorn.protocols import install
 from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_hypercorn.unread_body import UnreadBody
 from precipiq_hypercorn.worker import Worker
+from precipiq_logs.setup import loop_exception_handler
 
 log = structlog.get_logger("precipiq.serving")
 

@@ -6,7 +6,7 @@ import io
 import threading
 from typing import Any
 
-from precipiq_core.logs.sink import Sink, log_time
+from precipiq_logs.sink import Sink
 
 
 class PrintedBytes(io.RawIOBase):
@@ -58,4 +58,6 @@ class PrintedBytes(io.RawIOBase):
         clean = self._sink.scrubber.line(text).decode("utf-8", "replace")
         for line in clean.split("\n")[first_is_dropped:]:
             if line.strip():
-                self._sink.write({"timestamp": log_time(), "level": "info", "logger": self._logger, "event": line})
+                self._sink.write(
+                    {"timestamp": self._sink.time(), "level": "info", "logger": self._logger, "event": line}
+                )

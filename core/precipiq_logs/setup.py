@@ -16,10 +16,11 @@ import structlog
 from structlog.contextvars import get_contextvars
 from structlog.tracebacks import ExceptionDictTransformer
 
-from precipiq_core.logs.print_stream import PrintedBytes
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.logs.settings import LogSettings
-from precipiq_core.logs.sink import Sink, log_time
+from precipiq_contracts.clock import Clock
+from precipiq_logs.print_stream import PrintedBytes
+from precipiq_logs.scrub import Scrubber
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.sink import Sink
 
 # They log every statement, parameter or frame: too much for operators, and parameters may be secret.
 _CHATTY = {
@@ -65,6 +66,7 @@ class LoggingControl:
 
 def configure_logging(
     settings: LogSettings,
+    clock: Clock,
     *,
     stream: BinaryIO | None = None,
     capture_stdio: bool = False,
@@ -78,7 +80,7 @@ def configure_logging(
     if stream is None:
         text = sys.__stderr__ if settings.stream == "stderr" else sys.__stdout__
         stream = cast("BinaryIO", text.buffer) if text is not None else io.BytesIO()
-    sink = Sink(stream, Scrubber(), settings.line_bytes_max, worker)
+    sink = Sink(stream, Scrubber(), clock, settings.line_bytes_max, worker)
     return LoggingControl(sink, _LEVELS[settings.level], capture_stdio=capture_stdio)
 
 
@@ -153,7 +155,7 @@ class _Renderer:
         fields = _scrub(self._sink, {**get_contextvars(), **event})
         if info:
             _add_exception(fields, info)
-        line = {"timestamp": log_time(), "level": fields.pop("level", method), "logger": logger.name}
+        line = {"timestamp": self._sink.time(), "level": fields.pop("level", method), "logger": logger.name}
         line["event"] = fields.pop("event", "")
         self._sink.write(line | fields)
         raise structlog.DropEvent
@@ -172,7 +174,7 @@ class _Handler(logging.Handler):
         except Exception as error:  # noqa: BLE001  (arguments that do not fit, a broken __str__)
             text = f"a log message that could not be formatted: {type(error).__name__}"
         line: dict[str, object] = {
-            "timestamp": log_time(),
+            "timestamp": self._sink.time(),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": text,

@@ -8,13 +8,11 @@ from typing import BinaryIO
 
 import orjson
 
-from precipiq_contracts.clock import format_timestamp
-from precipiq_core.logs.scrub import Scrubber
-from precipiq_core.system import SystemClock
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_logs.scrub import Scrubber
 
 _HEAD = re.compile(rb'\{"timestamp":"[^"\\]{1,40}","level":"[^"\\]{1,40}","logger":"[^"\\]{1,200}"')
 _ROOM_BYTES = 400
-_clock = SystemClock()
 
 
 class Sink:
@@ -23,13 +21,20 @@ class Sink:
     ``worker``: number of this process among those that share the stream; each line gets it as its last field.
     """
 
-    def __init__(self, stream: BinaryIO, scrubber: Scrubber, line_bytes_max: int, worker: int | None = None) -> None:
+    def __init__(
+        self, stream: BinaryIO, scrubber: Scrubber, clock: Clock, line_bytes_max: int, worker: int | None = None
+    ) -> None:
         self._stream = stream
+        self._clock = clock
         self.scrubber = scrubber
         self._worker = b"" if worker is None else b',"worker":%d}' % worker
         self.line_bytes_max = line_bytes_max - len(self._worker)
         # Reentrant: a finalizer that the garbage collector runs during a write may log as well.
         self._lock = threading.RLock()
+
+    def time(self) -> str:
+        """Now, as lines have it."""
+        return format_timestamp(self._clock.now_us())
 
     def write(self, event: dict[str, object]) -> None:
         """Write an event whose values were scrubbed by name, or come from the server."""
@@ -55,11 +60,6 @@ class Sink:
                 self._stream.flush()
         except (OSError, ValueError, RuntimeError):
             pass  # a closed, broken or busy log stream must not take the server down
-
-
-def log_time() -> str:
-    """The current time in the format of log lines."""
-    return format_timestamp(_clock.now_us())
 
 
 def _cut(line: bytes, size: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from precipiq_core.logs import patterns
+from precipiq_logs import patterns
 
 REDACTED = "[redacted]"
 
