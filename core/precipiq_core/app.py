@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -12,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.auth import RateLimiter
 from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.contribution import Contribution
+from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import Assembly
 from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.error_boundary import ErrorBoundary
@@ -70,7 +74,15 @@ def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware
 
 
 def _of_plugins(assembly: Assembly, layer: str) -> list[Middleware]:
-    return [Middleware(item.value.wrap) for item in assembly.of("middleware") if item.value.layer == layer]
+    return [Middleware(partial(_wrap, item)) for item in assembly.of("middleware") if item.value.layer == layer]
+
+
+def _wrap(item: Contribution[Any], app: ASGIApp) -> ASGIApp:
+    try:
+        wrapped: ASGIApp = item.value.wrap(app)
+    except Exception as error:
+        raise DeploymentError([f"plugin {item.owner}, hook middleware: {type(error).__name__}: {error}"]) from error
+    return wrapped
 
 
 def _edge(assembly: Assembly) -> Edge:

@@ -28,7 +28,8 @@ BACKOFF_MAX_S = 60.0
 """The same for unforeseen exceptions, which are logged with their traceback each time."""
 OVERDUE_MIN_S = 60.0
 _OVERDUE_ROUNDS = 3
-_REASON_CHARACTERS_MAX = 200
+END_S_MAX = 15.0
+"""How long a task may take to end once it is cancelled, and its last step to run: then the process ends without it."""
 
 Pause = Callable[[float, asyncio.Event | None], Awaitable[None]]
 
@@ -153,10 +154,12 @@ class BackgroundTasks:
         finally:
             task.runner.cancel()
             try:
-                await asyncio.wait([task.runner])
+                _, running = await asyncio.wait([task.runner], timeout=END_S_MAX)
             finally:
                 del self._tasks[name]
-            error = None if task.final is None else await _attempt(task.final)
+            if running:
+                task.log.error("a task in the background does not end", task=name, after_s=END_S_MAX)
+            error = None if task.final is None else await _attempt(partial(asyncio.wait_for, task.final(), END_S_MAX))
             if error is not None:
                 self._failed.labels(name).inc()
                 _log_final(task, error)
@@ -215,7 +218,7 @@ async def _attempt(work: Work) -> BaseException | None:
         if _is_cancelled():
             raise
         return error
-    except Exception as error:  # noqa: BLE001  (a fault must not silently end the work)
+    except BaseException as error:  # noqa: BLE001  (a fault must not silently end the work; SystemExit is one here)
         return error
     return None
 
@@ -235,4 +238,8 @@ def _log_final(task: _Task, error: BaseException) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return error.message if isinstance(error, PrecipiqError) else str(error)[:_REASON_CHARACTERS_MAX]
+    """Whole: what is cut before it is scrubbed may hide a secret from the scrubber."""
+    try:
+        return error.message if isinstance(error, PrecipiqError) else str(error)
+    except Exception as failure:  # noqa: BLE001  (a plugin's own exception may fail in any way)
+        return f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"

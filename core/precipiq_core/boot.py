@@ -138,8 +138,8 @@ def _info(deployment: Deployment, enabled: Enabled, serving: bool, seat: str | N
 
 def _provide_core(services: Services, deployment: Deployment, enabled: Enabled) -> None:
     services.provide(HttpSettings, deployment.http)
-    services.provide(Migrations, Registry[Migration]("schema"))
-    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]("store of wrapped secrets"))
+    services.provide(Migrations, Registry[Migration]("schema", "branch", "location", "tenant_tables"))
+    services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]("store of wrapped secrets", "all", "replace"))
     services.provide(Routes, Routes())
     wanted = {each for plugin in enabled.classes.values() for each in (*plugin.requires, *plugin.optional)}
     provided = {each for plugin in enabled.classes.values() for each in plugin.provides}

@@ -92,7 +92,7 @@ def _answer(parent: _Parent, work: Callable[[], object], tells_faults: bool) -> 
     try:
         parent.tell(RESULT, work())
     except PrecipiqError as error:
-        parent.tell(ERROR, error)
+        parent.tell(ERROR, _portable(error))
     except Exception as error:  # noqa: BLE001  (a traceback on standard error would not be a line of the server's log)
         if tells_faults:
             import traceback
@@ -100,6 +100,15 @@ def _answer(parent: _Parent, work: Callable[[], object], tells_faults: bool) -> 
             parent.tell(FAULT, traceback.format_exc())
         else:  # its text may hold a secret: only its type is sent
             parent.tell(ERROR, InternalError(f"{type(error).__name__} in a process that holds secrets"))
+
+
+def _portable(error: PrecipiqError) -> PrecipiqError:
+    """The error; its message alone, where another process could not make it from its pickled form."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  (made here)
+        return error if type(copy) is type(error) else InternalError(error.message)
+    except Exception:  # noqa: BLE001  (a plugin's own errors may fail in any way)
+        return InternalError(error.message)
 
 
 def _read(stream: BinaryIO) -> bytes | None:

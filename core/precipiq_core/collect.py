@@ -43,6 +43,7 @@ class Collector:
         self._manager.add_hookcall_monitoring(lambda *_: None, self._note)
         self._specified: dict[str, str] = dict.fromkeys(_specs(PluginBase), "core")
         self._plugins: dict[str, AnyPlugin] = {}
+        self._failed: set[str] = set()
         self.calls: list[HookCall] = []
 
     def register(
@@ -60,7 +61,7 @@ class Collector:
             try:
                 self._manager.register(plugin, name)
             except pluggy.PluginValidationError as error:
-                problems.append(f"plugin {name}: {error}")
+                problems.append(f"plugin {name}: {'; '.join(str(error).splitlines())}")
             else:
                 self._plugins[name] = plugin
         if not problems:
@@ -69,7 +70,9 @@ class Collector:
     def _add_specs(self, owner: str, spec: type, problems: list[str]) -> None:
         claimed = [hook for hook in _specs(spec) if hook in self._specified]
         problems += [f"hook {hook!r} is specified by both {self._specified[hook]} and {owner}" for hook in claimed]
-        if not claimed:
+        if not _specs(spec):
+            problems.append(f"plugin {owner}: {spec.__name__} in owns specifies no hook")
+        elif not claimed:
             self._specified |= dict.fromkeys(_specs(spec), owner)
             self._manager.add_hookspecs(spec)
 
@@ -109,35 +112,43 @@ class Collector:
                     plugin.gather(self, self._services)
                 except DeploymentError as error:
                     problems.extend(error.problems)
-                except Exception as error:  # noqa: BLE001  (a plugin's own code may fail in any way)
+                    self._failed.add(name)
+                except (Exception, SystemExit) as error:  # noqa: BLE001  (a plugin's own code may fail in any way)
                     problems.append(f"plugin {name}, gather: {type(error).__name__}: {error}")
+                    self._failed.add(name)
 
     def collect(self, hook: str, **arguments: object) -> list[Contribution[Any]]:
         """The contributions of all plugins to that hook, in boot order. See ``precipiq_contracts.hooks.Hooks``."""
         found: list[Contribution[Any]] = []
-        for name, result in self._results(hook, **arguments):
-            if not isinstance(result, Sequence) or isinstance(result, str | bytes):
-                raise DeploymentError(
-                    [f"plugin {name}, hook {hook}: must return a sequence, not {type(result).__name__}"]
-                )
-            found.extend(Contribution(name, value) for value in result)
+        problems: list[str] = []
+        for name in self._implementing(hook):
+            try:
+                found.extend(Contribution(name, value) for value in _values(hook, self._call(name, hook, **arguments)))
+            except DeploymentError as error:
+                problems.extend(error.problems)
+            except _Unexpected as error:
+                problems.append(f"plugin {name}, hook {hook}: {error}")
+        if problems:
+            raise DeploymentError(problems)
         return found
 
     def lifespans(self) -> list[Contribution[AbstractAsyncContextManager[object]]]:
         """Each plugin's lifespan, in boot order."""
         found: list[Contribution[AbstractAsyncContextManager[object]]] = []
-        for name, lifespan in self._results("lifespan"):
+        for name in self._implementing("lifespan"):
+            lifespan = self._call(name, "lifespan")
             if not isinstance(lifespan, AbstractAsyncContextManager):
                 raise DeploymentError([f"plugin {name}, hook lifespan: must return an asynchronous context manager"])
             found.append(Contribution(name, lifespan))
         return found
 
-    def _results(self, hook: str, **arguments: object) -> Iterator[tuple[str, object]]:
+    def _implementing(self, hook: str) -> Iterator[str]:
+        """The plugins that implement it, each as it is asked; those whose own hooks failed are asked nothing more."""
         implementing = {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
         for name in self._plugins:
-            if name in implementing:
+            if name in implementing and name not in self._failed:
                 self._services.act_for(name, frozenset())
-                yield name, self._call(name, hook, **arguments)
+                yield name
 
     def _call(self, name: str, hook: str, **arguments: object) -> object:
         others = [plugin for other, plugin in self._plugins.items() if other != name]
@@ -146,7 +157,7 @@ class Collector:
             results = caller(services=self._services, **arguments)
         except DeploymentError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DeploymentError([f"plugin {name}, hook {hook}: {type(error).__name__}: {error}"]) from error
         return results[0] if results else None  # pluggy omits None
 
@@ -168,6 +179,34 @@ class Collector:
                 yield f"plugin {name}: hook {attribute} is a coroutine; hooks are synchronous and return objects"
             if marked and any(marked.get(option) for option in ("hookwrapper", "wrapper", "tryfirst", "trylast")):
                 yield f"plugin {name}: hook {attribute} uses wrapper, tryfirst or trylast; order comes from the graph"
+
+
+class _Unexpected(Exception):
+    """What a hook returned cannot be used; says why."""
+
+
+_EXPECTED = {
+    "migrations": ("a Migration", "branch", "location", "tenant_tables"),
+    "wrapped_secrets": ("a store of wrapped secrets", "name", "all", "replace"),
+    "routes": ("an Endpoint, a WebSocketEndpoint or a route of Starlette's", "matches|handler"),
+    "middleware": ("a LayeredMiddleware", "layer", "wrap"),
+    "authenticators": ("an Authenticator", "authenticate"),
+    "commands": ("a click.Command", "name", "invoke"),
+    "secret_names": ("a text", "lower", "encode"),
+}
+"""Hook of core's -> what it gives, and the attributes that it must have; ``|`` divides alternatives."""
+
+
+def _values(hook: str, result: object) -> Sequence[object]:
+    """What the hook returned, one by one. Raises ``_Unexpected``."""
+    if not isinstance(result, Sequence) or isinstance(result, str | bytes):
+        raise _Unexpected(f"must return a sequence, not {type(result).__name__}")
+    what, *attributes = _EXPECTED.get(hook, ("an object",))
+    for value in result:
+        has_all = all(any(hasattr(value, name) for name in each.split("|")) for each in attributes)
+        if isinstance(value, type) or not has_all:
+            raise _Unexpected(f"{str(value)[:100]} is not {what}")
+    return result
 
 
 def _specs(namespace: type) -> list[str]:

@@ -96,7 +96,7 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
 
     settings = section(DeploymentSettings, "deployment")
     if settings is not None:
-        data_dir = Path(environ.get(DATA_DIR_VARIABLE) or path.parent / settings.data_dir).resolve()
+        data_dir = _find_data_dir(Path(environ.get(DATA_DIR_VARIABLE) or path.parent / settings.data_dir), problems)
     logs = section(LogSettings, "logs")
     http = section(HttpSettings, "http")
     secrets = section(SecretSettings, "secrets")
@@ -114,6 +114,18 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
         plugins,
         tuple(f"{path}: {problem}" for problem in problems),
     )
+
+
+def _find_data_dir(path: Path, problems: list[str]) -> Path:
+    try:
+        path = path.resolve()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a start makes the folder, or says why it cannot
+    except (OSError, ValueError) as error:
+        problems.append(f"deployment.data_dir: cannot be a folder: {getattr(error, 'strerror', None) or error}")
+        return Path.cwd()
+    return path
 
 
 def _plugin_tables(tables: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any]:

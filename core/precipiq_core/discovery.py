@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from pydantic import BaseModel
+
 from precipiq_contracts.database import Database
 from precipiq_contracts.errors import DeploymentError
 from precipiq_core.plugin import API_VERSION, AnyPlugin, PluginBase
@@ -84,4 +86,10 @@ def _check(where: str, candidate: object, name: str | None) -> type[AnyPlugin]:
         raise DeploymentError(
             [f"{where}: written for plugin interface {candidate.api}, this core has {API_VERSION}: {advice}"]
         )
+    for attribute in ("provides", "requires", "optional", "owns"):
+        value = getattr(candidate, attribute)
+        if not isinstance(value, tuple) or not all(isinstance(each, type) for each in value):
+            raise DeploymentError([f"{where}: {attribute} must be a tuple of classes"])
+    if not (isinstance(candidate.Config, type) and issubclass(candidate.Config, BaseModel)):
+        raise DeploymentError([f"{where}: Config must be a pydantic model"])
     return candidate

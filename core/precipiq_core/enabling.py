@@ -41,7 +41,7 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
     enabled = Enabled()
     tables: dict[str, tuple[str, Mapping[str, Any]]] = {name: (f"plugins.{name}", named[name]) for name in explicit}
 
-    server = _provider_of(Server, explicit) or _only_server(installed, problems)
+    server = _provider_of(Server, explicit) or _only_server(deployment, installed, problems)
     if server is not None:
         enabled.classes[server.name] = server
         _refuse_own_table("server", server, named, problems)
@@ -82,8 +82,8 @@ def _is_needed(plugin: type[AnyPlugin], others: Collection[type[AnyPlugin]]) -> 
     return not plugin.provides or bool(asked_for.intersection(plugin.provides) - provided)
 
 
-def _only_server(installed: Installed, problems: list[str]) -> type[AnyPlugin] | None:
-    names = installed.names(SERVERS)
+def _only_server(deployment: Deployment, installed: Installed, problems: list[str]) -> type[AnyPlugin] | None:
+    names = [name for name in installed.names(SERVERS) if deployment.plugins.get(name) is not False]
     if len(names) > 1:
         problems.append(f"server: {' and '.join(names)} are installed; enable one: [plugins.{names[0]}]")
     return installed.load(names[0], "server", problems, SERVERS) if len(names) == 1 else None
@@ -121,7 +121,11 @@ def _parse_all(
 ) -> None:
     for name, plugin in enabled.classes.items():
         where, table = tables[name]
-        settings = parse_settings(plugin.Config, table, where=where, base_dir=base_dir, problems=problems)
+        try:
+            settings = parse_settings(plugin.Config, table, where=where, base_dir=base_dir, problems=problems)
+        except Exception as error:  # noqa: BLE001  (a plugin's own validators may fail in any way)
+            problems.append(f"{where}: {type(error).__name__}: {error}")
+            continue
         if settings is not None:
             enabled.settings[name] = settings
 

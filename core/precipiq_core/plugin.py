@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -47,6 +47,10 @@ class LayeredMiddleware:
 
     layer: MiddlewareLayer
     wrap: Callable[[ASGIApp], ASGIApp]
+
+    def __post_init__(self) -> None:
+        if self.layer not in get_args(MiddlewareLayer):
+            raise ValueError(f"a layer of middleware is one of {get_args(MiddlewareLayer)}, not {self.layer!r}")
 
 
 PluginConfig = Settings

@@ -18,10 +18,14 @@ NamedT = TypeVar("NamedT", bound=_Named)
 
 
 class Registry(Generic[NamedT]):
-    """Contributions by name, filled once at boot. ``what``: the noun for messages, such as ``entry kind``."""
+    """Contributions by name, filled once at boot. ``what``: the noun for messages, such as ``entry kind``.
 
-    def __init__(self, what: str) -> None:
+    ``needs``: attributes that each must have beside its name.
+    """
+
+    def __init__(self, what: str, *needs: str) -> None:
         self._what = what
+        self._needs = needs
         self._by_name: dict[str, NamedT] = {}
         self.owners: dict[str, str] = {}
         """Name -> the plugin that contributed it."""
@@ -34,10 +38,16 @@ class Registry(Generic[NamedT]):
         """Add the contributions. Raises ``DeploymentError`` with a sentence for each name that two plugins claim."""
         problems = []
         for item in contributions:
-            name = item.value.name
+            name = getattr(item.value, "name", None)
+            if not isinstance(name, str) or isinstance(item.value, type) or not self._has_all(item.value):
+                problems.append(f"plugin {item.owner}: {str(item.value)[:100]} is no {self._what}")
+                continue
             if name in self.owners:
                 problems.append(f"{self._what} {name!r} is registered by both {self.owners[name]} and {item.owner}")
             self.owners[name] = item.owner
             self._by_name[name] = item.value
         if problems:
             raise DeploymentError(problems)
+
+    def _has_all(self, value: object) -> bool:
+        return all(hasattr(value, name) for name in self._needs)

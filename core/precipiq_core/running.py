@@ -22,6 +22,7 @@ async def run_lifespans(assembly: Assembly) -> AsyncIterator[None]:
     """
     async with AsyncExitStack() as stack:
         for item in assembly.lifespans:
+            assembly.services.act_for(item.owner, frozenset())
             try:
                 await _enter(stack, item.owner, item.value)
             except DeploymentError:
@@ -30,6 +31,12 @@ async def run_lifespans(assembly: Assembly) -> AsyncIterator[None]:
                 error.add_note(f"while starting plugin {item.owner}")
                 raise
         yield
+
+
+def log_problems(error: DeploymentError) -> None:
+    """A line for each."""
+    for problem in error.problems:
+        log.critical("cannot start", problem=problem)
 
 
 async def _enter(stack: AsyncExitStack, owner: str, part: AbstractAsyncContextManager[object]) -> None:

@@ -18,6 +18,11 @@ _SECRET = rb"(?:[0-9A-Za-z_+/=-]|%b)" % _ESCAPED
 _WRAPPED = rb"(?:%b|(?:\\++[rn]|[\r\n])(?=[A-Za-z0-9+/=]{4}))" % _SECRET
 _QUOTED = rb"""(?:(?!(?P=quote))(?:[^"\\]|(?:\\\\)*+\\.|(?:\\\\)++(?!["\\])))++"""
 _NOT_DONE = rb"(?![\[({]{0,3}?(?:(?:bearer|basic|digest)(?:\s|\+)++)?\[redacted\])"
+# What the server itself says of a setting whose name is that of a secret: the operator must read it.
+_NOT_OURS = (
+    rb"(?!the secret in (?:file|environment variable) |needs (?:at least|exactly) |must be (?:a|at) "
+    rb"|is required|there is no file )"
+)
 _PLAIN = rb"""(?:(?:bearer|basic|digest)(?:\s|\+)++)?(?:[^&\s"'\\;,}\])]|%b)++""" % _ESCAPED
 # A double quote behind an even number of backslashes ends the JSON string: only behind a bare key it opens a value.
 _QUOTE = rb"""(?P<quote>\\*+'|(?:\\\\)*+\\")"""
@@ -112,8 +117,8 @@ def assignments(names: Iterable[str]) -> re.Pattern[bytes]:
     ``db_password`` counts as ``password``; only ``token`` must be the whole name, because a page token is no secret.
     """
     return re.compile(
-        rb"""(?s)(?P<head>%b(?:(?P<bare>")|\\*["'])?\s{0,8}+[:=]\s{0,8}+%b[\[({]{0,3}(?:b(?=\\*["']))?)(?:%b%b|(?P<plain>%b))"""
-        % (_names(names), _NOT_DONE, _QUOTE_OR_BARE, _QUOTED, _PLAIN)
+        rb"""(?s)(?P<head>%b(?:(?P<bare>")|\\*["'])?\s{0,8}+[:=]\s{0,8}+%b[\[({]{0,3}(?:b(?=\\*["']))?)(?:%b%b|(?P<plain>%b%b))"""
+        % (_names(names), _NOT_DONE, _QUOTE_OR_BARE, _QUOTED, _NOT_OURS, _PLAIN)
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from precipiq_contracts.contribution import Contribution
+from precipiq_contracts.services import Services
 from precipiq_core.running import run_lifespans
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +44,7 @@ class Parts:
 
 def assembly(*parts: AbstractAsyncContextManager[None]) -> Any:
     lifespans = [Contribution(f"plugin{number}", part) for number, part in enumerate(parts)]
-    return SimpleNamespace(database=None, migrations=[], lifespans=lifespans)
+    return SimpleNamespace(services=Services(), lifespans=lifespans)
 
 
 async def test_what_a_plugin_raises_at_the_stop_is_logged_and_all_others_stop() -> None:

@@ -43,6 +43,7 @@ TASKS = {
     "ledger.checkpoints",
     "ledger.follower_sweep",
     "ledger.followers",
+    "ledger.followers_behind",
     "outcomes.estimates",
     "outcomes.links",
     "vault_local.watch",

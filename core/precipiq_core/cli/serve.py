@@ -18,7 +18,7 @@ from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.cli.context import deployment_of
 from precipiq_core.deployment import Deployment
-from precipiq_core.running import run_lifespans
+from precipiq_core.running import log_problems, run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_logs.setup import LoggingControl, configure_logging
 
@@ -91,8 +91,10 @@ def serve_deployment(
         )
         return assembly.services.get(Server).run(site)
     except DeploymentError as error:
-        for problem in error.problems:
-            log.critical("cannot start", problem=problem)
+        log_problems(error)
+        return EXIT_START_FAILED
+    except Exception as error:
+        log.critical("cannot start", problem=f"{type(error).__name__} at boot: see the traceback", exc_info=error)
         return EXIT_START_FAILED
     finally:
         control.restore()

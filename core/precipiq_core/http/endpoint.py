@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel
 from starlette.types import Scope as AsgiScope
 
-from precipiq_contracts.auth import Principal, RateGroup, Scope
+from precipiq_contracts.auth import SCOPES, Principal, RateGroup, Scope
 from precipiq_core.http.answers import OwnAnswer
 from precipiq_core.http.validation import RequestModel
 
@@ -153,6 +153,25 @@ class Endpoint:
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     admission: Admission | None = None
     repeat_status: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail at a request. Raises ``ValueError``."""
+        is_body = isinstance(self.body, RawBody) or (isinstance(self.body, type) and issubclass(self.body, BaseModel))
+        is_output = isinstance(self.output, type) and (
+            issubclass(self.output, BaseModel) or hasattr(self.output, "has_head")
+        )
+        for is_right, problem in (
+            (self.method in get_args(Method), f"the method is one of {get_args(Method)}"),
+            (isinstance(self.path, str) and self.path.startswith("/"), "the path begins with a slash"),
+            (callable(self.handler), "the handler is a coroutine function"),
+            (self.scope is None or self.scope in SCOPES, f"the scope is None or one of {SCOPES}"),
+            (self.rate is None or self.rate in get_args(RateGroup), f"the rate is one of {get_args(RateGroup)}"),
+            (is_body, "the body is a pydantic model or a RawBody"),
+            (is_output, "the output is a pydantic model or the class of an answer"),
+            (not isinstance(self.errors, str), "errors is a tuple of codes"),
+        ):
+            if not is_right:
+                raise ValueError(f"{self.method} {self.path}: {problem}")
 
     @property
     def rate_group(self) -> RateGroup:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.contribution import Contribution
@@ -25,6 +25,9 @@ API_PREFIX = "/api/v1"
 
 _ANY_METHOD = "ANY"
 _NAME = re.compile(r"\{\w+")
+_PARAMETER = re.compile(r"\{[^}]*\}")
+_KEYS = ("precipiq.credential", "precipiq.query_credential")
+"""What an application that a plugin brings does not get: the documented endpoints check keys."""
 
 
 def full_path(route: Endpoint | WebSocketEndpoint) -> str:
@@ -41,6 +44,8 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
     headless: set[str] = set()
     methods: dict[str, ASGIApp]
     for owner, route in ((item.owner, item.value) for item in routes):
+        if not claims.is_template(getattr(route, "path", "/"), owner):
+            continue
         if isinstance(route, Endpoint):
             path = full_path(route)
             methods = {route.method: EndpointApp(route, edge, path)}
@@ -88,6 +93,15 @@ class _Claims:
         self._paths: list[tuple[str, str]] = []
         self._mounts: dict[str, str] = {}
 
+    def is_template(self, path: str, owner: str) -> bool:
+        """Whether Starlette can read it; else it is a problem."""
+        try:
+            compile_path(path)
+        except Exception as error:  # noqa: BLE001  (Starlette asserts, and raises what it likes)
+            self.problems.append(f"{path} of {owner}: {error}")
+            return False
+        return True
+
     def claim(self, method: str, path: str, owner: str) -> None:
         shape = _NAME.sub("{", path)
         held, template = self._methods.setdefault(shape, {}), self._templates.setdefault(shape, path)
@@ -105,8 +119,18 @@ class _Claims:
         self._mounts[path] = owner
 
     def find_shadowed(self) -> list[str]:
-        """Paths below a mount of another plugin. A mount at the root gets all other paths, and shadows none."""
+        """Paths below a mount of another plugin, or that another plugin's template takes as well.
+
+        A mount at the root gets all other paths, and shadows none; no template shadows a path without parameters.
+        """
+        templates = [(path, compile_path(path)[0], owner) for path, owner in dict.fromkeys(self._paths) if "{" in path]
         return [
+            f"{path} of {owner} is taken by {wider} of {other}: mount what is to get all other paths at the root"
+            for wider, pattern, other in templates
+            for path, _, owner in templates
+            if owner != other and _NAME.sub("{", path) != _NAME.sub("{", wider)
+            if pattern.match(_PARAMETER.sub("x", path))
+        ] + [
             f"{path} of {owner} is below {above}/, which {other} mounted"
             for above, other in self._mounts.items()
             for path, owner in dict.fromkeys([*self._paths, *self._mounts.items()])
@@ -163,7 +187,7 @@ class _Brought:
             if match is Match.FULL:
                 scope["precipiq.route"] = getattr(route, "path_format", "")
                 # A copy: a mounted application sees another root path, and the layers around it do not.
-                await route.handle({**scope, **changes}, receive, send)
+                await route.handle({**_without_keys(scope), **changes}, receive, send)
                 return
         if scope["type"] == "http":
             await send_answer(send, error_answer(NotFound()))
@@ -182,7 +206,11 @@ class _Named:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["precipiq.route"] = self._route
-        await self._app(scope, receive, send)
+        await self._app(_without_keys(scope), receive, send)
+
+
+def _without_keys(scope: Scope) -> Scope:
+    return {name: value for name, value in scope.items() if name not in _KEYS}
 
 
 def _document_errors(app: ASGIApp) -> ASGIApp:

@@ -34,23 +34,27 @@ class HypercornConfig(ServerSettings):
     drain_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="time for running requests to end at SIGTERM, seconds"
     )
-    backlog: int = Field(1024, ge=1, description="connections that may wait to be accepted")
+    backlog: int = Field(1024, ge=1, le=65_535, description="connections that may wait to be accepted")
     keep_alive_timeout_s: float = Field(
-        15.0, gt=0, description="idle time of a connection, and time for a request's head"
+        15.0, gt=0, le=86_400, description="idle time of a connection, and time for a request's head"
     )
-    keep_alive_requests_max: int = Field(1_000_000, ge=1, description="requests of one connection")
-    h2_streams_max: int = Field(100, ge=1, description="requests at the same time on one HTTP/2 connection")
-    websocket_message_bytes_max: int = Field(64 * 1024, ge=1024, description="largest message from a client, bytes")
+    keep_alive_requests_max: int = Field(1_000_000, ge=1, le=2**53, description="requests of one connection")
+    h2_streams_max: int = Field(100, ge=1, le=10_000, description="requests at the same time on one HTTP/2 connection")
+    websocket_message_bytes_max: int = Field(
+        64 * 1024, ge=1024, le=2**30, description="largest message from a client, bytes"
+    )
     websocket_frames_per_second_max: int = Field(
         1000, ge=10, description="frames from a client in a second, of any kind; more end its WebSocket"
     )
-    websocket_ping_interval_s: float = Field(30.0, gt=0, description="time between pings, seconds")
+    websocket_ping_interval_s: float = Field(30.0, gt=0, le=86_400, description="time between pings, seconds")
     socket_send_buffer_bytes: int = Field(
-        64 * 1024, ge=4096, description="kernel memory for a client that does not read"
+        64 * 1024, ge=4096, le=2**30, description="kernel memory for a client that does not read"
     )
-    tcp_user_timeout_s: float = Field(10.0, gt=0, description="time until the kernel gives such a client up, seconds")
+    tcp_user_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="time until the kernel gives such a client up, seconds"
+    )
     close_timeout_s: float = Field(
-        5.0, gt=0, description="time for a client to take what is left when its connection is closed, seconds"
+        5.0, gt=0, le=3600, description="time for a client to take what is left when its connection is closed, seconds"
     )
 
     @property

@@ -51,17 +51,26 @@ class Checkpointer:
         )
 
     async def write_all(self) -> int:
-        """Write a checkpoint of every chain whose head moved since its last one; gives their number."""
+        """Write a checkpoint of every chain whose head moved since its last one; gives their number.
+
+        Raises the first error at the end: a chain whose file is broken keeps no other from its checkpoint.
+        """
         count = 0
+        failure: Exception | None = None
         async for chain in self._store.chains():
             head = await self._store.head(chain)
             if head is None or self._written.get(chain) == head.seq:
                 continue
             if len(self._written) >= _REMEMBERED_CHAINS_MAX:
                 self._written.clear()
-            if await self._write(chain, head):
-                count += 1
+            try:
+                count += await self._write(chain, head)
+            except Exception as error:  # noqa: BLE001  (raised below)
+                failure = failure or error
+                continue
             self._written[chain] = head.seq
+        if failure is not None:
+            raise failure
         return count
 
     async def keep(self, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.followers import Follower
 from precipiq_ledger.service import LedgerService
 
@@ -43,6 +43,7 @@ class FollowerRunner:
         self._news = asyncio.Event()
         self._seen: dict[Chain, int] = {}
         self._failing: set[str] = set()
+        self._behind: set[tuple[str, Chain]] = set()
 
     def note(self, chain: Chain) -> None:
         """Note that the chain has grown. Called after every append, so it must be cheap."""
@@ -61,7 +62,7 @@ class FollowerRunner:
             "ledger.follower_sweep",
             self._sweep,
             every_s=sweep_s,
-            failing="follower failed; it is tried again",
+            failing="follower is behind; it is tried again",
             round_s_max=LONG_ROUND_S_MAX,
         )
         telling = background(
@@ -72,23 +73,27 @@ class FollowerRunner:
             wake=self._news,
             round_s_max=None,  # a follower takes as long as the longest chain that is new to it
         )
-        async with telling, sweeping:
+        reporting = background(
+            "ledger.followers_behind", self._report_behind, every_s=sweep_s, failing="followers are behind"
+        )
+        async with telling, sweeping, reporting:
             yield
 
     async def _sweep(self) -> None:
         """Find the chains that grew without this process."""
-        try:
-            store = self._service.store
-            async for chain in store.chains():
-                head = await store.head(chain)
-                if head is not None and self._seen.get(chain) != head.seq:
-                    self._remember(chain, head.seq)
-                    self._grown[chain] = None
-                    self._news.set()
-        except PrecipiqError as error:
-            self._note_failure("sweep", None, error)
-        else:
-            self._failing.discard("sweep")
+        store = self._service.store
+        async for chain in store.chains():
+            head = await store.head(chain)
+            if head is not None and self._seen.get(chain) != head.seq:
+                self._remember(chain, head.seq)
+                self._grown[chain] = None
+                self._news.set()
+
+    async def _report_behind(self) -> None:
+        """A task of its own, so that one chain that cannot be caught up delays no other."""
+        if self._behind:
+            names = ", ".join(sorted({name for name, _ in self._behind}))
+            raise Unavailable(f"{names}: {len(self._behind)} chains could not be taken in")
 
     async def _catch_up_all(self) -> None:
         if not self._grown:
@@ -107,17 +112,21 @@ class FollowerRunner:
     async def _catch_up(self, name: str, follower: Follower, chain: Chain) -> None:
         try:
             await follower.catch_up(chain)
-            self._failing.discard(name)
+            self._behind.discard((name, chain))
+            if not any(behind == name for behind, _ in self._behind):
+                self._failing.discard(name)
         except Exception as error:  # noqa: BLE001  (a follower may be a third party's; the others go on)
             self._seen.pop(chain, None)  # so that the next sweep tries it again
+            if len(self._behind) < _REMEMBERED_CHAINS_MAX:
+                self._behind.add((name, chain))
             self._note_failure(name, chain, error)
 
-    def _note_failure(self, name: str, chain: Chain | None, error: Exception) -> None:
+    def _note_failure(self, name: str, chain: Chain, error: Exception) -> None:
         """Log the failure once, until the follower works again."""
         if name in self._failing:
             return
         self._failing.add(name)
-        where = {} if chain is None else {"org_id": chain.org_id, "environment": chain.environment}
+        where = {"org_id": chain.org_id, "environment": chain.environment}
         if isinstance(error, PrecipiqError):
             log.warning("follower is behind; it is tried again", follower=name, reason=error.message, **where)
         else:
