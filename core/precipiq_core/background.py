@@ -218,6 +218,8 @@ async def _attempt(work: Work) -> BaseException | None:
         if _is_cancelled():
             raise
         return error
+    except GeneratorExit:
+        raise  # the event loop is gone
     except BaseException as error:  # noqa: BLE001  (a fault must not silently end the work; SystemExit is one here)
         return error
     return None

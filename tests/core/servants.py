@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
+from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, ValidationFailed, VaultRefused
 
 SECRET = "correct horse battery staple"
 PR_GET_DUMPABLE = 3
@@ -113,3 +113,20 @@ class DiesWhenTaken:
 
 def _fail(text: str) -> None:
     raise RuntimeError(text)
+
+
+class OddlyMadeError(ValidationFailed):
+    """An error that cannot be made from its pickled form."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+class Thrower:
+    """Raises it."""
+
+    def throw(self) -> None:
+        raise OddlyMadeError("made", "of two")
+
+    def add(self, one: int, two: int) -> int:
+        return one + two

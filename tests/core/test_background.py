@@ -357,3 +357,55 @@ async def test_news_begin_a_round_but_hurry_none_after_a_failure() -> None:
     await world.run(None, FAULT, None, wake=wake)
     assert world.events == [wake, None, wake]
     assert not wake.is_set(), "what was set before a round is no news after it"
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Wordless(), SystemExit(5), BaseExceptionGroup("group", [asyncio.CancelledError()])],
+    ids=repr,
+)
+async def test_whatever_a_round_raises_the_task_goes_on(fault: BaseException) -> None:
+    world = World(rounds=2)
+    lines = await world.run(fault, None)
+    assert [line["event"] for line in lines] == ["it cannot be done", "works again"]
+    assert lines[0]["error"] == type(fault).__name__
+
+
+async def test_a_reason_is_told_whole_so_that_it_is_scrubbed_whole() -> None:
+    [line] = await World(rounds=1).run(OSError("x" * 300 + " redis://user:word@host"))
+    assert line["reason"].endswith("redis://user:word@host")
+
+
+@pytest.mark.parametrize("stuck", ["round", "final"])
+async def test_what_does_not_end_keeps_no_stop_waiting(stuck: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precipiq_core.background.END_S_MAX", 0.05)
+    let_go = asyncio.Event()
+
+    async def hang() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                if stuck == "final":
+                    raise
+
+    async def nothing() -> None: ...
+
+    background = BackgroundTasks(ManualClock(), CollectorRegistry)
+    work, final = (hang, None) if stuck == "round" else (nothing, hang)
+    with structlog.testing.capture_logs() as lines:
+        async with asyncio.timeout(EVENTUALLY_S):
+            async with background("acme.task", work, every_s=EVERY_S, failing="it fails", final=final):
+                await asyncio.sleep(0.01)
+    words = {
+        "round": "a task in the background does not end",
+        "final": "the last step of a task in the background failed",
+    }
+    assert [line["event"] for line in lines] == [words[stuck]]
+    let_go.set()
+    await asyncio.sleep(0.05)

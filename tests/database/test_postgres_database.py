@@ -273,8 +273,8 @@ async def test_connections_are_bounded_whatever_waits(place: postgres.PostgresDa
 async def test_who_waits_too_long_for_a_connection_is_told(
     place: postgres.PostgresDatabase, migration: Migration
 ) -> None:
-    async with opened(place, [migration], connections_max=2, connection_wait_s=0.2, reader_queue_max=5) as database:
-        slow = Statement("SELECT pg_sleep(0.6)::text AS slept")
+    async with opened(place, [migration], connections_max=2, connection_wait_s=1.0, reader_queue_max=5) as database:
+        slow = Statement("SELECT pg_sleep(2.5)::text AS slept")
         results = await asyncio.gather(*(database.fetch(slow) for _ in range(7)), return_exceptions=True)
         assert [isinstance(result, Unavailable) for result in results] == [False] * 2 + [True] * 5
         assert "too many" in str(results[5])

@@ -32,6 +32,6 @@ async def _can_serve(name: str, ping: Ping) -> bool:
         async with asyncio.timeout(PING_TIMEOUT_S):
             await ping()
     except Exception as error:  # noqa: BLE001  (a part with any error is not ready)
-        log.warning("part not ready", part=name, error=type(error).__name__, reason=str(error)[:200])
+        log.warning("part not ready", part=name, error=type(error).__name__, reason=str(error))
         return False
     return True
