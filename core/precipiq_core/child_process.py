@@ -133,8 +133,8 @@ class ChildProcess:
                     *options,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
-                    # The standard error of a process that holds secrets could contain one.
-                    stderr=None if self._role.tells_faults else asyncio.subprocess.DEVNULL,
+                    # What is printed there would pass the log, and what scrubs it; faults are told in messages.
+                    stderr=asyncio.subprocess.DEVNULL,
                     limit=_MESSAGE_BYTES_MAX,
                 )
             await self._send(self._process, self._servant)

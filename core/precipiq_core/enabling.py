@@ -50,6 +50,8 @@ def enable(deployment: Deployment, installed: Installed, problems: list[str]) ->
         database = _provider_of(Database, explicit) or _database_of(deployment.database, installed, problems)
         if database is not None:
             enabled.classes[database.name] = database
+            if deployment.plugins.get(database.name) is False:
+                problems.append(f"plugins.{database.name}: is switched off, but [database] names it")
             _refuse_own_table("database", database, named, problems)
             known = _settings_of_others(deployment.database, database, installed)
             table = {key: value for key, value in deployment.database.items() if key not in known}

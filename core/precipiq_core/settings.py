@@ -14,6 +14,8 @@ from precipiq_contracts.settings import BASE_DIR
 
 _TABLE, _LIST, _NETWORK = "must be a table", "must be a list", "must be a network, such as 10.0.0.0/8"
 _WORDS = {"model_type": _TABLE, "dict_type": _TABLE, "tuple_type": _LIST, "list_type": _LIST, "missing": "is required"}
+_WORDS |= {"int_parsing": "must be a whole number", "int_from_float": "must be a whole number"}
+_WORDS |= {"float_parsing": "must be a number", "bool_parsing": "must be true or false", "path_type": "must be a path"}
 _WORDS |= {"ip_v4_network": _NETWORK, "ip_v6_network": _NETWORK, "string_pattern_mismatch": "has another form"}
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -54,7 +54,7 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         ),
         [
             "plugins.ledger.driver: must be a valid string",
-            "plugins.ledger.verify_processes: must be a valid integer, unable to parse string as an integer",
+            "plugins.ledger.verify_processes: must be a whole number",
             "plugins.vault_local.master_key: must be a table",
         ],
     ),
