@@ -6,6 +6,7 @@ nodes may do so at once, and none holds a lock while it computes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -19,7 +20,8 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, format_timestamp, parse_timestamp
 from precipiq_contracts.errors import Unavailable
 
-_ATTEMPTS_MAX = 200
+_ATTEMPTS_MAX = 100
+_LOCKS = 256
 
 
 class NotEntered(Enum):
@@ -36,27 +38,30 @@ class Registers:
         self._store = store
         self._events = events
         self._clock = clock
+        self._locks = [asyncio.Lock() for _ in range(_LOCKS)]
 
     async def enter(self, chain: Chain, booking: Booking) -> StoredDelivery | NotEntered:
         """Store what the event told, with what it adds.
 
         Raises ``Unavailable`` when others change the register without end: then nothing is stored.
         """
-        # Most payments are told once: the first attempt is a guess that saves a read.
-        state = NEW_REGISTER if isinstance(booking.fact.told, Total) and booking.sign > 0 else None
-        for _ in range(_ATTEMPTS_MAX):
-            if state is None:
+        if booking.event_type == "payment":  # most are told once: a guess saves a read
+            stored = await self._attempt(chain, booking, NEW_REGISTER)
+            if stored is not None:
+                return stored
+        # Deliveries of one object to one process wait here rather than compete in the database.
+        async with self._locks[hash((chain, booking.register)) % _LOCKS]:
+            for _ in range(_ATTEMPTS_MAX):
                 state = await self._store.read_register(chain, booking.register, booking.legacy)
                 if any(each.event_id == booking.event_id for each in state.deliveries):
                     return NotEntered.KNOWN
                 if _is_foreign(booking, state):
                     return NotEntered.FOREIGN
-            stored = await self._attempt(chain, booking, state)
-            if stored is not None:
-                return stored
-            if await self._store.get(chain, booking.event_id) is not None:
-                return NotEntered.KNOWN
-            state = None
+                stored = await self._attempt(chain, booking, state)
+                if stored is not None:
+                    return stored
+                if await self._store.get(chain, booking.event_id) is not None:
+                    return NotEntered.KNOWN
         raise Unavailable("too many deliveries of one object at once; try again")
 
     async def _attempt(self, chain: Chain, booking: Booking, state: RegisterState) -> StoredDelivery | None:
