@@ -107,6 +107,43 @@ def dispute(dispute_id: str = "dp_1", amount: int = 700, status: str = "needs_re
     }
 
 
+def balance_transaction(
+    transaction_id: str = "txn_1", amount: int = -700, fee: int = 0, currency: str = "usd"
+) -> Event:
+    """What moved in the account's balance."""
+    return {
+        "id": transaction_id,
+        "object": "balance_transaction",
+        "amount": amount,
+        "created": 1_790_000_000,
+        "currency": currency,
+        "fee": fee,
+        "net": amount - fee,
+        "type": "adjustment",
+    }
+
+
+def refund(refund_id: str = "re_1", amount: int = 500, status: str = "failed", **more: Any) -> Event:
+    """A refund of a charge."""
+    return {
+        "id": refund_id,
+        "object": "refund",
+        "amount": amount,
+        "charge": "ch_1",
+        "created": 1_790_000_000,
+        "currency": "usd",
+        "metadata": {},
+        "payment_intent": "pi_1",
+        "status": status,
+        **more,
+    }
+
+
+def changed(content: Event, **previous: Any) -> Event:
+    """That event, with what its object's members were before."""
+    return {**content, "data": {**content["data"], "previous_attributes": previous}}
+
+
 def without(obj: Event, *names: str) -> Event:
     """The object as an older API version shows it: without these members."""
     return {name: value for name, value in obj.items() if name not in names}

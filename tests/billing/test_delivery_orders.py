@@ -14,6 +14,7 @@ from precipiq_billing import deliveries as delivery_module
 from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
+from precipiq_billing.stripe_facts import Total
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import PrecipiqError, Unavailable, ValidationFailed
@@ -25,19 +26,29 @@ pytestmark = pytest.mark.anyio
 
 Taking = tuple[Deliveries, FinancialEvents, LedgerService]
 
+WITHDRAWAL = stripe.balance_transaction("txn_1", -5_800, 1500)
+REINSTATEMENT = stripe.balance_transaction("txn_2", 5_800, -1500)
+
 LIFE = [
     stripe.event("payment_intent.succeeded", stripe.payment_intent(amount=10_000)),
     stripe.event("charge.refunded", stripe.charge(amount=10_000, refunded=1_000)),
     stripe.event("charge.refunded", stripe.charge(amount=10_000, refunded=3_500)),
     stripe.event("charge.refunded", stripe.charge(amount=10_000, refunded=4_200)),
-    stripe.event("charge.dispute.created", stripe.dispute(amount=5_800)),
-    stripe.event("charge.dispute.funds_reinstated", stripe.dispute(amount=5_800, status="won")),
+    stripe.event("charge.dispute.created", stripe.dispute(amount=5_800, balance_transactions=[WITHDRAWAL])),
+    stripe.event(
+        "charge.dispute.funds_reinstated",
+        stripe.dispute(amount=5_800, status="won", balance_transactions=[WITHDRAWAL, REINSTATEMENT]),
+    ),
 ]
 """Of one charge: paid, refunded in three steps, disputed, and the dispute won."""
 
 ECHOES = [
-    stripe.event("charge.dispute.funds_withdrawn", stripe.dispute(amount=5_800)),
-    stripe.event("charge.dispute.closed", stripe.dispute(amount=5_800, status="won")),
+    stripe.event("charge.dispute.funds_withdrawn", stripe.dispute(amount=5_800, balance_transactions=[WITHDRAWAL])),
+    stripe.event(
+        "charge.dispute.closed",
+        stripe.dispute(amount=5_800, status="won", balance_transactions=[WITHDRAWAL, REINSTATEMENT]),
+    ),
+    stripe.event("charge.dispute.updated", stripe.dispute(amount=5_800)),
 ]
 """Other events that tell of the same money."""
 
@@ -93,7 +104,7 @@ def test_what_stands_in_an_expanded_or_old_object_is_found() -> None:
     old = stripe.without(stripe.payment_intent(), "amount_received", "latest_charge")
     booking = booking_of(stripe.event("payment_intent.succeeded", old, api_version="2015-10-16"))
     assert isinstance(booking, Booking)
-    assert (booking.total_minor, booking.register) == (2000, "payment:pi_1:USD")
+    assert (booking.fact.told, booking.register) == (Total(2000), "payment:pi_1:USD")
     expanded = stripe.charge(payment_intent={"id": "pi_7", "object": "payment_intent"}, metadata={"a": "b"})
     refund = booking_of(stripe.event("charge.refunded", expanded))
     assert isinstance(refund, Booking)
@@ -118,10 +129,12 @@ async def test_an_event_that_comes_again_with_another_total_changes_nothing(deli
         [
             stripe.event("charge.refunded", stripe.charge(refunded=1_000), event_id="evt_known"),
             stripe.event("charge.refunded", stripe.charge(refunded=9_000), event_id="evt_known"),
+            stripe.event("charge.refunded", stripe.charge("ch_2", 9_000, 9_000), event_id="evt_known"),
             stripe.event("charge.refunded", stripe.charge(refunded=3_500)),
+            stripe.event("charge.refunded", stripe.charge("ch_2", 9_000, 9_000)),
         ],
     )
-    assert chain_total == Decimal("-35.00")
+    assert chain_total == Decimal("-35.00") - Decimal("90.00")
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), ValidationFailed()])

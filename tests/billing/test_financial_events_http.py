@@ -51,11 +51,21 @@ def test_an_event_is_recorded_and_read_back(client: Client) -> None:
 
 def test_a_repeat_gives_the_first_and_other_content_is_refused(client: Client) -> None:
     first = record(client)
-    for same in ({}, {"amount": "149.00"}, {"amount": "+149.0000"}, {"timestamp": "2026-04-16T10:35:02Z"}):
+    left_out = ({"timestamp": None}, {"metadata": None}, {"timestamp": None, "metadata": None})
+    written = ({"amount": "149.00"}, {"amount": "+149.0000"}, {"timestamp": "2026-04-16T10:35:02Z"})
+    for same in ({}, *written, *left_out):
         again = record(client, **same)
         assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
         assert again.json()["data"] == first.json()["data"]
-    for other in ({"amount": "150"}, {"currency": "EUR"}, {"event_type": "invoice"}, {"metadata": None}):
+    for other in (
+        {"amount": "150"},
+        {"currency": "EUR"},
+        {"event_type": "invoice"},
+        {"metadata": {}},
+        {"metadata": {"order": "B"}, "timestamp": None},
+        {"timestamp": "2026-04-16T10:35:03Z", "metadata": None},
+        {"amount": "150", "timestamp": None},
+    ):
         refused = record(client, **other)
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_conflict"), other
     assert record(client, source="manual").status_code == 201, "another source is another event"
@@ -67,19 +77,42 @@ def test_a_repeat_gives_the_first_and_other_content_is_refused(client: Client) -
     assert len(client.data("GET", "/financial-events")["items"]) == 3
 
 
+def test_what_an_event_had_by_default_may_be_said_by_its_repeat(client: Client) -> None:
+    first = record(client, timestamp=None).json()["data"]
+    for same in ({"timestamp": None}, {"timestamp": first["timestamp"]}):
+        again = record(client, **same)
+        assert (again.status_code, again.json()["data"]["id"]) == (200, first["id"])
+    assert record(client, timestamp="2026-04-16T10:35:02Z").status_code == 409
+    bare = {name: value for name, value in EVENT.items() if name not in ("timestamp", "metadata")}
+    assert client.http.post("/financial-events", json=bare).status_code == 200
+
+
+def test_a_withdrawn_currency_is_taken_for_older_money(client: Client) -> None:
+    old = {"currency": "HRK", "timestamp": "2022-06-01T10:00:00Z"}
+    assert record(client, **old).status_code == 201
+    assert record(client, **old | {"timestamp": None}).status_code == 200, "a repeat may leave its time out"
+    assert record(client, currency="BGN", external_id="b", timestamp="2025-12-31").status_code == 201
+    for change in ({"external_id": "c", "timestamp": None}, {"external_id": "c", "timestamp": "2026-04-01"}):
+        refused = record(client, **old | change)
+        assert (refused.status_code, list(refused.json()["error"]["details"])) == (422, ["timestamp"]), change
+
+
 @pytest.mark.parametrize(
     ("change", "path"),
     [
         ({"amount": 149}, "amount"),
         ({"amount": 149.5}, "amount"),
-        ({"amount": "149.12345"}, ""),
-        ({"amount": "1e3"}, ""),
-        ({"amount": "-1"}, ""),
-        ({"event_type": "refund"}, ""),
+        ({"amount": "149.12345"}, "amount"),
+        ({"amount": "1e3"}, "amount"),
+        ({"amount": "-1"}, "amount"),
+        ({"amount": "0"}, "amount"),
+        ({"amount": "1.5", "currency": "JPY"}, "amount"),
+        ({"event_type": "refund"}, "amount"),
         ({"event_type": "gift"}, "event_type"),
         ({"source": "paypal"}, "source"),
         ({"currency": "usd"}, "currency"),
         ({"currency": "ZZZ"}, "currency"),
+        ({"currency": "XXX"}, "currency"),
         ({"currency": "US"}, "currency"),
         ({"external_id": ""}, "external_id"),
         ({"external_id": "a\x00"}, "external_id"),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precipiq_billing.money import NotMoney, canonical_amount, currency_exponent, sign_problem, stripe_amount
+from precipiq_billing.currencies import WITHDRAWN, NotMoney, currency_exponent, withdrawal_problem
+from precipiq_billing.money import canonical_amount, sign_problem, stripe_amount
 
 
 @pytest.mark.parametrize(
@@ -22,11 +23,12 @@ from precipiq_billing.money import NotMoney, canonical_amount, currency_exponent
         ("-0.0001", "USD", "-0.0001"),
         ("007", "JPY", "7"),
         ("7.0", "JPY", "7"),
-        ("7.25", "JPY", "7.25"),
         ("1", "KWD", "1.000"),
         ("99999999999999.9999", "EUR", "99999999999999.9999"),
-        ("1", "CLF", "1.0000"),
-        ("1", "XAU", "1.00"),
+        ("0.0004", "USD", "0.0004"),
+        ("1", "HRK", "1.00"),
+        ("1", "BGN", "1.00"),
+        ("1", "BYR", "1"),
     ],
 )
 def test_an_amount_has_one_form(text: str, currency: str, expected: str) -> None:
@@ -43,7 +45,24 @@ def test_what_is_no_amount_is_refused(text: str) -> None:
         canonical_amount(text, "USD")
 
 
-@pytest.mark.parametrize("code", ["usd", "US", "USDT", "", "ZZZ", "Usd", "$$$"])
+@pytest.mark.parametrize(("text", "currency"), [("7.25", "JPY"), ("-0.5", "JPY"), ("1.0001", "ISK"), ("0.1", "BYR")])
+def test_where_there_is_no_minor_unit_half_a_unit_is_no_amount(text: str, currency: str) -> None:
+    with pytest.raises(NotMoney, match=f"whole number: {currency}"):
+        canonical_amount(text, currency)
+
+
+def test_a_withdrawn_currency_is_money_of_its_time() -> None:
+    assert withdrawal_problem("HRK", "2022-12-31T23:59:59.999999Z") is None
+    assert (
+        withdrawal_problem("HRK", "2023-01-15T00:00:00.000000Z") == "must be before 2023-01-15, when HRK was withdrawn"
+    )
+    assert withdrawal_problem("EUR", "2999-01-01T00:00:00.000000Z") is None
+    assert all(currency_exponent(code) in (0, 2) for code in WITHDRAWN)
+
+
+@pytest.mark.parametrize(
+    "code", ["usd", "US", "USDT", "", "ZZZ", "Usd", "$$$", "XXX", "XTS", "XAU", "XDR", "CLF", "USN"]
+)
 def test_what_is_no_currency_is_refused(code: str) -> None:
     with pytest.raises(NotMoney):
         currency_exponent(code)
@@ -82,6 +101,10 @@ def test_an_amount_of_stripe_keeps_its_value(minor: int, currency: str) -> None:
         ("payment", "1.00", True),
         ("payment", "-1.00", False),
         ("invoice", "0.00", True),
+        ("cost", "0.00", True),
+        ("payment", "0.00", False),
+        ("refund", "0.00", False),
+        ("chargeback", "0", False),
         ("refund", "-1.00", True),
         ("refund", "1.00", False),
         ("chargeback", "0.01", False),

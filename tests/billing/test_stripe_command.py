@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from precipiq_billing.commands import stored_events
+from precipiq_billing import event_files
+from precipiq_billing.event_files import stored_events
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.billing import stripe_events as stripe
 from tests.billing.stripe_events import Account, money
@@ -73,6 +75,21 @@ def test_stored_events_are_booked_once(server: ServerProcess, tmp_path: Path) ->
     assert len(money(client)) == 2
 
 
+def test_a_replay_that_leaves_money_out_says_so(server: ServerProcess, tmp_path: Path) -> None:
+    Account(Client(server, server.create_key("live")))
+    left_out = [stripe.event(kind, {"id": "x_1"}) for kind in ("payout.paid", "payout.paid", "charge.brand_new")]
+    (tmp_path / "events").write_text("".join(map(json.dumps, [*left_out, EVENTS[3]])))
+    replay = ("stripe", "replay", str(tmp_path / "events"), "--org", server.org_id, "--env", "live")
+    done = server.run(*replay, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("these move money and were not booked: payout.paid (2), charge.brand_new (1)\n")
+    as_json = server.run(*replay, "--json", check=False)
+    assert (as_json.returncode, json.loads(as_json.stdout)) == (
+        1,
+        {"event type not handled": 4, "unhandled": {"payout.paid": 2, "charge.brand_new": 1}},
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -89,6 +106,40 @@ def test_events_are_found_however_they_are_stored(tmp_path: Path, text: str) -> 
     assert list(stored_events(tmp_path / "events")) == EVENTS
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n  \n"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_documents_one_after_another_are_found_in_any_encoding(
+    tmp_path: Path, encoding: str, between: str, indent: int | None
+) -> None:
+    named = [{**event, "note": 'Zoë 🚀 "[]{}", \\'} for event in EVENTS]
+    documents = [named[0], {"object": "list", "data": named[1:3]}, [named[3]], [], [{"data": named}]]
+    text = between + between.join(json.dumps(each, indent=indent, ensure_ascii=False) for each in documents) + between
+    (tmp_path / "events").write_bytes(text.encode(encoding))
+    assert list(stored_events(tmp_path / "events")) == [*named, *named]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
+def test_documents_are_found_wherever_a_read_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(event_files, "_BYTES_READ", size)
+    text = json.dumps(EVENTS) + json.dumps(EVENTS[0]) + '[1.5e3, "a\\u00fc", null, -12]\n12 true\n'
+    (tmp_path / "events").write_text(text)
+    assert list(stored_events(tmp_path / "events")) == [*EVENTS, EVENTS[0], 1500.0, "aü", None, -12, 12, True]
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_a_large_file_is_read_in_little_memory(tmp_path: Path, form: str) -> None:
+    line = json.dumps({**EVENTS[0], "note": "x" * 10_000})
+    before, between, after = ("[", ",\n", "]") if form == "array" else ("", "\n", "\n")
+    with (tmp_path / "events").open("w") as file:
+        file.write(before + between.join([line] * 2_000) + after)
+    tracemalloc.start()
+    assert sum(1 for _ in stored_events(tmp_path / "events")) == 2_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000, "of 20 MB"
+
+
 @pytest.mark.parametrize("event", [EVENTS[0], stripe.thin_event()])
 def test_a_single_event_is_found(tmp_path: Path, event: dict[str, object]) -> None:
     for indent in (None, 2):
@@ -96,10 +147,32 @@ def test_a_single_event_is_found(tmp_path: Path, event: dict[str, object]) -> No
         assert list(stored_events(tmp_path / "events")) == [event]
 
 
-def test_a_file_that_holds_no_json_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "events").write_text("{")
+@pytest.mark.parametrize(
+    "text",
+    ["{", "", "\n \n", "[1", "[1 2]", "[1,]", "[,]", "]", '"a', "{}}", "nul", "[" * 100_000, "\ufffe{", "{\udcff}"],
+)
+def test_a_file_that_holds_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "events").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(click.ClickException, match="is not JSON"):
         list(stored_events(tmp_path / "events"))
+
+
+def test_a_long_file_that_is_no_json_is_refused_where_that_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_files, "_BYTES_READ", 1_000)
+    (tmp_path / "events").write_text("{x" + " " * 100_000)
+    reads: list[int] = []
+    read_more = event_files._Documents._read_more
+
+    def counted(documents: event_files._Documents) -> bool:
+        reads.append(1)
+        return read_more(documents)
+
+    monkeypatch.setattr(event_files._Documents, "_read_more", counted)
+    with pytest.raises(click.ClickException, match="is not JSON"):
+        list(stored_events(tmp_path / "events"))
+    assert len(reads) == 1
 
 
 def test_what_is_no_event_is_refused_by_its_number(server: ServerProcess, tmp_path: Path) -> None:

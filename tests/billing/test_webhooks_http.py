@@ -56,42 +56,69 @@ EVENTS = {
         stripe.charge("ch_2", payment_intent={"id": "pi_9", "object": "payment_intent"}),
         ("refund", "-5.00", "USD", "ch_2", "pi_9"),
     ),
-    "dispute": ("charge.dispute.created", stripe.dispute(), ("chargeback", "-7.00", "USD", "dp_1", "pi_1")),
-    "withdrawal": (
+    "refund of what was captured": (
+        "charge.refunded",
+        stripe.charge("ch_3", 2000, 1500, amount_captured=1200),
+        ("refund", "-7.00", "USD", "ch_3", "pi_1"),
+    ),
+    "payment without an intent": (
+        "charge.succeeded",
+        stripe.charge("ch_4", 2000, 0, payment_intent=None),
+        ("payment", "20.00", "USD", "ch_4", None),
+    ),
+    "capture in part without an intent": (
+        "charge.captured",
+        stripe.charge("ch_5", 2000, 800, amount_captured=1200, payment_intent=None),
+        ("payment", "12.00", "USD", "ch_5", None),
+    ),
+    "dispute": (
+        "charge.dispute.created",
+        stripe.dispute(balance_transactions=[stripe.balance_transaction()]),
+        ("chargeback", "-7.00", "USD", "dp_1", "pi_1"),
+    ),
+    "withdrawal in the account's currency": (
         "charge.dispute.funds_withdrawn",
-        stripe.dispute("dp_2"),
-        ("chargeback", "-7.00", "USD", "dp_2", "pi_1"),
+        stripe.dispute("dp_2", balance_transactions=[stripe.balance_transaction(amount=-650, currency="eur")]),
+        ("chargeback", "-6.50", "EUR", "dp_2", "pi_1"),
     ),
-    "reinstatement": (
-        "charge.dispute.funds_reinstated",
-        stripe.dispute("dp_3", status="won"),
-        ("other", "7.00", "USD", "dp_3", "pi_1"),
+    "withdrawal of the old": (
+        "charge.dispute.funds_withdrawn",
+        stripe.without(stripe.dispute("dp_3"), "balance_transactions"),
+        ("chargeback", "-7.00", "USD", "dp_3", "pi_1"),
     ),
-    "dispute won": (
+    "reinstatement in part": (
         "charge.dispute.closed",
-        stripe.dispute("dp_4", status="won"),
-        ("other", "7.00", "USD", "dp_4", "pi_1"),
+        stripe.dispute(
+            "dp_1",
+            status="lost",
+            balance_transactions=[stripe.balance_transaction(), stripe.balance_transaction("txn_2", 200)],
+        ),
+        ("other", "2.00", "USD", "dp_1", "pi_1"),
     ),
     "dispute without an id": (
-        "charge.dispute.closed",
-        stripe.without(stripe.dispute(charge="ch_7", status="won"), "id", "payment_intent"),
+        "charge.dispute.funds_reinstated",
+        stripe.without(stripe.dispute(charge="ch_7"), "id", "payment_intent", "balance_transactions"),
         ("other", "7.00", "USD", "ch_7", "ch_7"),
     ),
+    "refund that failed": ("refund.failed", stripe.refund(amount=300), ("other", "3.00", "USD", "ch_1", "pi_1")),
 }
 
 
 def test_each_event_of_money_is_booked_with_its_type_sign_amount_and_currency(client: Client) -> None:
     account = Account(client)
     for kind, obj, expected in EVENTS.values():
-        content = stripe.event(kind, {**obj, "metadata": {"order": "A-1"}}, livemode=True)
+        # All in one second but the failure, which is of later.
+        created = 1_790_000_000 + (kind == "refund.failed")
+        content = stripe.event(kind, {**obj, "metadata": {"order": "A-1"}}, livemode=True, created=created)
         done = account.deliver(content)
         assert done == {"processed": True, "reason": None, "financial_event_id": done["financial_event_id"]}
         found = client.data("GET", f"/financial-events/{done['financial_event_id']}")
         names = ("event_type", "amount", "currency", "object_id", "related_id")
         assert tuple(found[name] for name in names) == expected
         assert (found["source"], found["external_id"], found["cause"]) == ("stripe", content["id"], kind)
-        assert (found["timestamp"], found["livemode"]) == ("2026-09-21T14:13:20.000000Z", True)
-        assert found["metadata"] == {"order": "A-1"}
+        assert found["timestamp"] == f"2026-09-21T14:13:2{created % 10}.000000Z"
+        assert found["livemode"] is True
+        assert found["metadata"]["order"] == "A-1"
     assert len(money(client)) == len(EVENTS)
     assert client.verify()["is_valid"]
 
@@ -99,11 +126,14 @@ def test_each_event_of_money_is_booked_with_its_type_sign_amount_and_currency(cl
 def test_what_is_no_money_is_taken_and_books_nothing(client: Client) -> None:
     account = Account(client)
     refused = {"processed": False, "reason": "event type not handled", "financial_event_id": None}
-    for kind in ("customer.created", "invoice.paid", "charge.succeeded", "checkout.session.async_payment_succeeded"):
+    for kind in ("customer.created", "invoice.paid", "payout.paid", "checkout.session.async_payment_succeeded"):
         assert account.deliver(stripe.event(kind, {"id": "x_1", "object": "x"})) == refused
     assert "thin event" in account.deliver(stripe.thin_event())["reason"]
-    lost = account.deliver(stripe.event("charge.dispute.closed", stripe.dispute(status="lost")))
-    assert (lost["processed"], lost["reason"]) == (False, "the dispute was not won: its chargeback stays")
+    for status in ("lost", "won", "prevented", "warning_needs_response"):
+        moved = account.deliver(stripe.event("charge.dispute.closed", stripe.dispute(status=status)))
+        assert (moved["processed"], moved["reason"]) == (False, "nothing to book: the amount is 0"), status
+    told = account.deliver(stripe.event("charge.succeeded", stripe.charge()))
+    assert (told["processed"], told["reason"]) == (False, "the payment intent tells of this payment")
     crypto = account.deliver(stripe.event("payment_intent.succeeded", stripe.payment_intent(currency="usdc")))
     assert (crypto["processed"], crypto["reason"]) == (False, "the currency is not in ISO 4217")
     zero = account.deliver(stripe.event("charge.refunded", stripe.charge(refunded=0)))

@@ -97,13 +97,15 @@ def fill(client: Client, chance: random.Random) -> None:
         decisions += [receipt["decision_id"] for receipt in receipts]
     events = []
     for number in range(60):
-        amount = Decimal(chance.randrange(-500_000, 500_000)).scaleb(-chance.choice([0, 1, 2, 3, 4]))
+        currency = chance.choice(CURRENCIES)
+        decimals = 0 if currency == "JPY" else chance.choice([0, 1, 2, 3, 4])  # there is no half a yen
+        amount = Decimal(chance.randrange(-500_000, 500_000)).scaleb(-decimals)
         moment = f"2026-0{chance.randrange(1, 7)}-{chance.randrange(1, 29):02d}T{chance.randrange(24):02d}:15:00Z"
         event = {
             "source": "manual",
             "event_type": "other",
             "amount": str(amount),
-            "currency": chance.choice(CURRENCIES),
+            "currency": currency,
             "timestamp": moment,
             "external_id": f"event {number}",
         }

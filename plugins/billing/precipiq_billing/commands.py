@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -16,6 +15,7 @@ from precipiq_billing.endpoint_records import endpoint_record
 from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.errors import NotAStripeEvent
+from precipiq_billing.event_files import stored_events
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.deployment import DeploymentInfo
@@ -133,67 +133,39 @@ def set_secret(
 def replay(ctx: click.Context, file: Path, org_id: str, environment: str, as_json: bool) -> None:
     """Book stored events of Stripe, as if they were delivered now: what is booked already is not booked again.
 
-    FILE holds events as Stripe's API or CLI gives them: one JSON a line, an array, or a list object with `data`.
+    FILE holds events as Stripe's API or CLI gives them: objects, arrays and list objects with `data`, one or several.
+    Exit code 1 says that all were taken, and that some move money and were not booked.
     """
     chain = Chain(org_id, cast("Environment", environment))
-    counts = run_in_deployment(ctx, partial(_replay, chain, file))
+    counts, unhandled = run_in_deployment(ctx, partial(_replay, chain, file))
     if as_json:
-        click.echo(json.dumps(counts))
-        return
-    for what, count in counts.items():
-        click.echo(f"{count:>8}  {what}")
+        click.echo(json.dumps({**counts, **({"unhandled": unhandled} if unhandled else {})}))
+    else:
+        for what, count in counts.items():
+            click.echo(f"{count:>8}  {what}")
+    if unhandled:
+        types = ", ".join(f"{kind} ({count})" for kind, count in unhandled.items())
+        click.echo(f"these move money and were not booked: {types}", err=True)
+        ctx.exit(1)
 
 
-async def _replay(chain: Chain, file: Path, services: Services) -> dict[str, int]:
+async def _replay(chain: Chain, file: Path, services: Services) -> tuple[dict[str, int], dict[str, int]]:
+    """How many events came to what, and how many of each type move money and were not booked."""
     await must_exist(chain, services)
     deliveries = services.get(Deliveries)
     counts: Counter[str] = Counter()
+    unhandled: Counter[str] = Counter()
     for number, event in enumerate(stored_events(file), 1):
         try:
             outcome = await deliveries.take(chain, event)
         except NotAStripeEvent as error:
             raise click.ClickException(f"event {number} of {file}: {error.message}; {dict(counts)}") from None
         counts["booked" if outcome.processed else str(outcome.reason)] += 1
+        if outcome.unhandled is not None:
+            unhandled[outcome.unhandled] += 1
         await deliveries.note_sealed()
     await deliveries.seal_left_over()
-    return dict(counts)
-
-
-def stored_events(file: Path) -> Iterator[object]:
-    """The events in a file. Raises ``click.ClickException`` where it is not JSON."""
-    try:
-        with file.open(encoding="utf-8") as stream:
-            start = stream.read(1)
-            while start.isspace():
-                start = stream.read(1)
-            stream.seek(0)
-            first = stream.readline() if start == "{" else ""
-            is_lines = _is_json(first)
-            stream.seek(0)
-            if is_lines:
-                for line in stream:
-                    if line.strip():
-                        yield from _events_in(json.loads(line))
-            else:
-                document = json.load(stream)
-                yield from document if isinstance(document, list) else _events_in(document)
-    except ValueError as error:
-        raise click.ClickException(f"{file} is not JSON: {error}") from None
-
-
-def _events_in(document: object) -> Iterator[object]:
-    if isinstance(document, dict) and document.get("object") != "event" and isinstance(document.get("data"), list):
-        yield from document["data"]
-    else:
-        yield document
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+    return dict(counts), dict(unhandled)
 
 
 def _record(services: Services, endpoint: StripeEndpoint) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import structlog
 from precipiq_billing.delivery_store import DeliveryStore, StoredDelivery
 from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.money import stripe_amount
+from precipiq_billing.registers import NotEntered, Registers
 from precipiq_billing.service import FinancialEvents, NewEvent
-from precipiq_billing.stripe_events import Booking, booking_of
+from precipiq_billing.stripe_events import Booking, NotBooked, booking_of
 from precipiq_chain.chain_format import statement_id
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Entry
-from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable, ValidationFailed
 
 log = structlog.get_logger("precipiq.billing")
@@ -25,21 +26,27 @@ log = structlog.get_logger("precipiq.billing")
 DUPLICATE = "duplicate event; already processed"
 NO_AMOUNT = "nothing to book: the amount is 0"
 ALREADY_BOOKED = "nothing to book: another event has told of this amount already"
+FOREIGN = "an older version booked this dispute in another currency: book the difference by API"
 TEST_MODE = "an event of Stripe's test mode: this deployment does not book it in the environment live"
 
 _NOTE_DELAY_S = 0.2
 _NOTED_MAX = 5_000
 _SETTLED_US = 10 * 1_000_000
 _AT_ONCE_MAX = 100
+_NAMED_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a delivery. ``reason``: why nothing was booked. ``entry_id``: of the financial event, if any."""
+    """What became of a delivery. ``reason``: why nothing was booked. ``entry_id``: of the financial event, if any.
+
+    ``unhandled``: the type of an event that moves money and was not booked.
+    """
 
     processed: bool
     reason: str | None = None
     entry_id: str | None = None
+    unhandled: str | None = None
 
 
 class Deliveries:
@@ -61,7 +68,9 @@ class Deliveries:
         self._metrics = metrics
         self._accept_test_mode_in_live = accept_test_mode_in_live
         self._retry_s = retry_s
+        self._registers = Registers(store, events, clock)
         self._sealed: dict[tuple[Chain, str], str] = {}
+        self._named: set[str] = set()
 
     async def take(self, chain: Chain, event: object) -> Outcome:
         """Book the money of a verified event. Durable on return, also when its entry could not be sealed yet.
@@ -69,21 +78,35 @@ class Deliveries:
         Raises ``NotAStripeEvent`` and ``Unavailable``: then nothing was stored.
         """
         booking = booking_of(event)
-        if isinstance(booking, Booking) and not booking.livemode and chain.environment == "live":
-            booking = booking if self._accept_test_mode_in_live else TEST_MODE
-        outcome = Outcome(False, booking) if isinstance(booking, str) else await self._book(chain, booking)
+        if isinstance(booking, NotBooked):
+            outcome = self._pass_over(booking)
+        elif not (booking.livemode or self._accept_test_mode_in_live or chain.environment != "live"):
+            outcome = Outcome(False, TEST_MODE)
+        else:
+            outcome = await self._book(chain, booking)
         self._metrics.count("booked" if outcome.processed else "duplicate" if outcome.entry_id else "not_booked")
         return outcome
 
+    def _pass_over(self, event: NotBooked) -> Outcome:
+        """Money that is not booked is counted each time, and logged once a type: no sender fills the log."""
+        if event.label is None:
+            return Outcome(False, event.reason)
+        self._metrics.count_unhandled(event.label)
+        if event.cause not in self._named and len(self._named) < _NAMED_MAX:
+            self._named.add(event.cause)
+            log.warning("an event of Stripe that moves money is not booked", type=event.cause, reason=event.reason)
+        return Outcome(False, event.reason, unhandled=event.cause)
+
     async def _book(self, chain: Chain, booking: Booking) -> Outcome:
-        delivery = await self._store.add(chain, booking, _draft(booking), self._clock.now_us())
-        if delivery is None:
+        delivery = await self._registers.enter(chain, booking)
+        if delivery is NotEntered.FOREIGN:
+            return self._pass_over(NotBooked(FOREIGN, booking.cause, booking.cause))
+        if delivery is NotEntered.KNOWN:
             return Outcome(False, DUPLICATE, await self._entry_id(await self._store.get(chain, booking.event_id)))
-        if booking.total_minor == 0:
-            return Outcome(False, NO_AMOUNT)
-        if delivery.difference == 0:
-            return Outcome(False, ALREADY_BOOKED, await self._entry_id(delivery))
-        return Outcome(True, None, await self._entry_id(delivery))
+        entry_id = await self._entry_id(delivery)
+        if delivery.difference:
+            return Outcome(True, None, entry_id)
+        return Outcome(False, NO_AMOUNT if entry_id is None and delivery.total == 0 else ALREADY_BOOKED, entry_id)
 
     async def _entry_id(self, delivery: StoredDelivery | None) -> str | None:
         """The id of the financial event with this delivery's amount; seals it if it is not sealed yet."""
@@ -171,20 +194,6 @@ class Deliveries:
         except PrecipiqError:
             self._sealed = {**sealed, **self._sealed}
             raise
-
-
-def _draft(booking: Booking) -> dict[str, Any]:
-    return {
-        "sign": booking.sign,
-        "event_type": booking.event_type,
-        "currency": booking.currency,
-        "occurred_at": format_timestamp(booking.created_s * 1_000_000),
-        "metadata": dict(booking.metadata),
-        "object_id": booking.object_id,
-        "related_id": booking.related_id,
-        "cause": booking.cause,
-        "livemode": booking.livemode,
-    }
 
 
 def _event(delivery: StoredDelivery) -> NewEvent:

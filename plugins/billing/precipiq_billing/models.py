@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, ValidationInfo, field_validator
 
-from precipiq_billing.money import NotMoney, canonical_amount, currency_exponent, sign_problem
+from precipiq_billing.currencies import currency_exponent, withdrawal_problem
+from precipiq_billing.money import canonical_amount, sign_problem
 from precipiq_core.http.validation import RequestModel, end_moment, moment, no_nul
 
 Source = Literal["stripe", "quickbooks", "webhook", "manual", "internal"]
@@ -35,32 +36,37 @@ class FinancialEventIn(RequestModel):
     """Money that moved.
 
     ``amount``: a signed decimal string: payment and invoice positive; refund, chargeback, cost, liability, expense and
-    write_off negative; other either. ``timestamp``: when it moved, by itself when it is recorded.
+    write_off negative; other either; payment, refund and chargeback not 0. ``timestamp``: when it moved, by itself
+    when it is recorded.
     """
 
     source: Source
     event_type: EventType
+    currency: CurrencyCode = Field(description="ISO 4217, such as USD; one that was withdrawn for money of its time")
     amount: Annotated[StrictStr, Field(min_length=1, max_length=24)]
-    currency: CurrencyCode = Field(description="ISO 4217, such as USD")
     external_id: ExternalId | None = Field(None, description="your own id; unique with the source")
     timestamp: Moment | None = None
     metadata: dict[str, Any] | None = None
 
-    @model_validator(mode="after")
-    def _is_money(self) -> FinancialEventIn:
-        try:
-            amount = canonical_amount(self.amount, self.currency)
-        except NotMoney as error:
-            raise ValueError(f"amount {error}") from None
-        problem = sign_problem(self.event_type, amount)
+    @field_validator("amount")
+    @classmethod
+    def _check_amount(cls, value: str, info: ValidationInfo) -> str:
+        """The amount as it is recorded. A field that stands before it and is wrong is told of by itself."""
+        if not {"event_type", "currency"} <= info.data.keys():
+            return value
+        amount = canonical_amount(value, info.data["currency"])
+        problem = sign_problem(info.data["event_type"], amount)
         if problem is not None:
-            raise ValueError(f"amount {problem}")
-        return self
+            raise ValueError(problem)
+        return amount
 
-    @property
-    def canonical_amount(self) -> str:
-        """The amount as it is recorded."""
-        return canonical_amount(self.amount, self.currency)
+    @field_validator("timestamp")
+    @classmethod
+    def _check_time(cls, value: str | None, info: ValidationInfo) -> str | None:
+        problem = None if value is None else withdrawal_problem(info.data.get("currency", ""), value)
+        if problem is not None:
+            raise ValueError(problem)
+        return value
 
 
 class FinancialEventQuery(RequestModel):

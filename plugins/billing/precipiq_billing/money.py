@@ -1,21 +1,21 @@
-"""Amounts and currencies: exact, as decimal strings. Pure; no float ever holds money.
+"""Amounts: exact, as decimal strings. Pure; no float ever holds money.
 
-ISO 4217 comes from the library ``iso4217``; Stripe's minor units from https://docs.stripe.com/currencies.
+Stripe's minor units are those of https://docs.stripe.com/currencies.
 """
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from functools import lru_cache
 
-from iso4217 import Currency
+from precipiq_billing.currencies import DECIMALS_MAX, NotMoney, currency_exponent
 
-DECIMALS_MAX = 4
 INTEGER_DIGITS_MAX = 14
 
 POSITIVE_TYPES = frozenset(("payment", "invoice"))
 NEGATIVE_TYPES = frozenset(("refund", "chargeback", "cost", "liability", "expense", "write_off"))
+# A payment, refund or chargeback of nothing did not happen. A call can cost nothing, an invoice can be over nothing.
+MOVING_TYPES = frozenset(("payment", "refund", "chargeback"))
 
 # Currencies that Stripe counts in whole units, and in thousandths. It counts all others in hundredths, even where ISO
 # 4217 has no minor unit: ISK and UGX.
@@ -25,24 +25,11 @@ _STRIPE_EXPONENT = {**dict.fromkeys(_WHOLE, 0), **dict.fromkeys(_THOUSANDTHS, 3)
 _AMOUNT = re.compile(rf"([+-]?)(\d{{1,{INTEGER_DIGITS_MAX}}})(?:\.(\d{{1,{DECIMALS_MAX}}}))?", re.ASCII)
 
 
-class NotMoney(ValueError):
-    """The text is no amount or no currency; the message names the problem."""
-
-
-@lru_cache(maxsize=512)
-def currency_exponent(code: str) -> int:
-    """Decimals of that currency by ISO 4217, 2 where it defines none. Raises ``NotMoney`` for an unknown code."""
-    try:
-        exponent = Currency(code).exponent
-    except ValueError:
-        raise NotMoney("must be an ISO 4217 currency code, three capital letters") from None
-    return 2 if exponent is None else min(exponent, DECIMALS_MAX)
-
-
 def canonical_amount(text: str, currency: str) -> str:
     """The amount with at least the currency's decimals and no needless zeros beyond: ``10`` USD is ``10.00``.
 
-    Raises ``NotMoney``: not a decimal number, too many digits.
+    Fractions of the minor unit are money, such as the price of a call; where a currency has none, fractions are not.
+    Raises ``NotMoney``: not a decimal number, too many digits, half a yen.
     """
     match = _AMOUNT.fullmatch(text)
     if match is None:
@@ -50,11 +37,16 @@ def canonical_amount(text: str, currency: str) -> str:
             f"must be a decimal number with up to {INTEGER_DIGITS_MAX} digits before and {DECIMALS_MAX} after the point"
         )
     sign, whole, fraction = match.groups()
-    return _text(sign == "-", whole.lstrip("0") or "0", fraction or "", currency_exponent(currency))
+    exponent = currency_exponent(currency)
+    if exponent == 0 and (fraction or "").strip("0"):
+        raise NotMoney(f"must be a whole number: {currency} has no minor unit")
+    return _text(sign == "-", whole.lstrip("0") or "0", fraction or "", exponent)
 
 
 def sign_problem(event_type: str, amount: str) -> str | None:
-    """The problem of a canonical amount's sign for that type of event; None when the sign is right. 0 has none."""
+    """What is wrong with the sign of a canonical amount for that type of event; None when it is right. 0 has none."""
+    if event_type in MOVING_TYPES and Decimal(amount) == 0:
+        return f"must not be 0 for a {event_type}: no money moved"
     if event_type in POSITIVE_TYPES and amount.startswith("-"):
         return f"must not be negative for a {event_type}"
     if event_type in NEGATIVE_TYPES and Decimal(amount) > 0:

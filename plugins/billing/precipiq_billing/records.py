@@ -12,6 +12,11 @@ from precipiq_contracts.chain import Entry
 _METADATA_HEAD = len(b'{"metadata":')
 
 
+def stored_metadata(entry: Entry) -> bytes | None:
+    """The event's metadata as canonical JSON; None when they were erased."""
+    return None if entry.payload is None else split_payload(entry.payload)[0][_METADATA_HEAD:-1]
+
+
 def financial_event_record(entry: Entry, redaction_id: str | None) -> dict[str, Any]:
     """The event with its proof. ``timestamp``: when the money moved; ``created_at``: when the entry was sealed."""
     statement = parse_statement(entry.statement)

@@ -72,13 +72,14 @@ class FinancialEventRoutes:
         """Record money that moved.
 
         Answers once it is durable. A repeat (same `source` and `external_id`, or same `Idempotency-Key`) returns the
-        recorded event with 200 and `Idempotent-Replayed: true`; with other content it is refused.
+        recorded event with 200 and `Idempotent-Replayed: true`; with other content it is refused. A repeat of an
+        `external_id` may leave out `timestamp` and `metadata`.
         """
         body, principal = call.body, call.principal
         event = NewEvent(
             body.source,
             body.event_type,
-            body.canonical_amount,
+            body.amount,
             body.currency,
             body.external_id,
             body.timestamp,

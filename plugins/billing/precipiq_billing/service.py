@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
+from precipiq_billing.currencies import WITHDRAWN
 from precipiq_billing.kinds import FINANCIAL_EVENT
-from precipiq_billing.records import financial_event_record
-from precipiq_chain.chain_format import statement_kind
+from precipiq_billing.records import financial_event_record, stored_metadata
+from precipiq_chain.canonical import canonical
+from precipiq_chain.chain_format import parse_statement, statement_kind
 from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
-from precipiq_contracts.errors import NotFound
+from precipiq_contracts.errors import IdempotencyConflict, NotFound, ValidationFailed
 from precipiq_contracts.ledger import Ledger
 
 
@@ -48,9 +50,12 @@ class FinancialEvents:
     ) -> tuple[Entry, bool]:
         """Record the event; gives its entry, and whether the entry is new.
 
-        The source and its ``external_id`` name an event; without one the ``request_key`` does. Raises
-        ``IdempotencyConflict`` when that event was recorded with other content.
+        The source and its ``external_id`` name an event; without one the ``request_key`` does. A repeat of an
+        ``external_id`` may leave out ``occurred_at`` and ``metadata``. Raises ``IdempotencyConflict`` when that event
+        was recorded with other content, ``ValidationFailed`` for a withdrawn currency's money of now.
         """
+        if event.occurred_at is None and event.currency in WITHDRAWN:
+            return await self._repeat(chain, event) or _refuse_withdrawn(event.currency)
         key = None if request_key is None else f"billing:{FINANCIAL_EVENT}:request:{request_key}"
         if event.external_id is not None:
             key = f"billing:{FINANCIAL_EVENT}:{event.source}:{event.external_id}"
@@ -66,10 +71,23 @@ class FinancialEvents:
             "cause": event.cause,
             "livemode": event.livemode,
         }
-        appended = await self._ledger.append(
-            chain, [Draft(FINANCIAL_EVENT, actor, body, {"metadata": event.metadata}, key)]
-        )
+        try:
+            appended = await self._ledger.append(
+                chain, [Draft(FINANCIAL_EVENT, actor, body, {"metadata": event.metadata}, key)]
+            )
+        except IdempotencyConflict:
+            repeat = await self._repeat(chain, event)
+            if repeat is None:
+                raise
+            return repeat
         return appended.entries[0], appended.created[0]
+
+    async def _repeat(self, chain: Chain, event: NewEvent) -> tuple[Entry, bool] | None:
+        """The recorded event that this one names, if it says no other thing than that did."""
+        if event.external_id is None:
+            return None
+        found = await self.by_external_id(chain, event.source, event.external_id)
+        return None if found is None or not _is_repeat(event, found) else (found, False)
 
     async def get(self, chain: Chain, event_id: str) -> Entry:
         """Raises ``NotFound``."""
@@ -107,3 +125,21 @@ class FinancialEvents:
     async def present(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
         """As :meth:`records`, as JSON. See ``precipiq_contracts.chain.Present``."""
         return [orjson.dumps(record) for record in await self.records(chain, entries)]
+
+
+def _is_repeat(event: NewEvent, recorded: Entry) -> bool:
+    """Whether all that the event says was recorded. An erased payload says nothing any more: the body decides."""
+    statement = parse_statement(recorded.statement)
+    body = statement.body
+    names = ("event_type", "amount", "currency", "object_id", "related_id", "cause", "livemode")
+    if any(getattr(event, name) != body.get(name) for name in names):
+        return False
+    if event.occurred_at not in (None, body.get("occurred_at") or statement.timestamp):
+        return False
+    metadata = stored_metadata(recorded)
+    return event.metadata is None or metadata is None or canonical(dict(event.metadata)) == metadata
+
+
+def _refuse_withdrawn(currency: str) -> NoReturn:
+    day = WITHDRAWN[currency].end[:10]
+    raise ValidationFailed(details={"timestamp": [f"is required: {currency} was withdrawn on {day}"]})

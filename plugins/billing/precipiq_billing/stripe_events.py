@@ -1,8 +1,8 @@
 """The money in a Stripe event. Pure: an event in, a booking or the reason for none out.
 
 Stripe delivers in any order, several times, and tells totals rather than steps: how much of a charge is refunded by
-now. So a booking names a register and the total that it must have reached; the difference is booked. Any order
-and repetition of deliveries then ends in the same sum.
+now. So a booking names a register and what the event told of it; ``resolve`` says what the register must have reached
+by all that was told, and what is booked is the difference. Any order and repetition then ends in the same sum.
 """
 
 from __future__ import annotations
@@ -10,130 +10,130 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from precipiq_billing.currencies import NotMoney, currency_exponent
 from precipiq_billing.errors import NotAStripeEvent
-from precipiq_billing.money import NotMoney, currency_exponent
-from precipiq_billing.stripe_fields import NOT_HANDLED, Fields, envelope_of, reference, text, whole
+from precipiq_billing.stripe_facts import Fact
+from precipiq_billing.stripe_fields import NOT_HANDLED, Envelope, Fields, envelope_of, text
+from precipiq_billing.stripe_objects import (
+    Money,
+    Nothing,
+    Resolve,
+    read_charge,
+    read_dispute,
+    read_intent,
+    read_refund,
+    read_refunded_charge,
+)
+from precipiq_billing.stripe_unhandled import moving_label
 
 THIN = "thin event: it carries no amounts; have Stripe send snapshot events to this endpoint"
+NO_CURRENCY = "the currency is not in ISO 4217"
 
 _METADATA_MAX = 100
 _METADATA_CHARACTERS_MAX = 1000
-_MINOR_MAX = 10**14
-_WON = frozenset(("won", "warning_closed"))
 
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """The money of an event. ``total_minor``: Stripe's minor units, at least 0; ``sign``: 1 or -1.
+    """Money that an event tells of.
 
-    ``register``: the sum that the total belongs to. ``created_s``: time of the event, seconds since the epoch.
-    ``object_id``: Stripe's own id of the object, ``related_id``: of the payment that it belongs to.
+    ``register``: what the event told ``fact`` of. ``resolve``: the total of all facts of a register, in Stripe's minor
+    units, None when they say nothing of it; ``sign`` (1 or -1) and ``event_type`` are those of a total that rises.
+    ``object_id``: Stripe's own id of the object, ``related_id``: of the payment that it belongs to. ``legacy``: the
+    registers of older versions that this one takes the place of, with the sign by which each counts.
     """
 
     event_id: str
     cause: str
-    created_s: int
     livemode: bool
     register: str
-    total_minor: int
+    fact: Fact
+    resolve: Resolve
     sign: int
     event_type: str
     currency: str
     object_id: str
     related_id: str | None
     metadata: Mapping[str, str]
+    legacy: Mapping[str, int]
 
 
-def booking_of(event: object) -> Booking | str:
-    """The booking, or why there is none. Raises ``NotAStripeEvent`` for an unknown shape."""
+@dataclass(frozen=True, slots=True)
+class NotBooked:
+    """Why nothing is booked. ``label``: where money moved that is not booked, the name under which that is counted.
+
+    ``cause``: the event's type.
+    """
+
+    reason: str
+    cause: str
+    label: str | None = None
+
+
+def booking_of(event: object) -> Booking | NotBooked:
+    """The booking, or why there is none. Raises ``NotAStripeEvent`` when it is no event, or not of the known shape."""
     envelope = envelope_of(event)
     if envelope is None:
-        return THIN
-    reader = _READERS.get(envelope.cause)
+        kind = event.get("type") if isinstance(event, dict) else None
+        cause = kind if isinstance(kind, str) else ""
+        return NotBooked(THIN, cause, moving_label(cause))
+    cause = envelope.cause
+    reader = _READERS.get(cause)
     if reader is None:
-        return NOT_HANDLED
-    found = envelope.found
-    money = reader(found)
-    if isinstance(money, str):
-        return money
-    currency = text(found, "currency").upper()
+        return NotBooked(NOT_HANDLED, cause, moving_label(cause) if _may_move(envelope) else None)
+    money = reader(envelope)
+    if isinstance(money, Nothing):
+        return NotBooked(money.reason, cause, cause if money.is_gap else None)
+    currency = money.currency.upper()
     try:
         currency_exponent(currency)
     except NotMoney:
-        return "the currency is not in ISO 4217"
+        return NotBooked(NO_CURRENCY, cause, cause)
     return Booking(
         envelope.event_id,
-        envelope.cause,
-        envelope.created_s,
+        cause,
         envelope.event.get("livemode") is True,
         f"{money.register}:{currency}",
-        money.total_minor,
+        Fact(envelope.created_s, money.told),
+        money.resolve,
         money.sign,
         money.event_type,
         currency,
         money.object_id,
         money.related_id,
-        _metadata(found),
+        {**_metadata(envelope.found), **money.metadata},
+        money.legacy,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Money:
-    event_type: str
-    sign: int
-    register: str
-    total_minor: int
-    object_id: str
-    related_id: str | None = None
-
-
-def _payment(intent: Fields) -> _Money:
-    object_id = text(intent, "id")
-    received = intent.get("amount_received")  # absent in old versions
-    total = whole(intent, "amount_received" if received else "amount", _MINOR_MAX)
-    return _Money("payment", 1, f"payment:{object_id}", total, object_id)
-
-
-def _refund(charge: Fields) -> _Money:
-    object_id = text(charge, "id")
-    total = whole(charge, "amount_refunded", _MINOR_MAX)
-    return _Money("refund", -1, f"refund:{object_id}", total, object_id, reference(charge, "payment_intent"))
-
-
-def _dispute(dispute: Fields) -> _Money:
-    return _dispute_money("chargeback", -1, "dispute", dispute)
-
-
-def _reinstatement(dispute: Fields) -> _Money:
-    return _dispute_money("other", 1, "dispute_reversal", dispute)
-
-
-def _closure(dispute: Fields) -> _Money | str:
-    if dispute.get("status") in _WON:
-        return _reinstatement(dispute)
-    return "the dispute was not won: its chargeback stays"
-
-
-def _dispute_money(event_type: str, sign: int, register: str, dispute: Fields) -> _Money:
-    charge = reference(dispute, "charge")
-    object_id = reference(dispute, "id") or charge  # disputes had no id once
-    if object_id is None:
-        raise NotAStripeEvent("the dispute has neither an id nor a charge")
-    related = reference(dispute, "payment_intent") or charge
-    return _Money(event_type, sign, f"{register}:{object_id}", whole(dispute, "amount", _MINOR_MAX), object_id, related)
-
-
-_READERS: Mapping[str, Callable[[Fields], _Money | str]] = {
-    "payment_intent.succeeded": _payment,
-    "charge.refunded": _refund,
-    "charge.dispute.created": _dispute,
-    "charge.dispute.funds_withdrawn": _dispute,
-    "charge.dispute.funds_reinstated": _reinstatement,
-    "charge.dispute.closed": _closure,
+_READERS: Mapping[str, Callable[[Envelope], Money | Nothing]] = {
+    "payment_intent.succeeded": read_intent,
+    "charge.succeeded": read_charge,
+    "charge.captured": read_charge,
+    "charge.refunded": read_refunded_charge,
+    "charge.refund.updated": read_refund,
+    "refund.failed": read_refund,
+    "refund.updated": read_refund,
+    "charge.dispute.created": read_dispute,
+    "charge.dispute.updated": read_dispute,
+    "charge.dispute.funds_withdrawn": read_dispute,
+    "charge.dispute.funds_reinstated": read_dispute,
+    "charge.dispute.closed": read_dispute,
 }
 
 HANDLED = tuple(_READERS)
 """The types of events to send here."""
+
+_AMOUNTS = frozenset(("amount_captured", "amount_refunded", "captured"))
+
+
+def _may_move(envelope: Envelope) -> bool:
+    """Whether an event of a type that can move money did: some types mostly tell of something else."""
+    if envelope.cause == "charge.updated":
+        return not _AMOUNTS.isdisjoint(envelope.previous or ())
+    if envelope.cause == "refund.created":  # the charge tells of it, where it has one
+        return not envelope.found.get("charge")
+    return True
 
 
 def _metadata(source: Fields) -> Mapping[str, str]:

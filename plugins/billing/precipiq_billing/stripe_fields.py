@@ -33,6 +33,13 @@ class Envelope:
         return found
 
     @property
+    def previous(self) -> Fields | None:
+        """What the object's members were that this event changed; None when it does not say."""
+        data = self.event.get("data")
+        previous = data.get("previous_attributes") if isinstance(data, dict) else None
+        return previous if isinstance(previous, dict) and previous else None
+
+    @property
     def created_s(self) -> int:
         """Time of the event, seconds since the epoch. Raises ``NotAStripeEvent``."""
         return whole(self.event, "created", SECONDS_MAX)
@@ -68,9 +75,9 @@ def reference(source: Fields, name: str) -> str | None:
     return None if value is None else text({name: value}, name)
 
 
-def whole(source: Fields, name: str, most: int) -> int:
-    """The number of that field. Raises ``NotAStripeEvent`` unless it is whole, from 0 to ``most``."""
+def whole(source: Fields, name: str, most: int, least: int = 0) -> int:
+    """Raises ``NotAStripeEvent`` when it is no whole number from ``least`` to ``most``."""
     value = source.get(name)
-    if type(value) is not int or not 0 <= value <= most:
-        raise NotAStripeEvent(f"{name} is not a whole number from 0 to {most}")
+    if type(value) is not int or not least <= value <= most:
+        raise NotAStripeEvent(f"{name} is not a whole number from {least} to {most}")
     return value

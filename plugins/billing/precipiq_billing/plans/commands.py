@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from precipiq_billing.commands import stored_events
 from precipiq_billing.errors import NotAStripeEvent
+from precipiq_billing.event_files import stored_events
 from precipiq_billing.plans.service import Account, PlanBook
 from precipiq_contracts.clock import format_timestamp
 from precipiq_contracts.plans import Plans
