@@ -15,6 +15,7 @@ from .client import Client, decision
 
 pytestmark = pytest.mark.slow
 
+EVENT = {"source": "manual", "event_type": "payment", "amount": "5.00", "currency": "USD"}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -164,6 +165,11 @@ def test_a_decision_over_its_size_is_too_large(client: Client) -> None:
         ("/exports", {"formats": "csv"}, "formats"),
         ("/exports", {"formats": ["xml"]}, "formats.0"),
         ("/api-keys", {"scopes": ["read", "fly"]}, "scopes.1"),
+        ("/financial-events", {**EVENT, "amount": "ten"}, "amount"),
+        ("/financial-events", {**EVENT, "amount": "-5"}, "amount"),
+        ("/financial-events", {**EVENT, "currency": "XXX"}, "currency"),
+        ("/financial-events", {**EVENT, "currency": "JPY", "amount": "0.5"}, "amount"),
+        ("/financial-events", {**EVENT, "amount": "0"}, "amount"),
         ("/api-keys", {"scopes": 5}, "scopes"),
     ],
 )
