@@ -30,10 +30,7 @@ BACKOFF_MAX_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A sign of life: it changes with each renewal of an attempt's lease, and says nothing by itself.
-
-    How long it stays the same, each process measures by its own clock (``leases.LeaseObserver``).
-    """
+    """A sign of life: another with each renewal of an attempt's lease. ``leases.LeaseObserver`` judges by it."""
 
     export_id: str
     attempt: int
@@ -125,15 +122,8 @@ class JobStore:
             f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id AND status = 'running' "  # noqa: S608
             f"AND attempt = :attempt AND lease_until_us = :beat RETURNING {_COLUMNS}"
         )
-        values: dict[str, Scalar] = {
-            "export_id": beat.export_id,
-            "attempt": beat.attempt,
-            "beat": beat.beat,
-            "owner": owner,
-            "now": now_us,
-            "until": lease_until_us,
-        }
-        rows = (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]
+        values: dict[str, Scalar] = {**asdict(beat), "owner": owner, "now": now_us, "until": lease_until_us}
+        [rows] = await self._database.transaction([Statement(sql, values)])
         return _job(rows[0]) if rows else None
 
     async def claim(self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int) -> Job | None:
@@ -144,12 +134,7 @@ class JobStore:
             "< :max ORDER BY e.created_us, e.export_id LIMIT 1) "
             f"RETURNING {_COLUMNS}"
         )
-        values: dict[str, Scalar] = {
-            **_times(now_us),
-            "owner": owner,
-            "until": lease_until_us,
-            "max": per_organisation_max,
-        }
+        values = _times(now_us) | {"owner": owner, "until": lease_until_us, "max": per_organisation_max}
         rows = (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]
         return _job(rows[0]) if rows else None
 
@@ -225,11 +210,8 @@ class JobStore:
 
     async def is_worked_on(self, export_id: str, attempt: int) -> bool:
         """Whether that attempt may still run: no other followed it."""
-        sql = (
-            "SELECT 1 AS found FROM exports WHERE export_id = :export_id AND attempt = :attempt AND status = 'running'"
-        )
-        values: dict[str, Scalar] = {"export_id": export_id, "attempt": attempt}
-        return bool(await self._database.fetch(Statement(sql, values)))
+        sql = "SELECT 1 AS found FROM exports WHERE export_id = :id AND attempt = :attempt AND status = 'running'"
+        return bool(await self._database.fetch(Statement(sql, {"id": export_id, "attempt": attempt})))
 
     async def _change(
         self,
