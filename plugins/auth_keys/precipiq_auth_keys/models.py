@@ -45,7 +45,7 @@ class NewKeyOut(KeyOut):
 
 
 class KeyList(BaseModel):
-    """All keys of the caller's organisation and environment."""
+    """Keys of the caller's organisation and environment, newest first."""
 
     items: list[KeyOut]
     next_cursor: str | None

@@ -51,13 +51,6 @@ class ExportIn(RequestModel):
         )
 
 
-class ExportQuery(RequestModel):
-    """Which page of the list."""
-
-    limit: int | None = Field(None, ge=1)
-    cursor: str | None = Field(None, max_length=200)
-
-
 class Filters(BaseModel):
     """What was asked for; null where nothing was said."""
 
