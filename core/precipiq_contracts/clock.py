@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_BARE_DATE = re.compile(r"\d{4}-?\d{2}-?\d{2}")
-_DAY_US = 86_400_000_000
+
+LAST_US = 253_402_300_799_999_999
+"""9999-12-31T23:59:59.999999Z, the last time that can be written."""
 
 
 class Clock(Protocol):
@@ -53,17 +53,13 @@ def format_moment(us: int | None) -> str | None:
 def parse_timestamp(text: str) -> int:
     """The reverse of :func:`format_timestamp`; also takes an offset or a bare date (UTC).
 
+    For what is stored; times of callers go through ``precipiq_core.times``.
     Raises ``ValueError`` when ``text`` is no ISO 8601 date or time.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // _MICROSECOND
-
-
-def parse_end(text: str) -> int:
-    """As :func:`parse_timestamp`, for the end of a half-open range: a bare date includes that UTC day."""
-    return parse_timestamp(text) + (_DAY_US if _BARE_DATE.fullmatch(text) else 0)
 
 
 def uuid7(us: int, randomness: bytes) -> str:

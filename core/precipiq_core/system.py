@@ -8,6 +8,23 @@ import time
 from dataclasses import dataclass
 
 
+def _monotonic_s() -> float:
+    """Counts the time that the machine was suspended too, where the system tells it: a lease ends meanwhile."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
+
+
+def _find_boot_clock() -> int | None:
+    try:
+        clock_id: int = time.CLOCK_BOOTTIME
+        time.clock_gettime(clock_id)
+    except (AttributeError, OSError):
+        return None
+    return clock_id
+
+
+_BOOT_CLOCK = _find_boot_clock()
+
+
 @dataclass(frozen=True, slots=True)
 class SystemClock:
     """The machine's clock."""
@@ -16,7 +33,7 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic_s(self) -> float:
-        return time.monotonic()
+        return _monotonic_s()
 
 
 class SystemRandomness:

@@ -37,8 +37,10 @@ def secret(number: int = 0) -> str:
 
 
 def record(number: int = 0, *, expires_us: int | None = None, revoked_us: int | None = None) -> KeyRecord:
+    """With ``revoked_us``: of a key that another replaced, with a grace until then."""
+    replaced_by = None if revoked_us is None else "key_new"
     return KeyRecord(
-        f"key_{number}", CHAIN, "pq_test_", "0000", ("read",), START_US, expires_us, revoked_us, None, None
+        f"key_{number}", CHAIN, "pq_test_", "0000", ("read",), START_US, expires_us, revoked_us, replaced_by, None
     )
 
 

@@ -150,9 +150,10 @@ async def test_keys_are_short_say_nothing_secret_and_end(redis_server: RedisProc
     assert all(0 <= life_ms <= 1000 for life_ms in lives_ms)
 
 
-async def test_a_counter_without_an_end_gets_one(redis_server: RedisProcess) -> None:
+@pytest.mark.parametrize("end", [(), ("PX", "3600000")], ids=["none", "after-the-clock-went-back"])
+async def test_a_counter_without_an_end_gets_one(end: tuple[str, ...], redis_server: RedisProcess) -> None:
     chain = new_chain()
-    redis_server.command("SET", f"{KEY_PREFIX}{chain.org_id}:test:write", str(QUOTA))
+    redis_server.command("SET", f"{KEY_PREFIX}{chain.org_id}:test:write", str(QUOTA), *end)
     async with AsyncExitStack() as stack:
         limiter = await process(stack, redis_server.url)
         limited = await limiter.hit(chain, "write")

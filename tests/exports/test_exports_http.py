@@ -184,8 +184,8 @@ def test_exports_are_listed_newest_first_page_by_page(client: Client) -> None:
     ("body", "path"),
     [
         ({"start": "yesterday"}, "start"),
-        ({"start": "2026-01-02", "end": "2026-01-01T00:00:00Z"}, ""),
-        ({"after_seq": 5, "through_seq": 4}, ""),
+        ({"start": "2026-01-02", "end": "2026-01-01T00:00:00Z"}, "end"),
+        ({"after_seq": 5, "through_seq": 4}, "through_seq"),
         ({"after_seq": -1}, "after_seq"),
         ({"formats": []}, "formats"),
         ({"formats": ["pdf"]}, "formats.0"),

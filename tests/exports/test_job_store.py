@@ -14,7 +14,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import uuid7
 from precipiq_contracts.database import Migration
 from precipiq_core.outbox import OutboxEvent
-from precipiq_exports.job_store import JobStore, Lease
+from precipiq_exports.job_store import Beat, JobStore, Lease
 from precipiq_exports.jobs import Failure, Job, Range, Request
 from precipiq_testkit.clock import SeededRandomness
 from precipiq_testkit.postgres import PostgresDatabase
@@ -110,9 +110,11 @@ async def test_an_export_whose_worker_is_silent_is_taken_over_and_the_old_one_ha
     old = await claimed(store)
     assert old is not None
     assert await store.fix_range(lease(old), Range(0, 9))
-    assert await claimed(store, "two", now_us=2 * SECOND_US) is None
-    new = await claimed(store, "two", now_us=12 * SECOND_US)
+    assert await claimed(store, "two", now_us=99 * SECOND_US) is None
+    [beat] = await store.beats()
+    new = await store.take_over("two", beat, 2 * SECOND_US, 12 * SECOND_US)
     assert new is not None
+    assert await store.take_over("three", beat, 2 * SECOND_US, 12 * SECOND_US) is None
     assert (new.attempt, new.failures, new.range) == (2, 1, Range(0, 9))
     assert not await store.renew(lease(old), 99 * SECOND_US, 1, 2)
     assert not await store.complete(lease(old), finished(old), event(old, "export_completed"))
@@ -197,8 +199,33 @@ async def test_who_begins_at_once_holds_the_lease_from_the_start(store: JobStore
     stored = await store.get(ALPHA, job.export_id)
     assert stored is not None
     assert (stored.status, stored.attempt) == ("running", 1)
+    [beat] = await store.beats()
+    assert beat == Beat(job.export_id, 1, 20 * SECOND_US)
     assert await store.renew(lease(stored, "cli"), 30 * SECOND_US, 0, 0)
-    assert await claimed(store, "server", now_us=31 * SECOND_US) is not None
+    assert await store.take_over("server", beat, SECOND_US, 9 * SECOND_US) is None
+    [beat] = await store.beats()
+    assert await store.take_over("server", beat, SECOND_US, 9 * SECOND_US) is not None
+
+
+@pytest.mark.parametrize("until_us", [1, 20 * SECOND_US, 99 * SECOND_US])
+async def test_every_renewal_is_a_new_sign_of_life_whatever_the_clock(store: JobStore, until_us: int) -> None:
+    await added(store)
+    job = await claimed(store)
+    assert job is not None
+    beats = [*await store.beats()]
+    for _ in range(3):
+        assert await store.renew(lease(job), until_us, 1, 2)
+        beats += await store.beats()
+    assert len(set(beats)) == 4
+
+
+async def test_a_wait_that_a_clock_ahead_noted_is_over(store: JobStore) -> None:
+    await added(store)
+    job = await claimed(store)
+    assert job is not None
+    assert await store.put_back(lease(job), 3_600 * SECOND_US, failed=True)
+    assert await claimed(store, now_us=3_301 * SECOND_US) is None
+    assert await claimed(store, now_us=3_299 * SECOND_US) is not None
 
 
 async def test_pages_are_newest_first_and_of_one_chain(store: JobStore) -> None:

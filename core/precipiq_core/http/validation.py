@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_plus
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from precipiq_chain.canonical import Json
-from precipiq_contracts.clock import format_timestamp, parse_end, parse_timestamp
+from precipiq_contracts.clock import format_timestamp
 from precipiq_contracts.errors import ValidationFailed
 from precipiq_core.settings import keys_in
+from precipiq_core.times import accept_end, accept_time
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -53,21 +53,13 @@ def no_nul(value: str) -> str:
     return value
 
 
-def moment(value: str) -> str:
-    """For ``AfterValidator``: an ISO 8601 date or time, as the chain writes times."""
-    return _normalise(parse_timestamp, value)
+Moment = Annotated[StrictStr, Field(max_length=40), AfterValidator(lambda value: format_timestamp(accept_time(value)))]
+"""A caller's time (``precipiq_core.times``), as the chain writes times."""
 
-
-def end_moment(value: str) -> str:
-    """As :func:`moment`, for the end of a half-open range: a bare date includes that UTC day."""
-    return _normalise(parse_end, value)
-
-
-def _normalise(parse: Callable[[str], int], value: str) -> str:
-    try:
-        return format_timestamp(parse(value))
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 date or time") from None
+EndMoment = Annotated[
+    StrictStr, Field(max_length=40), AfterValidator(lambda value: format_timestamp(accept_end(value)))
+]
+"""As :data:`Moment`, for the end of a half-open range: a bare date includes that UTC day."""
 
 
 def parse_body(model: type[ModelT], value: Json) -> ModelT:

@@ -13,9 +13,10 @@ from precipiq_auth_keys.service import KeyService, NewKey
 from precipiq_auth_keys.store import KeyRecord, Organisation
 from precipiq_contracts.auth import SCOPES, Scope
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
-from precipiq_contracts.clock import Clock, parse_timestamp
+from precipiq_contracts.clock import Clock
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import json_option, run_in_deployment
+from precipiq_core.times import accept_time
 
 env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)
 
@@ -74,9 +75,9 @@ def create_key(
 ) -> None:
     """Make a key and show it, this once."""
     try:
-        expires_us = None if expires_at is None else parse_timestamp(expires_at)
-    except ValueError:
-        raise click.BadParameter("must be an ISO 8601 time", param_hint="--expires-at") from None
+        expires_us = None if expires_at is None else accept_time(expires_at)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--expires-at") from None
     wanted = cast("tuple[Scope, ...]", scopes or SCOPES)
 
     async def work(services: Services) -> NewKey:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr
+from pydantic import BaseModel, Field, StrictInt
 
 from precipiq_contracts.auth import Scope
-from precipiq_contracts.clock import parse_timestamp
-from precipiq_core.http.validation import RequestModel
-
-
-def _moment(value: str) -> str:
-    try:
-        parse_timestamp(value)
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 time") from None
-    return value
+from precipiq_core.http.validation import Moment, RequestModel
 
 
 class KeyIn(RequestModel):
     """A key to make, for the caller's own organisation and environment."""
 
     scopes: list[Scope] = Field(default=["write", "read"], min_length=1, max_length=4)
-    expires_at: Annotated[StrictStr, Field(max_length=40), AfterValidator(_moment)] | None = None
+    expires_at: Moment | None = None
 
 
 class RotationIn(RequestModel):
@@ -54,7 +45,7 @@ class NewKeyOut(KeyOut):
 
 
 class KeyList(BaseModel):
-    """All keys of the caller's organisation and environment."""
+    """Keys of the caller's organisation and environment, newest first."""
 
     items: list[KeyOut]
     next_cursor: str | None

@@ -26,6 +26,7 @@ from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.services import Services
 from precipiq_core.extras import require_extra
+from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_auth_keys.routes import KeyRoutes
 
-        return KeyRoutes(services.get(KeyService), self.config).endpoints()
+        return KeyRoutes(services.get(KeyService), self.config, services.get(HttpSettings)).endpoints()
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:

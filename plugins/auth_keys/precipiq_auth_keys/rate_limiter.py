@@ -6,12 +6,12 @@ A window of one second begins with its first request: a client that retries afte
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -20,13 +20,12 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.plans import PlanLimits, Plans
 
-if TYPE_CHECKING:
-    from limits.aio.storage import MemoryStorage
-
 WINDOW_S = 1
 KEY_PREFIX = "precipiq:rate:"
 
 _ORG_ID_LENGTH_MAX = 100
+_FORGOTTEN_PER_HIT_MAX = 64
+"""Ended windows that a hit drops: more than it adds, so the table shrinks, and few, so each hit is cheap."""
 
 _PLANNED: Mapping[RateGroup, Callable[[PlanLimits], int | None]] = {
     "write": attrgetter("writes_per_second_max"),
@@ -57,26 +56,37 @@ class Counter(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Window:
+    ends_s: float
+    hits: int = 0
+
+
 class LocalCounter:
-    """Counts in this process, with the storage of ``limits``; its strategy would ask the storage three times a hit."""
+    """Counts in this process, by a clock that cannot go back. Later hits drop the windows that ended."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-
-    @cached_property
-    def _storage(self) -> MemoryStorage:
-        from limits.aio.storage import MemoryStorage
-
-        return MemoryStorage()
+        self._windows: OrderedDict[str, _Window] = OrderedDict()  # all of one length: the first ends first
 
     async def hit(self, key: str) -> Count:
-        hits = await self._storage.incr(key, WINDOW_S)
-        ends_s = await self._storage.get_expiry(key)
-        return Count(hits, ends_s - self._clock.now_us() / 1_000_000)
+        now_s = self._clock.monotonic_s()
+        self._forget(now_s)
+        window = self._windows.get(key)
+        if window is None or window.ends_s <= now_s:
+            self._windows.pop(key, None)
+            window = self._windows[key] = _Window(now_s + WINDOW_S)
+        window.hits += 1
+        return Count(window.hits, window.ends_s - now_s)
+
+    def _forget(self, now_s: float) -> None:
+        for _ in range(_FORGOTTEN_PER_HIT_MAX):
+            if not self._windows or next(iter(self._windows.values())).ends_s > now_s:
+                return
+            self._windows.popitem(last=False)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        assert self._storage is not None, "it is imported before the first request"
         log.info("rate limits count per process: each server process has counters of its own", storage="memory")
         yield
 

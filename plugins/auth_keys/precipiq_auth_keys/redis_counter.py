@@ -17,11 +17,12 @@ ADDRESS_KEY_PREFIX = f"{KEY_PREFIX}address:"
 
 _NO_ANSWER = "that is no answer of the script: it is no Redis server that answers"
 
-# A key without an expiry (restored, or made by hand) gets one: a counter without an end would refuse for ever.
+# A key without an expiry (restored, or made by hand) gets one: a counter without an end would refuse for ever. So does
+# one that ends later than a window may: Redis keeps the time of day when a key ends, and its clock was set back.
 _SECOND_SCRIPT = """
 local hits = redis.call('INCR', KEYS[1])
 local left_ms = redis.call('PTTL', KEYS[1])
-if left_ms < 0 then
+if left_ms < 0 or left_ms > tonumber(ARGV[1]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
   left_ms = tonumber(ARGV[1])
 end

@@ -11,21 +11,24 @@ from precipiq_auth_keys.records import key_record, new_key_record
 from precipiq_auth_keys.service import KeyService
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.errors import ValidationFailed
+from precipiq_core.http.cursors import PageQuery, page_of
 from precipiq_core.http.endpoint import Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.settings import HttpSettings
 
 
 class KeyRoutes:
     """Handlers of the key endpoints; all need the scope ``admin``."""
 
-    def __init__(self, service: KeyService, config: AuthKeysConfig) -> None:
+    def __init__(self, service: KeyService, config: AuthKeysConfig, http: HttpSettings) -> None:
         self._service = service
         self._config = config
+        self._http = http
 
     def endpoints(self) -> Sequence[Endpoint]:
         """All of them."""
         by_id = {"id": "a key's id"}
         return [
-            Endpoint("GET", "/api-keys", self.list_keys, "admin", models.KeyList),
+            Endpoint("GET", "/api-keys", self.list_keys, "admin", models.KeyList, query=PageQuery),
             Endpoint("POST", "/api-keys", self.create_key, "admin", models.NewKeyOut, body=models.KeyIn, status=201),
             Endpoint(
                 "POST",
@@ -43,10 +46,13 @@ class KeyRoutes:
             ),
         ]
 
-    async def list_keys(self, call: Call[NoBody, NoQuery]) -> object:
-        """List the keys of the caller's organisation and environment, newest first, ended ones included."""
-        keys = await self._service.keys(call.principal.chain)
-        return {"items": [key_record(key) for key in keys], "next_cursor": None}
+    async def list_keys(self, call: Call[NoBody, PageQuery]) -> object:
+        """List the keys of the caller's organisation and environment, newest first, ended ones included.
+
+        Without `limit` all of them.
+        """
+        keys, next_cursor = page_of("api_keys", await self._service.keys(call.principal.chain), call.query, self._http)
+        return {"items": [key_record(key) for key in keys], "next_cursor": next_cursor}
 
     async def create_key(self, call: Call[models.KeyIn, NoQuery]) -> Reply:
         """Make a key for the caller's own organisation and environment.

@@ -101,13 +101,14 @@ class KeyService:
         body = {"key_id": key_id, "new_key_id": new.record.key_id, "grace_seconds": grace_s, **_describe(new.record)}
         event = self._event(chain, KEY_ROTATED, actor, body)
         ends_us = now_us + grace_s * _SECOND_US
-        if not await self._store.replace_key(old, ends_us, new.record, key_hash(new.secret), event):
+        secret_hash, is_revoked = key_hash(new.secret), grace_s == 0
+        if not await self._store.replace_key(old, ends_us, new.record, secret_hash, event, is_revoked=is_revoked):
             raise KeyNotActive
         await self._announce_change()
         return new
 
     async def revoke(self, chain: Chain, key_id: str, actor: str) -> KeyRecord:
-        """End a key now; revoking it again changes nothing. Raises ``NotFound``."""
+        """End a key for good; revoking it again changes nothing. Raises ``NotFound``."""
         key = await self._store.key(chain, key_id)
         if key is None:
             raise NotFound

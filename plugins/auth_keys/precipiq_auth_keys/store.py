@@ -14,7 +14,7 @@ from precipiq_core.outbox import Outbox, OutboxEvent
 
 _KEY_COLUMNS = (
     "key_id, org_id, environment, prefix, last_four, scopes, "
-    "created_us, expires_us, revoked_us, replaced_by, last_used_us"
+    "created_us, expires_us, revoked_us, replaced_by, last_used_us, is_revoked"
 )
 
 
@@ -29,7 +29,10 @@ class Organisation:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key as it is stored, without its hash. Times in microseconds; ``revoked_us`` may lie ahead (a grace)."""
+    """A key as it is stored, without its hash. Times in microseconds; ``revoked_us`` may lie ahead (a grace).
+
+    ``is_revoked``: for good and at once, whatever the time; False while a grace lasts, and after it.
+    """
 
     key_id: str
     chain: Chain
@@ -41,8 +44,12 @@ class KeyRecord:
     revoked_us: int | None
     replaced_by: str | None
     last_used_us: int | None
+    is_revoked: bool = False
 
     def is_active(self, now_us: int) -> bool:
+        """Whether it may be used. Only an expiry and a grace go by the clock, which may be behind."""
+        if self.is_revoked or (self.revoked_us is not None and self.replaced_by is None):
+            return False
         return (self.expires_us is None or now_us < self.expires_us) and (
             self.revoked_us is None or now_us < self.revoked_us
         )
@@ -103,13 +110,23 @@ class KeyStore:
         await self._database.transaction([_COUNT_CHANGE, _insert_key(key, secret_hash), self.events.insert(event)])
 
     async def replace_key(
-        self, old: KeyRecord, revoked_us: int, new: KeyRecord, secret_hash: str, event: OutboxEvent
+        self,
+        old: KeyRecord,
+        revoked_us: int,
+        new: KeyRecord,
+        secret_hash: str,
+        event: OutboxEvent,
+        *,
+        is_revoked: bool = False,
     ) -> bool:
-        """Store the new key and end the old one at ``revoked_us``; False when the old one was changed meanwhile."""
+        """Store the new key and end the old one at ``revoked_us``; False when the old one was changed meanwhile.
+
+        ``is_revoked``: it ends at once, without a grace.
+        """
         claim = Statement(
-            "UPDATE api_keys SET revoked_us = :revoked_us, replaced_by = :new_id "
+            "UPDATE api_keys SET revoked_us = :revoked_us, is_revoked = :is_revoked, replaced_by = :new_id "
             "WHERE key_id = :key_id AND replaced_by IS NULL AND revoked_us IS NULL RETURNING key_id",
-            {"revoked_us": revoked_us, "new_id": new.key_id, "key_id": old.key_id},
+            {"revoked_us": revoked_us, "is_revoked": int(is_revoked), "new_id": new.key_id, "key_id": old.key_id},
         )
         if_claimed = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :old_id AND replaced_by = :key_id)"
         statements = [
@@ -124,17 +141,15 @@ class KeyStore:
         return bool(rows[1])
 
     async def revoke_key(self, key: KeyRecord, revoked_us: int, event: OutboxEvent) -> bool:
-        """End the key at ``revoked_us``; False when it had ended by then already."""
+        """End the key for good; ``revoked_us`` is the time shown. False when it was revoked already."""
         revoke = Statement(
-            "UPDATE api_keys SET revoked_us = :revoked_us "
-            "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us) RETURNING key_id",
+            "UPDATE api_keys SET is_revoked = 1, revoked_us = "
+            "CASE WHEN revoked_us IS NULL OR revoked_us > :revoked_us THEN :revoked_us ELSE revoked_us END "
+            "WHERE key_id = :key_id AND is_revoked = 0 RETURNING key_id",
             {"revoked_us": revoked_us, "key_id": key.key_id},
         )
-        if_active = (
-            "WHERE EXISTS (SELECT 1 FROM api_keys "
-            "WHERE key_id = :key_id AND (revoked_us IS NULL OR revoked_us > :revoked_us))"
-        )
-        record = self.events.insert(event, if_active, {"key_id": key.key_id, "revoked_us": revoked_us})
+        if_active = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :key_id AND is_revoked = 0)"
+        record = self.events.insert(event, if_active, {"key_id": key.key_id})
         rows = await self._database.transaction([_COUNT_CHANGE, record, revoke])
         return bool(rows[2])
 
@@ -197,4 +212,5 @@ def _key(row: Row) -> KeyRecord:
         cast("int | None", row["revoked_us"]),
         cast("str | None", row["replaced_by"]),
         cast("int | None", row["last_used_us"]),
+        bool(row["is_revoked"]),
     )

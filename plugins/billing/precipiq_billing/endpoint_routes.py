@@ -11,13 +11,18 @@ from precipiq_billing.endpoint_store import StripeEndpoint
 from precipiq_billing.endpoints import StripeEndpoints
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_contracts.clock import Clock
+from precipiq_core.http.cursors import PageQuery, page_of
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.settings import HttpSettings
 
 
 class EndpointRoutes:
     """Handlers of ``/integrations/stripe``; all need the scope ``admin``."""
 
-    def __init__(self, service: StripeEndpoints, live: LiveEndpoints, clock: Clock, public_url: str) -> None:
+    def __init__(
+        self, service: StripeEndpoints, live: LiveEndpoints, clock: Clock, public_url: str, http: HttpSettings
+    ) -> None:
+        self._http = http
         self._service = service
         self._live = live
         self._clock = clock
@@ -30,7 +35,7 @@ class EndpointRoutes:
         one = f"{path}/{{id}}"
         model = models.EndpointOut
         return [
-            Endpoint("GET", path, self.list_endpoints, "admin", models.EndpointList),
+            Endpoint("GET", path, self.list_endpoints, "admin", models.EndpointList, query=PageQuery),
             Endpoint(
                 "POST",
                 path,
@@ -55,10 +60,12 @@ class EndpointRoutes:
             Endpoint("DELETE", one, self.delete_endpoint, "admin", model, rate="write", path_parameters=by_id),
         ]
 
-    async def list_endpoints(self, call: Call[NoBody, NoQuery]) -> object:
-        """List the organisation's Stripe endpoints, newest first."""
-        endpoints = await self._service.of_chain(call.principal.chain)
-        return {"items": [self._record(endpoint) for endpoint in endpoints], "next_cursor": None}
+    async def list_endpoints(self, call: Call[NoBody, PageQuery]) -> object:
+        """List the organisation's Stripe endpoints, newest first; without `limit` all of them."""
+        endpoints, next_cursor = page_of(
+            "stripe_endpoints", await self._service.of_chain(call.principal.chain), call.query, self._http
+        )
+        return {"items": [self._record(endpoint) for endpoint in endpoints], "next_cursor": next_cursor}
 
     async def create_endpoint(self, call: Call[models.EndpointIn, NoQuery]) -> Reply:
         """Make an endpoint for Stripe's events.

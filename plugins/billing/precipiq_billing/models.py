@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, Val
 
 from precipiq_billing.currencies import currency_exponent, withdrawal_problem
 from precipiq_billing.money import canonical_amount, sign_problem
-from precipiq_core.http.validation import RequestModel, end_moment, moment, no_nul
+from precipiq_core.http.validation import EndMoment, Moment, RequestModel, no_nul
 
 Source = Literal["stripe", "quickbooks", "webhook", "manual", "internal"]
 EventType = Literal["payment", "refund", "chargeback", "cost", "liability", "invoice", "expense", "write_off", "other"]
@@ -25,7 +25,6 @@ def _secret(value: str) -> str:
     return value
 
 
-Moment = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(moment)]
 CurrencyCode = Annotated[StrictStr, Field(min_length=3, max_length=3), AfterValidator(_currency)]
 ExternalId = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Secret = Annotated[StrictStr, Field(min_length=22, max_length=255), AfterValidator(_secret)]
@@ -78,12 +77,8 @@ class FinancialEventQuery(RequestModel):
     external_id: Annotated[str, Field(max_length=255)] | None = None
     object_id: Annotated[str, Field(max_length=255)] | None = Field(None, description="Stripe's id of the object")
     related_id: Annotated[str, Field(max_length=255)] | None = Field(None, description="Stripe's id of its payment")
-    start: Annotated[str, Field(max_length=40), AfterValidator(moment)] | None = Field(
-        None, description="recorded at or after this moment, ISO 8601"
-    )
-    end: Annotated[str, Field(max_length=40), AfterValidator(end_moment)] | None = Field(
-        None, description="recorded before this moment; a bare date includes that UTC day"
-    )
+    start: Moment | None = Field(None, description="recorded at or after this moment, ISO 8601")
+    end: EndMoment | None = Field(None, description="recorded before this moment; a bare date includes that UTC day")
     metadata: dict[str, str] = Field(default_factory=dict, description="events whose metadata has this value")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="items of a page")
     cursor: Annotated[str, Field(max_length=200)] | None = Field(None, description="next_cursor of the page before")

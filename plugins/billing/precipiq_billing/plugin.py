@@ -117,7 +117,9 @@ class BillingPlugin(PluginBase[BillingConfig]):
             *webhooks.endpoints(),
             *([] if self._book is None else [self._plan_webhook.endpoint(body_bytes_max)]),
             *PlanRoutes(self._book or UnlimitedPlans()).endpoints(),
-            *EndpointRoutes(services.get(StripeEndpoints), self._live, services.get(Clock), public_url).endpoints(),
+            *EndpointRoutes(
+                services.get(StripeEndpoints), self._live, services.get(Clock), public_url, services.get(HttpSettings)
+            ).endpoints(),
         ]
 
     @hookimpl

@@ -24,9 +24,22 @@ _LOCK = Statement("UPDATE export_claims SET claims = claims + 1 WHERE id = 1")
 _MINE = "export_id = :export_id AND status = 'running' AND lease_owner = :owner AND attempt = :attempt"
 
 
+BACKOFF_MAX_S = 300.0
+"""The longest wait of an export after a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life: another with each renewal of an attempt's lease. ``leases.LeaseObserver`` judges by it."""
+
+    export_id: str
+    attempt: int
+    beat: int
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The owner of an attempt, and the time until which no other process may work on the export."""
+    """The owner of an attempt: while it gives signs of life, no other process works on the export."""
 
     export_id: str
     attempt: int
@@ -93,22 +106,35 @@ class JobStore:
     async def has_open(self, now_us: int) -> bool:
         """Whether an export waits for a runner; locks nothing."""
         sql = f"SELECT 1 AS found FROM exports WHERE {_CLAIMABLE} LIMIT 1"  # noqa: S608
-        return bool(await self._database.fetch(Statement(sql, {"now": now_us})))
+        return bool(await self._database.fetch(Statement(sql, _times(now_us))))
+
+    async def beats(self) -> list[Beat]:
+        """The newest sign of life of each export that runs."""
+        sql = "SELECT export_id, attempt, lease_until_us FROM exports WHERE status = 'running'"
+        return [
+            Beat(str(row["export_id"]), cast("int", row["attempt"]), cast("int", row["lease_until_us"]))
+            for row in await self._database.fetch(Statement(sql))
+        ]
+
+    async def take_over(self, owner: str, beat: Beat, now_us: int, lease_until_us: int) -> Job | None:
+        """Claim an export that runs, unless it gave another sign of life after that one."""
+        sql = (
+            f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id AND status = 'running' "  # noqa: S608
+            f"AND attempt = :attempt AND lease_until_us = :beat RETURNING {_COLUMNS}"
+        )
+        values: dict[str, Scalar] = {**asdict(beat), "owner": owner, "now": now_us, "until": lease_until_us}
+        [rows] = await self._database.transaction([Statement(sql, values)])
+        return _job(rows[0]) if rows else None
 
     async def claim(self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int) -> Job | None:
-        """Claim the oldest export that waits or whose lease ended; None when there is none."""
+        """Claim the oldest export that waits; None when there is none. Others that run count, also abandoned ones."""
         sql = (
             f"UPDATE exports SET {_BEGIN} WHERE export_id = (SELECT e.export_id FROM exports e WHERE {_CLAIMABLE} "  # noqa: S608
-            "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running' "
-            "AND r.lease_until_us > :now) < :max ORDER BY e.created_us, e.export_id LIMIT 1) "
+            "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running') "
+            "< :max ORDER BY e.created_us, e.export_id LIMIT 1) "
             f"RETURNING {_COLUMNS}"
         )
-        values: dict[str, Scalar] = {
-            "owner": owner,
-            "now": now_us,
-            "until": lease_until_us,
-            "max": per_organisation_max,
-        }
+        values = _times(now_us) | {"owner": owner, "until": lease_until_us, "max": per_organisation_max}
         rows = (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]
         return _job(rows[0]) if rows else None
 
@@ -116,7 +142,7 @@ class JobStore:
         """Renew the lease, and note the progress; False when the export was cancelled or taken over."""
         return await self._change(
             lease,
-            "lease_until_us = :until, steps_done = :done, steps_total = :total",
+            f"{_NEXT_BEAT}, steps_done = :done, steps_total = :total",
             {"until": lease_until_us, "done": steps_done, "total": steps_total},
         )
 
@@ -182,14 +208,10 @@ class JobStore:
         sql = "UPDATE exports SET has_files = 0 WHERE export_id = :export_id AND status = :status"
         await self._database.transaction([Statement(sql, {"export_id": job.export_id, "status": job.status})])
 
-    async def is_worked_on(self, export_id: str, attempt: int, now_us: int) -> bool:
-        """Whether a process holds that attempt's lease."""
-        sql = (
-            "SELECT 1 AS found FROM exports WHERE export_id = :export_id AND attempt = :attempt "
-            "AND status = 'running' AND lease_until_us > :now"
-        )
-        values: dict[str, Scalar] = {"export_id": export_id, "attempt": attempt, "now": now_us}
-        return bool(await self._database.fetch(Statement(sql, values)))
+    async def is_worked_on(self, export_id: str, attempt: int) -> bool:
+        """Whether that attempt may still run: no other followed it."""
+        sql = "SELECT 1 AS found FROM exports WHERE export_id = :id AND attempt = :attempt AND status = 'running'"
+        return bool(await self._database.fetch(Statement(sql, {"id": export_id, "attempt": attempt})))
 
     async def _change(
         self,
@@ -230,7 +252,16 @@ class JobStore:
         return [_job(row) for row in await self._database.fetch_as(chain, Statement(sql, values))]
 
 
-_CLAIMABLE = "((status = 'pending' AND not_before_us <= :now) OR (status = 'running' AND lease_until_us <= :now)) "
+_CLAIMABLE = "(status = 'pending' AND (not_before_us <= :now OR not_before_us > :latest)) "
+"""A wait longer than any was noted by a clock that was ahead of this one: it counts as over."""
+
+_NEXT_BEAT = "lease_until_us = CASE WHEN COALESCE(lease_until_us, 0) >= :until THEN lease_until_us + 1 ELSE :until END"
+"""Another value than before, whatever the clock of the process; processes of earlier versions read it as a time."""
+
+
+def _times(now_us: int) -> dict[str, Scalar]:
+    return {"now": now_us, "latest": now_us + int(BACKOFF_MAX_S * 1_000_000)}
+
 
 _BEGIN = (
     "failures = failures + CASE WHEN status = 'running' THEN 1 ELSE 0 END, status = 'running', attempt = attempt + 1, "

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, Field, StrictInt, StrictStr, model_validator
 
-from precipiq_core.http.validation import FieldProblem, RequestModel, end_moment, moment
+from precipiq_core.http.validation import EndMoment, FieldProblem, Moment, RequestModel
 from precipiq_exports.jobs import FORMATS, Format, Request, Status
 
 _SEQ_MAX = 2**53
 
-
-Start = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(moment)]
-End = Annotated[StrictStr, Field(min_length=8, max_length=40), AfterValidator(end_moment)]
 Seq = Annotated[StrictInt, Field(ge=0, le=_SEQ_MAX)]
 
 
@@ -25,8 +22,8 @@ class ExportIn(RequestModel):
     the lists beside the raw entries.
     """
 
-    start: Start | None = None
-    end: End | None = None
+    start: Moment | None = None
+    end: EndMoment | None = None
     agent_id: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = None
     action_type: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = None
     after_seq: Seq | None = None
@@ -52,13 +49,6 @@ class ExportIn(RequestModel):
             self.through_seq,
             tuple(name for name in FORMATS if name in self.formats),
         )
-
-
-class ExportQuery(RequestModel):
-    """Which page of the list."""
-
-    limit: int | None = Field(None, ge=1)
-    cursor: str | None = Field(None, max_length=200)
 
 
 class Filters(BaseModel):

@@ -27,7 +27,7 @@ from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig
 from precipiq_exports.job_store import JobStore
 from precipiq_exports.kinds import KINDS
-from precipiq_exports.leases import LeaseKeeper
+from precipiq_exports.leases import LeaseKeeper, LeaseObserver
 from precipiq_exports.local_bundles import LocalBundles
 from precipiq_exports.maker import BundleMaker, MakerOptions
 from precipiq_exports.metrics import ExportMetrics
@@ -92,6 +92,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
             maker,
             bundles,
             LeaseKeeper(store, clock, config.lease_s),
+            LeaseObserver(clock, config.lease_s),
             clock,
             self._metrics,
             RunnerLimits(

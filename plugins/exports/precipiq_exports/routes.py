@@ -7,7 +7,7 @@ from functools import partial
 
 from precipiq_contracts.auth import AddressLimiter
 from precipiq_contracts.errors import NotFound, RateLimited, ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
+from precipiq_core.http.cursors import PageQuery, decode_cursor, encode_cursor, page_limit, page_of
 from precipiq_core.http.endpoint import REPLAYED, AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, Reply
 from precipiq_core.http.envelope import Answer
 from precipiq_core.http.settings import HttpSettings
@@ -49,8 +49,8 @@ class ExportRoutes:
                 status=202,
                 errors=("too_many_exports",),
             ),
-            Endpoint("GET", "/exports", self.list_exports, "export", models.ExportList, query=models.ExportQuery),
-            Endpoint("GET", "/exports/signing-keys", self.list_keys, "export", models.SigningKeyList),
+            Endpoint("GET", "/exports", self.list_exports, "export", models.ExportList, query=PageQuery),
+            Endpoint("GET", "/exports/signing-keys", self.list_keys, "export", models.SigningKeyList, query=PageQuery),
             Endpoint(
                 "POST", "/exports/signing-keys/rotate", self.rotate_key, "admin", models.SigningKeyOut, status=201
             ),
@@ -78,7 +78,7 @@ class ExportRoutes:
         job, is_new = await self._service.request(principal.chain, request, principal.key_id, call.idempotency_key)
         return Reply(export_record(job), headers=() if is_new else (REPLAYED,))
 
-    async def list_exports(self, call: Call[NoBody, models.ExportQuery]) -> object:
+    async def list_exports(self, call: Call[NoBody, PageQuery]) -> object:
         """List exports, newest first."""
         limit = page_limit(call.query.limit, self._http)
         before = call.query.cursor and _export_id(decode_cursor(_CURSOR, call.query.cursor, below=2**128))
@@ -115,10 +115,15 @@ class ExportRoutes:
             partial(self._record, job, call.principal.key_id),
         )
 
-    async def list_keys(self, call: Call[NoBody, NoQuery]) -> object:
-        """List the public halves of the keys that sign this chain's bundles, newest first, retired ones included."""
-        keys = await self._keys.of_chain(call.principal.chain)
-        return {"items": [key_record(key) for key in keys], "next_cursor": None}
+    async def list_keys(self, call: Call[NoBody, PageQuery]) -> object:
+        """List the public halves of the keys that sign this chain's bundles, newest first, retired ones included.
+
+        Without `limit` all of them.
+        """
+        keys, next_cursor = page_of(
+            "signing_keys", await self._keys.of_chain(call.principal.chain), call.query, self._http
+        )
+        return {"items": [key_record(key) for key in keys], "next_cursor": next_cursor}
 
     async def rotate_key(self, call: Call[NoBody, NoQuery]) -> object:
         """Replace the signing key by a new one. The old one stays published; its private half is destroyed."""

@@ -15,17 +15,15 @@ from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import PrecipiqError, Unavailable, VaultRefused
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
-from precipiq_exports.job_store import JobStore, Lease
+from precipiq_exports.job_store import BACKOFF_MAX_S, JobStore, Lease
 from precipiq_exports.jobs import Failure, Job
-from precipiq_exports.leases import LeaseKeeper, LeaseLost, Progress
+from precipiq_exports.leases import LeaseKeeper, LeaseLost, LeaseObserver, Progress
 from precipiq_exports.maker import BundleMaker, MadeBundle
 from precipiq_exports.metrics import ExportMetrics
 from precipiq_exports.records import export_record
 from precipiq_exports.service import ExportService, lease_of
 
 log = structlog.get_logger("precipiq.exports")
-
-_BACKOFF_MAX_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,7 @@ class ExportRunner:
         maker: BundleMaker,
         bundles: BundleStore,
         keeper: LeaseKeeper,
+        observer: LeaseObserver,
         clock: Clock,
         metrics: ExportMetrics,
         limits: RunnerLimits,
@@ -61,6 +60,7 @@ class ExportRunner:
         self._maker = maker
         self._bundles = bundles
         self._keeper = keeper
+        self._observer = observer
         self._clock = clock
         self._metrics = metrics
         self._limits = limits
@@ -89,21 +89,25 @@ class ExportRunner:
 
     async def _claim_all(self) -> None:
         while len(self._running) < self._limits.running_max:
-            now_us = self._clock.now_us()
-            if not await self._store.has_open(now_us):
-                return
-            job = await self._store.claim(
-                self.owner,
-                now_us,
-                self._keeper.until_us(),
-                per_organisation_max=self._limits.running_per_organisation_max,
-            )
+            job = await self._claim()
             if job is None:
                 return
             # A bare task: it ends with its export, and an expired lease shows other processes that it died.
             task = asyncio.create_task(self._work_unattended(job))
             self._running.add(task)
             task.add_done_callback(self._note_end)
+
+    async def _claim(self) -> Job | None:
+        """An abandoned export, else the oldest one that waits."""
+        now_us, until_us = self._clock.now_us(), self._keeper.until_us()
+        for beat in self._observer.abandoned(await self._store.beats()):
+            job = await self._store.take_over(self.owner, beat, now_us, until_us)
+            if job is not None:
+                return job
+        if not await self._store.has_open(now_us):
+            return None
+        each = self._limits.running_per_organisation_max
+        return await self._store.claim(self.owner, now_us, until_us, per_organisation_max=each)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -182,7 +186,7 @@ class ExportRunner:
         if is_final or failures >= self._limits.failures_max:
             await self._give_up(job, lease, failure)
             return
-        wait_s = min(self._limits.retry_s * 2 ** (failures - 1), _BACKOFF_MAX_S)
+        wait_s = min(self._limits.retry_s * 2 ** (failures - 1), BACKOFF_MAX_S)
         self._metrics.count("retried")
         log.warning("export failed; it is tried again", code=failure.code, reason=failure.message, wait_s=wait_s)
         await self._put_back(lease, wait_s, failed=True)

@@ -69,7 +69,7 @@ class Upkeep:
         return sorted(self._work_folder.iterdir()) if self._work_folder.is_dir() else []
 
     async def _remove_if_left_behind(self, path: Path) -> None:
-        """Delete a work file whose attempt has no lease any more: its process was killed."""
+        """Delete a work file whose attempt has no lease any more: its process was killed, and another took over."""
         match = _WORK_FILE.fullmatch(path.name)
-        if match is None or not await self._store.is_worked_on(match[1], int(match[2]), self._clock.now_us()):
+        if match is None or not await self._store.is_worked_on(match[1], int(match[2])):
             await asyncio.to_thread(path.unlink, missing_ok=True)

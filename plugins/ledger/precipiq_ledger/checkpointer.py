@@ -23,7 +23,7 @@ _REMEMBERED_CHAINS_MAX = 100_000
 class Checkpointer:
     """Writes checkpoints while the deployment serves, and once more when it stops.
 
-    ``on_signed`` is called with each checkpoint that this node signed.
+    ``on_signed`` is called with each checkpoint that this node signed, ``on_head`` with each head that it reads.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Checkpointer:
         self._written: dict[Chain, int] = {}
         self._writing = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
+        self.on_head: Callable[[Chain, Head | None], object] = lambda chain, head: None
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Write while the context is entered, and once more at its end."""
@@ -59,6 +60,7 @@ class Checkpointer:
         failure: Exception | None = None
         async for chain in self._store.chains():
             head = await self._store.head(chain)
+            self.on_head(chain, head)
             if head is None or self._written.get(chain) == head.seq:
                 continue
             if len(self._written) >= _REMEMBERED_CHAINS_MAX:
@@ -119,6 +121,7 @@ class Checkpointer:
             with suppress(ValueError):
                 newest = await asyncio.to_thread(self._files.newest, chain)
             head = await self._store.head(chain)
+            self.on_head(chain, head)
             if newest is not None and head is not None and newest.seq > head.seq:
                 self._warn_of_rollback(chain, head, newest.seq)
 

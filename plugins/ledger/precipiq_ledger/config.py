@@ -38,4 +38,16 @@ class LedgerConfig(PluginConfig):
         5.0, gt=0, description="time between looks for chains that other processes made grow, for followers, seconds"
     )
     follower_chains_max: int = Field(4, ge=1, le=64, description="chains whose followers work at the same time")
+    clock_ahead_warn_s: float = Field(
+        5.0, ge=0, description="distance of a chain's newest entry ahead of the clock that the log tells, seconds"
+    )
+    clock_ahead_max_s: float = Field(
+        300.0,
+        gt=0,
+        description="distance beyond which nothing is sealed, to the database's clock too, seconds",
+    )
+    clock_step_max_s: float = Field(
+        2.0, gt=0, description="step of the clock between two looks that is no event yet, seconds"
+    )
+    clock_watch_interval_s: float = Field(5.0, gt=0, description="time between looks at the clock, seconds")
     watch_poll_s: float = Field(1.0, gt=0, description="time between looks for entries of other processes, seconds")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from precipiq_contracts.errors import Conflict, ValidationFailed
+from precipiq_contracts.errors import Conflict, Unavailable, ValidationFailed
+
+
+class ClockUntrusted(Unavailable):
+    """This server's clock, or the clock that sealed the chain's newest entry, is wrong; nothing was stored."""
+
+    code = "clock_untrusted"
+    default_message = "a clock is wrong"
 
 
 class EntryTooLarge(ValidationFailed):

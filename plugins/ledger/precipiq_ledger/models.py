@@ -6,21 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from precipiq_contracts.clock import parse_timestamp
-from precipiq_core.http.validation import RequestModel, no_nul
-
-
-def _timestamp(value: str) -> str:
-    try:
-        parse_timestamp(value)
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 date or time") from None
-    return value
-
+from precipiq_core.http.validation import EndMoment, Moment, RequestModel, no_nul
 
 Name = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Confidence = Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)]
-Moment = Annotated[str, Field(max_length=40), AfterValidator(_timestamp)]
 JsonObject = dict[str, Any]  # any JSON: what it holds is the caller's business
 
 
@@ -50,7 +39,7 @@ class DecisionQuery(RequestModel):
     agent_id: Annotated[str, Field(max_length=255)] | None = None
     action_type: Annotated[str, Field(max_length=255)] | None = None
     start: Moment | None = Field(None, description="first moment, ISO 8601")
-    end: Moment | None = Field(None, description="moment before which, ISO 8601; a bare date includes that UTC day")
+    end: EndMoment | None = Field(None, description="moment before which, ISO 8601; a bare date includes that UTC day")
     metadata: dict[str, str] = Field(default_factory=dict, description="decisions whose metadata has this value")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="items of a page")
     cursor: Annotated[str, Field(max_length=200)] | None = Field(None, description="next_cursor of the page before")

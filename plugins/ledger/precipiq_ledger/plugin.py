@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
+
+from prometheus_client import CollectorRegistry
 
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
-from precipiq_contracts.clock import Clock, Randomness
-from precipiq_contracts.database import Database, Migration
+from precipiq_contracts.clock import Clock, Randomness, parse_timestamp
+from precipiq_contracts.database import Database, Migration, Statement
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_contracts.errors import DeploymentError
@@ -25,8 +28,10 @@ from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
 from precipiq_core.settings import suggest
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
@@ -62,7 +67,12 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         config = self.config
         depth_max = services.get(HttpSettings).depth_max
         clock, randomness = services.get(Clock), services.get(Randomness)
-        service = LedgerService(clock, randomness, Limits(config.entry_bytes_max, depth_max))
+        clock_limits = ClockLimits(
+            config.clock_ahead_warn_s, config.clock_ahead_max_s, config.clock_step_max_s, config.clock_watch_interval_s
+        )
+        metrics = ClockMetrics(services.get(CollectorRegistry))
+        self._watch = ClockWatch(clock, clock_limits, metrics)
+        service = LedgerService(clock, randomness, Limits(config.entry_bytes_max, depth_max), self._watch)
         files = CheckpointFiles(services.get(DeploymentInfo).data_dir / config.checkpoint_dir)
         limits = VerifierLimits(
             config.verify_batch_entries,
@@ -74,7 +84,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._files = files
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
-        verifier = Verifier(services.get(MasterKey), files, limits)
+        verifier = Verifier(services.get(MasterKey), files, limits, self._watch)
         services.provide(Verifier, verifier)
         services.provide(ChainAudit, StoredChains(service, verifier))
         self._kinds = Registry[EntryKind]("entry kind")
@@ -136,7 +146,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             service.start(store, services.get(EntryKinds).by_name)
             try:
                 if services.get(DeploymentInfo).serving:
-                    async with self._checkpoints(services), self._followers(services):
+                    async with self._checkpoints(services), self._followers(services), self._clock(services):
                         yield
                 else:
                     yield
@@ -165,6 +175,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         store = services.get(LedgerService).store
         clock = services.get(Clock)
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
+        checkpointer.on_head = self._watch.note_head
         await checkpointer.compare_heads()
         background = services.get(Background)
         async with AsyncExitStack() as stack:
@@ -175,6 +186,17 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                 await stack.enter_async_context(exchange.run(background))
             # Left first: the exchange sends what the checkpointer signs at its end.
             await stack.enter_async_context(checkpointer.run(background))
+            yield
+
+    @asynccontextmanager
+    async def _clock(self, services: Services) -> AsyncIterator[None]:
+        """Watch the clock; look once before anything is served."""
+        database = services.find(Database)
+        if database is not None and MULTI_WRITER in self._driver.capabilities:
+            self._watch.reference = partial(_now_of, database)
+        with suppress(ClockUntrusted):
+            await self._watch.look()
+        async with self._watch.run(services.get(Background)):
             yield
 
     def _choose_driver(self, services: Services) -> EntryStoreDriver:
@@ -196,3 +218,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     def _of_the_database(self, services: Services) -> str | None:
         owner = services.owners.get(Database)
         return next((name for name, each in self._drivers.owners.items() if each == owner), None)
+
+
+async def _now_of(database: Database) -> int:
+    """The time by the clock of the database's machine, microseconds since the epoch."""
+    rows = await database.fetch(Statement("SELECT CAST(CURRENT_TIMESTAMP AS TEXT) AS now"))
+    return parse_timestamp(str(rows[0]["now"]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
-from precipiq_contracts.clock import Clock, format_timestamp, parse_end, parse_timestamp
+from precipiq_contracts.clock import Clock, format_timestamp, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.errors import NotFound, ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
@@ -127,7 +127,7 @@ class LedgerRoutes:
             body={name: value for name, value in fields.items() if value is not None},
             metadata=query.metadata,
             start_us=None if query.start is None else parse_timestamp(query.start),
-            end_us=None if query.end is None else parse_end(query.end),
+            end_us=None if query.end is None else parse_timestamp(query.end),
         )
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
         page = await self._service.find(call.principal.chain, wanted, before, page_limit(query.limit, self._http))

@@ -30,6 +30,7 @@ from precipiq_contracts.entry_store import (
     EntryStore,
 )
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
+from precipiq_ledger.clock_watch import ClockLimits, ClockWatch
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
 
@@ -49,8 +50,8 @@ class Limits:
 class LedgerService:
     """The capability ``Ledger`` over the deployment's entry store. ``on_append`` is called with a chain that grew."""
 
-    def __init__(self, clock: Clock, randomness: Randomness, limits: Limits) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, randomness: Randomness, limits: Limits, watch: ClockWatch | None = None) -> None:
+        self._watch = watch or ClockWatch(clock, ClockLimits())
         self._randomness = randomness
         self._limits = limits
         self._store: EntryStore | None = None
@@ -182,26 +183,29 @@ class LedgerService:
         return _Sealer(
             chain,
             len([item for item in prepared if is_request_key(item.idempotency_key)]),
-            self._clock,
+            self._watch,
             self._randomness,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Sealer:
-    """Seals under the chain's lock; refuses a request with known and new drafts."""
+    """Seals under the chain's lock; refuses a request with known and new drafts, and all while a clock is wrong."""
 
     chain: Chain
     request_drafts: int
-    clock: Clock
+    watch: ClockWatch
     randomness: Randomness
 
     def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> list[Entry]:
         new = sum(is_request_key(item.idempotency_key) for item in drafts)
         if new not in (0, self.request_drafts):
             raise IdempotencyConflict
+        if not drafts:
+            return []
+        now_us = self.watch.time_of_seal(self.chain, head)
         randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
-        return seal_entries(self.chain, head, drafts, now_us=self.clock.now_us(), randomness=randomness)
+        return seal_entries(self.chain, head, drafts, now_us=now_us, randomness=randomness)
 
 
 def _refuse_too_long(chain: Chain, draft: Draft) -> None:

@@ -17,6 +17,7 @@ from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointCompar
 from precipiq_contracts.secrets import MasterKey
 from precipiq_core.child_process import ChildProcess, Role
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, compare
+from precipiq_ledger.clock_watch import ClockWatch
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verify_worker import Task
 
@@ -59,8 +60,11 @@ class _Range:
 class Verifier:
     """Verifies chains; at most ``concurrency_max`` at a time."""
 
-    def __init__(self, master_key: MasterKey, files: CheckpointFiles, limits: VerifierLimits) -> None:
+    def __init__(
+        self, master_key: MasterKey, files: CheckpointFiles, limits: VerifierLimits, watch: ClockWatch | None = None
+    ) -> None:
         self._master_key = master_key
+        self._watch = watch
         self._files = files
         self._limits = limits
         self._places = asyncio.Semaphore(limits.concurrency_max)
@@ -156,6 +160,8 @@ class Verifier:
         anchored = comparison.newest_seq is not None
         verdict = "failed" if broken is not None else "checkpointed" if anchored else "unanchored"
         head_hash = stretch.last.hash if checked_to else GENESIS_HASH
+        unchecked = _describe_unchecked(asked, checked_to, last_seq, comparison, broken)
+        doubt = self._watch.doubt(checked_to, stretch.last.timestamp) if self._watch and checked_to else None
         return ChainVerdict(
             verdict,
             stretch.checked_count,
@@ -164,7 +170,7 @@ class Verifier:
             head_hash,
             asked.from_seq,
             comparison,
-            tuple(_describe_unchecked(asked, checked_to, last_seq, comparison, broken)),
+            (*unchecked, *([] if doubt is None else [doubt])),
         )
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.clock import Clock, format_moment, format_timestamp
+from precipiq_contracts.clock import LAST_US, Clock, format_moment, format_timestamp
 from precipiq_contracts.errors import ValidationFailed
 from precipiq_outcomes.amounts import cents
 from precipiq_outcomes.errors import MultiCurrency
@@ -127,7 +127,7 @@ class Analytics:
             "points": [
                 {
                     "start": format_timestamp(start),
-                    "end": format_timestamp(next_start(interval, start)),
+                    "end": format_timestamp(min(next_start(interval, start), LAST_US)),
                     "revenue_attributed": cents(amounts[start, REVENUE]),
                     "cost_attributed": cents(amounts[start, COST]),
                     "net_impact": cents(amounts[start, REVENUE] + amounts[start, COST]),

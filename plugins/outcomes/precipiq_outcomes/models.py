@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictFloat, StrictInt, StrictStr
 
-from precipiq_core.http.validation import RequestModel, end_moment, moment, no_nul
+from precipiq_core.http.validation import EndMoment, Moment, RequestModel, no_nul
 from precipiq_outcomes.links import RESERVED_METHODS, LinkType, Status
 
 
@@ -17,8 +17,6 @@ def _refuse_reserved(value: str) -> str:
 
 
 EntryId = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(no_nul)]
-Start = Annotated[str, Field(max_length=40), AfterValidator(moment)]
-End = Annotated[str, Field(max_length=40), AfterValidator(end_moment)]
 Agent = Annotated[str, Field(min_length=1, max_length=255)]
 CurrencyCode = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
@@ -98,8 +96,8 @@ class LinkPage(BaseModel):
 class PnlQuery(RequestModel):
     """Of what: a half-open range of time, an agent, a currency."""
 
-    start: Start | None = Field(None, description="first moment, ISO 8601")
-    end: End | None = Field(None, description="moment before which, ISO 8601; a bare date includes that UTC day")
+    start: Moment | None = Field(None, description="first moment, ISO 8601")
+    end: EndMoment | None = Field(None, description="moment before which, ISO 8601; a bare date includes that UTC day")
     agent_id: Agent | None = None
     currency: CurrencyCode | None = Field(None, description="needed when the range has money in several")
 
@@ -113,8 +111,8 @@ class TimelineQuery(PnlQuery):
 class LiabilityQuery(RequestModel):
     """Which decisions."""
 
-    start: Start | None = Field(None, description="first moment, ISO 8601")
-    end: End | None = Field(None, description="moment before which, ISO 8601; a bare date includes that UTC day")
+    start: Moment | None = Field(None, description="first moment, ISO 8601")
+    end: EndMoment | None = Field(None, description="moment before which, ISO 8601; a bare date includes that UTC day")
     agent_id: Agent | None = None
     action_type: Agent | None = None
 

@@ -9,7 +9,7 @@ START_US = 1_767_225_600_000_000
 
 
 class ManualClock:
-    """A clock that stands still until :meth:`advance`. Time of day and monotonic time move together."""
+    """A clock that stands still until :meth:`advance`, which moves time of day and monotonic time together."""
 
     def __init__(self, now_us: int = START_US) -> None:
         self._now_us = now_us
@@ -30,6 +30,10 @@ class ManualClock:
             raise ValueError("a clock does not go back")
         self._now_us += step_us
         self._elapsed_us += step_us
+
+    def step(self, seconds: float) -> None:
+        """Set the time of day forward, or back; the monotonic time stands still."""
+        self._now_us += round(seconds * 1_000_000)
 
 
 class SeededRandomness:

@@ -9,7 +9,7 @@ import asyncpg
 
 from precipiq_chain.matching import matcher, member_fragments
 from precipiq_contracts.chain import Chain, Entry
-from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.clock import LAST_US, format_timestamp
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
 from precipiq_postgres.entries.columns import column_text
 
@@ -18,7 +18,6 @@ ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
 _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
 _SEQ_END = 2**63 - 1
-_LAST_US = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
 _TIME_BYTES_FROM_END = 34  # a canonical statement ends with "timestamp":"<27 characters>","v":1}
 
 _TIME_AT_MIDDLE = f"""
@@ -87,7 +86,7 @@ class _Search:
 
     async def _seq_at(self, connection: asyncpg.Connection, time_us: int) -> int:
         """The first seq whose timestamp is not before that time; one past the end when there is none."""
-        time = format_timestamp(min(max(time_us, 0), _LAST_US)).encode()
+        time = format_timestamp(min(max(time_us, 0), LAST_US)).encode()
         return int(await connection.fetchval(_SEQ_AT, self._chain.org_id, self._chain.environment, time))
 
     def sql(self) -> str:

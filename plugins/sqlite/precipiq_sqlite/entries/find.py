@@ -14,7 +14,7 @@ import orjson
 
 from precipiq_chain.matching import matcher, member_fragments
 from precipiq_contracts.chain import Chain, Entry
-from precipiq_contracts.clock import format_timestamp
+from precipiq_contracts.clock import LAST_US, format_timestamp
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
 
 ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
@@ -24,7 +24,6 @@ ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"
 _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
 _SEQ_END = 2**63 - 1
-_LAST_US = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
 
 _IS_MIDDLE_EARLIER = """
 coalesce((SELECT substr(statement, -35, 27) FROM entries WHERE seq = (low + high) / 2), '') < :time
@@ -136,6 +135,6 @@ class _Search:
 
 def _seq_at(connection: sqlite3.Connection, time_us: int) -> int:
     """The first seq whose timestamp is not before that time; one past the end when there is none."""
-    time = format_timestamp(min(max(time_us, 0), _LAST_US))
+    time = format_timestamp(min(max(time_us, 0), LAST_US))
     row = connection.execute(_SEQ_AT, {"time": time}).fetchone()
     return 1 if row is None else int(row[0])
