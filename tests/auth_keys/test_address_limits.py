@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from precipiq_auth_keys.address_limiter import AddressWindows, LocalWindows, Usage
 from precipiq_contracts.auth import AddressLimiter, RateState
-from precipiq_core.addresses import UNKNOWN, counted_address
+from precipiq_shared.addresses import UNKNOWN, counted_address
 from precipiq_testkit.clock import ManualClock
 
 pytestmark = pytest.mark.anyio

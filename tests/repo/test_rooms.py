@@ -19,6 +19,7 @@ BUDGETS = {
     "precipiq_chain": 1_500,
     "precipiq_schema": 250,
     "precipiq_core": 5_000,
+    "precipiq_shared": 150,
     "precipiq_hypercorn": 2_300,
 }
 
@@ -85,6 +86,7 @@ def test_a_third_party_needs_nothing_of_ours_but_core(guest: str) -> None:
         "precipiq_chain",
         "precipiq_schema",
         "precipiq_core",
+        "precipiq_shared",
     }
 
 

@@ -110,6 +110,8 @@ class Sabotage(BackgroundTasks):
 
 
 class Console:
+    is_terminal = False
+
     def say(self, text: str) -> None: ...
 
 

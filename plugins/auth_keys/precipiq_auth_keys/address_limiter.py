@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from precipiq_contracts.auth import RateState
 from precipiq_contracts.clock import Clock
-from precipiq_core.addresses import counted_address
+from precipiq_shared.addresses import counted_address
 
 SECOND_US = 1_000_000
 

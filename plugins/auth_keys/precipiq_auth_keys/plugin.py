@@ -25,8 +25,8 @@ from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.ledger import Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.services import Services
-from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_shared.extras import require_extra
 
 if TYPE_CHECKING:
     import click

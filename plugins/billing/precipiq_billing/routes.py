@@ -9,10 +9,10 @@ from precipiq_billing.kinds import FINANCIAL_EVENT
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
-from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.redaction import RedactionIn, redaction_record
 from precipiq_core.http.settings import HttpSettings
+from precipiq_shared.cursors import decode_cursor, encode_cursor, page_limit
 
 _CURSOR = "financial_events"
 _FILTERS = ("source", "event_type", "currency", "external_id", "object_id", "related_id")

@@ -11,8 +11,8 @@ from precipiq_bundles_s3.config import BundlesS3Config
 from precipiq_bundles_s3.service import S3Bundles
 from precipiq_contracts.bundle_store import BundleStore
 from precipiq_contracts.services import Services
-from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_shared.extras import require_extra
 
 
 class BundlesS3Plugin(PluginBase[BundlesS3Config]):

@@ -7,7 +7,6 @@ from functools import partial
 
 from precipiq_contracts.auth import AddressLimiter
 from precipiq_contracts.errors import NotFound, RateLimited, ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, Reply
 from precipiq_core.http.envelope import Answer
 from precipiq_core.http.settings import HttpSettings
@@ -19,6 +18,7 @@ from precipiq_exports.metrics import ExportMetrics
 from precipiq_exports.records import export_record
 from precipiq_exports.service import ExportService
 from precipiq_exports.signing_keys import SigningKeys, key_record
+from precipiq_shared.cursors import decode_cursor, encode_cursor, page_limit
 
 PUBLISHED_KEYS = "/.well-known/precipiq/{org_id}/signing-keys"
 

@@ -165,6 +165,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         store = services.get(LedgerService).store
         clock = services.get(Clock)
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
+        self._files.keep_private()
         await checkpointer.compare_heads()
         background = services.get(Background)
         async with AsyncExitStack() as stack:

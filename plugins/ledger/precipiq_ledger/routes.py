@@ -9,7 +9,6 @@ from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_contracts.clock import Clock, format_timestamp, parse_end, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.errors import NotFound, ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json, success
 from precipiq_core.http.redaction import RedactionIn, redaction_record
@@ -19,6 +18,7 @@ from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.late_answer import LateAnswer
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
+from precipiq_shared.cursors import decode_cursor, encode_cursor, page_limit
 
 _CURSOR = "seq"
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.errors import ValidationFailed
-from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.redaction import RedactionIn, redaction_record
 from precipiq_core.http.settings import HttpSettings
@@ -14,6 +13,7 @@ from precipiq_outcomes import models
 from precipiq_outcomes.analytics import Analytics, Range
 from precipiq_outcomes.records import link_record
 from precipiq_outcomes.service import LinkService, NewLink
+from precipiq_shared.cursors import decode_cursor, encode_cursor, page_limit
 
 _CURSOR = "links"
 _FILTERS = {

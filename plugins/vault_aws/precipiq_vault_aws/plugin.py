@@ -13,8 +13,8 @@ from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault
-from precipiq_core.extras import require_extra
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_shared.extras import require_extra
 from precipiq_vault_aws.config import VaultAwsConfig
 from precipiq_vault_aws.kms import KmsSettings
 from precipiq_vault_aws.service import AwsVault

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from precipiq_contracts.auth import AddressLimiter
 from precipiq_contracts.errors import RateLimited
 from precipiq_contracts.plans import Plans
-from precipiq_core.addresses import counted_address
+from precipiq_shared.addresses import counted_address
 from precipiq_ws_stream.config import WsStreamConfig
 
 HANDSHAKE = "stream_handshake"

@@ -1,0 +1,1 @@
+"""What plugins share and core itself has no use for. Knows no plugin."""
