@@ -24,7 +24,9 @@ class DeploymentInfo:
 
 
 class Console(Protocol):
-    """Capability: the operator's terminal. Its text is never logged, so it may show a new key once."""
+    """Capability: the operator's screen, never logged. ``is_terminal``: whether a secret may be shown on it."""
+
+    is_terminal: bool
 
     def say(self, text: str) -> None:
         """Show text as it is; at ``serve``, once the server is ready."""

@@ -91,7 +91,7 @@ def assemble(
     services.provide(Randomness, randomness)
     services.provide(Console, console)
     services.provide(DeploymentInfo, _info(deployment, enabled, serving, seat))
-    _provide_core(services, deployment, enabled)
+    _provide_core(services, deployment, enabled, may_make=edge)
     made = make_plugins(enabled, problems, edge=edge)
     master_key = services.find(MasterKey)
     absent: list[str] = []  # needed for serving, not for calling hooks
@@ -136,7 +136,7 @@ def _info(deployment: Deployment, enabled: Enabled, serving: bool, seat: str | N
     return DeploymentInfo(deployment.name, deployment.data_dir, public_url, serving, server.workers, seat)
 
 
-def _provide_core(services: Services, deployment: Deployment, enabled: Enabled) -> None:
+def _provide_core(services: Services, deployment: Deployment, enabled: Enabled, *, may_make: bool) -> None:
     services.provide(HttpSettings, deployment.http)
     services.provide(Migrations, Registry[Migration]("schema", "branch", "location", "tenant_tables"))
     services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]("store of wrapped secrets", "all", "replace"))
@@ -147,7 +147,10 @@ def _provide_core(services: Services, deployment: Deployment, enabled: Enabled) 
         services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
     services.provide(Background, BackgroundTasks(services.get(Clock), lambda: services.get(CollectorRegistry)))
     if MasterKey in wanted:
-        services.provide(MasterKey, DeploymentMasterKey(deployment.secrets, services.get(Randomness)))
+        # A command makes no key: another than the one that is missing would deny all that was signed with that.
+        makes = deployment.secrets.create_master_key and may_make
+        secrets = deployment.secrets.model_copy(update={"create_master_key": makes})
+        services.provide(MasterKey, DeploymentMasterKey(secrets, services.get(Randomness)))
 
 
 def _collect(

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
+from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.settings import SecretReference, Settings
 from precipiq_core.deployment_file import read_document
 from precipiq_core.http.settings import HttpSettings
@@ -26,6 +27,7 @@ from precipiq_logs.settings import LogSettings
 ENV_PREFIX = "PRECIPIQ__"
 DATA_DIR_VARIABLE = "PRECIPIQ_DATA_DIR"
 
+_HOME = re.compile(r"(?:^|(?<=^sqlite:///))~(?:$|[^/]*(?=/))")
 _PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -81,6 +83,10 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
     """As :func:`load_deployment`, from a parsed document."""
     problems: list[str] = []
     _override(document, environ, problems)
+    try:
+        document, data_dir_variable = _expand(document), _expand(environ.get(DATA_DIR_VARIABLE))
+    except RuntimeError as error:
+        raise DeploymentError([f"{path}: a path that begins with ~ cannot be told: {error}"]) from error
     for name, table in document.items():
         if name not in _SECTIONS:
             problems.append(f"[{name}]: unknown section{suggest(name, _SECTIONS)}")
@@ -96,7 +102,7 @@ def parse_deployment(document: dict[str, Any], path: Path, environ: Mapping[str,
 
     settings = section(DeploymentSettings, "deployment")
     if settings is not None:
-        data_dir = _find_data_dir(Path(environ.get(DATA_DIR_VARIABLE) or path.parent / settings.data_dir), problems)
+        data_dir = _find_data_dir(Path(data_dir_variable or path.parent / settings.data_dir), problems)
     logs = section(LogSettings, "logs")
     http = section(HttpSettings, "http")
     secrets = section(SecretSettings, "secrets")
@@ -158,6 +164,15 @@ def _override(document: dict[str, Any], environ: Mapping[str, str], problems: li
             table = inner
         else:
             table[path[-1]] = _toml_value(environ[variable])
+
+
+def _expand(value: Any) -> Any:
+    """The value, in which a path that begins with ``~`` or ``~name`` begins with that user's folder instead."""
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return _HOME.sub(lambda found: str(Path(found[0]).expanduser()), value) if isinstance(value, str) else value
 
 
 def _toml_value(text: str) -> object:

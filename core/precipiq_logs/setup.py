@@ -22,23 +22,10 @@ from precipiq_logs.scrub import Scrubber
 from precipiq_logs.settings import LogSettings
 from precipiq_logs.sink import Sink
 
-# They log every statement, parameter or frame: too much for operators, and parameters may be secret.
-_CHATTY = {
-    "databases": logging.WARNING,
-    "aiosqlite": logging.INFO,
-    "sqlalchemy": logging.WARNING,
-    "alembic": logging.WARNING,
-    "hypercorn.error": logging.WARNING,
-    "hpack": logging.INFO,
-    "h2": logging.INFO,
-    "asyncio": logging.INFO,
-    "httpx": logging.INFO,
-    "httpcore": logging.INFO,
-    "boto3": logging.INFO,
-    "botocore": logging.INFO,
-    "s3transfer": logging.INFO,
-    "urllib3": logging.INFO,
-}
+# They print every statement, parameter or frame; nobody wants that, and parameters may be secret.
+_CHATTY = dict.fromkeys(("databases", "sqlalchemy", "alembic", "hypercorn.error"), logging.WARNING)
+_CHATTY |= dict.fromkeys(("aiosqlite", "hpack", "h2", "asyncio", "httpx", "httpcore", "urllib3"), logging.INFO)
+_CHATTY |= dict.fromkeys(("boto3", "botocore", "s3transfer"), logging.INFO)
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _exceptions = ExceptionDictTransformer(show_locals=False, max_frames=30)

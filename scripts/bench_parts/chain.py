@@ -43,6 +43,8 @@ APPEND_AT_ONCE = 1000
 
 
 class Silence:
+    is_terminal = False
+
     def say(self, text: str) -> None:
         pass
 

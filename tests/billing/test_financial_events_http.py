@@ -204,7 +204,7 @@ def test_the_stream_and_the_bundle_show_money_and_links(client: Client, tmp_path
     files = evidence.members(bundle)
     events = evidence.lines(files["financial_events.jsonl"])
     assert [(event["amount"], event["external_id"]) for event in events] == [("149.00", "invoice_0042")]
-    links = list(csv.DictReader(io.StringIO(files["links.csv"].decode())))
+    links = list(csv.DictReader(io.StringIO(files["links.csv"].decode("utf-8-sig"))))
     assert [row["kind"] for row in links] == ["link", "link_deleted"]
     assert links[0]["notes"] == "a, b"
     estimates = evidence.lines(files["liability_estimates.jsonl"])

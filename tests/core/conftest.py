@@ -32,6 +32,8 @@ class Point:
 
 
 class Console:
+    is_terminal = False
+
     def say(self, text: str) -> None:
         raise AssertionError(text)
 

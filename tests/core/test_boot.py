@@ -74,6 +74,8 @@ class Cup(PluginBase[Config]):
 
 
 class Silence:
+    is_terminal = False
+
     def say(self, text: str) -> None: ...
 
 

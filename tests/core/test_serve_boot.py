@@ -20,9 +20,10 @@ def test_a_fault_at_boot_is_one_line_without_a_key(
     def fail(*arguments: object, **options: object) -> None:
         raise fault
 
-    monkeypatch.setattr(serve, "assemble", fail)
     deployment = parse_deployment({"deployment": {"name": "t"}}, tmp_path / "precipiq.toml", {})
-    assert serve.serve_deployment(deployment, None) == 2
+    monkeypatch.setattr(serve, "boot", fail)
+    monkeypatch.setattr(serve, "deployment_of", lambda ctx: deployment)
+    assert serve._serve(None, {}, None) == 2  # type: ignore[arg-type]
     [line] = capfd.readouterr().err.splitlines()
     told = json.loads(line)
     assert (told["level"], told["event"]) == ("critical", "cannot start")

@@ -292,7 +292,7 @@ def test_members_whose_names_are_taken_are_called_after_their_part(tmp_path: Pat
         None,
     )
     assert (second["body.timestamp"], second["payload.amount"], second["note"]) == (None, None, [1.5, {"a": "b"}])
-    rows = list(csv.DictReader(io.StringIO(files["events.csv"].decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(files["events.csv"].decode("utf-8-sig"), newline="")))
     assert [(row["body.timestamp"], row["payload.amount"], row["note"]) for row in rows] == [
         ("then", "2", "'=1"),
         ("", "", '[1.5,{"a":"b"}]'),
@@ -311,7 +311,7 @@ def test_lists_show_the_same_as_the_entries() -> None:
     chain, _ = redacted()
     files = unpacked(bundle_of(chain))
     records = lines(files["decisions.jsonl"])
-    rows = list(csv.DictReader(io.StringIO(files["decisions.csv"].decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(files["decisions.csv"].decode("utf-8-sig"), newline="")))
     assert [record["hash"] for record in records] == [row["hash"] for row in rows]
     assert (records[2]["redacted"], records[2]["inputs"], rows[2]["redacted"], rows[2]["inputs"]) == (
         True,
@@ -375,5 +375,5 @@ def test_cells_survive_commas_quotes_and_lines(tmp_path: Path) -> None:
     chain.decide(agent_id=text, action_type="=HYPERLINK(1)")
     bundle = bundle_of(chain)
     assert problems(bundle, tmp_path) == []
-    [row] = csv.DictReader(io.StringIO(unpacked(bundle)["decisions.csv"].decode(), newline=""))
+    [row] = csv.DictReader(io.StringIO(unpacked(bundle)["decisions.csv"].decode("utf-8-sig"), newline=""))
     assert (row["agent_id"], row["action_type"]) == (text, "'=HYPERLINK(1)")

@@ -16,7 +16,7 @@ from precipiq_chain.canonical import canonical
 from precipiq_chain.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry, Head
 from precipiq_contracts.entry_store import AuditBatch, EntryStore
-from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.errors import Unavailable, ValidationFailed
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_ledger import verifier as verifier_module
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner, compare
@@ -261,11 +261,19 @@ async def test_from_seq_one_past_the_end_has_nothing_to_check(rows: Rows, files:
     assert (verdict.is_valid, verdict.checked_count, verdict.head_seq) == (True, 0, ENTRIES)
 
 
-async def test_from_seq_beyond_the_end_finds_the_first_missing_entry(rows: Rows, files: CheckpointFiles) -> None:
-    """Whoever goes on where they stopped learns so that the tail was cut meanwhile."""
+async def test_from_seq_beyond_the_end_is_no_break_and_no_blessing(rows: Rows, files: CheckpointFiles) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        await verdict_of(rows, files, from_seq=ENTRIES + 5)
+    assert caught.value.details == {"from_seq": [f"is beyond the chain's last entry, {ENTRIES}"]}
+
+
+async def test_from_seq_beyond_an_end_that_was_cut_is_a_break(rows: Rows, files: CheckpointFiles) -> None:
+    """Whoever goes on where they stopped learns that the tail was cut meanwhile, where a checkpoint knows it."""
+    signer = CheckpointSigner(Key())
+    files.append(signer.sign(CHAIN, Head(ENTRIES + 4, "0" * 64, 0), 0))
     verdict = await verdict_of(rows, files, from_seq=ENTRIES + 5)
     assert verdict.broken is not None
-    assert (verdict.broken.seq, verdict.broken.code) == (ENTRIES + 1, "SEQ_GAP")
+    assert (verdict.broken.seq, verdict.broken.code) == (ENTRIES + 1, "TRUNCATED")
 
 
 @pytest.mark.parametrize("seq", range(1, ENTRIES + 1))

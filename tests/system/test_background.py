@@ -111,6 +111,8 @@ class Sabotage(BackgroundTasks):
 
 
 class Console:
+    is_terminal = False
+
     def say(self, text: str) -> None: ...
 
 

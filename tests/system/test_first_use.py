@@ -52,14 +52,14 @@ def test_the_printed_sdk_example_records_a_decision(on_port: ServerProcess, tmp_
     assert Client(on_port).data("GET", f"/decisions/{decision_id}")["hash"] == digest
 
 
-def test_the_key_is_shown_once_and_stored_nowhere(server: ServerProcess) -> None:
+def test_the_key_is_in_one_private_file_and_stored_nowhere_else(server: ServerProcess) -> None:
     assert server.key
     assert str(server.data_dir) in server.log_text()
     assert not [line for line in server.log_lines() if server.key in json.dumps(line)], "the key is no log line"
     Client(server).decide()
     assert server.stop() == 0
     assert places_with(server, server.org_id), "the control: what is stored is found"
-    assert places_with(server, server.key) == []
+    assert places_with(server, server.key) == [str(server.data_dir / "first.key")]
     server.start()
     assert "pq_test_" not in server.log_text()
     assert Client(server).verify()["verdict"] == "checkpointed"

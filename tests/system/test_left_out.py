@@ -46,6 +46,8 @@ CHAIN = Chain("org_stranger", "test")
 
 
 class Console:
+    is_terminal = False
+
     def say(self, text: str) -> None:
         pass
 

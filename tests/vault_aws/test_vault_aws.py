@@ -357,6 +357,8 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 class Console:
+    is_terminal = False
+
     def say(self, text: str) -> None:
         raise AssertionError(text)
 

@@ -34,6 +34,8 @@ ONE, OTHER, LOST = (bytes([number]) * 32 for number in (1, 2, 3))
 
 
 class Terminal:
+    is_terminal = False
+
     def __init__(self) -> None:
         self.said: list[str] = []
 

@@ -268,6 +268,8 @@ def test_the_page_names_every_type_of_frame(tmp_path: Path) -> None:
 class MemoryConsole:
     """Nobody reads it."""
 
+    is_terminal = False
+
     def say(self, text: str) -> None:
         """Forget it."""
 

@@ -6,15 +6,17 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from precipiq_contracts.chain import Chain
+    from precipiq_contracts.deployment import Console
     from precipiq_contracts.services import Services
     from precipiq_core.boot import Assembly
     from precipiq_core.deployment import Deployment
+    from precipiq_logs.setup import LoggingControl
 
 T = TypeVar("T")
 
@@ -25,14 +27,26 @@ DEFAULT_CONFIG = Path("deployments/embedded/precipiq.toml")
 json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
 
 
+def refuse_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """The value as it is given, unless bytes in it are no text: no store could look for them."""
+    if value is None or value.isprintable():
+        return value
+    raise click.BadParameter("has characters that are no text")
+
+
+org_option = click.option("--org", "org_id", required=True, callback=refuse_bytes, help="the organisation's id")
+
+
 def chain_options(command: Callable[..., None]) -> Callable[..., None]:
     """``--org`` and ``--env``: which chain; parameters ``org_id`` and ``environment``."""
     command = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)(command)
-    return click.option("--org", "org_id", required=True, help="the organisation's id")(command)
+    return org_option(command)
 
 
 class TerminalConsole:
     """The operator's terminal: standard error, so that ``--json`` keeps standard output to itself."""
+
+    is_terminal = False
 
     def say(self, text: str) -> None:
         click.echo(text, err=True)
@@ -69,26 +83,27 @@ def assembly_of(ctx: click.Context, *, commands: bool = False) -> Assembly:
     return context.assembly
 
 
-def assemble_for_command(deployment: Deployment, *, edge: bool = False, commands: bool = False) -> Assembly:
+def assemble_for_command(deployment: Deployment, **options: bool) -> Assembly:
     """Boot for a command rather than for serving; logs go to standard error from level warning.
 
     ``edge``, ``commands``: see ``boot.assemble``; ``precipiq check`` looks at both.
     """
-    from precipiq_core.boot import assemble
-    from precipiq_core.system import SystemClock, SystemRandomness
+    from precipiq_core.system import SystemClock
     from precipiq_logs.settings import LogSettings
     from precipiq_logs.setup import configure_logging
 
     control = configure_logging(LogSettings(level="warning"), SystemClock())
-    assembly = assemble(
-        deployment,
-        clock=SystemClock(),
-        randomness=SystemRandomness(),
-        console=TerminalConsole(),
-        serving=False,
-        edge=edge,
-        commands=commands,
+    return boot(
+        deployment, TerminalConsole(), control, **{"serving": False, "edge": False, "commands": False, **options}
     )
+
+
+def boot(deployment: Deployment, console: Console, control: LoggingControl, **options: Any) -> Assembly:
+    """The deployment on this machine. ``options``: see ``boot.assemble``."""
+    from precipiq_core.boot import assemble
+    from precipiq_core.system import SystemClock, SystemRandomness
+
+    assembly = assemble(deployment, clock=SystemClock(), randomness=SystemRandomness(), console=console, **options)
     control.add(names=[item.value for item in assembly.of("secret_names")])
     return assembly
 

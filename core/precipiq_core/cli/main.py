@@ -5,6 +5,7 @@ The imports of a command are made when it is entered: ``precipiq --help`` pays f
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from itertools import islice
@@ -89,14 +90,25 @@ for _name, _help in {
 
 
 def main() -> None:
-    """Entry point: turns the project's errors into one line each and an exit code."""
+    """Entry point: turns what goes wrong into one line each and an exit code. What it makes is for its owner alone."""
+    os.umask(0o077)
     try:
+        if sys.stdin is None:
+            os.open(os.devnull, os.O_RDONLY)  # else the next file that is opened would be standard input
+        if sys.stdout is None or sys.stderr is None:
+            sys.stderr = sys.stderr or sys.stdout
+            raise OSError(f"standard output or standard error is closed: send it to {os.devnull} instead")
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         code = 130
-    except click.ClickException as error:
-        error.show()
-        code = EXIT_CANNOT
-    except PrecipiqError as error:
+    except (click.ClickException, PrecipiqError, OSError, UnicodeError) as error:
         code = say_problems(error)
+    except SystemExit as error:  # click's 1 for a reader that went away is an answer here
+        code = EXIT_CANNOT if "PacifyFlush" in type(sys.stdout).__name__ else error.code
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, AttributeError):
+            setattr(sys, name, None)  # else Python tries again while it ends, and ends with 120
     sys.exit(code if isinstance(code, int) else 0)

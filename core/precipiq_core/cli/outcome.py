@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a negative result (a broken chain, a failed check); 2 the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -15,13 +16,22 @@ EXIT_NO = 1
 EXIT_CANNOT = 2
 
 
-def say_problems(error: PrecipiqError) -> int:
-    """Write a line on standard error for each problem; returns the exit code."""
-    if isinstance(error, DeploymentError):
-        problems: Sequence[str] = error.problems
-    else:
-        details = error.details or {}
-        problems = [f"{path}: {item}" for path, items in details.items() for item in items] or [error.message]
-    for problem in problems:
-        click.echo(f"error: {problem}", err=True)
+def say_problems(error: Exception) -> int:
+    """A line on standard error for each; the exit code. Nothing is said of a reader that went away."""
+    for problem in () if isinstance(error, BrokenPipeError) else problems_of(error):
+        with suppress(OSError):
+            click.echo(f"error: {problem}", err=True)
     return EXIT_CANNOT
+
+
+def problems_of(error: Exception) -> Sequence[str]:
+    """What an error says, as sentences."""
+    if isinstance(error, DeploymentError):
+        return error.problems
+    if isinstance(error, PrecipiqError):
+        return [f"{path}: {item}" for path, items in (error.details or {}).items() for item in items] or [error.message]
+    if isinstance(error, click.ClickException):
+        return [error.format_message()]
+    if isinstance(error, OSError):
+        return [": ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)]
+    return [str(error)]

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
 
-from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.server import Server, Site
 from precipiq_core import __version__
 from precipiq_core.app import Application
-from precipiq_core.boot import Assembly, assemble
-from precipiq_core.cli.context import deployment_of
+from precipiq_core.boot import Assembly
+from precipiq_core.cli.context import boot, deployment_of
+from precipiq_core.cli.outcome import EXIT_CANNOT, problems_of
 from precipiq_core.deployment import Deployment
-from precipiq_core.running import log_problems, run_lifespans
-from precipiq_core.system import SystemClock, SystemRandomness
-from precipiq_logs.setup import LoggingControl, configure_logging
+from precipiq_core.key_files import keep_private, make_folder
+from precipiq_core.running import run_lifespans
+from precipiq_core.system import SystemClock
+from precipiq_logs.settings import LogSettings
+from precipiq_logs.setup import configure_logging
 
 log = structlog.get_logger("precipiq.serve")
-
-EXIT_START_FAILED = 2
 
 
 @click.command()
@@ -34,7 +36,8 @@ EXIT_START_FAILED = 2
 @click.pass_context
 def serve(ctx: click.Context, bind: str | None, workers: int | None, worker: str | None) -> None:
     """Serve the deployment until SIGTERM."""
-    ctx.exit(serve_deployment(deployment_of(ctx), bind, workers, worker))
+    given = {"bind": bind, "workers": workers}
+    ctx.exit(_serve(ctx, {key: value for key, value in given.items() if value is not None}, worker))
 
 
 class DeferredConsole:
@@ -42,6 +45,7 @@ class DeferredConsole:
 
     def __init__(self) -> None:
         self._waiting: list[str] | None = []
+        self.is_terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
 
     def say(self, text: str) -> None:
         if self._waiting is None:
@@ -63,23 +67,23 @@ def _show(text: str) -> None:
         stream.flush()
 
 
-def serve_deployment(
-    deployment: Deployment, bind: str | None, workers: int | None = None, seat: str | None = None
-) -> int:
+def _serve(ctx: click.Context, given: Mapping[str, Any], seat: str | None) -> int:
     """Serve until SIGTERM; the exit code: 0 after a clean stop, 2 when the start failed.
 
-    ``bind``, ``workers``: instead of the deployment's. ``seat``: of this process among several, see ``Site``.
+    ``given``: settings of the server, instead of the deployment's. ``seat``: see ``Site``.
     """
-    given = {"bind": bind, "workers": workers}
-    server = {**deployment.server, **{key: value for key, value in given.items() if value is not None}}
-    deployment = replace(deployment, server=server)
-    number = (seat or "").partition(":")[0]
-    worker = int(number) if number.isdecimal() else None
-    control = configure_logging(deployment.logs, SystemClock(), capture_stdio=True, worker=worker)
+    control = configure_logging(LogSettings(), SystemClock())
     try:
+        deployment = deployment_of(ctx)
+        deployment = replace(deployment, server={**deployment.server, **given})
+        number = (seat or "").partition(":")[0]
+        control.restore()
+        worker = int(number) if number.isdecimal() else None
+        control = configure_logging(deployment.logs, SystemClock(), capture_stdio=True, worker=worker)
         console = DeferredConsole()
-        application = _boot(deployment, control, console, seat)
-        assembly = application.assembly
+        assembly = boot(deployment, console, control, serving=True, seat=seat)
+        application = Application(assembly, control.sink if deployment.logs.access else None)
+        _keep_private(deployment)
         if assembly.services.find(Server) is None:
             raise DeploymentError(["server: no installed plugin serves"])
         site = Site(
@@ -90,27 +94,23 @@ def serve_deployment(
             command=_command(assembly),
         )
         return assembly.services.get(Server).run(site)
-    except DeploymentError as error:
-        log_problems(error)
-        return EXIT_START_FAILED
+    except (PrecipiqError, OSError) as error:
+        for problem in problems_of(error):
+            log.critical("cannot start", problem=problem)
+        return EXIT_CANNOT
     except Exception as error:
         log.critical("cannot start", problem=f"{type(error).__name__} at boot: see the traceback", exc_info=error)
-        return EXIT_START_FAILED
+        return EXIT_CANNOT
     finally:
         control.restore()
 
 
-def _boot(deployment: Deployment, control: LoggingControl, console: DeferredConsole, seat: str | None) -> Application:
-    assembly = assemble(
-        deployment,
-        clock=SystemClock(),
-        randomness=SystemRandomness(),
-        console=console,
-        serving=True,
-        seat=seat,
-    )
-    control.add(names=[item.value for item in assembly.of("secret_names")])
-    return Application(assembly, control.sink if deployment.logs.access else None)
+def _keep_private(deployment: Deployment) -> None:
+    """The data folder and all in it, unless it is not the server's alone: the deployment file lies in it."""
+    if deployment.data_dir not in deployment.path.parents:
+        make_folder(deployment.data_dir)
+        for path in (deployment.data_dir, *deployment.data_dir.rglob("*")):
+            keep_private(path)
 
 
 def _say_serving(assembly: Assembly, addresses: Sequence[str], **more: object) -> None:

@@ -14,11 +14,12 @@ from precipiq_auth_keys.store import KeyRecord, Organisation
 from precipiq_contracts.auth import SCOPES, Scope
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.clock import Clock
+from precipiq_contracts.database import Database, MigratedDatabase
+from precipiq_contracts.errors import NotFound
+from precipiq_contracts.registries import Migrations
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import json_option, run_in_deployment
+from precipiq_core.cli.context import assembly_of, chain_options, json_option, refuse_bytes, run_in_deployment
 from precipiq_core.times import accept_time
-
-env_option = click.option("--env", "environment", type=click.Choice(["live", "test"]), required=True)
 
 
 @click.group("orgs")
@@ -27,7 +28,7 @@ def orgs_group() -> None:
 
 
 @orgs_group.command("create")
-@click.argument("name")
+@click.argument("name", callback=refuse_bytes)
 @json_option
 @click.pass_context
 def create_organisation(ctx: click.Context, name: str, as_json: bool) -> None:
@@ -36,9 +37,18 @@ def create_organisation(ctx: click.Context, name: str, as_json: bool) -> None:
     async def work(services: Services) -> Organisation:
         return await services.get(KeyService).create_organisation(name)
 
+    _migrate_as_a_start_would(ctx)
     organisation = run_in_deployment(ctx, work)
     document = {"org_id": organisation.org_id, "name": organisation.name}
     click.echo(json.dumps(document) if as_json else f"{organisation.org_id}  {organisation.name}")
+
+
+def _migrate_as_a_start_would(ctx: click.Context) -> None:
+    """An organisation may be the first thing that is made, where the deployment makes the schema by itself."""
+    assembly = assembly_of(ctx)
+    database = assembly.services.find(Database)
+    if isinstance(database, MigratedDatabase) and (assembly.deployment.database or {}).get("migrate_at_start"):
+        database.migrate(list(assembly.services.get(Migrations).by_name.values()))
 
 
 @orgs_group.command("list")
@@ -64,8 +74,7 @@ def keys_group() -> None:
 
 
 @keys_group.command("create")
-@click.option("--org", "org_id", required=True, help="the organisation's id")
-@env_option
+@chain_options
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="may be repeated [default: all]")
 @click.option("--expires-at", help="ISO 8601 time at which the key ends")
 @json_option
@@ -88,20 +97,19 @@ def create_key(
 
 
 @keys_group.command("list")
-@click.option("--org", "org_id", required=True, help="the organisation's id")
-@env_option
+@chain_options
 @json_option
 @click.pass_context
 def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) -> None:
     """List the keys of an organisation and environment."""
 
-    async def work(services: Services) -> list[KeyRecord]:
-        return await services.get(KeyService).keys(Chain(org_id, cast("Environment", environment)))
+    async def work(services: Services) -> tuple[list[KeyRecord], int]:
+        service = services.get(KeyService)
+        if org_id not in [organisation.org_id for organisation in await service.organisations()]:
+            raise NotFound(f"there is no organisation {org_id}")
+        return await service.keys(Chain(org_id, cast("Environment", environment))), services.get(Clock).now_us()
 
-    async def with_time(services: Services) -> tuple[list[KeyRecord], int]:
-        return await work(services), services.get(Clock).now_us()
-
-    keys, now_us = run_in_deployment(ctx, with_time)
+    keys, now_us = run_in_deployment(ctx, work)
     if as_json:
         click.echo(json.dumps([key_record(key) for key in keys]))
         return
@@ -111,7 +119,7 @@ def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) 
 
 
 @keys_group.command("rotate")
-@click.argument("key_id")
+@click.argument("key_id", callback=refuse_bytes)
 @click.option("--grace-seconds", default=0, show_default=True, type=click.IntRange(min=0))
 @json_option
 @click.pass_context
@@ -126,7 +134,7 @@ async def _rotate(key_id: str, grace_s: int, services: Services) -> NewKey:
 
 
 @keys_group.command("revoke")
-@click.argument("key_id")
+@click.argument("key_id", callback=refuse_bytes)
 @json_option
 @click.pass_context
 def revoke_key(ctx: click.Context, key_id: str, as_json: bool) -> None:

@@ -67,6 +67,7 @@ def list_endpoints(ctx: click.Context, org_id: str, environment: str, as_json: b
 
     async def work(services: Services) -> list[dict[str, Any]]:
         chain = Chain(org_id, cast("Environment", environment))
+        await must_exist(chain, services)
         return [_record(services, item) for item in await services.get(StripeEndpoints).of_chain(chain)]
 
     records = run_in_deployment(ctx, work)

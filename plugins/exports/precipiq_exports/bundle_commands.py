@@ -39,11 +39,11 @@ def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_js
         report = verify.check(str(file), expected)
         with verify.Source(str(file)) as source:
             _check_signature(source, report)
-    except (verify.NotABundle, OSError) as error:
+    except (verify.NotABundle, OSError, ValueError) as error:
         reason = verify.printable(str(error))
         if as_json:
             click.echo(json.dumps({"verdict": "could_not_check", "reason": reason}))
-        click.echo(f"could not check: {reason}", err=True)
+        click.echo(f"error: could not check: {reason}", err=True)
         ctx.exit(EXIT_COULD_NOT_CHECK)
     if as_json:
         click.echo(json.dumps(report.document()))
@@ -59,7 +59,7 @@ def _check_signature(source: verify.Source, report: verify.Report) -> None:
         if not isinstance(key, RSAPublicKey):
             raise verify.Malformed("it is not an RSA key")
         key.verify(source.read(verify.SIGNATURE), source.read(verify.MANIFEST), PKCS1v15(), SHA256())
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         report.fail(verify.SIGNATURE, "the signature does not hold by a second implementation (cryptography)")
     else:
         report.held.append("the signature holds by a second implementation (cryptography) too")

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import chain_options, json_option, must_exist, run_in_deployment
+from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
 from precipiq_exports.jobs import FORMATS, Job
 from precipiq_exports.leases import Progress
 from precipiq_exports.models import ExportIn
+from precipiq_exports.output import OutputFile, is_standard_output, open_output
 from precipiq_exports.records import export_record
 from precipiq_exports.runner import ExportRunner
 from precipiq_exports.service import ExportService
@@ -36,13 +37,13 @@ def ledger_group() -> None:
 
 @ledger_group.command("export")
 @chain_options
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="file to write, a ZIP")
+@click.option("--output", type=OutputFile(), required=True, help="file to write, a ZIP; - is standard output")
 @click.option("--start", help="ISO 8601 time of the first entry")
 @click.option("--end", help="ISO 8601 time before which entries end; a bare date includes that day")
 @click.option("--after-seq", type=click.IntRange(min=0), help="entries after this one")
 @click.option("--through-seq", type=click.IntRange(min=0), help="entries up to this one")
-@click.option("--agent-id", help="only decisions of this agent")
-@click.option("--action-type", help="only decisions of this type")
+@click.option("--agent-id", callback=refuse_bytes, help="only decisions of this agent")
+@click.option("--action-type", callback=refuse_bytes, help="only decisions of this type")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="may be repeated [default: both]")
 @json_option
 @click.pass_context
@@ -65,12 +66,15 @@ def export(
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
         raise click.UsageError("; ".join(problems)) from None
+    if as_json and is_standard_output(output):
+        raise click.UsageError("the bundle and --json cannot both go to standard output")
     chain = Chain(org_id, cast("Environment", environment))
     job = run_in_deployment(ctx, partial(_export, chain, wanted, output, not as_json))
     if as_json:
         click.echo(json.dumps(export_record(job)))
     else:
-        click.echo(f"{output}: {job.result['entries']} entries, {job.size_bytes} bytes, sha256 {job.sha256}")
+        text = f"{output}: {job.result['entries']} entries, {job.size_bytes} bytes, sha256 {job.sha256}"
+        click.echo(text, err=is_standard_output(output))
     if not job.result["is_valid"]:
         click.echo("the chain did NOT hold when it was verified: see chain_verification.json in the bundle", err=True)
 
@@ -108,17 +112,12 @@ async def _watch(work: Awaitable[None], progress: Progress, with_bar: bool) -> N
 
 
 async def _write(service: ExportService, job: Job, output: Path) -> None:
-    """Write the file whole or not at all."""
+    """Write the file whole or not at all, where it is a file."""
     assert job.size_bytes is not None
-    part = output.with_name(f"{output.name}.part")
-    try:
-        with part.open("wb") as stream:
-            async with aclosing(service.read(job, 0, job.size_bytes)) as pieces:
-                async for piece in pieces:
-                    stream.write(piece)
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    with open_output(output) as stream:
+        async with aclosing(service.read(job, 0, job.size_bytes)) as pieces:
+            async for piece in pieces:
+                stream.write(piece)
 
 
 @click.group("signing-keys")
@@ -164,7 +163,9 @@ def list_keys(ctx: click.Context, org_id: str, environment: str, as_json: bool) 
     """List the chain's signing keys, newest first."""
 
     async def work(services: Services) -> list[SigningKey]:
-        return await services.get(SigningKeys).of_chain(Chain(org_id, cast("Environment", environment)))
+        chain = Chain(org_id, cast("Environment", environment))
+        await must_exist(chain, services)
+        return await services.get(SigningKeys).of_chain(chain)
 
     keys = run_in_deployment(ctx, work)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import re
 import shutil
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from precipiq_contracts.bundle_store import BUNDLE_NAME
 from precipiq_contracts.errors import InternalError, NotFound, Unavailable
+from precipiq_core.key_files import keep_private, make_folder, sync
 
 PIECE_BYTES = 256 * 1024
 
@@ -66,7 +66,8 @@ class LocalBundles:
 
     def _put(self, path: Path, source: Path) -> None:
         with _unavailable("stored"):
-            _make_folder(path.parent)
+            make_folder(path.parent)
+            keep_private(path.parent)
             try:
                 _make_durable(source)
                 source.replace(path)
@@ -74,13 +75,13 @@ class LocalBundles:
                 if error.errno != errno.EXDEV:
                     raise
                 _copy(source, path)
-            _sync(path.parent)
+            sync(path.parent)
 
     def _delete(self, path: Path) -> None:
         _part_of(path).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             path.unlink()
-            _sync(path.parent)
+            sync(path.parent)
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -134,25 +135,9 @@ def _copy(source: Path, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the folder and its missing parents, durably."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in reversed(new):
-        _sync(path.parent)
-
-
 def _make_durable(path: Path) -> None:
     path.chmod(0o600)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
 
 
 @contextmanager

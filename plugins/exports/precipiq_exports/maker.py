@@ -12,6 +12,7 @@ from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.ledger import ChainAudit, ChainVerdict, Ledger
 from precipiq_contracts.registries import EntryKinds
 from precipiq_core import __version__
+from precipiq_core.key_files import make_folder
 from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, BundleTask, SigningKeyInfo, Table
 from precipiq_exports.bundle_process import run_bundle_worker
 from precipiq_exports.job_store import JobStore, Lease
@@ -74,7 +75,7 @@ class BundleMaker:
         verdict = await self._verify(job.chain, range, progress)
         spec = _spec(job, range, key, verdict, tables, self._options)
         path = self._options.work_folder / job.bundle
-        await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(make_folder, path.parent)
 
         async def sign(digest: bytes) -> bytes:
             return await self._keys.sign(key, digest)

@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 import structlog
@@ -86,10 +86,22 @@ async def serve(
     raise_open_files_limit()
     listening = listening or listen(settings)
     try:
-        async with lifespan:
+        async with _started(lifespan):
             await _serve_on(listening, app, settings, gate=gate, on_ready=on_ready, stop=stop)
     finally:
         listening.close()
+
+
+@asynccontextmanager
+async def _started(lifespan: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
+    """A file or folder that a part cannot have is a start that failed, not a crash."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(lifespan)
+        except OSError as error:
+            what = [str(part) for part in (error.filename, error.strerror or error) if part is not None]
+            raise DeploymentError([": ".join(what)]) from error
+        yield
 
 
 async def _serve_on(

@@ -27,6 +27,7 @@ from precipiq_contracts.clock import format_timestamp
 from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_contracts.ledger import ChainBreak, CheckpointComparison
 from precipiq_contracts.secrets import MasterKey
+from precipiq_core.key_files import keep_private, make_folder
 
 KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
 
@@ -100,14 +101,28 @@ class CheckpointFiles:
     def append(self, checkpoint: Checkpoint) -> None:
         """Add a line, durable on return. Raises ``OSError``."""
         path = self._path(Chain(checkpoint.org_id, checkpoint.environment))  # type: ignore[arg-type]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         line = orjson.dumps(checkpoint) + b"\n"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(descriptor, line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def keep_private(self) -> None:
+        """The folder and its files are for their owner alone, whoever made them."""
+        for path in (self._folder, *self._folder.glob("*.jsonl")):
+            keep_private(path)
+
+    def chains(self) -> set[Chain]:
+        """Those that have a file. Raises ``OSError``."""
+        names = [path.name.rpartition(".jsonl")[0].rpartition(".") for path in self._folder.glob("*.jsonl")]
+        return {
+            Chain(org_id, environment)  # type: ignore[arg-type]
+            for org_id, _, environment in names
+            if environment in ("live", "test") and _FILE_NAME.fullmatch(org_id)
+        }
 
     def newest(self, chain: Chain) -> Checkpoint | None:
         """The last written checkpoint of that chain. Raises ``ValueError`` as :meth:`read` does."""
@@ -125,6 +140,8 @@ class CheckpointFiles:
 
         Raises ``ValueError`` for a line that is no checkpoint.
         """
+        if not _FILE_NAME.fullmatch(chain.org_id):
+            return  # none can have been written
         try:
             stream = self._path(chain).open("rb")
         except FileNotFoundError:

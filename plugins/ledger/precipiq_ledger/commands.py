@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ import orjson
 
 from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import Chain, Environment
-from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.errors import NotFound, PrecipiqError, ValidationFailed
 from precipiq_contracts.ledger import ChainVerdict
 from precipiq_contracts.services import Services
-from precipiq_core.cli.context import chain_options, json_option, run_in_deployment
+from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
+from precipiq_core.cli.outcome import problems_of
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
@@ -26,6 +28,7 @@ EXIT_BROKEN = 1
 EXIT_COULD_NOT_CHECK = 2
 
 _PAGE_ENTRIES = 500
+_SEQ = click.IntRange(1, 2**63 - 1)
 
 
 @click.group("ledger")
@@ -34,35 +37,92 @@ def ledger_group() -> None:
 
 
 @ledger_group.command()
-@chain_options
-@click.option("--from-seq", default=1, show_default=True, help="first entry to check")
+@click.option("--org", "org_id", callback=refuse_bytes, help="the organisation's id")
+@click.option("--env", "environment", type=click.Choice(["live", "test"]))
+@click.option("--all", "every", is_flag=True, help="every chain, in place of --org and --env")
+@click.option("--from-seq", type=_SEQ, default=1, show_default=True, help="first entry to check")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, org_id: str, environment: str, from_seq: int, as_json: bool) -> None:
-    """Verify a chain. Exit code: 0 intact, 1 broken, 2 could not check."""
-    chain = Chain(org_id, cast("Environment", environment))
+def verify(
+    ctx: click.Context, org_id: str | None, environment: str | None, every: bool, from_seq: int, as_json: bool
+) -> None:
+    """Verify a chain, or all of them. Exit code: 0 intact, 1 broken, 2 could not check."""
+    if every and (org_id is not None or environment is not None or from_seq != 1):
+        raise click.UsageError("--all goes without --org, --env and --from-seq")
+    if not every and (org_id is None or environment is None):
+        raise click.UsageError("say which chain, by --org and --env, or --all")
+    asked = None if every else Chain(org_id or "", cast("Environment", environment))
     try:
-        verdict = run_in_deployment(ctx, partial(_verify, chain, from_seq, not as_json))
-    except (PrecipiqError, OSError) as error:
-        if as_json:
-            click.echo(json.dumps({"is_valid": None, "verdict": "could_not_check", "reason": str(error)}))
-        click.echo(f"could not check: {error}", err=True)
-        ctx.exit(EXIT_COULD_NOT_CHECK)
+        found = run_in_deployment(ctx, partial(_verify, asked, from_seq, not as_json))
+    except (PrecipiqError, OSError, UnicodeError) as error:
+        found = [(None, Unverified(error))]
+    documents = [_document(chain, verdict, every) for chain, verdict in found]
     if as_json:
-        click.echo(json.dumps(verdict_record(verdict)))
-    else:
-        _show(verdict)
-    ctx.exit(0 if verdict.is_valid else EXIT_BROKEN)
+        every = every and found[0][0] is not None
+        worst = min(documents, key=lambda document: (document["is_valid"] is True, document["is_valid"] is None))
+        click.echo(json.dumps({"is_valid": worst["is_valid"], "chains": documents} if every else worst))
+    for chain, verdict in found:
+        _show(f"{chain.org_id} {chain.environment}: " if every and chain else "", verdict, as_json)
+    ctx.exit(max(found, key=lambda item: (item[1].exit_code == EXIT_BROKEN, item[1].exit_code))[1].exit_code)
 
 
-async def _verify(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> ChainVerdict:
-    auditor = services.get(LedgerService).store.auditor()
+async def _verify(
+    asked: Chain | None, from_seq: int, with_bar: bool, services: Services
+) -> list[tuple[Chain | None, Verified | Unverified]]:
+    """The verdict on that chain, or on every chain that the store or a checkpoint knows."""
     verifier = services.get(Verifier)
-    if not with_bar:
-        return await verifier.verify(auditor, chain, from_seq)
-    total = await asyncio.to_thread(auditor.last_seq, chain) - from_seq + 1
-    with _bar("verifying", total) as progress:
-        return await verifier.verify(auditor, chain, from_seq, progress=progress)
+    if asked is not None:
+        return [(asked, Verified(await _verify_one(asked, from_seq, with_bar, services)))]
+    chains = {chain async for chain in services.get(LedgerService).store.chains()} | verifier.checkpointed_chains()
+    if not chains:
+        raise NotFound("there is no chain yet")
+    found: list[tuple[Chain | None, Verified | Unverified]] = []
+    for chain in sorted(chains, key=lambda chain: (chain.org_id, chain.environment)):
+        try:
+            found.append((chain, Verified(await _verify_one(chain, 1, with_bar, services))))
+        except (PrecipiqError, OSError) as error:
+            found.append((chain, Unverified(error)))
+    return found
+
+
+async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> ChainVerdict:
+    """Raises ``NotFound`` for a chain of which nothing is known: a misspelt organisation is not intact."""
+    auditor = services.get(LedgerService).store.auditor()
+    last_seq = await asyncio.to_thread(auditor.last_seq, chain)
+    with _bar("verifying", last_seq - from_seq + 1, shown=with_bar) as progress:
+        verdict = await services.get(Verifier).verify(auditor, chain, from_seq, progress=progress)
+    if verdict.is_valid and not last_seq:
+        await must_exist(chain, services)
+    if verdict.is_valid and from_seq > last_seq:
+        raise ValidationFailed(f"there is no entry {from_seq}: the chain ends with entry {last_seq}")
+    return verdict
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A chain about which there is a verdict."""
+
+    verdict: ChainVerdict
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.verdict.is_valid else EXIT_BROKEN
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """A chain that could not be checked, and why."""
+
+    error: Exception
+    exit_code: int = EXIT_COULD_NOT_CHECK
+
+
+def _document(chain: Chain | None, found: Verified | Unverified, is_named: bool) -> dict[str, Any]:
+    name = {"org_id": chain.org_id, "environment": chain.environment} if chain and is_named else {}
+    if isinstance(found, Verified):
+        return {**name, **verdict_record(found.verdict)}
+    reason = "; ".join(problems_of(found.error))
+    return {**name, "is_valid": None, "verdict": "could_not_check", "reason": reason}
 
 
 @contextmanager
@@ -78,20 +138,31 @@ def _bar(what: str, total: int, *, shown: bool = True) -> Iterator[Progress]:
         yield partial(bar.advance, bar.add_task(what, total=max(total, 0)))
 
 
-def _show(verdict: ChainVerdict) -> None:
+def _show(name: str, found: Verified | Unverified, as_json: bool) -> None:
+    """For people; beside a JSON document only why there is no verdict."""
+    if isinstance(found, Unverified):
+        for problem in problems_of(found.error):
+            click.echo(f"error: {name}could not check: {problem}", err=True)
+        return
+    lines = [] if as_json else list(_lines(found.verdict))
+    for line in lines:
+        click.echo(name + line)
+
+
+def _lines(verdict: ChainVerdict) -> Iterator[str]:
     if verdict.broken is None:
-        click.echo(f"intact: {verdict.checked_count} entries, head {verdict.head_seq} {verdict.head_hash}")
-        click.echo(f"verdict: {verdict.verdict}, {verdict.checkpoints.compared_count} checkpoints compared")
+        yield f"intact: {verdict.checked_count} entries, head {verdict.head_seq} {verdict.head_hash}"
+        yield f"verdict: {verdict.verdict}, {verdict.checkpoints.compared_count} checkpoints compared"
     else:
         broken = verdict.broken
-        click.echo(f"BROKEN at entry {broken.seq} ({broken.id or 'no id'}): {broken.code}: {broken.reason}")
+        yield f"BROKEN at entry {broken.seq} ({broken.id or 'no id'}): {broken.code}: {broken.reason}"
     for sentence in verdict.unchecked:
-        click.echo(f"not checked: {sentence}")
+        yield f"not checked: {sentence}"
 
 
 @ledger_group.command()
 @chain_options
-@click.option("--after-seq", default=0, show_default=True, help="entries after this one")
+@click.option("--after-seq", type=click.IntRange(0, _SEQ.max), default=0, show_default=True, help="entries after it")
 @click.option("--output", type=click.File("wb"), default="-", help="file to write [default: standard output]")
 @click.pass_context
 def entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, output: Any) -> None:
@@ -102,14 +173,20 @@ def entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, o
 
 
 async def _write_entries(chain: Chain, after_seq: int, output: Any, services: Services) -> int:
+    await must_exist(chain, services)
     service = services.get(LedgerService)
     head = await service.head(chain)
+    last_seq = head.seq if head else 0
+    if after_seq > last_seq:
+        raise ValidationFailed(f"there is nothing after entry {after_seq}: the chain ends with entry {last_seq}")
     count = 0
-    with _bar("reading", head.seq - after_seq if head else 0, shown=not output.isatty()) as progress:
+    output.write(b"")  # opens it, only now that there is something to write
+    with _bar("reading", last_seq - after_seq, shown=not output.isatty()) as progress:
         while page := await service.read(chain, after_seq, _PAGE_ENTRIES):
             for entry in page:
                 output.write(orjson.dumps(raw_entry(entry)) + b"\n")
             count += len(page)
             progress(len(page))
             after_seq = page[-1].seq
+    output.flush()
     return count

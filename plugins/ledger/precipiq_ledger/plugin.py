@@ -176,6 +176,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         clock = services.get(Clock)
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
         checkpointer.on_head = self._watch.note_head
+        self._files.keep_private()
         await checkpointer.compare_heads()
         background = services.get(Background)
         async with AsyncExitStack() as stack:

@@ -12,7 +12,7 @@ import structlog
 from precipiq_chain.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import EntryAuditor
-from precipiq_contracts.errors import InternalError, Unavailable
+from precipiq_contracts.errors import InternalError, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_contracts.secrets import MasterKey
 from precipiq_core.child_process import ChildProcess, Role
@@ -80,7 +80,9 @@ class Verifier:
         """Check the chain from ``from_seq`` to ``through_seq`` (None: its end).
 
         ``progress`` is called with each number of entries checked.
-        Raises ``Unavailable`` when too many verifications run, or when this one cannot be carried out.
+        Raises ``Unavailable`` when too many verifications run, or when this one cannot be carried out,
+        ``ValidationFailed`` when a chain that is checked to its end ends more than one before ``from_seq``, and no
+        checkpoint names a later entry.
         """
         try:
             async with asyncio.timeout(_WAIT_FOR_A_PLACE_S):
@@ -96,6 +98,8 @@ class Verifier:
         auditor, chain, from_seq = asked.auditor, asked.chain, asked.from_seq
         last_seq = await asyncio.to_thread(auditor.last_seq, chain)
         after = GENESIS
+        if asked.through_seq is None and from_seq > last_seq + 1:
+            return await self._judge_beyond(asked, last_seq)
         if from_seq > 1:
             anchor = await asyncio.to_thread(anchor_at, auditor, chain, from_seq - 1)
             if anchor is None:
@@ -110,6 +114,22 @@ class Verifier:
         else:
             stretch = await self._verify_in_processes(asked, after, last_seq, progress)
         return await self._judge(asked, stretch, last_seq)
+
+    async def _judge_beyond(self, asked: _Range, last_seq: int) -> ChainVerdict:
+        """A range behind the chain's end is no break; a checkpoint from there is."""
+        broken = (await self._compare(asked, last_seq)).broken
+        if broken is None:
+            raise ValidationFailed(details={"from_seq": [f"is beyond the chain's last entry, {last_seq}"]})
+        return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq)
+
+    async def _compare(self, asked: _Range, ends_at: int) -> CheckpointComparison:
+        signer = CheckpointSigner(self._master_key)
+        work = partial(compare, self._files, signer, asked.auditor, asked.chain, ends_at)
+        return await asyncio.to_thread(work, signatures_max=self._limits.checkpoint_signatures_max)
+
+    def checkpointed_chains(self) -> set[Chain]:
+        """The chains that have a checkpoint, whether the store knows them or not."""
+        return self._files.chains()
 
     async def _verify_in_processes(self, asked: _Range, after: Anchor, last_seq: int, progress: Progress) -> Stretch:
         """Split the range; each part trusts the stored hash before it, which the previous part proves."""
@@ -152,8 +172,7 @@ class Verifier:
         checked_to = stretch.last.seq
         if broken is None:
             ends_at = checked_to if asked.through_seq is None else max(checked_to, last_seq)
-            work = partial(compare, self._files, CheckpointSigner(self._master_key), auditor, chain, ends_at)
-            comparison = await asyncio.to_thread(work, signatures_max=self._limits.checkpoint_signatures_max)
+            comparison = await self._compare(asked, ends_at)
             broken = comparison.broken
         else:
             comparison = CheckpointComparison(0, 0, None, None)

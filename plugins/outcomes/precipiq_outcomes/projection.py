@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from precipiq_chain.chain_format import parse_json, parse_statement, split_payload, statement_kind
 from precipiq_contracts.chain import Chain, Entry
@@ -13,7 +13,7 @@ from precipiq_contracts.ledger import Ledger
 from precipiq_outcomes import kinds
 from precipiq_outcomes.fold import Fold, FoldedEntry, Money
 from precipiq_outcomes.links import Link
-from precipiq_outcomes.projection_store import LINKS_CURSOR, ProjectionStore
+from precipiq_outcomes.projection_store import ASIDE_CURSOR, LINKS_CURSOR, ProjectionStore
 from precipiq_outcomes.set_aside import SetAside
 
 _FOLDED = frozenset(
@@ -69,6 +69,24 @@ class Projection:
         await self._store.forget(chain)
         await self._advance(chain, None)
 
+    async def rebuild_aside(self, chain: Chain, through_seq: int) -> Mapping[str, Sequence[tuple[object, ...]]]:
+        """The rows of :meth:`ProjectionStore.snapshot` as entries up to ``through_seq`` make them; the sums stay.
+
+        They are made under a name of no chain, and no cursor or stale estimate shows them to the workers.
+        """
+        aside = Chain(f"{chain.org_id}{_ASIDE}", chain.environment)
+        await self._store.forget_aside(aside)
+        try:
+            cursor = 0
+            while cursor < through_seq:
+                entries = await self._ledger.read(chain, cursor, min(self._batch_entries, through_seq - cursor))
+                if not entries:
+                    break
+                cursor = await self._take(aside, cursor, entries, ASIDE_CURSOR)
+            return (await self._store.snapshot(aside, ASIDE_CURSOR))[1]
+        finally:
+            await asyncio.shield(self._store.forget_aside(aside))
+
     async def _advance(self, chain: Chain, through_seq: int | None) -> None:
         deadline_s = self._clock.monotonic_s() + self._wait_s
         cursor = await self._store.cursor(chain, LINKS_CURSOR)
@@ -86,7 +104,7 @@ class Projection:
                 cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
             await asyncio.sleep(0)
 
-    async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry]) -> int:
+    async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry], cursor_name: str = LINKS_CURSOR) -> int:
         is_long = len(entries) > _INLINE_MAX
         folded, unread = await asyncio.to_thread(_read, entries) if is_long else _read(entries)
         fold = Fold(await self._links_around(chain, folded))
@@ -99,7 +117,9 @@ class Projection:
             money[key] = Money(
                 before.amount + change.amount, before.events + change.events, before.links + change.links
             )
-        await self._store.apply(chain, cursor, entries[-1].seq, changes, money)
+        if cursor_name == ASIDE_CURSOR:
+            changes.stale.clear()
+        await self._store.apply(chain, cursor, entries[-1].seq, changes, money, cursor_name)
         return entries[-1].seq
 
     async def _links_around(self, chain: Chain, entries: Sequence[FoldedEntry]) -> list[Link]:
@@ -111,6 +131,8 @@ class Projection:
         return await self._store.links_of(chain, links, decisions, events)
 
 
+_ASIDE = "~aside"
+"""What no id of an organisation ends with."""
 _INLINE_MAX = 50
 _LINK_KINDS = frozenset((kinds.LINK, kinds.LINK_CONFIRMED, kinds.LINK_REJECTED, kinds.LINK_DELETED))
 

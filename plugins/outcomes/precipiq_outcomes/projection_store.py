@@ -7,13 +7,13 @@ from typing import cast
 
 from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.database import ColumnType, Database, Scalar, Statement
+from precipiq_contracts.database import ColumnType, Database, Row, Scalar, Statement
 from precipiq_outcomes import link_rows
 from precipiq_outcomes.fold import Changes, Money, MoneyKey
 from precipiq_outcomes.json_rows import rows_as_json, texts_in
 from precipiq_outcomes.links import Link
 
-LINKS_CURSOR = "links"
+LINKS_CURSOR, ASIDE_CURSOR = "links", "aside"
 
 TABLES = (
     "outcome_groups",
@@ -117,13 +117,21 @@ class ProjectionStore:
             for row in rows
         }
 
-    async def apply(self, chain: Chain, old: int, new: int, changes: Changes, money: Mapping[MoneyKey, Money]) -> None:
+    async def apply(
+        self,
+        chain: Chain,
+        old: int,
+        new: int,
+        changes: Changes,
+        money: Mapping[MoneyKey, Money],
+        cursor: str = LINKS_CURSOR,
+    ) -> None:
         """Store a batch: entries after ``old`` up to ``new``. ``money``: the new sums.
 
         Raises ``Conflict`` when the cursor is not at ``old`` any more; then nothing was stored.
         """
         statements = [
-            *self._cursor_move(chain, LINKS_CURSOR, old, new),
+            *self._cursor_move(chain, cursor, old, new),
             *self._decisions(chain, changes),
             *self._links(chain, changes),
             *self._money(chain, money),
@@ -138,6 +146,23 @@ class ProjectionStore:
         empty = [Statement(f"DELETE FROM {table} WHERE {_CHAIN}", values) for table in tables]  # noqa: S608
         reset = f"UPDATE outcome_cursors SET seq = 0 WHERE {_CHAIN} AND name = '{LINKS_CURSOR}'"  # noqa: S608
         await self._database.transaction([Statement(reset, values), *empty])
+
+    async def snapshot(self, chain: Chain, cursor: str) -> tuple[int, Mapping[str, Sequence[tuple[Scalar, ...]]]]:
+        """How far the sums of a chain are, and all their rows as they stood then, without the chain's name."""
+        values: dict[str, Scalar] = {**chain_values(chain), "name": cursor}
+        # The row of the cursor is written, so that whoever takes entries in waits until all rows are read.
+        hold = Statement(f"UPDATE outcome_cursors SET seq = seq WHERE {_CHAIN} AND name = :name", values)  # noqa: S608
+        seq = Statement(f"SELECT seq FROM outcome_cursors WHERE {_CHAIN} AND name = :name", values)  # noqa: S608
+        tables = [Statement(f"SELECT * FROM {table} WHERE {_CHAIN}", chain_values(chain)) for table in TABLES]  # noqa: S608
+        _, seqs, *found = await self._database.transaction([hold, seq, *tables])
+        rows = {table: sorted(map(_unnamed, each), key=repr) for table, each in zip(TABLES, found, strict=True)}
+        return (cast("int", seqs[0]["seq"]) if seqs else 0), rows
+
+    async def forget_aside(self, chain: Chain) -> None:
+        """As :meth:`forget`, for what was rebuilt beside a chain's sums: its cursor, too."""
+        await self.forget(chain)
+        sql = f"DELETE FROM outcome_cursors WHERE {_CHAIN} AND name = '{ASIDE_CURSOR}'"  # noqa: S608
+        await self._database.transaction([Statement(sql, chain_values(chain))])
 
     async def dump(self, chain: Chain) -> dict[str, list[tuple[Scalar, ...]]]:
         """All rows of the chain's tables, in one order, to compare kept and rebuilt sums."""
@@ -268,3 +293,8 @@ class ProjectionStore:
             f"FROM ({self._database.select_rows(columns, 'rows')}) AS new WHERE TRUE {conflict}"
         )
         return Statement(sql, {**chain_values(chain), "rows": rows_as_json(rows)})
+
+
+def _unnamed(row: Row) -> tuple[Scalar, ...]:
+    """A row without the chain that it belongs to."""
+    return tuple(row[name] for name in sorted(row) if name not in ("org_id", "environment"))

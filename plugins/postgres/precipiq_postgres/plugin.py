@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
 from precipiq_contracts.database import Database
+from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.registries import Migrations
 from precipiq_contracts.services import Services
@@ -45,7 +46,9 @@ class PostgresPlugin(PluginBase[PostgresConfig], LedgerHooks):
     def provide(self, services: Services) -> None:
         from precipiq_postgres.service import PostgresDatabase
 
-        self._database = PostgresDatabase(self.config)
+        # Commands change no schema, but for the one that is there for it.
+        migrates = self.config.migrate_at_start and services.get(DeploymentInfo).serving
+        self._database = PostgresDatabase(self.config.model_copy(update={"migrate_at_start": migrates}))
         services.provide(Database, self._database)
 
     @hookimpl(optionalhook=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from precipiq_contracts.database import Row
 from precipiq_contracts.errors import Conflict, Unavailable
+from precipiq_core.key_files import keep_private
 
 PAGE_SIZE_BYTES = 4096
 STATEMENTS_CACHED_COUNT = 256
@@ -44,6 +46,7 @@ def open_for_writing(path: Path, busy_timeout_s: float, *, checkpoints: bool = T
 
     ``checkpoints=False``: the server's process alone moves the log into the file. Erased content is overwritten.
     """
+    _keep_private(path)
     connection = sqlite3.connect(
         path,
         timeout=busy_timeout_s,
@@ -65,6 +68,15 @@ def open_for_writing(path: Path, busy_timeout_s: float, *, checkpoints: bool = T
         connection.close()
         raise
     return connection
+
+
+def _keep_private(path: Path) -> None:
+    """The file and those that SQLite keeps beside it are for their owner alone; SQLite says what else is wrong."""
+    with suppress(OSError):
+        # Only a new one is opened here: closing a file gives up all locks that this process has on it.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    for end in ("", "-wal", "-shm"):
+        keep_private(path.with_name(path.name + end))
 
 
 def open_for_reading(path: Path, busy_timeout_s: float) -> sqlite3.Connection:

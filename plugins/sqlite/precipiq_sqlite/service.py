@@ -15,6 +15,7 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, Unavailable
+from precipiq_core.key_files import make_folder
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.connection import open_for_reading, open_for_writing
 from precipiq_sqlite.migrate import migrate, pending_revisions
@@ -32,7 +33,8 @@ log = structlog.get_logger("precipiq.database")
 class SqliteDatabase:
     """See ``precipiq_contracts.database.Database``; also gives drivers the writer and the readers of the file.
 
-    ``checkpoints``: False in every process but the server, which alone moves the log into the file.
+    ``checkpoints``: False in every process but the server, which alone moves the log into the file, and makes and
+    migrates it by itself.
     """
 
     def __init__(self, settings: SqliteConfig, path: Path, *, checkpoints: bool = True) -> None:
@@ -60,7 +62,7 @@ class SqliteDatabase:
 
     def migrate(self, migrations: Sequence[Migration], *, post: bool = True) -> list[str]:
         """See ``MigratedDatabase.migrate``. Safe beside other processes that migrate; takes steps of both phases."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         return migrate(self.path, migrations)
 
     @asynccontextmanager
@@ -82,9 +84,11 @@ class SqliteDatabase:
 
     def _settle_schema(self, migrations: Sequence[Migration]) -> None:
         waiting = pending_revisions(self.path, migrations)
-        if waiting and self.settings.migrate_at_start:
+        if waiting and self.settings.migrate_at_start and self._checkpoints:
             for revision in self.migrate(migrations):
                 log.info("migrated", revision=revision)
+        elif not self._checkpoints and not self.path.exists():
+            raise DeploymentError([f"there is no database {self.path}: start the server, or run `precipiq migrate`"])
         elif waiting:
             raise DeploymentError(
                 [f"the database needs {len(waiting)} migrations ({', '.join(waiting)}): run `precipiq migrate`"]

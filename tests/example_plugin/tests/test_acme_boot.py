@@ -28,6 +28,8 @@ CHAIN = Chain("org_boot", "test")
 
 
 class Console:
+    is_terminal = False
+
     def say(self, text: str) -> None:
         raise AssertionError(text)
 

@@ -35,14 +35,14 @@ class TablePass:
         return self._lines(record)
 
     def csv_lines(self) -> Iterator[bytes]:
-        """RFC 4180, with a header; see ``verify.csv_cell``."""
+        """RFC 4180, with a byte-order mark, by which Excel knows UTF-8, and a header; see ``verify.csv_cell``."""
         table = verify.Table(self.table.kinds, self.table.body_fields, self.table.payload_fields)
 
         def cells(row: Row, redaction_id: str | None) -> bytes:
             before, after = table.csv_row(_slice_entry(row))
             return f"{before}{redaction_id or ''}{after}".encode()
 
-        yield table.csv_header().encode()
+        yield (verify.BYTE_ORDER_MARK + table.csv_header()).encode()
         yield from self._lines(cells)
 
     def _lines(self, line_of: Callable[[Row, str | None], bytes]) -> Iterator[bytes]:

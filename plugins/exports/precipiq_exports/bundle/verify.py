@@ -29,7 +29,10 @@ ENTRIES, CONTEXT, VERIFICATION = "entries.jsonl", "context.jsonl", "chain_verifi
 FIXED_FILES = ("VERIFY.md", "verify.py", ENTRIES, CONTEXT, VERIFICATION, PUBLIC_KEY)
 ALGORITHM = "RSA-2048 PKCS#1 v1.5 SHA-256"
 GENESIS = "0" * 64
-PROBLEMS_MAX = 20
+BYTE_ORDER_MARK = "\ufeff"
+PROBLEMS_MAX, FILES_MAX, SEQ_MAX, DIGITS_MAX = 20, 100, 2**63 - 1, 4300
+LITTER = re.compile(r"(?:.*/)?(?:__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.IGNORECASE | re.DOTALL)
+"""What operating systems leave in folders that somebody looks into."""
 PIECE_BYTES, LINE_BYTES_MAX, SMALL_FILE_BYTES_MAX = 1 << 20, 64 << 20, 16 << 20
 
 STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -96,20 +99,30 @@ class Report:
 
 
 class Source:
-    """The files of a bundle by name: an unpacked folder, or a ZIP file. Raises NotABundle."""
+    """The files of a bundle by name: an unpacked folder, or a ZIP file. Raises NotABundle.
+
+    ``litter``: of operating systems, in a folder. ``trouble``: why an archive is one that readers read differently.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.archive: Optional[zipfile.ZipFile] = None
+        self.litter: List[str] = []
+        self.trouble: Optional[str] = None
         if os.path.isdir(path):
             walk = ((folder, name) for folder, _, names in os.walk(path) for name in names)
-            self.names = [os.path.relpath(os.path.join(*each), path).replace(os.sep, "/") for each in walk]
-        else:
-            try:
-                self.archive = zipfile.ZipFile(path)
-                self.names = self.archive.namelist()
-            except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-                raise NotABundle("%s is neither a folder nor a ZIP file: %s" % (path, error)) from None
+            names = [os.path.relpath(os.path.join(*each), path).replace(os.sep, "/") for each in walk]
+            self.litter = sorted(name for name in names if LITTER.fullmatch(name))
+            self.names = [name for name in names if not LITTER.fullmatch(name)]
+            return
+        if not os.path.isfile(path):
+            raise NotABundle("%s is neither a folder nor a ZIP file: there is no such file" % path)
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except Exception as error:  # zipfile promises no bound to what an altered archive makes it raise
+            raise NotABundle("%s is neither a folder nor a ZIP file: %s" % (path, error)) from None
+        self.names = self.archive.namelist()
+        self.trouble = trouble_of(self.archive)
 
     def __enter__(self) -> "Source":
         return self
@@ -119,7 +132,14 @@ class Source:
             self.archive.close()
 
     def open(self, name: str) -> IO[bytes]:
-        return self.archive.open(name) if self.archive else open(os.path.join(self.path, name), "rb")
+        if self.archive is not None:
+            if self.archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Malformed("it is compressed by a method that bundles do not use")
+            return self.archive.open(name)
+        path = os.path.join(self.path, name)
+        if not os.path.isfile(path):
+            raise Malformed("it is no regular file")
+        return open(path, "rb")
 
     def read(self, name: str, bytes_max: int = SMALL_FILE_BYTES_MAX) -> bytes:
         """All of a small file. Raises Malformed."""
@@ -133,6 +153,29 @@ class Source:
         if len(content) > bytes_max:
             raise Malformed("it is larger than %d bytes" % bytes_max)
         return content
+
+
+def trouble_of(archive: zipfile.ZipFile) -> Optional[str]:
+    """What stands in front of or between an archive's members: some readers would take it for what is in it."""
+    end = 0
+    for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+        gap = member.header_offset - end
+        if gap and not end:
+            return "%d bytes stand in front of its first member" % gap
+        if gap < 0:
+            return "members overlap"
+        if gap not in (0, 12, 16, 20, 24):  # the sizes of a data descriptor
+            return "%d bytes between its members belong to none" % gap
+        head = b""
+        if archive.fp is not None:
+            archive.fp.seek(member.header_offset)
+            head = archive.fp.read(30)
+        if len(head) != 30 or head[:4] != b"PK\3\4":
+            return "a member does not begin where its directory says"
+        name_size, extra_size = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+        end = member.header_offset + 30 + name_size + extra_size + member.compress_size
+    gap = archive.start_dir - end
+    return None if gap in (0, 12, 16, 20, 24) else "%d bytes before its directory belong to no member" % gap
 
 
 class Reader:
@@ -185,7 +228,7 @@ class Reader:
 
     def skip(self, text: str) -> bool:
         """Whether that text comes next; only then it is taken."""
-        wanted = text.encode()
+        wanted = text.encode("utf-8", "surrogatepass")  # half a character is in no file
         self.fill(len(wanted))
         if not self.rest.startswith(wanted, self.at):
             return False
@@ -227,7 +270,23 @@ def refuse_constant(name: str) -> None:
     raise Malformed("%s is not JSON" % name)
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=without_repeats, parse_constant=refuse_constant)
+def bounded_int(text: str) -> int:
+    """Python before 3.11 takes time without bound for one of many digits."""
+    if len(text.lstrip("-")) > DIGITS_MAX:
+        raise Malformed("a number has more than %d digits" % DIGITS_MAX)
+    return int(text)
+
+
+def finite_float(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise Malformed("a number is too large")
+    return number
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=without_repeats, parse_constant=refuse_constant, parse_int=bounded_int, parse_float=finite_float
+)
 DECODE: Callable[[str, int], Tuple[Any, int]] = DECODER.scan_once  # type: ignore[attr-defined]  # what raw_decode calls; raises StopIteration where there is no value
 BAD_JSON = (ValueError, StopIteration, RecursionError)
 
@@ -479,6 +538,8 @@ class Listing:
         self.is_followed = True
 
     def begin(self, report: Report) -> None:
+        if self.is_csv:
+            self.reader.skip(BYTE_ORDER_MARK)  # bundles of before have none
         if self.is_csv and not self.reader.skip(self.table.csv_header()):
             self.lose("row 0", "it does not begin with the names of its columns", report)
 
@@ -562,6 +623,8 @@ class Manifest:
         self.wanted = wanted_of(self.filters)
         self.first_seq: int = self.get("completeness.first_seq", int)
         self.last_seq: int = self.get("completeness.last_seq", int)
+        if not (0 < self.first_seq <= SEQ_MAX and 0 <= self.last_seq <= SEQ_MAX):
+            raise Malformed("its range is none")
         self.key_id: str = self.get("signing_key.key_id", str)
         self.fingerprint: str = self.get("signing_key.fingerprint", str)
         self.algorithm: str = self.get("signing_key.algorithm", str)
@@ -574,9 +637,11 @@ class Manifest:
                 raise Malformed("its list of files is damaged")
             self.files[path] = (sha256, size)
         self.tables: Dict[str, Table] = {}
+        if len(self.files) > FILES_MAX:
+            raise Malformed("it lists more than %d files" % FILES_MAX)
         for name in self.get("tables", dict):
             columns = [self.words("tables.%s.%s" % (name, part)) for part in ("kinds", "body_fields", "payload_fields")]
-            for format in self.words("formats"):
+            for format in self.words("formats")[:FILES_MAX]:
                 self.tables["%s.%s" % (name, format)] = Table(*columns)
         if set(self.files) != {*FIXED_FILES, *self.tables}:
             raise Malformed("its list of files is not that of a bundle with these lists")
@@ -847,36 +912,54 @@ def check(path: str, fingerprint: Optional[str] = None) -> Report:
 
 
 def check_source(source: Source, fingerprint: Optional[str]) -> Report:
-    """As check, for a bundle that is open."""
+    """As check, for a bundle that is open. What nobody foresaw of a bundle fails it: there is always a verdict."""
     report = Report()
+    try:
+        check_bundle(source, fingerprint, report)
+    except NotABundle:
+        raise
+    except Exception as error:
+        report.fail("the bundle", "it cannot be checked to its end: %s: %s" % (type(error).__name__, error))
+    return report
+
+
+def check_bundle(source: Source, fingerprint: Optional[str], report: Report) -> None:
     if MANIFEST not in source.names:
         raise NotABundle("there is no %s in %s" % (MANIFEST, source.path))
+    if source.trouble is not None:
+        report.fail("the archive", source.trouble)
     try:
         raw = source.read(MANIFEST)
     except Malformed as error:
         report.fail(MANIFEST, str(error))
-        return report
+        return
     signed_by = check_signature(source, raw, fingerprint, report)
     try:
         document = document_of(raw)
         if (document.get("format"), document.get("format_version")) != (FORMAT, FORMAT_VERSION):
-            what = "%s %s" % (document.get("format"), document.get("format_version"))
+            what = "%.100s %.100s" % (document.get("format"), document.get("format_version"))
             if not report.problems_count:
                 raise NotABundle("this checks %s %d, not %s" % (FORMAT, FORMAT_VERSION, what))
         manifest = Manifest(document)
     except Malformed as error:
         report.fail(MANIFEST, str(error))
-        return report
+        return
     check_names(source, manifest, report)
     if signed_by is not None and (signed_by, ALGORITHM) != (manifest.fingerprint, manifest.algorithm):
         report.fail(PUBLIC_KEY, "it is not the key that the manifest names: its fingerprint is %s" % signed_by)
     walk = check_contents(source, manifest, report)
-    names = ("export_id", "org_id", "environment", "created_at")
-    report.about = {**{name: document.get(name) for name in names}, "fingerprint": signed_by, "entries": walk.count}
+    for name in ("export_id", "org_id", "environment", "created_at"):
+        value = document.get(name)
+        report.about[name] = value if isinstance(value, str) else None
+    report.about.update(fingerprint=signed_by, entries=walk.count)
     report.about["head"] = None if walk.last is None else {"seq": walk.last.seq, "hash": walk.last.hash}
+    if source.litter:
+        names = ", ".join(source.litter[:PROBLEMS_MAX])
+        more = len(source.litter) - PROBLEMS_MAX
+        names += " and %d more" % more if more > 0 else ""
+        report.not_checked.append("what is not part of the bundle, but was left by an operating system: " + names)
     if not report.problems_count:
         say_what_holds(manifest, walk, fingerprint, report)
-    return report
 
 
 def check_names(source: Source, manifest: Manifest, report: Report) -> None:
@@ -921,7 +1004,8 @@ def say_what_holds(manifest: Manifest, walk: Walk, fingerprint: Optional[str], r
     key = "the key with the fingerprint %s" % manifest.fingerprint
     report.held.append("manifest.json was signed by %s" % key)
     report.held.append(
-        "%d files have the size and SHA-256 that the manifest lists, and there is no other" % len(manifest.files)
+        "%d files have the size and SHA-256 that the manifest lists, and there is no other%s"
+        % (len(manifest.files), " that is part of the bundle" if report.not_checked else "")
     )
     text = "%d entries: each hash is that of its statement, each payload the one that was hashed, %d links hold"
     report.held.append(text % (walk.count, walk.links))
@@ -973,11 +1057,10 @@ def main() -> int:
     asked = arguments.parse_args()
     try:
         report = check(asked.path, None if asked.fingerprint is None else plain_fingerprint(asked.fingerprint))
-    except (NotABundle, OSError) as error:
-        reason = printable(str(error))
-        print(
-            json.dumps({"verdict": "could_not_check", "reason": reason}) if asked.json else "COULD NOT CHECK: " + reason
-        )
+    except Exception as error:  # there is always a verdict
+        reason = printable(str(error) if isinstance(error, (NotABundle, OSError)) else repr(error))
+        verdict = {"verdict": "could_not_check", "reason": reason}
+        print(json.dumps(verdict) if asked.json else "COULD NOT CHECK: " + reason)
         return 2
     for line in [json.dumps(report.document())] if asked.json else report.lines():
         print(line)
