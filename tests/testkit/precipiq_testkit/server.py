@@ -64,6 +64,7 @@ migrate_at_start = true
 
 DEPLOYMENT = _DEPLOYMENT.replace("{database}", _SQLITE)
 
+_KEY = re.compile(r"pq_(?:test|live)_[0-9A-Za-z]{49}")
 _KEY_FILE = re.compile(r"^  key   in (.+)$", re.MULTILINE)
 _ORGANISATION = re.compile(r"organisation (org_[0-9A-Za-z]+)")
 
@@ -215,8 +216,9 @@ class ServerProcess:
     def _find_key(self) -> None:
         text = self.log_text()
         file, organisation = _KEY_FILE.search(text), _ORGANISATION.search(text)
-        if file is not None and organisation is not None:
-            self.key, self.org_id = Path(file.group(1)).read_text().strip(), organisation.group(1)
+        key = _KEY.search(text if file is None else Path(file.group(1)).read_text())  # older versions print it
+        if key is not None and organisation is not None:
+            self.key, self.org_id = key.group(), organisation.group(1)
 
 
 def bound_socket(port: int = 0) -> socket.socket:
