@@ -67,7 +67,7 @@ def test_a_misspelt_organisation_is_told_and_nothing_is_made(shared_server: Serv
     assert "there is no entry of org_nobody" in done.stderr
     wrong = ("ledger", "export", "--org", shared_server.org_id, "--env", "test", "--output", str(output))
     refused = shared_server.run(*wrong, "--start", "2026-02-01", "--end", "2026-01-01", check=False)
-    assert (refused.returncode, "end must be after start" in refused.stderr) == (2, True)
+    assert (refused.returncode, "end: must be after start" in refused.stderr) == (2, True)
 
 
 @on_sqlite

@@ -41,6 +41,7 @@ TASKS = {
     "exports.runner",
     "exports.upkeep",
     "ledger.checkpoints",
+    "ledger.clock",
     "ledger.follower_sweep",
     "ledger.followers",
     "ledger.followers_behind",
@@ -69,9 +70,11 @@ default = "free"
 """
 SETTINGS = {
     "AUTH_KEYS__RATE_LIMIT_REDIS_URL": "redis://127.0.0.1:1/0",  # nobody is there
+    "LEDGER__CLOCK_AHEAD_MAX_S": "1e9",  # the clock stands still, that of PostgreSQL does not
     **dict.fromkeys(
         (
             "LEDGER__CHECKPOINT_INTERVAL_S",
+            "LEDGER__CLOCK_WATCH_INTERVAL_S",
             "LEDGER__FOLLOWER_SWEEP_S",
             "LEDGER__WATCH_POLL_S",
             "AUTH_KEYS__REVOCATION_POLL_S",

@@ -133,7 +133,7 @@ def test_batches_hold_1_to_100_decisions(client: Client, count: int) -> None:
 
 def test_a_decision_over_the_limit_is_refused(client: Client) -> None:
     assert_error(
-        client.http.post("/decisions", json=decision(0, inputs={"text": "x" * 300_000})), 422, "validation_error"
+        client.http.post("/decisions", json=decision(0, inputs={"text": "x" * 300_000})), 413, "payload_too_large"
     )
 
 

@@ -36,7 +36,6 @@ SERVING = {
         "uvloop",
         "wsproto",
     ),
-    *("deprecated", "limits", "packaging", "wrapt"),  # counts of rate limits
 }
 
 # Notes itself where it is told when it ends; standard output stays the command's own.

@@ -45,9 +45,7 @@ class WindowCounter(Protocol):
 class LocalWindows:
     """Counts in this process. ``addresses_max`` bounds each counter: the address counted longest ago leaves first.
 
-    Not with ``limits``: its moving window makes two objects for a hit and several for an address, in a number that
-    nothing bounds; it starts a task for each hit that reads all addresses, in threads; and it does not tell to the
-    end when a place becomes free. Here later hits drop the windows that ended: no timer, no task.
+    Later hits drop the windows that ended: no timer, no task.
     """
 
     def __init__(self, clock: Clock, *, addresses_max: int) -> None:

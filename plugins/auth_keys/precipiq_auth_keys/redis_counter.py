@@ -1,7 +1,6 @@
 """Counters in Redis, for all server processes together; in this process while Redis is out of reach.
 
-One script, one round trip a hit. The storages of ``limits`` tell the end of a window in whole seconds (which
-is no use for windows of one second), and take each process's own time for its moving window.
+One script, one round trip a hit. Times are those of Redis: each process may have another.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-from pydantic import ValidationError
 
 from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
+from precipiq_core.http.validation import parse_body
 from precipiq_exports.jobs import FORMATS, Job
 from precipiq_exports.leases import Progress
 from precipiq_exports.models import ExportIn
@@ -61,11 +61,7 @@ def export(
 
     The bundle can be downloaded from the server as well, until it expires.
     """
-    try:
-        wanted = ExportIn.model_validate({**filters, "formats": list(formats or FORMATS)})
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
-        raise click.UsageError("; ".join(problems)) from None
+    wanted = parse_body(ExportIn, {**filters, "formats": list(formats or FORMATS)})
     if as_json and is_standard_output(output):
         raise click.UsageError("the bundle and --json cannot both go to standard output")
     chain = Chain(org_id, cast("Environment", environment))
