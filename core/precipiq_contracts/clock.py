@@ -18,11 +18,9 @@ class Clock(Protocol):
 
     def now_us(self) -> int:
         """Microseconds since 1970-01-01T00:00:00Z."""
-        ...
 
     def monotonic_s(self) -> float:
         """Seconds from an arbitrary start; never goes back."""
-        ...
 
 
 class Randomness(Protocol):
@@ -30,7 +28,6 @@ class Randomness(Protocol):
 
     def bytes(self, count: int) -> bytes:
         """``count`` bytes fit for secrets."""
-        ...
 
 
 @lru_cache(maxsize=256)

@@ -105,3 +105,10 @@ class MigratedDatabase(Protocol):
         ``post``: also the revisions that servers of the previous version cannot work with; none of those may still run.
         """
         ...
+
+
+@runtime_checkable
+class ClockedDatabase(Protocol):
+    """A ``Database`` on a machine with a clock of its own: its time, in microseconds since the epoch."""
+
+    async def now_us(self) -> int: ...

@@ -103,7 +103,7 @@ def test_migrating_again_changes_nothing_and_locks_nothing(
     postgres: testkit.PostgresDatabase, notes: Migration
 ) -> None:
     everything = (LEDGER, KEYS, notes)
-    assert migrate(postgres, *everything) == ["ledger_0001", "auth_keys_0001", "notes_0001"]
+    assert migrate(postgres, *everything) == ["ledger_0001", "auth_keys_0001", "auth_keys_0002", "notes_0001"]
     before = rights(postgres)
     locks = [f"LOCK TABLE precipiq.{table} IN ROW EXCLUSIVE MODE" for table in tables(postgres)]
     with session(postgres.admin_url, *locks):
@@ -118,7 +118,7 @@ def test_migrations_at_the_same_time_apply_once(postgres: testkit.PostgresDataba
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert sorted(applied) == [[]] * 3 + [["auth_keys_0001", "notes_0001"]]
+    assert sorted(applied) == [[]] * 3 + [["auth_keys_0001", "auth_keys_0002", "notes_0001"]]
 
 
 def test_who_waits_too_long_for_another_migration_is_told(
@@ -130,7 +130,7 @@ def test_who_waits_too_long_for_another_migration_is_told(
         pytest.raises(Unavailable, match="another migration is running"),
     ):
         migrate(postgres, KEYS)
-    assert migrate(postgres, KEYS) == ["auth_keys_0001"]
+    assert migrate(postgres, KEYS) == ["auth_keys_0001", "auth_keys_0002"]
 
 
 _MIGRATING = """
@@ -451,7 +451,7 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
     billing = ("billing_0001", "billing_0002", "billing_0003")
-    names = ("ledger_0001", *billing, "outcomes_0001", "auth_keys_0001", "exports_0001")
+    names = ("ledger_0001", *billing, "outcomes_0001", "auth_keys_0001", "auth_keys_0002", "exports_0001")
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"
     postgres.sql("UPDATE precipiq.alembic_version_ledger SET version_num = 'ledger_9999'")

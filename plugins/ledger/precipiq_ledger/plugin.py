@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
@@ -12,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
-from precipiq_contracts.clock import Clock, Randomness, parse_timestamp
-from precipiq_contracts.database import Database, Migration, Statement
+from precipiq_contracts.clock import Clock, Randomness
+from precipiq_contracts.database import ClockedDatabase, Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
 from precipiq_contracts.errors import DeploymentError
@@ -193,8 +192,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     async def _clock(self, services: Services) -> AsyncIterator[None]:
         """Watch the clock; look once before anything is served."""
         database = services.find(Database)
-        if database is not None and MULTI_WRITER in self._driver.capabilities:
-            self._watch.reference = partial(_now_of, database)
+        if isinstance(database, ClockedDatabase):
+            self._watch.reference = database.now_us
         with suppress(ClockUntrusted):
             await self._watch.look()
         async with self._watch.run(services.get(Background)):
@@ -219,9 +218,3 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     def _of_the_database(self, services: Services) -> str | None:
         owner = services.owners.get(Database)
         return next((name for name, each in self._drivers.owners.items() if each == owner), None)
-
-
-async def _now_of(database: Database) -> int:
-    """The time by the clock of the database's machine, microseconds since the epoch."""
-    rows = await database.fetch(Statement("SELECT CAST(CURRENT_TIMESTAMP AS TEXT) AS now"))
-    return parse_timestamp(str(rows[0]["now"]))

@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 
 from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
 from precipiq_contracts.secret_location import SecretLocation
@@ -146,6 +147,11 @@ class PostgresDatabase:
             return [await fetch_rows(connection, statement) for statement in statements]
 
         return await self.run_in(self.roles.begin_as_system(), work)
+
+    async def now_us(self) -> int:
+        """See ``ClockedDatabase``."""
+        rows = await self.fetch(Statement("SELECT CAST(CURRENT_TIMESTAMP AS TEXT) AS now"))
+        return parse_timestamp(str(rows[0]["now"]))
 
     async def ping(self) -> None:
         """See ``Database.ping``."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tests.system.test_concurrency import *  # noqa: F403
-from tests.system.test_first_use import test_the_key_is_shown_once_and_stored_nowhere as test_the_key_is_shown_once
+from tests.system.test_first_use import (
+    test_the_key_is_in_one_private_file_and_stored_nowhere_else as test_the_key_is_in_one_file,
+)
 from tests.system.test_independent_verifier import test_a_chain_of_every_kind_verifies_without_the_server
 from tests.system.test_sdk import (
     interpreter,
@@ -23,6 +25,6 @@ __all__ = [
     "test_batches_keep_their_order",
     "test_single_decisions_come_back_with_every_value_unchanged",
     "test_the_asynchronous_client_writes_the_same",
-    "test_the_key_is_shown_once",
+    "test_the_key_is_in_one_file",
     "test_tracked_functions_are_recorded_with_their_arguments",
 ]

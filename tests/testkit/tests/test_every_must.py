@@ -26,7 +26,7 @@ TESTS = {
         "test_the_audit_gives_the_stored_bytes",
         "test_batches_give_every_row_of_the_range",
     ],
-    "MUST take, and tell apart, texts of every length up to the bounds above": [
+    "MUST store, and distinguish, texts of every length up to the bounds above": [
         "test_the_longest_keys_are_kept_and_told_apart",
         "test_the_longest_organisation_ids_are_kept_and_told_apart",
         "test_the_longest_kinds_and_actors_are_kept_and_told_apart",
