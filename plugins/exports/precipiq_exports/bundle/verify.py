@@ -135,8 +135,12 @@ class Source:
         if self.archive is not None:
             if self.archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise Malformed("it is compressed by a method that bundles do not use")
-            # A file handle of its own: before Python 3.9 two threads that read members of one archive disturb each other.
-            return zipfile.ZipFile(self.path).open(name)
+            # A file handle of its own: before Python 3.9, threads that read members of one archive disturb each other.
+            archive = zipfile.ZipFile(self.path)
+            try:
+                return archive.open(name)
+            finally:
+                archive.close()  # the member holds the file until it is closed itself
         path = os.path.join(self.path, name)
         if not os.path.isfile(path):
             raise Malformed("it is no regular file")
