@@ -29,7 +29,7 @@ BACKOFF_MAX_S = 60.0
 OVERDUE_MIN_S = 60.0
 _OVERDUE_ROUNDS = 3
 END_S_MAX = 15.0
-"""How long a task may take to end once it is cancelled, and its last step to run: then the process ends without it."""
+"""How long a stop waits for a task that is cancelled, and for its last step; then it goes on without them."""
 
 Pause = Callable[[float, asyncio.Event | None], Awaitable[None]]
 
@@ -159,7 +159,7 @@ class BackgroundTasks:
                 del self._tasks[name]
             if running:
                 task.log.error("a task in the background does not end", task=name, after_s=END_S_MAX)
-            error = None if task.final is None else await _attempt(partial(asyncio.wait_for, task.final(), END_S_MAX))
+            error = None if task.final is None else await _attempt(partial(_finish, task.final))
             if error is not None:
                 self._failed.labels(name).inc()
                 _log_final(task, error)
@@ -208,6 +208,11 @@ class BackgroundTasks:
 def standalone_background() -> BackgroundTasks:
     """For a part that runs outside of an application: its metrics and its readiness are not exposed."""
     return BackgroundTasks(SystemClock(), CollectorRegistry)
+
+
+async def _finish(final: Work) -> None:
+    async with asyncio.timeout(END_S_MAX):
+        await final()
 
 
 async def _attempt(work: Work) -> BaseException | None:

@@ -33,12 +33,6 @@ async def run_lifespans(assembly: Assembly) -> AsyncIterator[None]:
         yield
 
 
-def log_problems(error: DeploymentError) -> None:
-    """A line for each."""
-    for problem in error.problems:
-        log.critical("cannot start", problem=problem)
-
-
 async def _enter(stack: AsyncExitStack, owner: str, part: AbstractAsyncContextManager[object]) -> None:
     async def leave(*exception: Any) -> bool:
         try:

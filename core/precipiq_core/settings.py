@@ -47,7 +47,7 @@ def keys_in(item: ErrorDetails, value: Any) -> Iterator[str]:
     for part in item["loc"]:
         if isinstance(value, list) and isinstance(part, int):
             yield str(part)
-            value = value[part]
+            value = value[part] if part < len(value) else None
         elif isinstance(value, Mapping) and (part in value or item["type"] == "missing"):
             yield str(part)
             value = value.get(part)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from precipiq_billing import deliveries as delivery_module
+from precipiq_billing import registers
 from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import Booking, booking_of
@@ -162,3 +163,36 @@ async def test_a_delivery_that_cannot_be_sealed_holds_up_no_other(
     with pytest.raises(type(error)):
         await taking.seal_left_over()
     assert await total(ledger, chain) == Decimal("-5.00")
+
+
+async def test_an_object_with_more_events_than_one_has_is_not_read_without_bound(
+    deliveries: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of the endpoint's secret can sign any number of events of one charge."""
+    taking, _, ledger = deliveries
+    monkeypatch.setattr(registers, "FACTS_MAX", 5)
+    chain = Chain(f"org_{next(_numbers)}", "test")
+    events = [
+        stripe.event(
+            "charge.refunded", stripe.charge(amount=9_000, refunded=100 * number), created=1_790_000_000 + number
+        )
+        for number in range(1, 9)
+    ]
+    outcomes = [await taking.take(chain, event) for event in events]
+    assert [outcome.processed for outcome in outcomes] == [True] * 6 + [False] * 2
+    assert outcomes[-1].unhandled == "charge.refunded"
+    assert (await taking.take(chain, events[0])).reason == "duplicate event; already processed"
+    assert await total(ledger, chain) == Decimal("-6.00")
+
+
+async def test_more_money_than_an_entry_can_hold_is_not_booked(deliveries: Taking) -> None:
+    taking, _, ledger = deliveries
+    chain = Chain(f"org_{next(_numbers)}", "test")
+    moved = [
+        {"id": f"txn_{number}", "amount": -(10**14), "fee": 0, "net": -(10**14), "currency": "usd"}
+        for number in range(3)
+    ]
+    content = stripe.event("charge.dispute.funds_withdrawn", stripe.dispute(balance_transactions=moved))
+    outcome = await taking.take(chain, content)
+    assert (outcome.processed, outcome.unhandled) == (False, "charge.dispute.funds_withdrawn")
+    assert await total(ledger, chain) == 0

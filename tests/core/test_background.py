@@ -409,3 +409,16 @@ async def test_what_does_not_end_keeps_no_stop_waiting(stuck: str, monkeypatch: 
     assert [line["event"] for line in lines] == [words[stuck]]
     let_go.set()
     await asyncio.sleep(0.05)
+
+
+async def test_a_last_step_that_is_no_coroutine_keeps_no_stop_from_ending() -> None:
+    def fail() -> None:
+        raise KeyError("at once")
+
+    async def nothing() -> None: ...
+
+    background = BackgroundTasks(ManualClock(), CollectorRegistry)
+    with structlog.testing.capture_logs() as lines:
+        async with background("acme.task", nothing, every_s=EVERY_S, failing="it fails", final=fail):  # type: ignore[arg-type]
+            pass
+    assert [line["error"] for line in lines] == ["KeyError"]

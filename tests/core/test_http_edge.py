@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from precipiq_contracts.contribution import Contribution
-from precipiq_contracts.errors import Conflict, DeploymentError, NotFound, Unavailable
+from precipiq_contracts.errors import Conflict, DeploymentError, NotFound, Unavailable, ValidationFailed
+from precipiq_core.edge.error_boundary import ErrorBoundary
 from precipiq_core.http.endpoint import Call, Endpoint, Reply
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.router import build_router
+from precipiq_core.http.validation import RequestModel, parse_body
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.http import http_limits
-from tests.http_site import PAGES, NoteOut, Site
+from tests.http_site import PAGES, Keys, NoteOut, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -219,3 +221,21 @@ def test_two_owners_of_one_path_and_method_fail_the_boot() -> None:
 
     with pytest.raises(DeploymentError, match="GET /page is claimed by both notes and core"):
         build_router([Contribution("notes", endpoint), *PAGES], edge)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/v1/numbers/5", 200), ("/api/v1/numbers/x", 404)])
+async def test_a_path_may_have_a_parameter_that_is_no_text(path: str, status: int) -> None:
+    site = Site()
+    number = Endpoint("GET", "/numbers/{number:int}", site.read, "read", NoteOut, path_parameters={"number": "one"})
+    edge = Edge([Keys()], None, http_limits(100, 0.2, 8, 0.5), ManualClock())
+    site.app = ErrorBoundary(build_router([Contribution("notes", number)], edge))
+    assert (await site.ask("GET", path)).status == status
+
+
+def test_a_value_that_is_missing_in_a_fixed_list_is_named() -> None:
+    class Pair(RequestModel):
+        pair: tuple[int, int]
+
+    with pytest.raises(ValidationFailed) as caught:
+        parse_body(Pair, {"pair": [1]})
+    assert list(caught.value.details or {}) == ["pair.1"]

@@ -207,6 +207,8 @@ def test_all_chains_are_verified_with_those_that_only_checkpoints_know(server: S
     for environment in ("live", "test"):
         assert any(line.startswith(f"{server.org_id} {environment}: intact: ") for line in lines)
 
+    server.stop()  # it signs at its end
+    server.start()
     gone = server.data_dir / "checkpoints" / "org_gone.test.jsonl"
     [some] = gone.parent.glob("*.test.jsonl")
     gone.write_bytes(some.read_bytes())

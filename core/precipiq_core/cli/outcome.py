@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from precipiq_contracts.errors import DeploymentError, PrecipiqError
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 EXIT_NO = 1
 EXIT_CANNOT = 2
@@ -22,6 +26,12 @@ def say_problems(error: Exception) -> int:
         with suppress(OSError):
             click.echo(f"error: {problem}", err=True)
     return EXIT_CANNOT
+
+
+def log_start_failure(log: FilteringBoundLogger, error: Exception) -> None:
+    """A line of that log for each problem that keeps a server from starting."""
+    for problem in problems_of(error):
+        log.critical("cannot start", problem=problem)
 
 
 def problems_of(error: Exception) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from precipiq_core import __version__
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly
 from precipiq_core.cli.context import boot, deployment_of
-from precipiq_core.cli.outcome import EXIT_CANNOT, problems_of
+from precipiq_core.cli.outcome import EXIT_CANNOT, log_start_failure
 from precipiq_core.deployment import Deployment
 from precipiq_core.key_files import keep_private, make_folder
 from precipiq_core.running import run_lifespans
@@ -95,8 +96,7 @@ def _serve(ctx: click.Context, given: Mapping[str, Any], seat: str | None) -> in
         )
         return assembly.services.get(Server).run(site)
     except (PrecipiqError, OSError) as error:
-        for problem in problems_of(error):
-            log.critical("cannot start", problem=problem)
+        log_start_failure(log, error)
         return EXIT_CANNOT
     except Exception as error:
         log.critical("cannot start", problem=f"{type(error).__name__} at boot: see the traceback", exc_info=error)
@@ -106,8 +106,9 @@ def _serve(ctx: click.Context, given: Mapping[str, Any], seat: str | None) -> in
 
 
 def _keep_private(deployment: Deployment) -> None:
-    """The data folder and all in it, unless it is not the server's alone: the deployment file lies in it."""
-    if deployment.data_dir not in deployment.path.parents:
+    """The data folder and all in it, where it is the server's alone: no home, no folder that all users write in."""
+    is_shared = deployment.data_dir in (*deployment.path.parents, Path.home(), *Path.home().parents)
+    if not is_shared and not (deployment.data_dir.is_dir() and deployment.data_dir.stat().st_mode & stat.S_ISVTX):
         make_folder(deployment.data_dir)
         for path in (deployment.data_dir, *deployment.data_dir.rglob("*")):
             keep_private(path)

@@ -85,7 +85,7 @@ class EndpointApp:
         self, principal: Principal | None, credential: Credential | None, scope: AsgiScope, receive: Receive
     ) -> Call[Any, Any]:
         endpoint, headers, path = self._endpoint, scope["headers"], scope.get("path_params", {})
-        if "\x00" in "".join(path.values()):  # no id holds it, and PostgreSQL's texts cannot
+        if any("\x00" in str(value) for value in path.values()):  # no id holds it, and PostgreSQL's texts cannot
             raise NotFound
         query: BaseModel = _NO_QUERY
         if endpoint.query is not AnyQuery and (scope["query_string"] or endpoint.query is not NoQuery):

@@ -27,6 +27,7 @@ DUPLICATE = "duplicate event; already processed"
 NO_AMOUNT = "nothing to book: the amount is 0"
 ALREADY_BOOKED = "nothing to book: another event has told of this amount already"
 FOREIGN = "an older version booked this dispute in another currency: book the difference by API"
+TOO_MUCH = "not booked: more events or more money than one object of Stripe's has"
 TEST_MODE = "an event of Stripe's test mode: this deployment does not book it in the environment live"
 
 _NOTE_DELAY_S = 0.2
@@ -101,6 +102,8 @@ class Deliveries:
         delivery = await self._registers.enter(chain, booking)
         if delivery is NotEntered.FOREIGN:
             return self._pass_over(NotBooked(FOREIGN, booking.cause, booking.cause))
+        if delivery is NotEntered.TOO_MUCH:
+            return self._pass_over(NotBooked(TOO_MUCH, booking.cause, booking.cause))
         if delivery is NotEntered.KNOWN:
             return Outcome(False, DUPLICATE, await self._entry_id(await self._store.get(chain, booking.event_id)))
         entry_id = await self._entry_id(delivery)

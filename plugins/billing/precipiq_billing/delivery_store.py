@@ -100,10 +100,12 @@ class DeliveryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def read_register(self, chain: Chain, register: str, legacy: Mapping[str, int]) -> RegisterState:
+    async def read_register(
+        self, chain: Chain, register: str, legacy: Mapping[str, int], deliveries_max: int
+    ) -> RegisterState:
         """How that register is. ``legacy``: the registers that it takes the place of, each with its sign.
 
-        Of deliveries that older versions stored, those that added something.
+        Of deliveries that older versions stored, those that added something; of all, at most ``deliveries_max``.
         """
         names = {f"register_{index}": name for index, name in enumerate((register, *legacy))}
         among = f"register IN ({', '.join(f':{parameter}' for parameter in names)})"
@@ -116,8 +118,8 @@ class DeliveryStore:
             chain,
             Statement(
                 f"SELECT {_COLUMNS} FROM stripe_deliveries WHERE {among} "  # noqa: S608
-                "AND (told IS NOT NULL OR difference <> 0)",
-                names,
+                "AND (told IS NOT NULL OR difference <> 0) LIMIT :deliveries_max",
+                {**names, "deliveries_max": deliveries_max},
             ),
         )
         known = {str(row["register"]): row for row in registers}

@@ -22,6 +22,10 @@ from precipiq_contracts.errors import Unavailable
 
 _ATTEMPTS_MAX = 100
 _LOCKS = 256
+FACTS_MAX = 1_000
+"""Events of one object that are read for its next; the sender of more is no Stripe, whatever its signature."""
+TOTAL_MAX = 10**14
+"""Minor units: the largest amount that an event can tell, so the largest that the chain takes."""
 
 
 class NotEntered(Enum):
@@ -29,6 +33,7 @@ class NotEntered(Enum):
 
     KNOWN = "that event is stored already"
     FOREIGN = "an older version booked this object in another currency than its money moved in"
+    TOO_MUCH = "more events or more money than one object of Stripe's has"
 
 
 class Registers:
@@ -52,9 +57,12 @@ class Registers:
         # Deliveries of one object to one process wait here rather than compete in the database.
         async with self._locks[hash((chain, booking.register)) % _LOCKS]:
             for _ in range(_ATTEMPTS_MAX):
-                state = await self._store.read_register(chain, booking.register, booking.legacy)
+                state = await self._store.read_register(chain, booking.register, booking.legacy, FACTS_MAX + 1)
                 if any(each.event_id == booking.event_id for each in state.deliveries):
                     return NotEntered.KNOWN
+                if len(state.deliveries) > FACTS_MAX:
+                    is_known = await self._store.get(chain, booking.event_id) is not None
+                    return NotEntered.KNOWN if is_known else NotEntered.TOO_MUCH
                 if _is_foreign(booking, state):
                     return NotEntered.FOREIGN
                 stored = await self._attempt(chain, booking, state)
@@ -64,10 +72,14 @@ class Registers:
                     return NotEntered.KNOWN
         raise Unavailable("too many deliveries of one object at once; try again")
 
-    async def _attempt(self, chain: Chain, booking: Booking, state: RegisterState) -> StoredDelivery | None:
+    async def _attempt(
+        self, chain: Chain, booking: Booking, state: RegisterState
+    ) -> StoredDelivery | NotEntered | None:
         total = booking.resolve(await self._facts(chain, booking, state))
         if total is None:
             total = state.booked
+        if abs(total) > TOTAL_MAX:
+            return NotEntered.TOO_MUCH
         difference = total - state.booked
         delivery = NewDelivery(
             booking.event_id,

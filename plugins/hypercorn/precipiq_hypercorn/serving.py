@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.server import Site
-from precipiq_core.running import log_problems
+from precipiq_core.cli.outcome import log_start_failure
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.hypercorn_config import ServerConfig, tls_context
@@ -206,11 +206,8 @@ def run(
 
     try:
         _run_loop(main())
-    except DeploymentError as error:
-        log_problems(error)
-        return EXIT_START_FAILED
     except PrecipiqError as error:
-        log.critical("cannot start", problem=error.message)
+        log_start_failure(log, error)
         return EXIT_START_FAILED
     except (KeyboardInterrupt, asyncio.CancelledError):
         log.warning("stopped at once")
