@@ -19,7 +19,7 @@ from precipiq_core.system import SystemClock, SystemRandomness
 ROOT = Path(__file__).parents[2]
 OURS = [point for point in installed_plugins() if point.value.startswith("precipiq_")]
 LINES_MAX = 60
-KEEPER_OF = {"ledger": "sqlite"}
+KEEPER_OF = {"ledger": "sqlite", "request_keys": "ledger"}
 """Branch -> the plugin whose page has its tables, where that is another one."""
 
 

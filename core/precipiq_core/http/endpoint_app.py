@@ -15,12 +15,21 @@ from starlette.types import Scope as AsgiScope
 from precipiq_contracts.auth import Authenticator, Principal, RateLimiter, RateState
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.credential import Credential
-from precipiq_contracts.errors import InternalError, NotFound, PrecipiqError, RateLimited, Unavailable, ValidationFailed
+from precipiq_contracts.errors import (
+    InternalError,
+    NotFound,
+    PrecipiqError,
+    RateLimited,
+    RequestError,
+    Unavailable,
+    ValidationFailed,
+)
 from precipiq_core.http.answers import send_own
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
+from precipiq_core.http.request_keys import RequestKeys, request_content
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.http.validation import parse_body, parse_query
 
@@ -35,6 +44,7 @@ class Edge:
     rate_limiter: RateLimiter | None
     http: HttpSettings
     clock: Clock
+    request_keys: RequestKeys | None = None
 
 
 class EndpointApp:
@@ -64,7 +74,7 @@ class EndpointApp:
                         raise RateLimited(retry_after_s=state.retry_after_s)
             call = await self._parse(principal, credential, scope, receive)
             async with asyncio.timeout(self._edge.http.handler_timeout_s):
-                result = await self._endpoint.handler(call)
+                result = await self._act(call)
             if callable(result):
                 await send_own(result, headers, scope, receive, send)
                 return
@@ -107,6 +117,21 @@ class EndpointApp:
             scope,
         )
         return cast("Call[Any, Any]", call)  # a public endpoint's handler needs only a PublicCall
+
+    async def _act(self, call: Call[Any, Any]) -> object:
+        """Call the handler, with the request's ``Idempotency-Key`` bound to this request, unless it was refused."""
+        keys, key, principal = self._edge.request_keys, call.idempotency_key, cast("Principal | None", call.principal)
+        if keys is None or key is None or principal is None:
+            return await self._endpoint.handler(call)
+        name = f"{self._endpoint.method} {self._route} {key}"
+        content = request_content(call.path, call.body, depth_max=self._edge.http.depth_max)
+        is_first = await keys.bind(principal.chain, name, content)
+        try:
+            return await self._endpoint.handler(call)
+        except RequestError:
+            if is_first:
+                await keys.release(principal.chain, name, content)
+            raise
 
     def _answer(self, result: object, request_id: str) -> Answer:
         reply = result if isinstance(result, Reply) else Reply(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from prometheus_client import CollectorRegistry
@@ -22,6 +23,7 @@ from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers
 from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.services import Services
+from precipiq_core.http.request_keys import RequestKeys
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
@@ -32,6 +34,7 @@ from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
+from precipiq_ledger.request_keys import StoredRequestKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
     import click
 
     from precipiq_core.http.endpoint import Endpoint
+
+
+_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
+_TENANT_TABLES: dict[str, tuple[str, str | None]] = {"request_keys": ("org_id", "environment")}
 
 
 class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
@@ -54,6 +61,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         EntryKinds,
         EntryStoreDrivers,
         Followers,
+        RequestKeys,
     )
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
@@ -92,6 +100,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(EntryKinds, self._kinds)
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
+        database = services.find(Database)
+        if database is not None:
+            services.provide(RequestKeys, StoredRequestKeys(database, services.get(MasterKey), clock))
 
     def gather(self, hooks: Hooks, services: Services) -> None:
         """Call the hooks of the ledger, and take the other plugins' drivers, kinds and followers."""
@@ -121,7 +132,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
 
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
-        return getattr(self._driver, "migrations", ())
+        """The driver's, and those of the ledger's own tables where the deployment has a database for them."""
+        own = [] if services.find(Database) is None else [Migration("request_keys", _MIGRATIONS, _TENANT_TABLES)]
+        return [*getattr(self._driver, "migrations", ()), *own]
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:
