@@ -145,12 +145,8 @@ def test_the_keys_of_paths_and_organisations_are_their_own(
     assert post(other, "/decisions", decision(2), key)[1] == "new"
 
 
-def test_nothing_can_be_guessed_from_what_is_stored(
-    client: Client, shared_server: ServerProcess, database: str
-) -> None:
+def test_nothing_can_be_guessed_from_what_is_stored(client: Client, shared_server: ServerProcess) -> None:
     """A redaction erases the payload; its plain hash would let anybody try values until one fits."""
-    if database != "sqlite":
-        return  # the same statements
     key, body = f"k-{uuid4()}", decision(inputs={"pin": 1234})
     post(client, "/decisions", body, key)
     stored = [str(value) for row in shared_server.sql("SELECT name, content FROM request_keys") for value in row]
