@@ -450,16 +450,8 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
-    billing = ("billing_0001", "billing_0002", "billing_0003")
-    names = (
-        "ledger_0001",
-        "request_keys_0001",
-        *billing,
-        "outcomes_0001",
-        "auth_keys_0001",
-        "auth_keys_0002",
-        "exports_0001",
-    )
+    ledger, billing = ("ledger_0001", "request_keys_0001"), ("billing_0001", "billing_0002", "billing_0003")
+    names = (*ledger, *billing, "outcomes_0001", "auth_keys_0001", "auth_keys_0002", "exports_0001")
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"
     postgres.sql("UPDATE precipiq.alembic_version_ledger SET version_num = 'ledger_9999'")
