@@ -71,7 +71,9 @@ def test_everything_about_an_export_stands_in_the_chain(client: Client) -> None:
     assert requested["statement"]["actor"] == downloaded["statement"]["actor"] == record["requested_by"]
     assert created["statement"]["body"]["fingerprint"] == record["signing_key"]["fingerprint"]
     assert completed["statement"]["body"]["export"] == record
-    assert downloaded["statement"]["body"] == {"export_id": record["id"], "sha256": record["sha256"]}
+    [download] = client.data("GET", "/exports/downloads")["items"]
+    body = {"export_id": record["id"], "sha256": record["sha256"], "download_id": download["id"]}
+    assert downloaded["statement"]["body"] == body
     assert client.verify()["is_valid"]
 
 
