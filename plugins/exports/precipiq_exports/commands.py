@@ -16,12 +16,12 @@ from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
+from precipiq_core.cli.output import OutputFile, is_standard_output, open_output
 from precipiq_core.http.validation import parse_body
 from precipiq_exports.downloads import Downloads
 from precipiq_exports.jobs import FORMATS, Job
 from precipiq_exports.leases import Progress
 from precipiq_exports.models import ExportIn
-from precipiq_exports.output import OutputFile, is_standard_output, open_output
 from precipiq_exports.records import export_record
 from precipiq_exports.runner import ExportRunner
 from precipiq_exports.service import ExportService

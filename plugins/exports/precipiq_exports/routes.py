@@ -196,7 +196,7 @@ class PublishedKeys:
             None,
             Answer,
             query=PublishedQuery,
-            errors=("validation_error", "rate_limited", "unavailable"),
+            errors=("rate_limited", "unavailable"),
             absolute=True,
             path_parameters={"org_id": "an organisation's id, as it stands in a bundle's manifest"},
         )
