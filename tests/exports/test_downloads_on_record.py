@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,7 +18,7 @@ import httpx2
 import pytest
 
 from precipiq_testkit.postgres import PostgresDatabase
-from precipiq_testkit.server import ServerProcess
+from precipiq_testkit.server import ServerProcess, running_server
 from tests.system.client import Client
 from tests.system.organisations import organisations
 
@@ -197,6 +199,38 @@ def test_a_revoked_key_resumes_nothing(shared_server: ServerProcess, client: Cli
     client.data("DELETE", f"/api-keys/{made['id']}")
     assert part(other, record, 10).status_code == 401
     assert [download["requests"] for download in downloads(client, record)] == [1]
+
+
+def test_a_download_that_runs_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
+    with running_server(tmp_path, overrides={"PRECIPIQ__SERVER__SOCKET_SEND_BUFFER_BYTES": "4096"}) as server:
+        client = Client(server)
+        for number in range(10):
+            client.decide(number, inputs={"noise": os.urandom(100_000).hex()})
+        record = exported(client)
+        made = client.data("POST", "/api-keys", json={"scopes": ["export"]})
+        received = 0
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            peer.sendall(
+                f"GET /api/v1{path_of(record)} HTTP/1.1\r\nhost: t\r\nx-precipiq-key: {made['key']}\r\n\r\n".encode()
+            )
+            assert peer.recv(12) == b"HTTP/1.1 200"
+            client.data("DELETE", f"/api-keys/{made['id']}")
+            while piece := _next(peer):
+                received += len(piece)
+                time.sleep(0.002)  # a client that is slower than the server looks at keys
+        assert received < record["size"]
+        wait_for(lambda: "its key is not accepted" in server.log_text(), "it is not told")
+        [download] = downloads(client, record)
+        assert download["sent_bytes"] < download["asked_bytes"] == record["size"]
+
+
+def _next(peer: socket.socket) -> bytes:
+    try:
+        return peer.recv(2048)
+    except ConnectionError:
+        return b""
 
 
 def test_a_bundle_that_the_command_writes_is_a_download_of_the_system(
