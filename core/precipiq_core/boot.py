@@ -5,10 +5,12 @@ Opens no socket and no database. Any fault fails the boot; one ``DeploymentError
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -163,6 +165,13 @@ def _collect(
         registry = services.get(capability)
         assert isinstance(registry, Registry)
         _attempt(lambda registry=registry, hook=hook: registry.fill(found.get(hook, ())), problems)
+    for item in found.get("migrations", ()):
+        folder = item.value.location
+        if not isinstance(folder, Path) or not os.path.isdir(folder):  # noqa: PTH112  (Path.is_dir may raise)
+            problems.append(
+                f"plugin {item.owner}, hook migrations: the location of branch {item.value.branch} must be the Path of "
+                f"a folder that exists, not {folder}"
+            )
     services.get(Routes).contributions = found.get("routes", ())
     return found
 

@@ -102,6 +102,8 @@ def test_what_a_hook_must_not_give_is_told(boot_problems: Problems, hook: str, v
         {"output": dict},
         {"output": 5},
         {"errors": "not_found"},
+        {"errors": 5},
+        {"errors": (5,)},
     ],
     ids=str,
 )
@@ -127,6 +129,30 @@ def test_a_template_that_cannot_be_read_is_told(boot: Any, path: str, kind: str)
         Application(boot(giving("routes", given)))
     [problem] = caught.value.problems
     assert "mistaken" in problem
+
+
+@pytest.mark.parametrize("kind", ["absent", "file", "text"])
+def test_migrations_in_a_folder_that_there_is_not_are_told(boot_problems: Problems, tmp_path: Path, kind: str) -> None:
+    folder: Any = tmp_path / "sql"
+    if kind == "file":
+        folder.write_text("")
+    elif kind == "text":
+        folder = str(tmp_path)
+    [problem] = boot_problems(giving("migrations", [Migration("mistaken", folder, {})]))
+    assert problem == (
+        "plugin mistaken, hook migrations: the location of branch mistaken must be the Path of a folder that "
+        f"exists, not {folder}"
+    )
+
+
+def test_an_error_code_that_no_error_has_is_told(boot: Any) -> None:
+    given = [endpoint(errors=("not_found", "no_such")), endpoint(path="/y", absolute=True, errors=("nor_this",))]
+    with pytest.raises(DeploymentError) as caught:
+        Application(boot(giving("routes", lambda: given)))
+    assert caught.value.problems == (
+        "plugin mistaken: GET /api/v1/x names the error code 'no_such' in errors, which no error has",
+        "plugin mistaken: GET /y names the error code 'nor_this' in errors, which no error has",
+    )
 
 
 def test_middleware_that_raises_is_told(boot: Any) -> None:

@@ -42,7 +42,7 @@ def names(*given: str) -> Any:
 def schemas(*given: str) -> Any:
     @hookimpl
     def migrations(self: Any, services: Services) -> Sequence[Migration]:
-        return [Migration(name, Path(name), {}) for name in given]
+        return [Migration(name, Path(__file__).parent, {}) for name in given]
 
     return migrations
 

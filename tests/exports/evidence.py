@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def bundle_of(client: Client, record: dict[str, Any]) -> bytes:
     answer = client.http.get(f"/exports/{record['id']}/download")
     assert answer.status_code == 200, answer.text
     return answer.content
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    """Ask until it is true."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 def members(bundle: bytes) -> dict[str, bytes]:

@@ -40,13 +40,15 @@ def run(server: ServerProcess, line: str, folder: Path, **variables: str) -> sub
 
 
 def test_the_commands_of_the_page_run_as_printed(server: ServerProcess, tmp_path: Path) -> None:
-    ask, look, download, from_command_line, verify, keys = COMMANDS
+    ask, look, download, from_command_line, taken, verify, keys = COMMANDS
     export_id = json.loads(run(server, ask, tmp_path).stdout)["data"]["id"]
     record = ended(Client(server), export_id)
     shown = json.loads(run(server, look, tmp_path, ID=export_id).stdout)["data"]
     assert shown == record
     assert run(server, download, tmp_path, ID=export_id).returncode == 0
     assert (tmp_path / "evidence.zip").stat().st_size == record["size"]
+    [listed] = json.loads(run(server, taken, tmp_path, ID=export_id).stdout)["data"]["items"]
+    assert (listed["requests"], listed["asked_bytes"]) == (1, record["size"])
     fingerprint = record["signing_key"]["fingerprint"]
     assert "VERIFIED" in run(server, verify.replace("HEX", fingerprint), tmp_path).stdout
     assert json.loads(run(server, keys, tmp_path).stdout)["data"]["items"][0]["fingerprint"] == fingerprint

@@ -71,7 +71,9 @@ def test_everything_about_an_export_stands_in_the_chain(client: Client) -> None:
     assert requested["statement"]["actor"] == downloaded["statement"]["actor"] == record["requested_by"]
     assert created["statement"]["body"]["fingerprint"] == record["signing_key"]["fingerprint"]
     assert completed["statement"]["body"]["export"] == record
-    assert downloaded["statement"]["body"] == {"export_id": record["id"], "sha256": record["sha256"]}
+    [download] = client.data("GET", "/exports/downloads")["items"]
+    body = {"export_id": record["id"], "sha256": record["sha256"], "download_id": download["id"]}
+    assert downloaded["statement"]["body"] == body
     assert client.verify()["is_valid"]
 
 
@@ -88,6 +90,21 @@ def test_the_key_that_signed_is_in_the_bundle_and_published_to_everybody(
     assert key == client.data("GET", "/exports/signing-keys")["items"][0]
     assert client.entries()[key["announced_seq"] - 1]["statement"]["body"]["fingerprint"] == key["fingerprint"]
     assert httpx2.get(f"{shared_server.url}/.well-known/precipiq/org_nobody/signing-keys").status_code == 404
+
+
+def test_published_keys_come_page_by_page_to_who_asks_for_pages(shared_server: ServerProcess, client: Client) -> None:
+    for _ in range(3):
+        client.data("POST", "/exports/signing-keys/rotate")
+    url = f"{shared_server.url}/.well-known/precipiq/{client.entries(1)[0]['statement']['org_id']}/signing-keys"
+    whole = httpx2.get(f"{url}?utm_source=mail").json()["data"]
+    assert (whole["items"], whole["next_cursor"]) == (client.data("GET", "/exports/signing-keys")["items"], None)
+    first = httpx2.get(url, params={"limit": 3}).json()["data"]
+    rest = httpx2.get(url, params={"limit": 3, "cursor": first["next_cursor"]}).json()["data"]
+    assert first["items"] + rest["items"] == whole["items"]
+    assert (len(first["items"]), rest["next_cursor"]) == (3, None)
+    for name, value in (("limit", "0"), ("limit", "501"), ("limit", "x"), ("cursor", "x")):
+        refused = httpx2.get(url, params={name: value})
+        assert (refused.status_code, list(refused.json()["error"]["details"])) == (422, [name])
 
 
 def test_a_rotated_key_signs_no_more_and_stays_published(

@@ -7,11 +7,10 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -23,13 +22,12 @@ from tests.effort import rounds
 from tests.system.client import Client, decision
 from tests.system.organisations import organisations
 
-from .evidence import bundle_of, check, ended, restarted
+from .evidence import bundle_of, check, ended, restarted, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 EXPORTS = rounds(6, long=20)
 KILLS = rounds(3, long=6)
-TIMEOUT_S = 60.0
 
 HURRIED = {
     "PRECIPIQ__PLUGINS__EXPORTS__LEASE_S": "1",
@@ -47,13 +45,6 @@ def fill(client: Client, batches: int = 10) -> None:
     for number in range(batches):
         inputs = [{"number": number, "of": index, "padding": "x" * 500} for index in range(100)]
         client.data("POST", "/decisions/batch", json={"decisions": [decision(number, inputs=each) for each in inputs]})
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

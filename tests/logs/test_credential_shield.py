@@ -76,9 +76,18 @@ async def test_the_same_key_twice_is_one_key_but_two_keys_are_none():
     for query, headers in (
         (b"api_key=S", ((b"x-precipiq-key", b"T"),)),
         (b"", ((b"x-precipiq-key", b"S"), (b"x-precipiq-key", b"T"))),
-        (b"api_key=S", ((b"authorization", b"Basic S"),)),
     ):
         assert (await _seen(query, *headers))["precipiq.credential"].reveal() == ""
+
+
+@pytest.mark.parametrize("scheme", [b"Basic S", b"Basic", b"Negotiate x", b""])
+async def test_a_scheme_that_is_not_ours_counts_for_nothing_beside_a_key_in_the_query(scheme):
+    websocket = await _seen(b"api_key=S", (b"authorization", scheme), kind="websocket")
+    assert websocket["precipiq.credential"].reveal() == "S"
+    http = await _seen(b"api_key=S", (b"authorization", scheme))
+    assert (http["precipiq.credential"], http["precipiq.query_credential"].reveal()) == (None, "S")
+    key = await _seen(b"api_key=S", (b"authorization", scheme), (b"x-precipiq-key", b"T"))
+    assert key["precipiq.credential"].reveal() == ""
 
 
 async def test_a_trailing_nul_is_part_of_the_key_and_so_makes_it_wrong():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-import pytest
 from pydantic import BaseModel
 from starlette.routing import Mount, Route
 
 from precipiq_contracts.contribution import Contribution
-from precipiq_contracts.errors import DeploymentError, Gone
+from precipiq_contracts.errors import Gone
 from precipiq_core.http.answers import OwnAnswer
 from precipiq_core.http.endpoint import Endpoint, RawBody
 from precipiq_operations.openapi import openapi_document
@@ -60,13 +59,6 @@ def test_openapi_tells_of_downloads_and_of_a_plugins_own_errors() -> None:
     assert "`own_gone`" in get["responses"]["410"]["description"]
     assert "Content-Range" in get["responses"]["206"]["headers"]
     assert [item["name"] for item in get["parameters"]] == ["Range", "If-Range", "If-None-Match"]
-
-
-def test_openapi_refuses_a_code_that_no_error_has() -> None:
-    endpoint = Endpoint("GET", "/x", Site().read, "read", NoteOut, errors=("own_gnoe",))
-
-    with pytest.raises(DeploymentError, match="'own_gnoe', which no error has"):
-        openapi_document([Contribution("notes", endpoint)], title="t", version="1")
 
 
 def test_openapi_tells_of_pages_with_path_parameters() -> None:

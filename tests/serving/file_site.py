@@ -38,7 +38,10 @@ def content(start: int, end: int) -> bytes:
 
 
 class File:
-    """What is downloaded; remembers what was asked of it. ``failing_at``: the byte where reading fails or hangs."""
+    """What is downloaded; remembers what was asked of it. ``failing_at``: the byte where reading fails or hangs.
+
+    ``refused_at``: no further slice may be sent once so many bytes were read.
+    """
 
     def __init__(self, size_bytes: int = SIZE, *, piece_bytes: int = 100_000, surplus_bytes: int = 0) -> None:
         self.size_bytes = size_bytes
@@ -47,16 +50,26 @@ class File:
         self.failing_at: int | None = None
         self.failure: Exception | None = None
         self.refusal: Exception | None = None
+        self.refused_at: int | None = None
         self.begun: list[int] = []
+        self.ended: list[tuple[int, int]] = []
         self.reads: list[tuple[int, int]] = []
         self.read_bytes = 0
         self.closed = 0
 
     def download(self, http: HttpSettings) -> Download:
         times = Times(http.handler_timeout_s, http.download_stall_timeout_s)
-        return Download(self.size_bytes, self.read, 'a "b"\r\n€.zip', TAG.strip('"'), times, self.begin)
+        return Download(
+            self.size_bytes, self.read, 'a "b"\r\n€.zip', TAG.strip('"'), times, self.begin, self.end, self.may_go_on
+        )
 
-    async def begin(self, start: int) -> None:
+    async def end(self, start: int, sent_bytes: int) -> None:
+        self.ended.append((start, sent_bytes))
+
+    async def may_go_on(self) -> bool:
+        return self.refused_at is None or self.read_bytes < self.refused_at
+
+    async def begin(self, start: int, end: int) -> None:
         self.begun.append(start)
         if self.refusal is not None:
             raise self.refusal

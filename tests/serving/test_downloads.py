@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from precipiq_contracts.errors import Unavailable
+from precipiq_exports.download import SLICE_BYTES
 from tests.serving.file_site import SIZE, TAG, File, content, site
 from tests.serving.test_protocols import client_context, tls_of
 from tests.serving.websocket_peer import Peer, descriptors, left_behind, until
@@ -80,7 +81,7 @@ async def test_a_download_is_whole_and_says_what_it_is(served, tmp_path) -> None
     assert expected.items() <= answer.headers.items()
     assert "x-request-id" in answer.headers
     assert "content-range" not in answer.headers
-    assert (file.reads, file.begun, file.closed) == ([(0, SIZE)], [0], 1)
+    assert (file.reads, file.begun, file.ended, file.closed) == ([(0, SIZE)], [0], [(0, SIZE)], 1)
     line = json.loads(access.getvalue().splitlines()[0])
     assert (line["status"], line["bytes_out"], line["route"]) == (200, SIZE, "/api/v1/file")
 
@@ -106,6 +107,7 @@ async def test_a_range_is_answered_by_that_part(served, tmp_path, asked_for, sta
     assert answer.headers["content-length"] == str(end - start)
     assert answer.headers["etag"] == TAG
     assert (file.reads, file.begun, file.closed) == ([(start, end)], [start], 1)
+    assert file.ended == [(start, end - start)]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,7 @@ async def test_head_says_the_same_and_reads_nothing(served, tmp_path) -> None:
     for answer in (head, whole):
         del answer.headers["date"]
     assert (head.status, head.headers) == (200, whole.headers)
+    assert file.ended == [(0, SIZE)], "of the second"
 
 
 async def test_an_empty_file_is_a_download_too(served, tmp_path) -> None:
@@ -229,7 +232,23 @@ async def test_a_client_that_takes_nothing_is_cut_off(served, tmp_path, certific
         assert (answer.status, answer.is_whole) == (200, False)
         peer.abort()
         assert await left_behind(tasks_before, descriptors_before) == (0, 0)
+        assert [start for start, _ in file.ended] == [0]
+        assert len(answer.body) <= file.ended[0][1] + SLICE_BYTES
     assert file.read_bytes < 2_000_000
+
+
+async def test_a_client_that_may_have_no_more_is_cut_off(served, tmp_path) -> None:
+    file = File(5_000_000)
+    file.refused_at = 200_000
+    async with served(site(tmp_path, file)) as server, asyncio.timeout(WAIT_S):
+        with capture_logs() as lines:
+            peer = await Peer.connected(server.port)
+            peer.send(request())
+            answer = await answer_of(peer)
+        assert (answer.status, answer.is_whole, answer.body) == (200, False, content(0, 100_000))
+        assert (file.ended, file.closed) == ([(0, 100_000)], 1)
+        peer.close()
+    assert ["its key is not accepted" in line["event"] for line in lines if "cut off" in line["event"]] == [True]
 
 
 async def test_a_slow_client_that_goes_on_is_not_cut_off_however_large_the_pieces(served, tmp_path) -> None:
@@ -259,7 +278,8 @@ async def test_when_the_client_leaves_reading_ends(served, tmp_path, hanging) ->
             peer.send(request())
             await peer.reader.readexactly(150_000)
             peer.abort()
-        await until(lambda: file.closed == 3)
+        await until(lambda: len(file.ended) == file.closed == 3)
+        assert all(150_000 - SLICE_BYTES <= sent_bytes <= 50 << 20 for _, sent_bytes in file.ended)
         assert await left_behind(tasks_before, descriptors_before) == (0, 0)
 
 
@@ -273,7 +293,7 @@ async def test_what_fails_on_the_way_is_no_whole_answer_and_an_error_in_the_log(
             peer.send(request())
             answer = await answer_of(peer)
             assert (answer.status, answer.is_whole, answer.body) == (200, False, content(0, 200_000))
-            assert (file.closed, file.begun) == (1, [0])
+            assert (file.closed, file.begun, file.ended) == (1, [0], [(0, 200_000)])
             peer.close()
     assert [line["error"] for line in lines if line["event"] == "request failed"] == ["LateFailure"]
 
@@ -303,7 +323,7 @@ async def test_what_fails_before_the_first_byte_is_answered_as_an_error(served, 
         refused = await asked(server)
     assert [answer.status for answer in (unread, hanging, refused)] == [503, 503, 503]
     assert [b"store" in unread.body, b"took too long" in hanging.body, b"chain" in refused.body] == [True] * 3
-    assert (file.closed, file.begun) == (3, [0])
+    assert (file.closed, file.begun, file.ended) == (3, [0], [])
 
 
 async def test_a_download_that_the_drain_meets_is_cut_at_its_end(served, tmp_path) -> None:

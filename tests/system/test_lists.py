@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.exports.evidence import ended
 from tests.system.client import Client
 
 PREFIX = "/api/v1"
@@ -45,8 +46,10 @@ def client(fresh_client: Client) -> Client:
         client.data("POST", "/links", json=ends | {"correlation_strength": 1, "link_type": "neutral"})
         client.data("POST", "/api-keys", json={})
         client.data("POST", "/exports/signing-keys/rotate")
-        client.data("POST", "/exports", json={"agent_id": "nobody", "formats": ["csv"]})
+        ended(client, client.data("POST", "/exports", json={"agent_id": "nobody", "formats": ["csv"]})["id"])
         client.data("POST", "/integrations/stripe/endpoints", json={"description": f"shop {number}"})
+    for export in client.data("GET", "/exports")["items"]:
+        assert client.http.get(f"/exports/{export['id']}/download").status_code == 200
     return client
 
 
@@ -65,7 +68,7 @@ def test_every_list_takes_a_limit_and_pages_give_what_the_whole_list_gives(clien
         f"{PREFIX}/{name}"
         for name in (
             *("decisions", "ledger/entries", "financial-events", "links", "api-keys"),
-            *("exports", "exports/signing-keys", "integrations/stripe/endpoints"),
+            *("exports", "exports/signing-keys", "exports/downloads", "integrations/stripe/endpoints"),
         )
     }
     for path, parameters in found.items():

@@ -57,6 +57,29 @@ def test_a_scheme_of_a_proxy_counts_for_nothing_beside_a_key(shared_server: Serv
     assert httpx2.get(url, headers=other).status_code == 401
 
 
+@pytest.mark.parametrize("scheme", ["Basic YWRtaW46YWRtaW4=", "Negotiate abc", ""])
+def test_a_scheme_of_a_proxy_counts_for_nothing_beside_a_key_in_the_query(
+    shared_server: ServerProcess, scheme: str
+) -> None:
+    """Browsers can give streams no header, and a proxy in front of them adds its own."""
+
+    def status(path: str, key: str, **headers: str) -> int:
+        url = f"{shared_server.url}{path}?api_key={key}"
+        with httpx2.stream("GET", url, headers={"Authorization": scheme, **headers}) as answer:
+            return answer.status_code
+
+    upgrade = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    for path, open_status, headers in (
+        ("/api/v1/stream", 200, {}),
+        ("/ws/v1/stream", 101, upgrade | {"Connection": "Upgrade"}),
+    ):
+        assert status(path, shared_server.key, **headers) == open_status
+        assert status(path, "wrong", **headers) == 401
+    assert status("/api/v1/ledger/head", shared_server.key) == 401
+    both = {"Authorization": "Bearer another"}
+    assert httpx2.get(f"{shared_server.url}/api/v1/stream?api_key={shared_server.key}", headers=both).status_code == 401
+
+
 @pytest.mark.parametrize(
     "media_type",
     [

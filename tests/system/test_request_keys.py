@@ -117,6 +117,46 @@ def test_another_writing_of_the_same_request_is_the_same(client: Client) -> None
     assert post(client, "/decisions", bare, key)[1] == "replayed"
 
 
+def redactable(client: Client, kind: str) -> str:
+    """The path at which something new is redacted."""
+    if kind == "decisions":
+        return f"/decisions/{client.decide()['decision_id']}/redact"
+    body = an_event(client, named=False) if kind == "financial-events" else a_link(client, named=True)
+    extra: Body = {"metadata": {"name": "x"}} if kind == "financial-events" else {"notes": "x"}
+    return f"/{kind}/{client.data('POST', f'/{kind}', json=body | extra)['id']}/redact"
+
+
+@pytest.mark.parametrize("kind", ["decisions", "financial-events", "links"])
+def test_a_redaction_that_is_asked_for_again_gets_the_first_answer(
+    fresh_client: Client, shared_server: ServerProcess, kind: str
+) -> None:
+    client = fresh_client  # links cause entries later
+    path, key, body = redactable(client, kind), f"k-{uuid4()}", {"reason": "asked"}
+    status, how, first = post(client, path, body, key)
+    assert (status, how) == (200, "new")
+    assert post(client, path, body, key) == (200, "replayed", first)
+    assert post(client, path, body, f"k-{uuid4()}") == (200, "replayed", first)
+    assert post(client, path, {"reason": "other"}, key)[:2] == (409, "idempotency_conflict")
+
+    free = f"k-{uuid4()}"
+    assert post(client, path, {"reason": "other"}, free)[:2] == (409, "already_redacted")
+    assert post(client, path, body)[:2] == (409, "already_redacted")
+    other = Client(shared_server, client.data("POST", "/api-keys", json={"scopes": ["admin"]})["key"])
+    assert post(other, path, body, f"k-{uuid4()}")[:2] == (409, "already_redacted")
+    redactions = [entry for entry in client.entries(500) if entry["statement"]["kind"] == "redaction"]
+    assert [entry["statement"]["seq"] for entry in redactions] == [first["seq"]]
+    assert post(client, redactable(client, kind), {"reason": "another"}, free)[1] == "new", "a refusal binds nothing"
+
+
+def test_of_two_reasons_at_once_one_is_recorded_and_the_other_refused(
+    client: Client, shared_server: ServerProcess
+) -> None:
+    path = redactable(client, "decisions")
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda n: post(Client(shared_server), path, {"reason": f"reason {n}"})[1], range(8)))
+    assert sorted(done) == ["already_redacted"] * 7 + ["new"]
+
+
 def test_one_key_for_two_subjects_of_one_path_is_refused(client: Client) -> None:
     key = f"k-{uuid4()}"
     paths = [f"/decisions/{client.decide()['decision_id']}/redact" for _ in range(2)]
@@ -125,12 +165,15 @@ def test_one_key_for_two_subjects_of_one_path_is_refused(client: Client) -> None
     assert client.data("GET", paths[1].removesuffix("/redact"))["inputs"] is not None
 
 
-def test_of_two_requests_at_once_with_one_key_one_is_recorded(client: Client, shared_server: ServerProcess) -> None:
-    key = f"k-{uuid4()}"
+def test_of_two_requests_at_once_with_one_key_one_is_recorded(
+    fresh_client: Client, shared_server: ServerProcess
+) -> None:
+    client, key = fresh_client, f"k-{uuid4()}"
+    as_client = client.http.headers["X-Precipiq-Key"]
     bodies = [decision(number, external_id=f"d-{uuid4()}") for number in range(8)]
     before = client.data("GET", "/ledger/head")["seq"]
     with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(lambda body: post(Client(shared_server), "/decisions", body, key)[1], bodies))
+        done = list(pool.map(lambda body: post(Client(shared_server, as_client), "/decisions", body, key)[1], bodies))
     assert sorted(done) == ["idempotency_conflict"] * 7 + ["new"]
     assert client.data("GET", "/ledger/head")["seq"] == before + 1
 

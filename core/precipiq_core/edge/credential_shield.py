@@ -39,7 +39,6 @@ class CredentialShield:
 
 def _shield(scope: Scope) -> Scope:
     found: set[bytes] = set()
-    in_query: set[bytes] = set()
     headers = [field for field in scope["headers"] if field[0] not in _HELD_BACK]
     if len(headers) != len(scope["headers"]):
         for name, value in scope["headers"]:
@@ -47,14 +46,11 @@ def _shield(scope: Scope) -> Scope:
                 found.add(_read_key(name, value))
             elif name in _URL_HEADERS:
                 headers.append((name, re.split(rb"[?#;]", value, maxsplit=1)[0]))
-        if len(found) > 1:  # beside a key, a proxy's own scheme counts for nothing
-            found = {presented for presented in found if not presented.startswith(_FOREIGN)}
-    query = scope.get("query_string", b"")
-    if query:
-        in_header = bool(found)
-        query = _remove_keys(query, found)
-        if scope["type"] == "http" and not in_header:
-            in_query, found = found, set()
+    query, in_query = _remove_keys(scope.get("query_string", b""))
+    if len(found | in_query) > 1:  # beside a key, a proxy's own scheme counts for nothing
+        found = {presented for presented in found if not presented.startswith(_FOREIGN)}
+    if scope["type"] != "http" or found:
+        found, in_query = found | in_query, set()
     changed = {**scope, "headers": headers, "query_string": query, "precipiq.credential": _credential(found)}
     if in_query:
         changed["precipiq.query_credential"] = _credential(in_query)
@@ -72,10 +68,11 @@ def _read_key(name: bytes, value: bytes) -> bytes:
     return value
 
 
-def _remove_keys(query: bytes, found: set[bytes]) -> bytes:
-    """The query, byte for byte, except the pairs that hold keys, divided by ``&`` or ``;``."""
+def _remove_keys(query: bytes) -> tuple[bytes, set[bytes]]:
+    """The query, byte for byte, except the pairs that hold keys, divided by ``&`` or ``;``; and these keys."""
+    found: set[bytes] = set()
     if b"key" not in query.lower() and b"%" not in query:
-        return query
+        return query, found
     kept: list[bytes] = []
     pieces = _SEPARATOR.split(query)
     for separator, pair in zip([b"", *pieces[1::2]], pieces[::2], strict=True):
@@ -86,7 +83,7 @@ def _remove_keys(query: bytes, found: set[bytes]) -> bytes:
             kept += (separator, pair)
     if kept:
         kept[0] = b""  # if the first pair was a key, the next one begins the query
-    return b"".join(kept)
+    return b"".join(kept), found
 
 
 def _decode(text: bytes) -> bytes:

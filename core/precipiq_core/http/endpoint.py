@@ -5,7 +5,7 @@ OpenAPI is generated from the same declarations.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args
 
@@ -168,7 +168,7 @@ class Endpoint:
             (self.rate is None or self.rate in get_args(RateGroup), f"the rate is one of {get_args(RateGroup)}"),
             (is_body, "the body is a pydantic model or a RawBody"),
             (is_output, "the output is a pydantic model or the class of an answer"),
-            (not isinstance(self.errors, str), "errors is a tuple of codes"),
+            (_are_codes(self.errors), "errors is a tuple of codes"),
         ):
             if not is_right:
                 raise ValueError(f"{self.method} {self.path}: {problem}")
@@ -181,3 +181,9 @@ class Endpoint:
     def answer(self) -> type[OwnAnswer]:
         """The declaration of the answer; JSON in the envelope has the defaults of ``OwnAnswer``."""
         return OwnAnswer if issubclass(self.output, BaseModel) else self.output
+
+
+def _are_codes(errors: object) -> bool:
+    return (
+        isinstance(errors, Sequence) and not isinstance(errors, str) and all(isinstance(each, str) for each in errors)
+    )

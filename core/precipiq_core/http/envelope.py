@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -102,6 +102,17 @@ def error_answer(error: PrecipiqError) -> Answer:
     if isinstance(error, RangeNotSatisfiable):
         headers += ((b"content-range", b"bytes */%d" % error.size_bytes),)
     return Answer(status_of(type(error)), orjson.dumps({"error": content}), headers)
+
+
+def status_of_code(code: str) -> int | None:
+    """The status of errors of that code, a plugin's own too; None when no error has the code."""
+    return next((status_of(error) for error in _with_leaves(PrecipiqError) if error.code == code), None)
+
+
+def _with_leaves(error: type[PrecipiqError]) -> Iterator[type[PrecipiqError]]:
+    yield error
+    for leaf in error.__subclasses__():
+        yield from _with_leaves(leaf)
 
 
 def status_of(error: type[PrecipiqError]) -> int:

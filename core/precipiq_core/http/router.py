@@ -17,7 +17,7 @@ from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.errors import DeploymentError, NotFound
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.http.endpoint_app import Edge, EndpointApp
-from precipiq_core.http.envelope import DENIAL, JSON_TYPE, STATUS_OF, error_answer, send_answer
+from precipiq_core.http.envelope import DENIAL, JSON_TYPE, STATUS_OF, error_answer, send_answer, status_of_code
 from precipiq_core.http.errors import MethodNotAllowed, UpgradeRequired
 from precipiq_core.http.websocket import WebSocketEndpoint
 
@@ -48,6 +48,11 @@ def build_router(routes: Iterable[Contribution[Endpoint | WebSocketEndpoint | Ba
             continue
         if isinstance(route, Endpoint):
             path = full_path(route)
+            claims.problems += [
+                f"plugin {owner}: {route.method} {path} names the error code {code!r} in errors, which no error has"
+                for code in route.errors
+                if status_of_code(code) is None
+            ]
             methods = {route.method: EndpointApp(route, edge, path)}
             if route.method == "GET" and not route.answer.has_head:
                 headless.add(path)

@@ -113,7 +113,9 @@ class BillingPlugin(PluginBase[BillingConfig]):
         webhooks = StripeWebhooks(self._live, services.get(Deliveries), self._metrics, body_bytes_max=body_bytes_max)
         public_url = services.get(DeploymentInfo).public_url
         return [
-            *FinancialEventRoutes(services.get(FinancialEvents), services.get(HttpSettings)).endpoints(),
+            *FinancialEventRoutes(
+                services.get(FinancialEvents), services.get(Ledger), services.get(HttpSettings)
+            ).endpoints(),
             *webhooks.endpoints(),
             *([] if self._book is None else [self._plan_webhook.endpoint(body_bytes_max)]),
             *PlanRoutes(self._book or UnlimitedPlans()).endpoints(),

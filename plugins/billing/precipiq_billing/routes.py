@@ -9,9 +9,10 @@ from precipiq_billing.kinds import FINANCIAL_EVENT
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
-from precipiq_core.http.redaction import RedactionIn, redaction_record
+from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
 
 _CURSOR = "financial_events"
@@ -21,8 +22,9 @@ _FILTERS = ("source", "event_type", "currency", "external_id", "object_id", "rel
 class FinancialEventRoutes:
     """Handlers of financial events."""
 
-    def __init__(self, events: FinancialEvents, http: HttpSettings) -> None:
+    def __init__(self, events: FinancialEvents, ledger: Ledger, http: HttpSettings) -> None:
         self._events = events
+        self._ledger = ledger
         self._http = http
 
     def endpoints(self) -> Sequence[Endpoint]:
@@ -116,8 +118,6 @@ class FinancialEventRoutes:
         entry = await self._events.get(call.principal.chain, call.path["id"])
         return (await self._events.records(call.principal.chain, [entry]))[0]
 
-    async def redact_financial_event(self, call: Call[RedactionIn, NoQuery]) -> object:
+    async def redact_financial_event(self, call: Call[RedactionIn, NoQuery]) -> Reply:
         """Erase a financial event's metadata for good; the money stays on record, and proven."""
-        event_id, principal = call.path["id"], call.principal
-        entry = await self._events.redact(principal.chain, event_id, call.body.reason, principal.key_id)
-        return {**redaction_record(entry), "financial_event_id": event_id}
+        return await redact(self._ledger, call, FINANCIAL_EVENT, "financial_event_id")

@@ -112,10 +112,6 @@ class FinancialEvents:
                 return None
             before = page.next_before_seq
 
-    async def redact(self, chain: Chain, event_id: str, reason: str, actor: str) -> Entry:
-        """Erase the event's metadata; gives the redaction entry. See ``Ledger.redact``."""
-        return await self._ledger.redact(chain, event_id, FINANCIAL_EVENT, reason, actor)
-
     async def records(self, chain: Chain, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Events as the REST interface shows them."""
         erased = [entry.seq for entry in entries if entry.payload is None]

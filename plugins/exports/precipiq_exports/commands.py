@@ -16,11 +16,12 @@ from precipiq_contracts.chain import SYSTEM, Chain, Environment
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
+from precipiq_core.cli.output import OutputFile, is_standard_output, open_output
 from precipiq_core.http.validation import parse_body
+from precipiq_exports.downloads import Downloads
 from precipiq_exports.jobs import FORMATS, Job
 from precipiq_exports.leases import Progress
 from precipiq_exports.models import ExportIn
-from precipiq_exports.output import OutputFile, is_standard_output, open_output
 from precipiq_exports.records import export_record
 from precipiq_exports.runner import ExportRunner
 from precipiq_exports.service import ExportService
@@ -85,7 +86,7 @@ async def _export(chain: Chain, wanted: ExportIn, output: Path, with_bar: bool, 
     if job.status != "completed":
         reason = job.failure.message if job.failure else "see the lines above; the server goes on with it when it runs"
         raise Unavailable(f"export {job.export_id} is {job.status}: {reason}")
-    await _write(service, job, output)
+    await _write(service, services.get(Downloads), job, output)
     return job
 
 
@@ -107,13 +108,19 @@ async def _watch(work: Awaitable[None], progress: Progress, with_bar: bool) -> N
     task.result()
 
 
-async def _write(service: ExportService, job: Job, output: Path) -> None:
-    """Write the file whole or not at all, where it is a file."""
+async def _write(service: ExportService, downloads: Downloads, job: Job, output: Path) -> None:
+    """Write the file whole or not at all, where it is a file; recorded as a download before its first byte."""
     assert job.size_bytes is not None
-    with open_output(output) as stream:
-        async with aclosing(service.read(job, 0, job.size_bytes)) as pieces:
-            async for piece in pieces:
-                stream.write(piece)
+    written_bytes = 0
+    download = await downloads.begin(job, SYSTEM, 0, job.size_bytes)
+    try:
+        with open_output(output) as stream:
+            async with aclosing(service.read(job, 0, job.size_bytes)) as pieces:
+                async for piece in pieces:
+                    stream.write(piece)
+                    written_bytes += len(piece)
+    finally:
+        await downloads.end(download, 0, written_bytes)
 
 
 @click.group("signing-keys")

@@ -38,6 +38,11 @@ class ExportsConfig(PluginConfig):
     batch_entries: int = Field(1000, ge=10, le=20_000, description="entries read at once")
     compression_level: int = Field(6, ge=1, le=9, description="1 is fastest, 9 is smallest")
     downloads_max: int = Field(50, ge=1, description="downloads that one process serves at the same time")
+    download_session_s: float = Field(
+        21_600.0,
+        ge=1,
+        description="time in which one key's requests for parts of a bundle are one download, with one entry, seconds",
+    )
     public_key_requests_per_minute_max: int = Field(
         60, ge=1, description="requests for published signing keys from one address in any minute"
     )

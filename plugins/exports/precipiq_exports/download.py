@@ -54,8 +54,10 @@ class Download(OwnAnswer):
     """A file, whole or the part that the client asks for.
 
     ``read(start, end)``: the bytes ``start`` <= index < ``end`` in pieces; closed in any case, and not called for HEAD.
-    ``etag``: names exactly these bytes: printable ASCII without quotes. ``on_begin`` gets the index of the first byte
-    once that byte was read and before the status is sent, so its error is the answer; not for HEAD and 304.
+    ``etag``: names exactly these bytes: printable ASCII without quotes. ``on_begin(start, end)`` is awaited once the
+    first of these bytes was read and before the status is sent, so its error is the answer; not for HEAD and 304.
+    After it, ``on_end(start, sent)`` is awaited in any case, with the number of bytes that were sent; it must not
+    raise. ``may_go_on`` is awaited before each slice of the body; False cuts the download off.
 
     Before the status is sent a download raises ``RangeNotSatisfiable``, the errors of ``read`` and ``on_begin``, and
     ``TimeoutError`` when these take longer than the handler may; after it, ``LateFailure``.
@@ -69,7 +71,9 @@ class Download(OwnAnswer):
     file_name: str
     etag: str
     times: Times
-    on_begin: Callable[[int], Awaitable[None]] | None = None
+    on_begin: Callable[[int, int], Awaitable[None]] | None = None
+    on_end: Callable[[int, int], Awaitable[None]] | None = None
+    may_go_on: Callable[[], Awaitable[bool]] | None = None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if _names(_field(scope, b"if-none-match"), self._tag):
@@ -83,13 +87,17 @@ class Download(OwnAnswer):
             async with asyncio.timeout(self.times.handler_timeout_s):
                 first = await anext(pieces, b"")
                 if self.on_begin is not None:
-                    await self.on_begin(part.start)
-            await self._send_part(part, first, pieces, receive, send)
+                    await self.on_begin(part.start, part.end)
+            body = _Body(part.end - part.start, send, self.times.stall_timeout_s, self.may_go_on)
+            try:
+                await self._send_part(body, part, first, pieces, receive)
+            finally:
+                if self.on_end is not None:
+                    await self.on_end(part.start, part.end - part.start - body.missing_bytes)
 
     async def _send_part(
-        self, part: _Part, first: bytes, rest: AsyncIterator[bytes], receive: Receive, send: Send
+        self, body: _Body, part: _Part, first: bytes, rest: AsyncIterator[bytes], receive: Receive
     ) -> None:
-        body = _Body(part.end - part.start, send, self.times.stall_timeout_s)
         try:
             await body.start(part.status, self._headers_of(part))
             async with while_client_stays(receive) as left:
@@ -98,6 +106,8 @@ class Download(OwnAnswer):
                 await body.end()
         except _Stalled:
             log.info("download cut off: its client takes nothing", missing_bytes=body.missing_bytes)
+        except _Refused:
+            log.info("download cut off: its key is not accepted any more", missing_bytes=body.missing_bytes)
         except Exception as error:
             raise LateFailure from error  # the client has the status already, whatever the error
 
@@ -131,13 +141,20 @@ class _Stalled(Exception):
     """The client did not take the sent bytes in time."""
 
 
+class _Refused(Exception):
+    """The client may have no more of the bytes."""
+
+
 class _Body:
     """The body while it is sent. ``missing_bytes``: promised bytes that are not sent yet."""
 
-    def __init__(self, size_bytes: int, send: Send, stall_timeout_s: float) -> None:
+    def __init__(
+        self, size_bytes: int, send: Send, stall_timeout_s: float, may_go_on: Callable[[], Awaitable[bool]] | None
+    ) -> None:
         self.missing_bytes = size_bytes
         self._send = send
         self._stall_timeout_s = stall_timeout_s
+        self._may_go_on = may_go_on
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         await self._send_in_time({"type": "http.response.start", "status": status, "headers": [*headers]})
@@ -156,6 +173,8 @@ class _Body:
     async def _take_piece(self, piece: bytes) -> None:
         for start in range(0, len(piece), SLICE_BYTES):
             part = piece[start : start + SLICE_BYTES]
+            if self._may_go_on is not None and not await self._may_go_on():
+                raise _Refused
             await self._send_in_time({"type": "http.response.body", "body": part, "more_body": True})
             self.missing_bytes -= len(part)
 

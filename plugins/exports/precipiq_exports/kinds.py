@@ -37,7 +37,12 @@ KINDS = (
     ),
     EntryKind(FAILED, "an export was given up", ("export",), event="export.failed", present=present_export),
     EntryKind(CANCELLED, "an export was cancelled", ("export_id",), event="export.cancelled"),
-    EntryKind(DOWNLOADED, "a bundle was downloaded", ("export_id", "sha256"), event="export.downloaded"),
+    EntryKind(
+        DOWNLOADED,
+        "a bundle, or a part of it, was downloaded",
+        ("export_id", "sha256", "download_id"),
+        event="export.downloaded",
+    ),
     EntryKind(DELETED, "a bundle was deleted before it expired", ("export_id", "sha256"), event="export.deleted"),
     EntryKind(KEY_CREATED, "a key that signs evidence was made", _KEY_FIELDS, event="signing_key.created"),
     EntryKind(

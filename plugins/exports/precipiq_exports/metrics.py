@@ -18,13 +18,17 @@ class ExportMetrics:
         self._running = Gauge(
             "precipiq_exports_running", "exports that run now", registry=registry, multiprocess_mode="livesum"
         )
-        self._downloaded = Counter("precipiq_export_downloads", "bundles handed out", registry=registry)
+        self._downloaded = Counter("precipiq_export_downloads", "downloads with an entry", registry=registry)
+        self._sent = Counter("precipiq_export_download_bytes", "bytes of bundles sent", registry=registry)
 
     def count(self, result: str) -> None:
         self._results.labels(result).inc()
 
     def count_download(self) -> None:
         self._downloaded.inc()
+
+    def count_sent(self, sent_bytes: int) -> None:
+        self._sent.inc(sent_bytes)
 
     @contextmanager
     def count_running(self) -> Iterator[None]:

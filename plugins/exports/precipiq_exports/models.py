@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StrictInt, StrictStr, model_validator
 
+from precipiq_core.http.cursors import PageQuery
 from precipiq_core.http.validation import EndMoment, FieldProblem, Moment, RequestModel
 from precipiq_exports.jobs import FORMATS, Format, Request, Status
 
@@ -113,6 +114,36 @@ class ExportList(BaseModel):
     """A page of exports, newest first."""
 
     items: list[ExportOut]
+    next_cursor: str | None
+
+
+class DownloadQuery(PageQuery):
+    """Which downloads to list."""
+
+    export_id: Annotated[str, Field(max_length=100)] | None = Field(None, description="only downloads of this export")
+
+
+class DownloadOut(BaseModel):
+    """A download of a bundle: the requests of one key that share the entry ``entry_seq``.
+
+    ``asked_bytes``: of all its requests, counted before their first byte, so never less than what left. ``sent_bytes``:
+    handed to the connections by requests that have ended.
+    """
+
+    id: str
+    export_id: str
+    key_id: str
+    opened_at: str
+    entry_seq: int
+    requests: int
+    asked_bytes: int
+    sent_bytes: int
+
+
+class DownloadList(BaseModel):
+    """A page of downloads, newest first."""
+
+    items: list[DownloadOut]
     next_cursor: str | None
 
 

@@ -25,6 +25,8 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_exports.command_index import COMMANDS
 from precipiq_exports.config import ExportsConfig
+from precipiq_exports.download_store import DownloadStore
+from precipiq_exports.downloads import Downloads
 from precipiq_exports.job_store import JobStore
 from precipiq_exports.kinds import KINDS
 from precipiq_exports.leases import LeaseKeeper, LeaseObserver
@@ -48,6 +50,7 @@ _TENANT_TABLES = {
     "exports": ("org_id", "environment"),
     "signing_keys": ("org_id", "environment"),
     "export_events": ("org_id", "environment"),
+    "export_downloads": ("org_id", "environment"),
 }
 _OWNER_BYTES = 16
 
@@ -57,7 +60,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
     name = "exports"
     Config = ExportsConfig
-    provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner)
+    provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner, Downloads)
     requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
     optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter, Plans)
 
@@ -109,6 +112,17 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         services.provide(ExportService, service)
         services.provide(SigningKeys, keys)
         services.provide(ExportRunner, runner)
+        services.provide(
+            Downloads,
+            Downloads(
+                DownloadStore(services.get(Database)),
+                ledger,
+                clock,
+                randomness,
+                self._metrics,
+                config.download_session_s,
+            ),
+        )
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -120,8 +134,9 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
 
         keys = services.get(SigningKeys)
         limiter = services.find(AddressLimiter)
-        published = PublishedKeys(keys, limiter, self.config)
-        routes = ExportRoutes(services.get(ExportService), keys, self._metrics, services.get(HttpSettings))
+        http = services.get(HttpSettings)
+        published = PublishedKeys(keys, limiter, self.config, http)
+        routes = ExportRoutes(services.get(ExportService), services.get(Downloads), keys, http, services.get(Clock))
         return [*routes.endpoints(), published.endpoint()]
 
     @hookimpl

@@ -1,10 +1,11 @@
-"""An export in the shape of the contract. Pure."""
+"""An export and its downloads in the shape of the contract. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from precipiq_contracts.clock import format_moment, format_timestamp
+from precipiq_exports.download_store import RecordedDownload
 from precipiq_exports.jobs import Job
 
 
@@ -36,4 +37,18 @@ def export_record(job: Job) -> dict[str, Any]:
         "sha256": job.sha256,
         "signing_key": result.get("signing_key"),
         "error": None if job.failure is None else {"code": job.failure.code, "message": job.failure.message},
+    }
+
+
+def download_record(download: RecordedDownload) -> dict[str, Any]:
+    """A download in the contract's shape; ``key_id`` is ``system`` for the command line."""
+    return {
+        "id": download.download_id,
+        "export_id": download.export_id,
+        "key_id": download.actor,
+        "opened_at": format_timestamp(download.opened_us),
+        "entry_seq": download.entry_seq,
+        "requests": download.requests,
+        "asked_bytes": download.asked_bytes,
+        "sent_bytes": download.sent_bytes,
     }

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from precipiq_contracts.bundle_store import BundleStore
-from precipiq_contracts.chain import Chain, Draft
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, Randomness, uuid7
 from precipiq_contracts.errors import Conflict, IdempotencyConflict, NotFound, Unavailable
 from precipiq_contracts.ledger import Ledger
@@ -128,13 +128,8 @@ class ExportService:
             raise Unavailable(f"the bundle is not where this server looks for it{where}", retry_after_s=30)
         return job
 
-    async def record_download(self, job: Job, actor: str) -> None:
-        """Record a download in the chain. Raises ``Unavailable``: then no byte may be sent."""
-        body = {"export_id": job.export_id, "sha256": job.sha256}
-        await self._ledger.append(job.chain, [Draft(kinds.DOWNLOADED, actor, body)])
-
     async def read(self, job: Job, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of its bundle from ``start`` to before ``end``."""
+        """The bytes of its bundle from ``start`` to before ``end``. ``Downloads.begin`` precedes their leaving."""
         self._downloads += 1
         try:
             async with aclosing(self._bundles.read(job.bundle, start, end)) as pieces:

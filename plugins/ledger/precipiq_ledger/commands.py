@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -20,6 +21,7 @@ from precipiq_contracts.ledger import ChainVerdict
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
 from precipiq_core.cli.outcome import problems_of
+from precipiq_core.cli.output import OutputFile, open_output
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
@@ -163,16 +165,16 @@ def _lines(verdict: ChainVerdict) -> Iterator[str]:
 @ledger_group.command()
 @chain_options
 @click.option("--after-seq", type=click.IntRange(0, _SEQ.max), default=0, show_default=True, help="entries after it")
-@click.option("--output", type=click.File("wb"), default="-", help="file to write [default: standard output]")
+@click.option("--output", type=OutputFile(), default="-", help="file to write [default: standard output]")
 @click.pass_context
-def entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, output: Any) -> None:
+def entries(ctx: click.Context, org_id: str, environment: str, after_seq: int, output: Path) -> None:
     """Write the raw entries of a chain as JSON lines, oldest first."""
     chain = Chain(org_id, cast("Environment", environment))
     count = run_in_deployment(ctx, partial(_write_entries, chain, after_seq, output))
     click.echo(f"{count} entries", err=True)
 
 
-async def _write_entries(chain: Chain, after_seq: int, output: Any, services: Services) -> int:
+async def _write_entries(chain: Chain, after_seq: int, output: Path, services: Services) -> int:
     await must_exist(chain, services)
     service = services.get(LedgerService)
     head = await service.head(chain)
@@ -180,13 +182,14 @@ async def _write_entries(chain: Chain, after_seq: int, output: Any, services: Se
     if after_seq > last_seq:
         raise ValidationFailed(f"there is nothing after entry {after_seq}: the chain ends with entry {last_seq}")
     count = 0
-    output.write(b"")  # opens it, only now that there is something to write
-    with _bar("reading", last_seq - after_seq, shown=not output.isatty()) as progress:
+    with (
+        open_output(output) as stream,
+        _bar("reading", last_seq - after_seq, shown=not stream.isatty()) as progress,
+    ):
         while page := await service.read(chain, after_seq, _PAGE_ENTRIES):
             for entry in page:
-                output.write(orjson.dumps(raw_entry(entry)) + b"\n")
+                stream.write(orjson.dumps(raw_entry(entry)) + b"\n")
             count += len(page)
             progress(len(page))
             after_seq = page[-1].seq
-    output.flush()
     return count

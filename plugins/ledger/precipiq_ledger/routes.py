@@ -12,7 +12,7 @@ from precipiq_contracts.errors import NotFound, ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json, success
-from precipiq_core.http.redaction import RedactionIn, redaction_record
+from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
@@ -145,17 +145,13 @@ class LedgerRoutes:
             raise NotFound
         return (await self._records([entry]))[0]
 
-    async def redact_decision(self, call: Call[RedactionIn, NoQuery]) -> object:
+    async def redact_decision(self, call: Call[RedactionIn, NoQuery]) -> Reply:
         """Erase a decision's payload for good.
 
         Inputs, outputs, alternatives and metadata go, and their salt; the statement, its hash and its links stay
         proven. A redaction entry with the reason takes its place in the chain.
         """
-        chain, decision_id = call.principal.chain, call.path["id"]
-        entry = await self._service.redact(
-            chain, decision_id, records.DECISION, call.body.reason, call.principal.key_id
-        )
-        return {**redaction_record(entry), "decision_id": decision_id}
+        return await redact(self._service, call, records.DECISION, "decision_id")
 
     async def list_entries(self, call: Call[NoBody, models.EntryQueryParameters]) -> object:
         """Read the raw entries of the chain, oldest first: enough to verify it without our help."""

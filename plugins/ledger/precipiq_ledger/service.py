@@ -10,6 +10,7 @@ from precipiq_chain.canonical import Json, NotCanonical
 from precipiq_chain.chain_format import (
     ID_RANDOM_BYTES,
     SALT_BYTES,
+    parse_statement,
     prepare,
     salted_payload_hash,
     seal_entries,
@@ -146,6 +147,9 @@ class LedgerService:
         prepared = self._prepare(chain, [draft])
         entry = await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
         self.on_append(chain)
+        told = parse_statement(entry.statement)
+        if (told.actor, told.body) != (actor, body):  # of a request that was faster
+            raise AlreadyRedacted
         return entry
 
     async def present_decisions(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from precipiq_contracts.contribution import Contribution
 from precipiq_core.http.endpoint import AnyQuery, Endpoint, NoBody, NoQuery, RawBody
+from precipiq_core.http.envelope import status_of_code
 from precipiq_core.http.router import full_path
 from precipiq_core.http.websocket import WebSocketEndpoint
 from precipiq_operations import openapi_parts as parts
@@ -213,7 +214,9 @@ def _download_responses(content: Document) -> Document:
 def _refusals(codes: Sequence[str]) -> Document:
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
-        by_status.setdefault(parts.status_of_code(code), []).append(code)
+        status = status_of_code(code)
+        assert status is not None, "the router refused unknown codes"
+        by_status.setdefault(status, []).append(code)
     return {
         str(status): {
             "description": " or ".join(f"`{code}`" for code in by_status[status]),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeAlias
-
-from precipiq_contracts.errors import DeploymentError, PrecipiqError
-from precipiq_core.http.envelope import status_of
 
 Document: TypeAlias = dict[str, Any]
 
@@ -100,17 +96,3 @@ COMMON_SCHEMAS: Document = {
         },
     },
 }
-
-
-def status_of_code(code: str) -> int:
-    """The status of errors of that code, a plugin's own too. Raises ``DeploymentError`` when no error has the code."""
-    for error in _with_leaves(PrecipiqError):
-        if error.code == code:
-            return status_of(error)
-    raise DeploymentError([f"an endpoint names the code {code!r}, which no error has"])
-
-
-def _with_leaves(error: type[PrecipiqError]) -> Iterator[type[PrecipiqError]]:
-    yield error
-    for leaf in error.__subclasses__():
-        yield from _with_leaves(leaf)

@@ -90,7 +90,7 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
     def routes(self, services: Services) -> Sequence[Endpoint]:
         from precipiq_outcomes.routes import AnalyticsRoutes, LinkRoutes
 
-        links = LinkRoutes(services.get(LinkService), services.get(HttpSettings))
+        links = LinkRoutes(services.get(LinkService), services.get(Ledger), services.get(HttpSettings))
         return [*links.endpoints(), *AnalyticsRoutes(services.get(Analytics)).endpoints()]
 
     @hookimpl

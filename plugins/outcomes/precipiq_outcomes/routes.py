@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.errors import ValidationFailed
+from precipiq_contracts.ledger import Ledger
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
-from precipiq_core.http.redaction import RedactionIn, redaction_record
+from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
 from precipiq_outcomes import models
 from precipiq_outcomes.analytics import Analytics, Range
+from precipiq_outcomes.kinds import LINK
 from precipiq_outcomes.records import link_record
 from precipiq_outcomes.service import LinkService, NewLink
 
@@ -31,8 +33,9 @@ _FILTERS = {
 class LinkRoutes:
     """Handlers of links."""
 
-    def __init__(self, service: LinkService, http: HttpSettings) -> None:
+    def __init__(self, service: LinkService, ledger: Ledger, http: HttpSettings) -> None:
         self._service = service
+        self._ledger = ledger
         self._http = http
 
     def endpoints(self) -> Sequence[Endpoint]:
@@ -139,11 +142,9 @@ class LinkRoutes:
         link = await self._service.reject(principal.chain, call.path["id"], principal.key_id)
         return link_record(principal.chain, link)
 
-    async def redact_link(self, call: Call[RedactionIn, NoQuery]) -> object:
+    async def redact_link(self, call: Call[RedactionIn, NoQuery]) -> Reply:
         """Erase a link's notes for good; the link stays on record, and proven."""
-        link_id, principal = call.path["id"], call.principal
-        entry = await self._service.redact(principal.chain, link_id, call.body.reason, principal.key_id)
-        return {**redaction_record(entry), "link_id": link_id}
+        return await redact(self._ledger, call, LINK, "link_id")
 
 
 class AnalyticsRoutes:

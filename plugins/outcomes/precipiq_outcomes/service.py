@@ -105,10 +105,6 @@ class LinkService:
                 return await self.get(chain, link_id)
         raise Unavailable("others keep changing this link; try again")
 
-    async def redact(self, chain: Chain, link_id: str, reason: str, actor: str) -> Entry:
-        """Erase the link's notes; gives the redaction entry. See ``Ledger.redact``."""
-        return await self._ledger.redact(chain, link_id, kinds.LINK, reason, actor)
-
     async def get(self, chain: Chain, link_id: str) -> Link:
         """Raises ``NotFound``."""
         await self._projection.current(chain)
