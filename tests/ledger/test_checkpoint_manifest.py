@@ -166,6 +166,12 @@ def test_a_folder_of_an_older_version_gets_its_manifest_from_its_files(
     assert found_by(files, clock) == [("CHECKPOINTS_LOST", 3)]
 
 
+def test_a_new_folder_has_no_story_of_a_missing_manifest(manifest: CheckpointManifest, files: CheckpointFiles) -> None:
+    with capture_logs() as lines:
+        write(manifest, files, 3)
+    assert lines == []
+
+
 def other_body(content: bytes) -> bytes:
     return content.replace(b"org_alpha", b"org_gamma")
 

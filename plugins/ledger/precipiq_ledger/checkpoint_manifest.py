@@ -158,7 +158,7 @@ class CheckpointManifest:
         make_folder(self._files.folder)
         with locked(self._files.folder / _LOCK_NAME):
             now_us = self._clock.now_us()
-            before = self._before(now_us)
+            before = self._before(now_us, places)
             records, lost = dict(before.records), []
             for chain in before.records if is_start else places:
                 old = records.get(chain)
@@ -169,19 +169,19 @@ class CheckpointManifest:
             self._replace(Manifest(before.number + 1, before.began_us, started_us, now_us, records))
         return lost
 
-    def _before(self, now_us: int) -> Manifest:
+    def _before(self, now_us: int, places: Mapping[Chain, Place]) -> Manifest:
         """What the next manifest follows on."""
         found, known = self.read(), self._known
         if known is None:
-            return found or Manifest(0, now_us, 0, now_us, self._records_of_files())
+            return found or Manifest(0, now_us, 0, now_us, self._records_of_files(places))
         if found is not None and found.number >= known.number:
             return found
         log.critical("the manifest of the checkpoints was removed or set back; it is written anew", file=FILE_NAME)
         return known if found is None else replace(known, records={**found.records, **known.records})
 
-    def _records_of_files(self) -> dict[Chain, Record]:
+    def _records_of_files(self, written: Mapping[Chain, Place]) -> dict[Chain, Record]:
         """For the first manifest of a folder: it takes the files as they are."""
-        places = {chain: self._files.newest(chain, self._signer) for chain in self._files.chains()}
+        places = {chain: self._files.newest(chain, self._signer) for chain in self._files.chains() - set(written)}
         records = {chain: _record(place) for chain, place in places.items() if place is not None}
         if records:
             log.warning("there was no manifest of the checkpoints; it is made from the files", chains=len(records))
