@@ -99,13 +99,21 @@ class Checkpointer:
             try:
                 head = await self._store.head(chain)
                 self.on_head(chain, head)
-                anchor = await asyncio.to_thread(self._anchor, chain)
+                if head is not None:
+                    await self._compare_at_start(chain, head)
             except (ValueError, OSError):
                 continue  # the rounds tell
-            if anchor is not None and head is not None and anchor.seq > head.seq:
-                self._refuse(chain, _SHORTER, head_seq=head.seq, checkpoint_seq=anchor.seq)
         for chain in sorted(unseen, key=lambda chain: (chain.org_id, chain.environment)):
             log.critical(_MISSING, org_id=chain.org_id, environment=chain.environment)
+
+    async def _compare_at_start(self, chain: Chain, head: Head) -> None:
+        record = self._manifest.record_of(chain)
+        if record is not None and (record.seq, record.hash) == (head.seq, head.hash):
+            self._written[chain] = head.seq
+            return
+        anchor = await asyncio.to_thread(self._anchor, chain)
+        if anchor is not None and anchor.seq > head.seq:
+            self._refuse(chain, _SHORTER, head_seq=head.seq, checkpoint_seq=anchor.seq)
 
     async def write_all(self) -> int:
         """Write a checkpoint of every chain whose head moved since its last one; gives their number.
