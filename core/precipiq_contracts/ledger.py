@@ -16,9 +16,8 @@ class Ledger(EntryReader, Protocol):
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
         """Seal and store drafts, all or none; durable on return.
 
-        Raises ``ValidationFailed`` (not JSON as the chain needs it, unknown kind, too large, a key or name beyond the
-        bounds of ``contracts.entry_store``), ``IdempotencyConflict`` (a known key with other content) and
-        ``Unavailable``.
+        Raises ``ValidationFailed`` (no canonical JSON, unknown kind, too large, texts beyond the bounds of
+        ``entry_store``), ``IdempotencyConflict`` (a known key with other content) and ``Unavailable``.
         """
         ...
 
@@ -42,12 +41,14 @@ class ChainBreak:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointComparison:
-    """The comparison of a chain with its checkpoints. ``newest_seq``: of the newest checkpoint, None without any."""
+    """A chain compared with its checkpoints. ``newest_*``: of the newest that counts; ``findings``: gravest first."""
 
     compared_count: int
     signatures_checked_count: int
     newest_seq: int | None
     broken: ChainBreak | None
+    newest_time: str | None = None
+    findings: tuple[ChainBreak, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

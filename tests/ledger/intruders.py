@@ -19,7 +19,8 @@ import asyncpg
 from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.entry_store import EntryAuditor, EntryStore
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
-from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+from precipiq_ledger.checkpoint_files import CheckpointFiles
+from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_postgres import service as postgres
 from precipiq_postgres.config import PostgresConfig

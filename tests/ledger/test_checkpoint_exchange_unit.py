@@ -53,6 +53,9 @@ class Shared:
     async def keep(self, checkpoint: Checkpoint) -> None:
         self.kept.append(checkpoint.seq)
 
+    async def note(self) -> None:
+        """The real one writes the manifest."""
+
 
 @pytest.fixture
 def shared() -> Shared:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from precipiq_contracts.chain import Chain, Draft, EntryKind, Head
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.background import BackgroundTasks
-from precipiq_ledger.checkpoints import CheckpointFiles
+from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.records import verdict_record
@@ -202,10 +202,10 @@ async def test_a_verdict_says_that_times_are_ahead(machines: Any, tmp_path: Path
         verifier = Verifier(Signing(), CheckpointFiles(tmp_path), limits, machine.watch)
         verdict = await verifier.verify(machine.ledger.store.auditor(), CHAIN)
         assert verdict.is_valid
-        about_times = [each for each in verdict_record(verdict)["unchecked"] if "times" in each]
+        about_times = [each for each in verdict_record(verdict, machine.clock.now_us())["unchecked"] if "times" in each]
         assert len(about_times) == doubts
     assert about_times == []
-    assert verdict_record(verdict)["is_valid"]
+    assert verdict_record(verdict, machine.clock.now_us())["is_valid"]
 
 
 class Signing:

@@ -12,7 +12,7 @@ from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.system import SystemRandomness
 from precipiq_ledger import verifier as verifier_module
-from precipiq_ledger.checkpoints import CheckpointFiles
+from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.clock import ManualClock

@@ -115,7 +115,7 @@ class Copy:
 
     @property
     def checkpoint_file(self) -> Path:
-        [path] = (self.server.data_dir / "checkpoints").iterdir()
+        [path] = (self.server.data_dir / "checkpoints").glob("*.jsonl")
         return path
 
     @property
@@ -229,15 +229,28 @@ def test_a_forged_checkpoint_exits_1(copy: Callable[..., Copy]) -> None:
     assert (code, place(document)) == (1, (LAST, "CHECKPOINT_FORGED"))
 
 
-def test_without_checkpoints_the_verdict_says_that_nothing_speaks_for_the_chain(copy: Callable[..., Copy]) -> None:
+def test_a_young_chain_without_any_folder_of_checkpoints_is_unanchored(copy: Callable[..., Copy]) -> None:
     copied = copy({})
-    copied.checkpoint_file.unlink()
-    if copied.server.postgres is not None:  # where nodes give each other their checkpoints
-        copied.intrude("DELETE FROM ledger_checkpoints")
+    shutil.rmtree(copied.server.data_dir / "checkpoints")
     code, document = copied.verify()
     assert (code, document["is_valid"], document["verdict"]) == (0, True, "unanchored")
-    assert document["checkpoints"] == {"compared": 0, "signatures_checked": 0, "newest_seq": None}
+    assert document["checkpoints"] == {
+        "compared": 0,
+        "signatures_checked": 0,
+        "newest_seq": None,
+        "newest_time": None,
+        "newest_age_s": None,
+        "findings": [],
+    }
     assert any("no checkpoint" in sentence for sentence in document["unchecked"])
+
+
+def test_a_removed_file_of_checkpoints_exits_1(copy: Callable[..., Copy]) -> None:
+    copied = copy({})
+    copied.checkpoint_file.unlink()
+    code, document = copied.verify()
+    assert (code, document["verdict"], place(document)) == (1, "failed", (LAST, "CHECKPOINTS_LOST"))
+    assert "what to do: restore the file" in copied.server.run(*copied.verification, check=False).stdout
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

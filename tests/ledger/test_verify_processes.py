@@ -18,7 +18,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
 from precipiq_core.master_key import derive_key
-from precipiq_ledger.checkpoints import CheckpointFiles
+from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +91,7 @@ class Slow:
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from precipiq_ledger.checkpoints import CheckpointFiles
+from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.verifier import Verifier
 from test_verify_processes import CHAIN, IN_PROCESSES, Slow, KnownKey
 

@@ -107,6 +107,7 @@ class CheckpointExchange:
                 await self._take(str(row["line"]))
                 place = {name: row[name] for name in place}  # type: ignore[misc]
             self._fetched_until_us = max(self._fetched_until_us, int(place["shared_us"]))
+        await self._checkpointer.note()
 
     async def _take(self, line: str) -> None:
         try:

@@ -1,47 +1,78 @@
-"""Signs a checkpoint of every chain that moved, at an interval: into the file, and into the log as a first witness."""
+"""Signs a checkpoint of every chain that moved, at an interval: into the file, and into the log as a first witness.
+
+It signs nothing that contradicts what it signed before, and nothing over a break that is known.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from typing import cast
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
-from precipiq_contracts.chain import Chain, Environment, Head
+from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_ledger.checkpoints import Checkpoint, CheckpointFiles, CheckpointSigner
+from precipiq_ledger.checkpoint_files import CheckpointFiles, Place, UnnameableChain
+from precipiq_ledger.checkpoint_manifest import CheckpointManifest, ManifestRefused
+from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 
 log = structlog.get_logger("precipiq.ledger")
 
 _REMEMBERED_CHAINS_MAX = 100_000
+_SHORTER = "chain is shorter than a checkpoint saw it: its tail was cut or an old copy restored"
+_REWRITTEN = "chain was rewritten: it does not extend its newest checkpoint, and gets no other"
+_BROKEN = "chain has a known break: it gets no checkpoint"
+_UNNAMEABLE = "rows of a chain that no organisation can have: it gets no checkpoint"
+_MISSING = "a chain that has checkpoints is not in the database: its entries were deleted or another copy restored"
+_LOST = "a chain's file of checkpoints was removed or cut"
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """The newest checkpoint that this installation signed for a chain."""
+
+    seq: int
+    hash: str
 
 
 class Checkpointer:
     """Writes checkpoints while the deployment serves, and once more when it stops.
 
     ``on_signed`` is called with each checkpoint that this node signed, ``on_head`` with each head that it reads.
+    ``may_sign`` says of a chain whether no break of it is known; it is asked, on the event loop, before each signature.
     """
 
     def __init__(
-        self, store: EntryStore, signer: CheckpointSigner, files: CheckpointFiles, clock: Clock, interval_s: float
+        self,
+        store: EntryStore,
+        signer: CheckpointSigner,
+        files: CheckpointFiles,
+        manifest: CheckpointManifest,
+        clock: Clock,
+        interval_s: float,
     ) -> None:
+        self.signer = signer
         self._store = store
-        self._signer = signer
         self._files = files
+        self._manifest = manifest
         self._clock = clock
         self._interval_s = interval_s
         self._written: dict[Chain, int] = {}
+        self._refused: dict[Chain, str] = {}
+        self._unnoted: dict[Chain, Place] = {}
         self._writing = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
         self.on_head: Callable[[Chain, Head | None], object] = lambda chain, head: None
+        self.may_sign: Callable[[Chain], bool] = lambda chain: True
 
-    def run(self, background: Background) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def run(self, background: Background) -> AsyncIterator[None]:
         """Write while the context is entered, and once more at its end."""
-        return background(
+        task: AbstractAsyncContextManager[None] = background(
             "ledger.checkpoints",
             self.write_all,
             every_s=self._interval_s,
@@ -50,45 +81,113 @@ class Checkpointer:
             round_s_max=LONG_ROUND_S_MAX,
             final=self.write_all,
         )
+        with self._manifest.serving():
+            async with task:
+                yield
+
+    async def start(self) -> None:
+        """Compare files, manifest and database before anything is served; the log tells what is wrong."""
+        try:
+            self._tell_lost(await asyncio.to_thread(self._manifest.start))
+        except ManifestRefused as error:
+            self._tell_refused_manifest(error)
+        except OSError as error:
+            log.error("the manifest of the checkpoints is not written", error=str(error))
+        unseen = await asyncio.to_thread(self._manifest.chains)
+        async for chain in self._store.chains():
+            unseen.discard(chain)
+            try:
+                head = await self._store.head(chain)
+                self.on_head(chain, head)
+                if head is not None:
+                    await self._compare_at_start(chain, head)
+            except (ValueError, OSError):
+                continue  # the rounds tell
+        for chain in sorted(unseen, key=lambda chain: (chain.org_id, chain.environment)):
+            log.critical(_MISSING, org_id=chain.org_id, environment=chain.environment)
+
+    async def _compare_at_start(self, chain: Chain, head: Head) -> None:
+        record = self._manifest.record_of(chain)
+        if record is not None and (record.seq, record.hash) == (head.seq, head.hash):
+            self._written[chain] = head.seq
+            return
+        anchor = await asyncio.to_thread(self._anchor, chain)
+        if anchor is not None and anchor.seq > head.seq:
+            self._refuse(chain, _SHORTER, head_seq=head.seq, checkpoint_seq=anchor.seq)
 
     async def write_all(self) -> int:
         """Write a checkpoint of every chain whose head moved since its last one; gives their number.
 
         Raises the first error at the end: a chain whose file is broken keeps no other from its checkpoint.
         """
+        return await self._write_those(self._store.chains())
+
+    async def write_for(self, chains: Iterable[Chain]) -> int:
+        """The same for these chains."""
+
+        async def given() -> AsyncIterator[Chain]:
+            for chain in chains:
+                yield chain
+
+        return await self._write_those(given())
+
+    async def _write_those(self, chains: AsyncIterator[Chain]) -> int:
         count = 0
         failure: Exception | None = None
-        async for chain in self._store.chains():
-            head = await self._store.head(chain)
-            self.on_head(chain, head)
-            if head is None or self._written.get(chain) == head.seq:
-                continue
-            if len(self._written) >= _REMEMBERED_CHAINS_MAX:
-                self._written.clear()
+        async for chain in chains:
             try:
-                count += await self._write(chain, head)
+                count += await self._look_at(chain)
+            except UnnameableChain as error:
+                self._refuse(chain, _UNNAMEABLE, reason=str(error))
             except Exception as error:  # noqa: BLE001  (raised below)
                 failure = failure or error
-                continue
-            self._written[chain] = head.seq
+        await self.note()
         if failure is not None:
             raise failure
         return count
 
+    async def _look_at(self, chain: Chain) -> bool:
+        head = await self._store.head(chain)
+        self.on_head(chain, head)
+        if head is None or self._written.get(chain) == head.seq:
+            return False
+        is_signed = await self._write(chain, head)
+        if chain not in self._refused:
+            if len(self._written) >= _REMEMBERED_CHAINS_MAX:
+                self._written.clear()
+            self._written[chain] = head.seq
+        return is_signed
+
     async def keep(self, checkpoint: Checkpoint) -> None:
-        """Write another node's checkpoint, unless this node holds one at least as new."""
-        chain = Chain(checkpoint.org_id, cast("Environment", checkpoint.environment))
+        """Write another node's checkpoint, unless this node holds one at least as new. Call :meth:`note` afterwards."""
+        chain = checkpoint.chain
         async with self._writing:
-            newest = await asyncio.to_thread(self._files.newest, chain)
-            if newest is None or newest.seq < checkpoint.seq:
-                await asyncio.to_thread(self._files.append, checkpoint)
+            anchor = await asyncio.to_thread(self._anchor, chain)
+            if anchor is None or anchor.seq < checkpoint.seq:
+                self._unnoted[chain] = await asyncio.to_thread(self._files.append, checkpoint)
+
+    async def note(self) -> None:
+        """Put what was written into the manifest. Raises ``OSError``."""
+        async with self._writing:
+            places = dict(self._unnoted)
+            if not places:
+                return
+            try:
+                self._tell_lost(await asyncio.to_thread(self._manifest.note, places))
+            except ManifestRefused as error:
+                self._tell_refused_manifest(error)
+            self._unnoted.clear()
 
     async def _write(self, chain: Chain, head: Head) -> bool:
         async with self._writing:
-            checkpoint = await self._next(chain, head)
-            if checkpoint is None:
+            anchor = await asyncio.to_thread(self._anchor, chain)
+            if not await self._may_follow(chain, head, anchor):
                 return False
-            await asyncio.to_thread(self._files.append, checkpoint)
+            self._refused.pop(chain, None)
+            if anchor is not None and anchor.seq >= head.seq:
+                return False  # another node or process signed this head
+            checkpoint = self.signer.sign(chain, head, self._clock.now_us())
+            self._unnoted[chain] = await asyncio.to_thread(self._files.append, checkpoint)
         self.on_signed(chain, checkpoint)
         log.info(
             "checkpoint",
@@ -102,35 +201,51 @@ class Checkpointer:
         )
         return True
 
-    async def _next(self, chain: Chain, head: Head) -> Checkpoint | None:
-        """A checkpoint of that head, unless this node holds one."""
-        newest = await asyncio.to_thread(self._files.newest, chain)
-        if newest is not None and newest.seq > head.seq:
-            head = await self._store.head(chain) or head  # another node may have signed since
-        if newest is not None and newest.seq > head.seq:
-            self._warn_of_rollback(chain, head, newest.seq)
-            return None
-        if newest is not None and (newest.seq, newest.hash) == (head.seq, head.hash):
-            return None
-        return self._signer.sign(chain, head, self._clock.now_us())
+    def _anchor(self, chain: Chain) -> _Anchor | None:
+        """From the file or the manifest, whichever is newer. Blocks."""
+        place = self._files.newest(chain, self.signer)
+        record = self._manifest.record_of(chain)
+        if record is not None and (place is None or place.checkpoint.seq < record.seq):
+            return _Anchor(record.seq, record.hash)
+        return None if place is None else _Anchor(place.checkpoint.seq, place.checkpoint.hash)
 
-    async def compare_heads(self) -> None:
-        """Compare the heads at the start; log an error when a chain is shorter than in a checkpoint."""
-        async for chain in self._store.chains():
-            newest = None
-            with suppress(ValueError):
-                newest = await asyncio.to_thread(self._files.newest, chain)
-            head = await self._store.head(chain)
-            self.on_head(chain, head)
-            if newest is not None and head is not None and newest.seq > head.seq:
-                self._warn_of_rollback(chain, head, newest.seq)
+    async def _may_follow(self, chain: Chain, head: Head, anchor: _Anchor | None) -> bool:
+        """Whether a checkpoint of that head contradicts nothing that is known."""
+        if not self.may_sign(chain):
+            self._refuse(chain, _BROKEN, head_seq=head.seq)
+            return False
+        if anchor is None:
+            return True
+        if anchor.seq > head.seq:
+            head = await self._store.head(chain) or head  # another node may have signed since
+        if anchor.seq > head.seq:
+            self._refuse(chain, _SHORTER, head_seq=head.seq, checkpoint_seq=anchor.seq)
+            return False
+        if await self._hash_at(chain, anchor.seq, head) != anchor.hash:
+            self._refuse(chain, _REWRITTEN, head_seq=head.seq, checkpoint_seq=anchor.seq)
+            return False
+        return True
+
+    async def _hash_at(self, chain: Chain, seq: int, head: Head) -> str | None:
+        """Through the store's own connections: an auditor opens one for each question."""
+        if seq == head.seq:
+            return head.hash
+        entries = await self._store.read(chain, seq - 1, 1)
+        return entries[0].hash if entries and entries[0].seq == seq else None
+
+    def _refuse(self, chain: Chain, event: str, **what: object) -> None:
+        """Tell it once for each chain, until it gets a checkpoint again."""
+        if self._refused.get(chain) == event:
+            return
+        if len(self._refused) >= _REMEMBERED_CHAINS_MAX:
+            self._refused.clear()
+        self._refused[chain] = event
+        log.critical(event, org_id=chain.org_id, environment=chain.environment, **what)
 
     @staticmethod
-    def _warn_of_rollback(chain: Chain, head: Head, seen_seq: int) -> None:
-        log.critical(
-            "chain is shorter than a checkpoint saw it: its tail was cut or an old copy restored",
-            org_id=chain.org_id,
-            environment=chain.environment,
-            head_seq=head.seq,
-            checkpoint_seq=seen_seq,
-        )
+    def _tell_lost(chains: Iterable[Chain]) -> None:
+        for chain in chains:
+            log.critical(_LOST, org_id=chain.org_id, environment=chain.environment)
+
+    def _tell_refused_manifest(self, error: ManifestRefused) -> None:
+        log.critical("the manifest of the checkpoints is refused, and not replaced", reason=str(error))

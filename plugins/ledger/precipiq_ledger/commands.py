@@ -16,13 +16,15 @@ import orjson
 
 from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import NotFound, PrecipiqError, ValidationFailed
 from precipiq_contracts.ledger import ChainVerdict
 from precipiq_contracts.services import Services
 from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
 from precipiq_core.cli.outcome import problems_of
 from precipiq_core.cli.output import OutputFile, open_output
-from precipiq_ledger.records import verdict_record
+from precipiq_ledger.next_steps import next_steps
+from precipiq_ledger.records import newest_age_s, verdict_record
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
 
@@ -48,7 +50,7 @@ def ledger_group() -> None:
 def verify(
     ctx: click.Context, org_id: str | None, environment: str | None, every: bool, from_seq: int, as_json: bool
 ) -> None:
-    """Verify a chain, or all of them. Exit code: 0 intact, 1 broken, 2 could not check."""
+    """Verify a chain, or all of them. Exit code: 0 intact, 1 broken or its evidence lost, 2 could not check."""
     if every and (org_id is not None or environment is not None or from_seq != 1):
         raise click.UsageError("--all goes without --org, --env and --from-seq")
     if not every and (org_id is None or environment is None):
@@ -74,20 +76,20 @@ async def _verify(
     """The verdict on that chain, or on every chain that the store or a checkpoint knows."""
     verifier = services.get(Verifier)
     if asked is not None:
-        return [(asked, Verified(await _verify_one(asked, from_seq, with_bar, services)))]
+        return [(asked, await _verify_one(asked, from_seq, with_bar, services))]
     chains = {chain async for chain in services.get(LedgerService).store.chains()} | verifier.checkpointed_chains()
     if not chains:
         raise NotFound("there is no chain yet")
     found: list[tuple[Chain | None, Verified | Unverified]] = []
     for chain in sorted(chains, key=lambda chain: (chain.org_id, chain.environment)):
         try:
-            found.append((chain, Verified(await _verify_one(chain, 1, with_bar, services))))
+            found.append((chain, await _verify_one(chain, 1, with_bar, services)))
         except (PrecipiqError, OSError) as error:
             found.append((chain, Unverified(error)))
     return found
 
 
-async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> ChainVerdict:
+async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> Verified:
     """Raises ``NotFound`` for a chain of which nothing is known: a misspelt organisation is not intact."""
     auditor = services.get(LedgerService).store.auditor()
     last_seq = await asyncio.to_thread(auditor.last_seq, chain)
@@ -97,14 +99,15 @@ async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Ser
         await must_exist(chain, services)
     if verdict.is_valid and from_seq > last_seq:
         raise ValidationFailed(f"there is no entry {from_seq}: the chain ends with entry {last_seq}")
-    return verdict
+    return Verified(verdict, services.get(Clock).now_us())
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A chain about which there is a verdict."""
+    """A chain about which there is a verdict. ``at_us``: when it was given, microseconds since the epoch."""
 
     verdict: ChainVerdict
+    at_us: int
 
     @property
     def exit_code(self) -> int:
@@ -122,7 +125,7 @@ class Unverified:
 def _document(chain: Chain | None, found: Verified | Unverified, is_named: bool) -> dict[str, Any]:
     name = {"org_id": chain.org_id, "environment": chain.environment} if chain and is_named else {}
     if isinstance(found, Verified):
-        return {**name, **verdict_record(found.verdict)}
+        return {**name, **verdict_record(found.verdict, found.at_us)}
     reason = "; ".join(problems_of(found.error))
     return {**name, "is_valid": None, "verdict": "could_not_check", "reason": reason}
 
@@ -146,20 +149,26 @@ def _show(name: str, found: Verified | Unverified, as_json: bool) -> None:
         for problem in problems_of(found.error):
             click.echo(f"error: {name}could not check: {problem}", err=True)
         return
-    lines = [] if as_json else list(_lines(found.verdict))
+    lines = [] if as_json else list(_lines(found.verdict, found.at_us))
     for line in lines:
         click.echo(name + line)
 
 
-def _lines(verdict: ChainVerdict) -> Iterator[str]:
+def _lines(verdict: ChainVerdict, now_us: int) -> Iterator[str]:
+    checkpoints = verdict.checkpoints
     if verdict.broken is None:
         yield f"intact: {verdict.checked_count} entries, head {verdict.head_seq} {verdict.head_hash}"
-        yield f"verdict: {verdict.verdict}, {verdict.checkpoints.compared_count} checkpoints compared"
+        yield f"verdict: {verdict.verdict}, {checkpoints.compared_count} checkpoints compared"
     else:
-        broken = verdict.broken
-        yield f"BROKEN at entry {broken.seq} ({broken.id or 'no id'}): {broken.code}: {broken.reason}"
+        for broken in checkpoints.findings or (verdict.broken,):
+            yield f"BROKEN at entry {broken.seq} ({broken.id or 'no id'}): {broken.code}: {broken.reason}"
+    if checkpoints.newest_seq is not None:
+        age_s = newest_age_s(checkpoints, now_us)
+        yield f"newest checkpoint: of entry {checkpoints.newest_seq}, {checkpoints.newest_time}, {age_s} s ago"
     for sentence in verdict.unchecked:
         yield f"not checked: {sentence}"
+    for step in next_steps(checkpoints.findings):
+        yield f"what to do: {step}"
 
 
 @ledger_group.command()

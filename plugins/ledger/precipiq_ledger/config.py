@@ -24,6 +24,12 @@ class LedgerConfig(PluginConfig):
     checkpoint_signatures_max: int = Field(
         1000, ge=1, description="newest checkpoints whose signatures a verification checks"
     )
+    checkpoint_stale_s: float = Field(
+        900.0,
+        gt=0,
+        description="time after which an entry without a checkpoint fails the verification, seconds; five intervals "
+        "where that is longer",
+    )
     verify_batch_entries: int = Field(2000, ge=10, le=20_000, description="entries read at once while verifying")
     verify_processes: int = Field(2, ge=1, le=64, description="processes that verify one long chain together")
     verify_inline_entries_max: int = Field(

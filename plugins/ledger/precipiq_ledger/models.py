@@ -173,11 +173,18 @@ class BrokenLink(BaseModel):
 
 
 class Checkpoints(BaseModel):
-    """What the checkpoints outside the database said."""
+    """What the checkpoints outside the database said.
+
+    ``newest_seq``, ``newest_time`` and ``newest_age_s`` (seconds): of the newest one that counts. ``findings``: what
+    contradicts the chain or is missing, the first of each code, the gravest first.
+    """
 
     compared: int
     signatures_checked: int
     newest_seq: int | None
+    newest_time: str | None
+    newest_age_s: int | None
+    findings: list[BrokenLink]
 
 
 class Verification(BaseModel):

@@ -7,16 +7,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
-from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.chain import Chain, EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import ClockedDatabase, Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
-from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import Hooks
 from precipiq_contracts.ledger import ChainAudit, Ledger
@@ -28,7 +29,10 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
 from precipiq_core.settings import suggest
-from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
+from precipiq_ledger.anchors import AnchorAge
+from precipiq_ledger.checkpoint_files import CheckpointFiles
+from precipiq_ledger.checkpoint_manifest import CheckpointManifest
+from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
@@ -42,7 +46,13 @@ if TYPE_CHECKING:
     import click
 
     from precipiq_core.http.endpoint import Endpoint
+    from precipiq_ledger.checkpointer import Checkpointer
 
+log = structlog.get_logger("precipiq.ledger")
+
+
+_INTERVALS = 5
+"""So many intervals an entry may be without a checkpoint, at least."""
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES: dict[str, tuple[str, str | None]] = {"request_keys": ("org_id", "environment")}
@@ -89,9 +99,10 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             config.checkpoint_signatures_max,
         )
         self._files = files
+        self._age = AnchorAge(clock, max(config.checkpoint_stale_s, _INTERVALS * config.checkpoint_interval_s))
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
-        verifier = Verifier(services.get(MasterKey), files, limits, self._watch)
+        verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age)
         services.provide(Verifier, verifier)
         services.provide(ChainAudit, StoredChains(service, verifier))
         self._kinds = Registry[EntryKind]("entry kind")
@@ -161,7 +172,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                     async with self._checkpoints(services), self._followers(services), self._clock(services):
                         yield
                 else:
-                    yield
+                    async with self._checkpoints_of_command(services):
+                        yield
             finally:
                 service.stop()
 
@@ -179,27 +191,47 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         async with runner.run(services.get(Background)):
             yield
 
-    @asynccontextmanager
-    async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
+    def _checkpointer(self, services: Services) -> Checkpointer:
         from precipiq_ledger.checkpointer import Checkpointer
 
-        signer = CheckpointSigner(services.get(MasterKey))
+        signer, clock = CheckpointSigner(services.get(MasterKey)), services.get(Clock)
+        manifest = CheckpointManifest(self._files, signer, clock)
         store = services.get(LedgerService).store
-        clock = services.get(Clock)
-        checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
+        return Checkpointer(store, signer, self._files, manifest, clock, self.config.checkpoint_interval_s)
+
+    @asynccontextmanager
+    async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
+        checkpointer = self._checkpointer(services)
         checkpointer.on_head = self._watch.note_head
         self._files.keep_private()
-        await checkpointer.compare_heads()
+        self._age.start()
+        await checkpointer.start()
         background = services.get(Background)
         async with AsyncExitStack() as stack:
             if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
                 from precipiq_ledger.checkpoint_exchange import CheckpointExchange
 
-                exchange = CheckpointExchange(services.get(Database), signer, checkpointer, clock)
+                database, clock = services.get(Database), services.get(Clock)
+                exchange = CheckpointExchange(database, checkpointer.signer, checkpointer, clock)
                 await stack.enter_async_context(exchange.run(background))
             # Left first: the exchange sends what the checkpointer signs at its end.
             await stack.enter_async_context(checkpointer.run(background))
             yield
+
+    @asynccontextmanager
+    async def _checkpoints_of_command(self, services: Services) -> AsyncIterator[None]:
+        """What a command appends gets a checkpoint when it ends: no server may run for long."""
+        service = services.get(LedgerService)
+        grown: set[Chain] = set()
+        service.on_append = grown.add
+        try:
+            yield
+        finally:
+            if grown:
+                try:
+                    await self._checkpointer(services).write_for(grown)
+                except (PrecipiqError, OSError) as error:
+                    log.warning("checkpoints not written", error=str(error))
 
     @asynccontextmanager
     async def _clock(self, services: Services) -> AsyncIterator[None]:

@@ -8,7 +8,8 @@ from typing import Any
 from precipiq_chain.chain_format import statement_id, statement_kind, statement_prev_hash, statement_timestamp
 from precipiq_chain.entry_record import RecordFields, entry_record_json
 from precipiq_contracts.chain import Entry
-from precipiq_contracts.ledger import ChainVerdict
+from precipiq_contracts.clock import parse_timestamp
+from precipiq_contracts.ledger import ChainVerdict, CheckpointComparison
 
 DECISION = "decision"
 
@@ -45,9 +46,9 @@ def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     return entry_record_json(entry, _FIELDS, redaction_id)
 
 
-def verdict_record(verdict: ChainVerdict) -> Record:
+def verdict_record(verdict: ChainVerdict, now_us: int) -> Record:
     """A verdict in the contract's shape."""
-    broken = verdict.broken
+    broken, checkpoints = verdict.broken, verdict.checkpoints
     return {
         "is_valid": verdict.is_valid,
         "verdict": verdict.verdict,
@@ -57,9 +58,19 @@ def verdict_record(verdict: ChainVerdict) -> Record:
         "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
         "from_seq": verdict.from_seq,
         "checkpoints": {
-            "compared": verdict.checkpoints.compared_count,
-            "signatures_checked": verdict.checkpoints.signatures_checked_count,
-            "newest_seq": verdict.checkpoints.newest_seq,
+            "compared": checkpoints.compared_count,
+            "signatures_checked": checkpoints.signatures_checked_count,
+            "newest_seq": checkpoints.newest_seq,
+            "newest_time": checkpoints.newest_time,
+            "newest_age_s": newest_age_s(checkpoints, now_us),
+            "findings": [asdict(finding) for finding in checkpoints.findings],
         },
         "unchecked": list(verdict.unchecked),
     }
+
+
+def newest_age_s(checkpoints: CheckpointComparison, now_us: int) -> int | None:
+    """Seconds since the newest checkpoint that counts was signed; None without one."""
+    if checkpoints.newest_time is None:
+        return None
+    return (now_us - parse_timestamp(checkpoints.newest_time)) // 1_000_000

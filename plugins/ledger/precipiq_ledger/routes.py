@@ -174,9 +174,8 @@ class LedgerRoutes:
         auditor = self._service.store.auditor()
 
         async def work() -> object:
-            return records.verdict_record(
-                await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq)
-            )
+            verdict = await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq)
+            return records.verdict_record(verdict, self._clock.now_us())
 
         def encode(verdict: object) -> bytes:
             return success(verdict, request_id=call.request_id, timestamp=format_timestamp(self._clock.now_us()))

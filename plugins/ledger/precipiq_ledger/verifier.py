@@ -16,7 +16,10 @@ from precipiq_contracts.errors import InternalError, Unavailable, ValidationFail
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_contracts.secrets import MasterKey
 from precipiq_core.child_process import ChildProcess, Role
-from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, compare
+from precipiq_ledger.anchors import CODES_OF_EVIDENCE, AnchorAge, Compared, Evidence, compare
+from precipiq_ledger.checkpoint_files import CheckpointFiles
+from precipiq_ledger.checkpoint_manifest import CheckpointManifest
+from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockWatch
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verify_worker import Task
@@ -61,9 +64,17 @@ class Verifier:
     """Verifies chains; at most ``concurrency_max`` at a time."""
 
     def __init__(
-        self, master_key: MasterKey, files: CheckpointFiles, limits: VerifierLimits, watch: ClockWatch | None = None
+        self,
+        master_key: MasterKey,
+        files: CheckpointFiles,
+        limits: VerifierLimits,
+        watch: ClockWatch | None = None,
+        age: AnchorAge | None = None,
     ) -> None:
+        """``age``: None to judge neither the age of anchors nor the manifest of their folder."""
         self._master_key = master_key
+        self._age = age
+        self._kept: Evidence | None = None
         self._watch = watch
         self._files = files
         self._limits = limits
@@ -117,19 +128,27 @@ class Verifier:
 
     async def _judge_beyond(self, asked: _Range, last_seq: int) -> ChainVerdict:
         """A range behind the chain's end is no break; a checkpoint from there is."""
-        broken = (await self._compare(asked, last_seq)).broken
+        broken = (await self._compare(asked, last_seq)).comparison.broken
         if broken is None:
             raise ValidationFailed(details={"from_seq": [f"is beyond the chain's last entry, {last_seq}"]})
         return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq)
 
-    async def _compare(self, asked: _Range, ends_at: int) -> CheckpointComparison:
-        signer = CheckpointSigner(self._master_key)
-        work = partial(compare, self._files, signer, asked.auditor, asked.chain, ends_at)
-        return await asyncio.to_thread(work, signatures_max=self._limits.checkpoint_signatures_max)
+    async def _compare(self, asked: _Range, ends_at: int) -> Compared:
+        work = partial(compare, self._evidence(), asked.auditor, asked.chain, ends_at)
+        return await asyncio.to_thread(work)
+
+    def _evidence(self) -> Evidence:
+        """Made when it is first asked for: a deployment that is only checked reads no master key."""
+        if self._kept is None:
+            signer = CheckpointSigner(self._master_key)
+            manifest = None if self._age is None else CheckpointManifest(self._files, signer, self._age.clock)
+            self._kept = Evidence(self._files, signer, self._limits.checkpoint_signatures_max, manifest, self._age)
+        return self._kept
 
     def checkpointed_chains(self) -> set[Chain]:
-        """The chains that have a checkpoint, whether the store knows them or not."""
-        return self._files.chains()
+        """The chains that have a checkpoint, or had one, whether the store knows them or not."""
+        manifest = self._evidence().manifest
+        return self._files.chains() | (set() if manifest is None else manifest.chains())
 
     async def _verify_in_processes(self, asked: _Range, after: Anchor, last_seq: int, progress: Progress) -> Stretch:
         """Split the range; each part trusts the stored hash before it, which the previous part proves."""
@@ -172,14 +191,15 @@ class Verifier:
         checked_to = stretch.last.seq
         if broken is None:
             ends_at = checked_to if asked.through_seq is None else max(checked_to, last_seq)
-            comparison = await self._compare(asked, ends_at)
-            broken = comparison.broken
+            compared = await self._compare(asked, ends_at)
+            broken = compared.comparison.broken
         else:
-            comparison = CheckpointComparison(0, 0, None, None)
+            compared = Compared(CheckpointComparison(0, 0, None, None), ())
+        comparison = compared.comparison
         anchored = comparison.newest_seq is not None
         verdict = "failed" if broken is not None else "checkpointed" if anchored else "unanchored"
         head_hash = stretch.last.hash if checked_to else GENESIS_HASH
-        unchecked = _describe_unchecked(asked, checked_to, last_seq, comparison, broken)
+        unchecked = _describe_unchecked(asked, checked_to, last_seq, compared, broken)
         doubt = self._watch.doubt(checked_to, stretch.last.timestamp) if self._watch and checked_to else None
         return ChainVerdict(
             verdict,
@@ -229,9 +249,10 @@ def join_stretches(starts: Sequence[Anchor], stretches: Sequence[Stretch]) -> St
 
 
 def _describe_unchecked(
-    asked: _Range, checked_to: int, last_seq: int, comparison: CheckpointComparison, broken: ChainBreak | None
+    asked: _Range, checked_to: int, last_seq: int, compared: Compared, broken: ChainBreak | None
 ) -> list[str]:
-    if broken is not None:
+    comparison = compared.comparison
+    if broken is not None and broken.code not in CODES_OF_EVIDENCE:
         return [f"whatever comes after entry {broken.seq}"]
     sentences = []
     if asked.from_seq > 1:
@@ -242,10 +263,7 @@ def _describe_unchecked(
         sentences.append("whether the whole chain was replaced: no checkpoint of it is held outside the database")
     elif comparison.newest_seq < checked_to:
         sentences.append(f"whether entries after {comparison.newest_seq} were rewritten: no checkpoint is newer")
-    if comparison.signatures_checked_count < comparison.compared_count:
-        count = comparison.compared_count - comparison.signatures_checked_count
-        sentences.append(f"the signatures of {count} checkpoints (older ones, or by another key)")
-    return sentences
+    return [*sentences, *compared.unchecked]
 
 
 async def _run_worker(task: Task, progress: Progress) -> Stretch:

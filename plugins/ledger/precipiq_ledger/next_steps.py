@@ -1,0 +1,32 @@
+"""What an operator does about what the checkpoints revealed, a sentence for each code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED
+from precipiq_contracts.ledger import ChainBreak
+from precipiq_ledger.anchors import ANCHOR_STALE, CHECKPOINTS_LOST, KEY_UNANCHORED, ORG_MISSING, WRONG_ORIGIN
+
+_BEGIN_ANEW = (
+    "if you meant it, move the folder of checkpoints away on every machine, keep it as evidence, and start: "
+    "see 'Checkpoints' in docs/operators.md"
+)
+_NEXT_STEPS = {
+    ORG_MISSING: "find out who deleted the entries; if an old copy was restored: " + _BEGIN_ANEW,
+    INCONSISTENT_WITH_CHECKPOINT: "compare with receipts and backups; if an old copy was restored: " + _BEGIN_ANEW,
+    TRUNCATED: "compare with receipts and backups; if an old copy was restored: " + _BEGIN_ANEW,
+    CHECKPOINT_FORGED: "find out who wrote into the folder of checkpoints, and compare it with a copy of it",
+    WRONG_ORIGIN: "find out who copied lines between the files of checkpoints, and compare them with a copy",
+    KEY_UNANCHORED: "restore this deployment's master key; if it was replaced: " + _BEGIN_ANEW,
+    CHECKPOINTS_LOST: "restore the file from a copy, or compare the chain with receipts and the log events "
+    "'checkpoint'; if it was lost by accident: " + _BEGIN_ANEW,
+    ANCHOR_STALE: "see in the log why no checkpoint is written; without a server, start one: it writes checkpoints",
+}
+
+
+def next_steps(findings: Sequence[ChainBreak]) -> Iterator[str]:
+    """What an operator does about each, in a sentence."""
+    for finding in findings:
+        if finding.code in _NEXT_STEPS:
+            yield _NEXT_STEPS[finding.code]
