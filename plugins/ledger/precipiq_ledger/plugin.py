@@ -33,9 +33,11 @@ from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.errors import ClockUntrusted
+from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import StoredRequestKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
+from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         EntryStoreDrivers,
         Followers,
         RequestKeys,
+        Integrity,
     )
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
@@ -89,6 +92,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             config.checkpoint_signatures_max,
         )
         self._files = files
+        self._sweep_metrics = SweepMetrics(services.get(CollectorRegistry))
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits, self._watch)
@@ -100,6 +104,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(EntryKinds, self._kinds)
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
+        services.provide(Integrity, Integrity(clock, self._sweep_metrics, config.sweep_within_s))
         database = services.find(Database)
         if database is not None:
             services.provide(RequestKeys, StoredRequestKeys(database, services.get(MasterKey), clock))
@@ -141,7 +146,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         service, verifier = services.get(LedgerService), services.get(Verifier)
         from precipiq_ledger.routes import LedgerRoutes
 
-        return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings), services.get(Clock)).endpoints()
+        http, clock, integrity = services.get(HttpSettings), services.get(Clock), services.get(Integrity)
+        return LedgerRoutes(service, verifier, integrity, self.config, http, clock).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
@@ -158,7 +164,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             service.start(store, services.get(EntryKinds).by_name)
             try:
                 if services.get(DeploymentInfo).serving:
-                    async with self._checkpoints(services), self._followers(services), self._clock(services):
+                    async with AsyncExitStack() as stack:
+                        for part in (self._checkpoints, self._followers, self._clock, self._sweep):
+                            await stack.enter_async_context(part(services))
                         yield
                 else:
                     yield
@@ -210,6 +218,36 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         with suppress(ClockUntrusted):
             await self._watch.look()
         async with self._watch.run(services.get(Background)):
+            yield
+
+    @asynccontextmanager
+    async def _sweep(self, services: Services) -> AsyncIterator[None]:
+        config = self.config
+        if not config.sweep_enabled:
+            yield
+            return
+        from precipiq_ledger.sweep_file import SweepFile
+        from precipiq_ledger.sweep_worker import SweepWorker
+        from precipiq_ledger.sweeper import Sweeper, SweepLimits
+
+        store, newest_entries = services.get(LedgerService).store, config.verify_inline_entries_max
+        limits = SweepLimits(
+            config.sweep_interval_s, config.sweep_within_s, config.sweep_cpu_share, max(newest_entries, 1)
+        )
+        worker = SweepWorker(
+            store.auditor(), batch_entries=config.verify_batch_entries, inline_entries_max=newest_entries
+        )
+        sweeper = Sweeper(
+            services.get(Integrity),
+            store,
+            services.get(Verifier),
+            SweepFile(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey)),
+            services.get(Clock),
+            limits,
+            worker,
+            self._sweep_metrics,
+        )
+        async with sweeper.run(services.get(Background)):
             yield
 
     def _choose_driver(self, services: Services) -> EntryStoreDriver:

@@ -8,7 +8,7 @@ from typing import Any
 from precipiq_chain.chain_format import statement_id, statement_kind, statement_prev_hash, statement_timestamp
 from precipiq_chain.entry_record import RecordFields, entry_record_json
 from precipiq_contracts.chain import Entry
-from precipiq_contracts.ledger import ChainVerdict
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 
 DECISION = "decision"
 
@@ -45,6 +45,11 @@ def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     return entry_record_json(entry, _FIELDS, redaction_id)
 
 
+def break_record(broken: ChainBreak) -> Record:
+    """The first fault of a chain."""
+    return asdict(broken)
+
+
 def verdict_record(verdict: ChainVerdict) -> Record:
     """A verdict in the contract's shape."""
     broken = verdict.broken
@@ -52,7 +57,7 @@ def verdict_record(verdict: ChainVerdict) -> Record:
         "is_valid": verdict.is_valid,
         "verdict": verdict.verdict,
         "records_checked": verdict.checked_count,
-        "first_broken_link": None if broken is None else asdict(broken),
+        "first_broken_link": None if broken is None else break_record(broken),
         "reason": None if broken is None else broken.reason,
         "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
         "from_seq": verdict.from_seq,

@@ -127,6 +127,10 @@ class Verifier:
         work = partial(compare, self._files, signer, asked.auditor, asked.chain, ends_at)
         return await asyncio.to_thread(work, signatures_max=self._limits.checkpoint_signatures_max)
 
+    async def compare_with_checkpoints(self, auditor: EntryAuditor, chain: Chain, ends_at: int) -> ChainBreak | None:
+        """The first contradiction between a chain, checked up to ``ends_at``, and its checkpoints."""
+        return (await self._compare(_Range(auditor, chain, 1, None), ends_at)).broken
+
     def checkpointed_chains(self) -> set[Chain]:
         """The chains that have a checkpoint, whether the store knows them or not."""
         return self._files.chains()
