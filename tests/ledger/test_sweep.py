@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from precipiq_testkit.server import ServerProcess, running_server
 from tests.ledger.intruders import Intruder, intruder_of
 from tests.system.client import Client, decision
 from tests.system.organisations import organisations
+from tests.ws_stream.streams import events, stream
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +41,7 @@ class Tenant:
     def __init__(self, server: ServerProcess, org_id: str, key: str) -> None:
         self.server = server
         self.chain = Chain(org_id, "test")
+        self.key = key
         self.client = Client(server, key)
         made = [self.client.decide(number) for number in range(DECISIONS - 4)]
         self.client.data("POST", f"/decisions/{made[0]['decision_id']}/redact", json={"reason": "asked"})
@@ -269,3 +272,33 @@ def _first(look: Callable[[], list[Any]]) -> list[Any]:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
     return found
+
+
+@pytest.mark.anyio
+async def test_streams_of_the_chain_are_told_and_no_others(sweeping: ServerProcess) -> None:
+    """The open ones, over both transports, and those that open later; then that it is whole again."""
+    victim, other = tenant(sweeping), tenant(sweeping)
+    kept: list[Any] = []
+    async with (
+        stream(sweeping, victim.key) as open_stream,
+        events(sweeping, victim.key) as open_events,
+        stream(sweeping, other.key) as foreign,
+    ):
+        await open_stream.ready()
+        assert (await anext(open_events))["type"] == "connection.ready"
+        await foreign.ready()
+        await asyncio.to_thread(victim.intrude, lambda intruder: kept.extend(intruder.get(LAST, "hash")))
+        await asyncio.to_thread(victim.intrude, lambda intruder: intruder.set(LAST, hash="d" * 64))
+        told = [await open_stream.next(), await anext(open_events)]
+        assert {frame["type"] for frame in told} == {"integrity.broken"}
+        assert {(frame["data"]["seq"], frame["data"]["code"]) for frame in told} == {(LAST, "CONTENT_MISMATCH")}
+        assert told[0]["id"] is None
+        async with stream(sweeping, victim.key) as late:
+            await late.ready()
+            assert (await late.next())["type"] == "integrity.broken"
+
+        other.client.decide(99)
+        assert (await foreign.next())["type"] == "decision.created"
+        await asyncio.to_thread(victim.intrude, lambda intruder: intruder.set(LAST, hash=kept[0]))
+        assert (await open_stream.next())["type"] == "integrity.restored"
+        assert (await anext(open_events))["data"] == {"seq": LAST}

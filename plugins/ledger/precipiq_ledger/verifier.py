@@ -18,6 +18,7 @@ from precipiq_contracts.secrets import MasterKey
 from precipiq_core.child_process import ChildProcess, Role
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner, compare
 from precipiq_ledger.clock_watch import ClockWatch
+from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verify_worker import Task
 
@@ -200,13 +201,18 @@ class Verifier:
 class StoredChains:
     """The capability ``ChainAudit``: the ledger's chains as its store holds them."""
 
-    def __init__(self, service: LedgerService, verifier: Verifier) -> None:
+    def __init__(self, service: LedgerService, verifier: Verifier, integrity: Integrity) -> None:
         self._service = service
         self._verifier = verifier
+        self._integrity = integrity
 
     def auditor(self) -> EntryAuditor:
         """See ``ChainAudit.auditor``."""
         return self._service.store.auditor()
+
+    def known_break(self, chain: Chain) -> ChainBreak | None:
+        """See ``ChainAudit.known_break``."""
+        return self._integrity.broken(chain)
 
     async def verify(
         self,
