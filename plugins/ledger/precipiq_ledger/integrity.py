@@ -67,10 +67,14 @@ class Integrity:
         self._metrics.note(self.book, self._clock.monotonic_s())
 
     async def tell(self) -> None:
-        """Raises ``Unavailable``, for `/readyz`, while a chain is broken or was not checked in time."""
+        """Raises ``Unavailable``, for `/readyz`, while a chain is broken or long unchecked, or the schema changed."""
         broken = len(self.book.broken())
         if broken:
             raise Unavailable(f"{broken} broken: see the log, and `precipiq ledger verify --all`")
+        if self.book.drift:
+            raise Unavailable(
+                f"SCHEMA_DRIFT: {len(self.book.drift)} objects of the schema are not as they were recorded"
+            )
         stale = self.book.stale(self._clock.monotonic_s(), self._within_s)
         if stale:
             raise Unavailable(f"SWEEP_STALE: {stale} not checked within {self._within_s:.0f} s")

@@ -27,6 +27,7 @@ from precipiq_core.http.request_keys import RequestKeys
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
+from precipiq_core.schema_state import GuardedDatabase
 from precipiq_core.settings import suggest
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
@@ -227,6 +228,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         if not config.sweep_enabled:
             yield
             return
+        from precipiq_ledger.schema_watch import SchemaWatch
         from precipiq_ledger.sweep_file import SweepFile
         from precipiq_ledger.sweep_worker import SweepWorker
         from precipiq_ledger.sweeper import Sweeper, SweepLimits
@@ -238,8 +240,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         worker = SweepWorker(
             store.auditor(), batch_entries=config.verify_batch_entries, inline_entries_max=newest_entries
         )
+        database, integrity = services.find(Database), services.get(Integrity)
         sweeper = Sweeper(
-            services.get(Integrity),
+            integrity,
             store,
             services.get(Verifier),
             SweepFile(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey)),
@@ -247,6 +250,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             limits,
             worker,
             self._sweep_metrics,
+            SchemaWatch(database, integrity) if isinstance(database, GuardedDatabase) else None,
         )
         async with sweeper.run(services.get(Background)):
             yield

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from precipiq_chain.verify import GENESIS, Anchor
 from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.ledger import ChainBreak
+from precipiq_core.schema_state import SchemaState
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,16 @@ class Swept:
 
 @dataclass(slots=True)
 class SweepBook:
-    """All chains that were swept. ``written_us``: when this was last put on record."""
+    """All chains that were swept. ``written_us``: when this was last put on record.
+
+    ``schema``: the database's, each definition as its SHA-256, as it was when it was recorded. ``drift``: the names of
+    what differs from that now.
+    """
 
     chains: dict[Chain, Swept] = field(default_factory=dict)
     written_us: int = 0
+    schema: SchemaState | None = None
+    drift: tuple[str, ...] = ()
 
     def broken(self) -> dict[Chain, ChainBreak]:
         """The chains with a fault."""
@@ -82,12 +90,21 @@ class SweepBook:
             began_us = swept.seen_us if swept.last is None else swept.last.began_us
             swept.since_s = now_s - min(max(now_us - began_us, 0) / 1e6, within_s / 2)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """The book as JSON has it: one object for each chain."""
-        return [
+    def to_json(self) -> dict[str, Any]:
+        """The book as JSON has it."""
+        schema = self.schema
+        described = None
+        if schema is not None:
+            described = {
+                "revisions": sorted(schema.revisions),
+                "guards": dict(schema.guards),
+                "indexes": dict(schema.indexes),
+            }
+        chains = [
             {"org_id": chain.org_id, "environment": chain.environment, **_kept(swept)}
             for chain, swept in sorted(self.chains.items(), key=lambda item: (item[0].org_id, item[0].environment))
         ]
+        return {"written_us": self.written_us, "chains": chains, "schema": described, "drift": list(self.drift)}
 
 
 def _kept(swept: Swept) -> dict[str, Any]:
@@ -95,10 +112,18 @@ def _kept(swept: Swept) -> dict[str, Any]:
     return {name: value for name, value in asdict(swept).items() if name not in ("since_s", "again_s")}
 
 
-def book_of(rows: list[dict[str, Any]], written_us: int) -> SweepBook:
+def book_of(content: Mapping[str, Any]) -> SweepBook:
     """The book in that JSON. Raises ``ValueError`` where it is none."""
     try:
-        return SweepBook(dict(map(_row, rows)), written_us)
+        schema = content["schema"]
+        return SweepBook(
+            dict(map(_row, content["chains"])),
+            content["written_us"],
+            None
+            if schema is None
+            else SchemaState(frozenset(schema["revisions"]), schema["guards"], schema["indexes"]),
+            tuple(content["drift"]),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the record of sweeps is not readable") from error
 

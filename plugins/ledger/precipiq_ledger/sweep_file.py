@@ -50,12 +50,12 @@ class SweepFile:
             self._key.public_key().verify(base64.b64decode(signature, validate=True), _signed_bytes(content))
         except (InvalidSignature, ValueError, TypeError) as error:
             raise ValueError("the record of sweeps has a wrong signature") from error
-        return book_of(content["chains"], content["written_us"])
+        return book_of(content)
 
     def write(self, book: SweepBook) -> None:
         """Put the book on record: whole or not at all, durable on return. Raises ``OSError``."""
         make_folder(self._folder)
-        content: dict[str, Any] = {"v": _VERSION, "written_us": book.written_us, "chains": book.to_json()}
+        content: dict[str, Any] = {"v": _VERSION, **book.to_json()}
         content["signature"] = base64.b64encode(self._key.sign(_signed_bytes(content))).decode()
         beside = self._folder / f".sweep.json.{os.getpid()}"
         try:

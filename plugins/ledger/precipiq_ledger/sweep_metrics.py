@@ -30,6 +30,12 @@ class SweepMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._drift = Gauge(
+            "precipiq_ledger_schema_drift",
+            "objects of the schema that are not as they were recorded",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._oldest = Gauge(
             "precipiq_ledger_sweep_oldest_seconds",
             "time since the longest unchecked chain was last checked whole",
@@ -41,4 +47,5 @@ class SweepMetrics:
         """Show the state of the book at that monotonic time."""
         self._broken.set(len(book.broken()))
         self._chains.set(len(book.chains))
+        self._drift.set(len(book.drift))
         self._oldest.set(max((swept.age_s(now_s) for swept in book.chains.values()), default=0.0))

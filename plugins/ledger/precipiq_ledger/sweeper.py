@@ -20,6 +20,7 @@ from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.ledger import ChainBreak
 from precipiq_ledger.integrity import Integrity
+from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.sweep_book import Pass, Swept
 from precipiq_ledger.sweep_file import SweepFile
 from precipiq_ledger.sweep_metrics import SweepMetrics
@@ -57,6 +58,7 @@ class Sweeper:
         limits: SweepLimits,
         worker: SweepWorker,
         metrics: SweepMetrics,
+        schema: SchemaWatch | None = None,
     ) -> None:
         self._integrity = integrity
         self._store = store
@@ -66,6 +68,7 @@ class Sweeper:
         self._limits = limits
         self._worker = worker
         self._metrics = metrics
+        self._schema = schema
         self._lock: AsyncExitStack | None = None
         self._failure: Exception | None = None
 
@@ -104,6 +107,8 @@ class Sweeper:
         if self._lock is None and not await self._begin():
             return
         self._failure = None
+        if self._schema is not None:
+            await self._try(self._schema.look())
         until_s = self._clock.monotonic_s() + self._limits.interval_s
         heads = {chain: await self._store.head(chain) async for chain in self._store.chains()}
         known = await asyncio.to_thread(self._verifier.checkpointed_chains)
