@@ -80,6 +80,10 @@ class ChainAudit(Protocol):
         """Raw reading, usable in another process."""
         ...
 
+    def known_break(self, chain: Chain) -> ChainBreak | None:
+        """The fault that the continual verification found in that chain, until it is gone. Costs nothing."""
+        ...
+
     async def verify(
         self,
         chain: Chain,

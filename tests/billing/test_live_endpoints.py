@@ -84,3 +84,18 @@ async def test_an_endpoint_that_was_deleted_elsewhere_takes_nothing_after_the_re
     clock.advance(REFRESH_S + 0.1)
     with pytest.raises(NotFound):
         await check(live, clock, OLD)
+
+
+async def test_a_rolled_secret_ends_with_its_grace_and_not_with_the_next_refresh(
+    shared: Shared, clock: ManualClock, live: LiveEndpoints
+) -> None:
+    until_us = clock.now_us() + 2_000_000
+    shared.endpoint = replace(ENDPOINT, secret=NEW.encode(), previous_secret=OLD.encode(), previous_expires_us=until_us)
+    await check(live, clock, OLD)
+    clock.advance(1.9)
+    await check(live, clock, OLD)
+    clock.advance(0.1)
+    assert clock.now_us() == until_us
+    with pytest.raises(SignatureInvalid):
+        await check(live, clock, OLD)
+    await check(live, clock, NEW)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED, anchor_at
+from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED, anchor_at
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, format_timestamp, parse_timestamp
 from precipiq_contracts.entry_store import EntryAuditor
@@ -19,7 +19,6 @@ from precipiq_ledger.checkpoint_files import CheckpointFiles, Line
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest, Manifest, ManifestRefused
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 
-ORG_MISSING = "ORG_MISSING"
 WRONG_ORIGIN = "WRONG_ORIGIN"
 KEY_UNANCHORED = "KEY_UNANCHORED"
 CHECKPOINTS_LOST = "CHECKPOINTS_LOST"
@@ -37,6 +36,8 @@ _GRAVEST_FIRST = (
 )
 CODES_OF_EVIDENCE = frozenset(_GRAVEST_FIRST)
 """The codes that the checkpoints give rise to; all others are of the entries themselves."""
+CODES_OF_FILES = frozenset((CHECKPOINT_FORGED, WRONG_ORIGIN, KEY_UNANCHORED, CHECKPOINTS_LOST, ANCHOR_STALE))
+"""Those among them that are no fault of the chain: new checkpoints may and should be signed."""
 
 _COMPARED_AT_ONCE = 1000
 _SECOND_US = 1_000_000

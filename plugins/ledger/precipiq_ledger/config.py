@@ -36,6 +36,12 @@ class LedgerConfig(PluginConfig):
         2000, ge=0, description="chains up to this long are verified without a process"
     )
     verify_concurrency_max: int = Field(2, ge=1, description="verifications at the same time; more are told to wait")
+    sweep_enabled: bool = Field(True, description="verify all chains continually while serving")
+    sweep_interval_s: float = Field(30.0, gt=0, description="time between looks for new entries to verify, seconds")
+    sweep_within_s: float = Field(
+        86_400.0, gt=0, description="time within which every entry is verified again, seconds"
+    )
+    sweep_cpu_share: float = Field(0.1, gt=0, le=1, description="share of one core that the sweep may use")
     find_scan_rows_max: int = Field(50_000, ge=100, description="rows that one filtered page may look at")
     follower_delay_s: float = Field(
         0.25, ge=0, description="time that a growing chain gathers entries before its followers are told, seconds"

@@ -199,3 +199,29 @@ class Verification(BaseModel):
     from_seq: int
     checkpoints: Checkpoints
     unchecked: list[str]
+
+
+class CheckedThrough(BaseModel):
+    """The newest entry that was verified, and when; ``at`` is null before the first time."""
+
+    seq: int
+    hash: str
+    at: str | None
+
+
+class LastPass(BaseModel):
+    """The last verification of the whole chain that found it whole."""
+
+    began_at: str
+    ended_at: str
+    records_checked: int
+    head: HeadOut
+
+
+class IntegrityOut(BaseModel):
+    """What the continual verification knows of the chain."""
+
+    status: Literal["whole", "broken", "stale", "not_checked"]
+    first_broken_link: BrokenLink | None
+    checked_through: CheckedThrough | None
+    last_pass: LastPass | None

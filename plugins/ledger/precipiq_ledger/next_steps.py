@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, TRUNCATED
+from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED
 from precipiq_contracts.ledger import ChainBreak
-from precipiq_ledger.anchors import ANCHOR_STALE, CHECKPOINTS_LOST, KEY_UNANCHORED, ORG_MISSING, WRONG_ORIGIN
+from precipiq_ledger.anchors import ANCHOR_STALE, CHECKPOINTS_LOST, KEY_UNANCHORED, WRONG_ORIGIN
 
 _BEGIN_ANEW = (
     "if you meant it, move the folder of checkpoints away on every machine, keep it as evidence, and start: "

@@ -37,9 +37,11 @@ from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.errors import ClockUntrusted
+from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import StoredRequestKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
+from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         EntryStoreDrivers,
         Followers,
         RequestKeys,
+        Integrity,
     )
     requires: ClassVar[tuple[type, ...]] = (MasterKey,)
     optional: ClassVar[tuple[type, ...]] = (Database,)
@@ -100,17 +103,20 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         )
         self._files = files
         self._age = AnchorAge(clock, max(config.checkpoint_stale_s, _INTERVALS * config.checkpoint_interval_s))
+        self._sweep_metrics = SweepMetrics(services.get(CollectorRegistry))
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age)
         services.provide(Verifier, verifier)
-        services.provide(ChainAudit, StoredChains(service, verifier))
+        integrity = Integrity(clock, self._sweep_metrics, config.sweep_within_s)
+        services.provide(ChainAudit, StoredChains(service, verifier, integrity))
         self._kinds = Registry[EntryKind]("entry kind")
         self._drivers = Registry[EntryStoreDriver]("entry store driver")
         self._follower_registry = Registry[Follower]("follower")
         services.provide(EntryKinds, self._kinds)
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
+        services.provide(Integrity, integrity)
         database = services.find(Database)
         if database is not None:
             services.provide(RequestKeys, StoredRequestKeys(database, services.get(MasterKey), clock))
@@ -152,7 +158,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         service, verifier = services.get(LedgerService), services.get(Verifier)
         from precipiq_ledger.routes import LedgerRoutes
 
-        return LedgerRoutes(service, verifier, self.config, services.get(HttpSettings), services.get(Clock)).endpoints()
+        http, clock, integrity = services.get(HttpSettings), services.get(Clock), services.get(Integrity)
+        return LedgerRoutes(service, verifier, integrity, self.config, http, clock).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
@@ -169,7 +176,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             service.start(store, services.get(EntryKinds).by_name)
             try:
                 if services.get(DeploymentInfo).serving:
-                    async with self._checkpoints(services), self._followers(services), self._clock(services):
+                    async with AsyncExitStack() as stack:
+                        for part in (self._checkpoints, self._followers, self._clock, self._sweep):
+                            await stack.enter_async_context(part(services))
                         yield
                 else:
                     async with self._checkpoints_of_command(services):
@@ -203,6 +212,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
         checkpointer = self._checkpointer(services)
         checkpointer.on_head = self._watch.note_head
+        checkpointer.may_sign = services.get(Integrity).may_sign
         self._files.keep_private()
         self._age.start()
         await checkpointer.start()
@@ -242,6 +252,16 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         with suppress(ClockUntrusted):
             await self._watch.look()
         async with self._watch.run(services.get(Background)):
+            yield
+
+    @asynccontextmanager
+    async def _sweep(self, services: Services) -> AsyncIterator[None]:
+        if not self.config.sweep_enabled:
+            yield
+            return
+        from precipiq_ledger.sweep_setup import make_sweeper
+
+        async with make_sweeper(self.config, services, self._sweep_metrics).run(services.get(Background)):
             yield
 
     def _choose_driver(self, services: Services) -> EntryStoreDriver:

@@ -9,7 +9,7 @@ from precipiq_chain.chain_format import statement_id, statement_kind, statement_
 from precipiq_chain.entry_record import RecordFields, entry_record_json
 from precipiq_contracts.chain import Entry
 from precipiq_contracts.clock import parse_timestamp
-from precipiq_contracts.ledger import ChainVerdict, CheckpointComparison
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 
 DECISION = "decision"
 
@@ -46,6 +46,11 @@ def decision_json(entry: Entry, redaction_id: str | None) -> bytes:
     return entry_record_json(entry, _FIELDS, redaction_id)
 
 
+def break_record(broken: ChainBreak) -> Record:
+    """The first fault of a chain."""
+    return asdict(broken)
+
+
 def verdict_record(verdict: ChainVerdict, now_us: int) -> Record:
     """A verdict in the contract's shape."""
     broken, checkpoints = verdict.broken, verdict.checkpoints
@@ -53,7 +58,7 @@ def verdict_record(verdict: ChainVerdict, now_us: int) -> Record:
         "is_valid": verdict.is_valid,
         "verdict": verdict.verdict,
         "records_checked": verdict.checked_count,
-        "first_broken_link": None if broken is None else asdict(broken),
+        "first_broken_link": None if broken is None else break_record(broken),
         "reason": None if broken is None else broken.reason,
         "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
         "from_seq": verdict.from_seq,

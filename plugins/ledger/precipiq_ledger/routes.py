@@ -16,6 +16,7 @@ from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
 from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.late_answer import LateAnswer
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
@@ -35,10 +36,17 @@ class LedgerRoutes:
     """Handlers of the ledger's endpoints."""
 
     def __init__(
-        self, service: LedgerService, verifier: Verifier, config: LedgerConfig, http: HttpSettings, clock: Clock
+        self,
+        service: LedgerService,
+        verifier: Verifier,
+        integrity: Integrity,
+        config: LedgerConfig,
+        http: HttpSettings,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._verifier = verifier
+        self._integrity = integrity
         self._config = config
         self._http = http
         self._clock = clock
@@ -89,6 +97,7 @@ class LedgerRoutes:
                 query=models.EntryQueryParameters,
             ),
             Endpoint("GET", "/ledger/head", self.get_head, "read", models.HeadOut),
+            Endpoint("GET", "/ledger/integrity", self.get_integrity, "read", models.IntegrityOut),
         ]
 
     async def create_decision(self, call: Call[models.DecisionIn, NoQuery]) -> Reply:
@@ -164,6 +173,14 @@ class LedgerRoutes:
         """Get the last entry's seq and hash; keep them, and nobody can cut the chain's tail without your noticing."""
         head = await self._service.head(call.principal.chain)
         return {"seq": 0, "hash": GENESIS_HASH} if head is None else {"seq": head.seq, "hash": head.hash}
+
+    async def get_integrity(self, call: Call[NoBody, NoQuery]) -> object:
+        """Get what the sweep found, which verifies every chain continually: no work is done for this answer.
+
+        `whole`: every entry was verified within the operator's set time, and what came since. `broken`: see
+        `first_broken_link`. `stale`: not verified in time. `not_checked`: not verified yet.
+        """
+        return self._integrity.record(call.principal.chain)
 
     async def verify_chain(self, call: Call[NoBody, models.VerifyQuery]) -> LateAnswer:
         """Verify the chain: every hash, link, position, time and column, then the checkpoints.

@@ -21,6 +21,7 @@ from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockWatch
+from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verify_worker import Task
 
@@ -145,6 +146,10 @@ class Verifier:
             self._kept = Evidence(self._files, signer, self._limits.checkpoint_signatures_max, manifest, self._age)
         return self._kept
 
+    async def compare_with_checkpoints(self, auditor: EntryAuditor, chain: Chain, ends_at: int) -> ChainBreak | None:
+        """The first contradiction between a chain, checked up to ``ends_at``, and its checkpoints."""
+        return (await self._compare(_Range(auditor, chain, 1, None), ends_at)).comparison.broken
+
     def checkpointed_chains(self) -> set[Chain]:
         """The chains that have a checkpoint, or had one, whether the store knows them or not."""
         manifest = self._evidence().manifest
@@ -216,13 +221,18 @@ class Verifier:
 class StoredChains:
     """The capability ``ChainAudit``: the ledger's chains as its store holds them."""
 
-    def __init__(self, service: LedgerService, verifier: Verifier) -> None:
+    def __init__(self, service: LedgerService, verifier: Verifier, integrity: Integrity) -> None:
         self._service = service
         self._verifier = verifier
+        self._integrity = integrity
 
     def auditor(self) -> EntryAuditor:
         """See ``ChainAudit.auditor``."""
         return self._service.store.auditor()
+
+    def known_break(self, chain: Chain) -> ChainBreak | None:
+        """See ``ChainAudit.known_break``."""
+        return self._integrity.broken(chain)
 
     async def verify(
         self,

@@ -20,6 +20,7 @@ from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_contracts.settings import SecretReference
+from precipiq_core.schema_state import SchemaState
 from precipiq_postgres.address import PostgresAddress
 from precipiq_postgres.check import check_deployment
 from precipiq_postgres.config import PostgresConfig
@@ -31,7 +32,8 @@ from precipiq_postgres.errors import (
     translate,
     translate_errors,
 )
-from precipiq_postgres.roles import Roles, begin_as
+from precipiq_postgres.guards import read_schema
+from precipiq_postgres.roles import READ_COMMITTED, Roles, begin_as
 from precipiq_postgres.statements import fetch_rows
 
 if TYPE_CHECKING:
@@ -152,6 +154,10 @@ class PostgresDatabase:
         """See ``ClockedDatabase``."""
         rows = await self.fetch(Statement("SELECT CAST(CURRENT_TIMESTAMP AS TEXT) AS now"))
         return parse_timestamp(str(rows[0]["now"]))
+
+    async def schema_state(self) -> SchemaState:
+        """See ``GuardedDatabase``."""
+        return await self.read_in(f"{READ_COMMITTED} READ ONLY", read_schema)  # as the role that serves
 
     async def ping(self) -> None:
         """See ``Database.ping``."""

@@ -16,8 +16,10 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.key_files import make_folder
+from precipiq_core.schema_state import SchemaState
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.connection import open_for_reading, open_for_writing
+from precipiq_sqlite.guards import read_schema
 from precipiq_sqlite.migrate import migrate, pending_revisions
 from precipiq_sqlite.plain_reads import PlainReads, open_plain_reads
 from precipiq_sqlite.readers import SqliteReaders
@@ -132,6 +134,10 @@ class SqliteDatabase:
     async def transaction(self, statements: Sequence[Statement]) -> Sequence[Sequence[Row]]:
         """See ``Database.transaction``. Raises ``Conflict`` when a constraint of the schema is violated."""
         return await self.writer.submit(self._guard.run, tuple(statements), len(statements))
+
+    async def schema_state(self) -> SchemaState:
+        """See ``GuardedDatabase``."""
+        return await self.readers.run(read_schema)
 
     async def ping(self) -> None:
         """See ``Database.ping``."""

@@ -14,7 +14,7 @@ import structlog
 from precipiq_chain.chain_format import statement_timestamp
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import Unavailable
-from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.ledger import ChainBreak, Ledger
 from precipiq_ws_stream.errors import CannotResume
 from precipiq_ws_stream.frames import Batch, Encoder, batches
 from precipiq_ws_stream.pages import PageSize
@@ -69,6 +69,7 @@ class Feed:
         self._recent: list[Batch] = []
         self._recent_bytes = 0
         self._waiters: set[asyncio.Future[None]] = set()
+        self.known_break: ChainBreak | None = None
         self._task: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -116,8 +117,19 @@ class Feed:
             found.append(batch)
         return found
 
+    def note_break(self, known: ChainBreak | None) -> None:
+        """Note the fault that verification found in the chain, or that there is none."""
+        if known != self.known_break:
+            self.known_break = known
+            self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
     async def wait(self) -> None:
-        """Wait for new entries."""
+        """Wait for new entries, or news of a fault."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -190,9 +202,7 @@ class Feed:
             self._recent_bytes -= self._recent.pop(0).size
         self.position = new[-1].end
         self.bytes_total += size
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake()
 
     def _names(self) -> dict[str, str]:
         return {"org_id": self.chain.org_id, "environment": self.chain.environment}

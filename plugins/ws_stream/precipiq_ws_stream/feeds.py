@@ -9,7 +9,7 @@ import structlog
 
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
-from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_ws_stream.config import WsStreamConfig
 from precipiq_ws_stream.feed import Feed
 from precipiq_ws_stream.frames import Encoder
@@ -61,6 +61,11 @@ class Feeds:
             feed.users -= 1
             if not feed.users:
                 feed.idle_since_s = self._clock.monotonic_s()
+
+    def note_breaks(self, audit: ChainAudit) -> None:
+        """Tell the streams of each chain whether a fault in it is known."""
+        for feed in self._by_chain.values():
+            feed.note_break(audit.known_break(feed.chain))
 
     async def close_idle(self) -> None:
         """Close the feeds without users for a while."""

@@ -12,7 +12,7 @@ from precipiq_contracts.auth import AddressLimiter
 from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.deployment import DeploymentInfo
-from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_contracts.registries import EntryKinds
 from precipiq_contracts.services import Services
@@ -33,7 +33,7 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
     Config = WsStreamConfig
     provides: ClassVar[tuple[type, ...]] = (Streams,)
     requires: ClassVar[tuple[type, ...]] = (Ledger, AddressLimiter)
-    optional: ClassVar[tuple[type, ...]] = (Plans,)
+    optional: ClassVar[tuple[type, ...]] = (Plans, ChainAudit)
 
     @hookimpl
     def provide(self, services: Services) -> None:
@@ -44,6 +44,7 @@ class WsStreamPlugin(PluginBase[WsStreamConfig]):
             self.config,
             StreamMetrics(services.get(CollectorRegistry)),
             services.find(Plans),
+            services.find(ChainAudit),
         )
         services.provide(Streams, streams)
 

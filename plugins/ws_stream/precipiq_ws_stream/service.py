@@ -12,7 +12,7 @@ from precipiq_contracts.auth import AddressLimiter, Principal
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, EntryKind
 from precipiq_contracts.clock import Clock, parse_timestamp
-from precipiq_contracts.ledger import Ledger
+from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_contracts.plans import Plans
 from precipiq_ws_stream.access import KeyAccess, Keys, Recheck
 from precipiq_ws_stream.config import WsStreamConfig
@@ -68,6 +68,7 @@ class Streams:
         config: WsStreamConfig,
         metrics: StreamMetrics,
         plans: Plans | None = None,
+        audit: ChainAudit | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -91,6 +92,7 @@ class Streams:
             kept_bytes_max=config.replay_cache_bytes_max,
         )
         self._places = Places(address_limiter, config, plans)
+        self._audit = audit
         self._keys = Keys(clock, self._on_key_ending)
         self._feeds = Feeds(
             ledger,
@@ -239,6 +241,8 @@ class Streams:
             self._metrics.lag.set(max((item.lag_frames for item in self._open), default=0))
             for subscription in self._open:
                 self._count(subscription)
+            if self._audit is not None:
+                self._feeds.note_breaks(self._audit)
             await self._feeds.close_idle()
 
     def _evict_stuck(self, now_s: float) -> None:

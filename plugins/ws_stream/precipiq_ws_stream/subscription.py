@@ -11,6 +11,7 @@ import structlog
 
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import ChainBreak
 from precipiq_ws_stream.access import KeyAccess
 from precipiq_ws_stream.endings import INTERNAL, Ending, cannot_resume, too_slow
 from precipiq_ws_stream.errors import CannotResume
@@ -88,6 +89,7 @@ class Subscription:
         self._caught_up = not resumed
         self._told_s = clock.monotonic_s()  # when the client was last sent something
         self._progress_s: float | None = None  # while something is being sent: when the client last took some of it
+        self._told_break: ChainBreak | None = None
         self._unsent: int | None = None
         self._bytes_before = feed.bytes_total
         self._page_size = PageSize(pace.page_entries_max, pace.page_bytes)
@@ -171,6 +173,7 @@ class Subscription:
 
     async def _next(self) -> Sequence[Batch]:
         while True:
+            await self._tell_break_if_new()
             try:
                 if self.position.seq < self._head.seq and not self._is_feed_current:
                     raise FellBehind
@@ -183,6 +186,18 @@ class Subscription:
             if batches:
                 return [batch.only(self._wanted) for batch in batches]
             await self._wait()
+
+    async def _tell_break_if_new(self) -> None:
+        known, told = self.feed.known_break, self._told_break
+        if known == told:
+            return
+        self._told_break = known
+        if known is None:
+            await self._send_control("integrity.restored", {"seq": told.seq if told else None})
+        else:
+            await self._send_control(
+                "integrity.broken", {"seq": known.seq, "id": known.id, "code": known.code, "reason": known.reason}
+            )
 
     async def _wait(self) -> None:
         if not self._tells_position:

@@ -1,0 +1,112 @@
+"""What is known of the chains' integrity now, whoever found it: for `/readyz`, the interface, streams and signing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock, format_timestamp
+from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.ledger import ChainBreak
+from precipiq_ledger.anchors import CODES_OF_FILES
+from precipiq_ledger.records import break_record
+from precipiq_ledger.sweep_book import SweepBook
+from precipiq_ledger.sweep_metrics import SweepMetrics
+
+log = structlog.get_logger("precipiq.ledger")
+
+
+class Integrity:
+    """The findings of the sweep. ``within_s``: the time within which each chain is to be checked whole.
+
+    ``changed`` is set when a fault is found or gone. ``listeners`` are called with the chain, and the fault or None.
+    """
+
+    def __init__(self, clock: Clock, metrics: SweepMetrics, within_s: float) -> None:
+        self.book = SweepBook()
+        self.changed = asyncio.Event()
+        self.listeners: list[Callable[[Chain, ChainBreak | None], None]] = []
+        self._clock = clock
+        self._metrics = metrics
+        self._within_s = within_s
+
+    def broken(self, chain: Chain) -> ChainBreak | None:
+        """The fault found in that chain, until it is gone."""
+        swept = self.book.chains.get(chain)
+        return None if swept is None else swept.broken
+
+    def may_sign(self, chain: Chain) -> bool:
+        """Whether a checkpoint of that chain may be signed: no fault is known but in the files of checkpoints."""
+        broken = self.broken(chain)
+        return broken is None or broken.code in CODES_OF_FILES
+
+    def replace(self, book: SweepBook) -> None:
+        """Take what another process found, or this one before it was started again."""
+        book.count_since(self._clock.now_us(), self._clock.monotonic_s(), self._within_s)
+        before, self.book = self.book.broken(), book
+        now = book.broken()
+        for chain, broken in now.items():
+            if before.get(chain) != broken:
+                self.announce(chain, broken)
+        for chain in before.keys() - now.keys():
+            self.announce(chain, None)
+        self.show()
+
+    def announce(self, chain: Chain, broken: ChainBreak | None) -> None:
+        """Tell everybody of a fault that was found, or that one is gone."""
+        names = {"org_id": chain.org_id, "environment": chain.environment}
+        if broken is None:
+            log.warning("a chain that was broken holds again", **names)
+        else:
+            what = {"seq": broken.seq, "code": broken.code, "reason": broken.reason}
+            log.critical("a chain is broken: nothing is signed over it", **names, **what)
+        for listener in self.listeners:
+            listener(chain, broken)
+        self.changed.set()
+
+    def show(self) -> None:
+        """Bring the metrics up to date."""
+        self._metrics.note(self.book, self._clock.monotonic_s())
+
+    async def tell(self) -> None:
+        """Raises ``Unavailable``, for `/readyz`, while a chain is broken or long unchecked, or the schema changed."""
+        broken = len(self.book.broken())
+        if broken:
+            raise Unavailable(f"{broken} broken: see the log, and `precipiq ledger verify --all`")
+        if self.book.drift:
+            raise Unavailable(
+                f"SCHEMA_DRIFT: {len(self.book.drift)} objects of the schema are not as they were recorded"
+            )
+        stale = self.book.stale(self._clock.monotonic_s(), self._within_s)
+        if stale:
+            raise Unavailable(f"SWEEP_STALE: {stale} not checked within {self._within_s:.0f} s")
+
+    def record(self, chain: Chain) -> dict[str, Any]:
+        """What is known of that chain, as the interface shows it."""
+        swept = self.book.chains.get(chain)
+        if swept is None:
+            return {"status": "not_checked", "first_broken_link": None, "checked_through": None, "last_pass": None}
+        last = swept.last
+        is_stale = swept.age_s(self._clock.monotonic_s()) > self._within_s
+        status = "broken" if swept.broken else "stale" if is_stale else "whole" if last else "not_checked"
+        return {
+            "status": status,
+            "first_broken_link": None if swept.broken is None else break_record(swept.broken),
+            "checked_through": {
+                "seq": swept.tail.seq,
+                "hash": swept.tail.hash,
+                "at": format_timestamp(swept.tail_us) if swept.tail_us else None,
+            },
+            "last_pass": None
+            if last is None
+            else {
+                "began_at": format_timestamp(last.began_us),
+                "ended_at": format_timestamp(last.ended_us),
+                "records_checked": last.checked_count,
+                "head": {"seq": last.seq, "hash": last.hash},
+            },
+        }
