@@ -39,7 +39,7 @@ from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
-from precipiq_ledger.request_keys import StoredRequestKeys
+from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
@@ -117,9 +117,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
         services.provide(Integrity, integrity)
-        database = services.find(Database)
-        if database is not None:
-            services.provide(RequestKeys, StoredRequestKeys(database, services.get(MasterKey), clock))
+        database, master_key = services.find(Database), services.get(MasterKey)
+        keys = NoRequestKeys() if database is None else StoredRequestKeys(database, master_key, clock)
+        services.provide(RequestKeys, keys)
 
     def gather(self, hooks: Hooks, services: Services) -> None:
         """Call the hooks of the ledger, and take the other plugins' drivers, kinds and followers."""

@@ -59,3 +59,13 @@ class StoredRequestKeys:
 
     def _digest(self, value: bytes) -> str:
         return hmac.digest(self._key, value, "sha256").hex()
+
+
+class NoRequestKeys:
+    """The capability of a deployment without a database: there a key binds only what was recorded under it."""
+
+    async def bind(self, chain: Chain, name: str, content: bytes) -> bool:
+        return False
+
+    async def release(self, chain: Chain, name: str, content: bytes) -> None:
+        pass
