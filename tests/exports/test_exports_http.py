@@ -245,6 +245,14 @@ def test_a_deleted_bundle_is_gone_and_the_chain_tells(client: Client) -> None:
     assert kinds(client).count("export_deleted") == 1
 
 
+def test_a_bundle_is_gone_with_the_end_of_its_time(client: Client, shared_server: ServerProcess) -> None:
+    """At once: the upkeep comes by later."""
+    record = exported(client)
+    shared_server.sql(f"UPDATE exports SET expires_us = 1 WHERE export_id = '{record['id']}'")
+    gone = client.http.get(f"/exports/{record['id']}/download")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (410, "export_expired")
+
+
 @on_sqlite
 def test_a_download_goes_on_where_it_broke_off(client: Client) -> None:
     record = exported(client)
