@@ -271,3 +271,26 @@ loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True).returncode == 0
+
+
+async def test_what_was_answered_is_stored_although_others_wait(path: Path, writer: SqliteWriter) -> None:
+    """Another handler's job keeps the thread busy; the one before it was answered, so it is in the file."""
+    first_hold, go_first = hold(writer)
+    answered = writer.submit(Groups().insert, 7)
+    second = Groups()
+
+    def wait_then_insert(connection: sqlite3.Connection, items: Sequence[threading.Event]) -> list[int | Exception]:
+        for item in items:
+            item.wait(30)
+        return second.insert(connection, [8] * len(items))
+
+    go_second = threading.Event()
+    waiting = writer.submit(wait_then_insert, go_second)
+    go_first.set()
+    await first_hold
+    assert await answered == 7
+    try:
+        assert await asyncio.to_thread(stored, path) == [7]
+    finally:
+        go_second.set()
+    assert await waiting == 8
