@@ -287,3 +287,13 @@ async def test_a_round_counts_unless_the_store_was_unavailable(
     with pytest.raises(Unavailable):
         await checkpointer.write_all()
     assert len(rounds) == 2
+
+
+async def test_a_folder_that_is_none_keeps_no_server_from_starting(
+    files: CheckpointFiles, checkpointer: Checkpointer, lines: list[dict[str, object]]
+) -> None:
+    files.folder.write_text("no folder")
+    await checkpointer.start()
+    assert [line["event"] for line in lines] == ["the manifest of the checkpoints is not written"]
+    with pytest.raises(OSError):
+        await checkpointer.write_all()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -90,13 +90,15 @@ class Checkpointer:
 
     async def start(self) -> None:
         """Compare files, manifest and database before anything is served; the log tells what is wrong."""
+        unseen: set[Chain] = set()
         try:
             self._tell_lost(await asyncio.to_thread(self._manifest.start))
         except ManifestRefused as error:
             self._tell_refused_manifest(error)
         except OSError as error:
             log.error("the manifest of the checkpoints is not written", error=str(error))
-        unseen = await asyncio.to_thread(self._manifest.chains)
+        with suppress(OSError):
+            unseen = await asyncio.to_thread(self._manifest.chains)
         async for chain in self._store.chains():
             unseen.discard(chain)
             try:
