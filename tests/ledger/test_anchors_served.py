@@ -166,11 +166,11 @@ def test_odd_organisations_in_rows_lead_nowhere_and_stop_no_checkpoint(spoilt: S
             other_id = entry_id[:-4] + f"000{number}"
             altered = statement.replace(entry_id.encode(), other_id.encode())
             intruder.copy(1, org_id=org_id, id=other_id, statement=altered)
-    before = {path for path in spoilt.server.folder.parent.rglob("*") if path.parent != spoilt.folder}
+    before = {path for path in spoilt.server.folder.rglob("*") if path.parent != spoilt.folder}
     seq = Client(spoilt.server).decide()["seq"]
     spoilt.restart()
     assert json.loads(spoilt.path.read_text().splitlines()[-1])["seq"] == seq
     assert {line["org_id"] for line in spoilt.cried("rows of a chain that no organisation can have")} == {"", "X" * 300}
-    after = {path for path in spoilt.server.folder.parent.rglob("*") if path.parent != spoilt.folder}
+    after = {path for path in spoilt.server.folder.rglob("*") if path.parent != spoilt.folder}
     assert {path.name for path in after - before} <= {"precipiq.db-wal", "precipiq.db-shm"}
     assert len(list(spoilt.folder.glob("~*.jsonl"))) == 2
