@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from precipiq_contracts.errors import Unavailable
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoints import Checkpoint, parse_checkpoint
-from tests.ledger.checkpoint_helpers import CHAIN, OTHER, THEIRS, Stored, codes, compared, hash_of, path_of, sign
+from precipiq_ledger.verifier import Verifier, VerifierLimits
+from precipiq_testkit.memory import MemoryAuditor
+from tests.ledger.checkpoint_helpers import CHAIN, OTHER, THEIRS, Key, Stored, codes, compared, hash_of, path_of, sign
 
 
 @pytest.fixture
@@ -146,3 +150,12 @@ def test_values_that_no_checkpoint_has_are_refused(changes: dict[str, object]) -
 def test_a_chain_that_checkpoints_know_and_the_database_does_not_is_missing(files: CheckpointFiles) -> None:
     write(files, [sign(3)])
     assert codes(compared(files, Stored(0)))[0] == ("ORG_MISSING", 1)
+
+
+@pytest.mark.anyio
+async def test_files_that_cannot_be_read_are_no_verdict(files: CheckpointFiles) -> None:
+    files.folder.mkdir()
+    os.mkfifo(path_of(files))
+    verifier = Verifier(Key(), files, VerifierLimits(10, 1, 100, 1, 10))
+    with pytest.raises(Unavailable, match="the checkpoints cannot be read"):
+        await verifier.verify(MemoryAuditor({}), CHAIN)

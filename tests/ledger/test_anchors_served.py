@@ -154,3 +154,23 @@ def test_no_checkpoint_follows_a_rewritten_chain(spoilt: Site) -> None:
         spoilt.restart()
     assert spoilt.path.read_bytes() == held
     assert len(spoilt.cried("chain was rewritten: ")) == 2, "once by each process"
+
+
+def test_odd_organisations_in_rows_lead_nowhere_and_stop_no_checkpoint(spoilt: Site) -> None:
+    odd = ["../../x", "org/../y", "", "X" * 300]
+    with closing(intruder_of(spoilt.server, spoilt.chain, spoilt.server.folder)) as intruder:
+        intruder.drop_triggers()
+        [statement] = intruder.get(1, "statement")
+        entry_id = json.loads(statement)["id"]
+        for number, org_id in enumerate(odd):
+            other_id = entry_id[:-4] + f"000{number}"
+            altered = statement.replace(entry_id.encode(), other_id.encode())
+            intruder.copy(1, org_id=org_id, id=other_id, statement=altered)
+    before = {path for path in spoilt.server.folder.rglob("*") if path.parent != spoilt.folder}
+    seq = Client(spoilt.server).decide()["seq"]
+    spoilt.restart()
+    assert json.loads(spoilt.path.read_text().splitlines()[-1])["seq"] == seq
+    assert {line["org_id"] for line in spoilt.cried("rows of a chain that no organisation can have")} == {"", "X" * 300}
+    after = {path for path in spoilt.server.folder.rglob("*") if path.parent != spoilt.folder}
+    assert {path.name for path in after - before} <= {"precipiq.db-wal", "precipiq.db-shm"}
+    assert len(list(spoilt.folder.glob("~*.jsonl"))) == 2

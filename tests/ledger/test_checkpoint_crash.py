@@ -53,6 +53,15 @@ def read_lines(process: subprocess.Popen[str], count: int) -> list[str]:
     return [process.stdout.readline().strip() for _ in range(count)]
 
 
+def read_rest(process: subprocess.Popen[str]) -> list[str]:
+    """What it says until it ends. (``communicate`` would pass over what ``readline`` has read ahead.)"""
+    assert process.stdout is not None
+    with process.stdout:
+        rest = process.stdout.read().split("\n")
+    process.wait(timeout=30)
+    return [line for line in rest if line]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> CheckpointFiles:
     return CheckpointFiles(tmp_path / "checkpoints")
@@ -68,10 +77,9 @@ def test_after_a_kill_every_written_checkpoint_is_there_and_nothing_is_called_lo
     seq = 1
     for kill in range(KILLS):
         process = start(files.folder, seq)
-        read_lines(process, 1 + kill % 4)
+        said = read_lines(process, 1 + kill % 4)
         process.send_signal(signal.SIGKILL)
-        rest = process.communicate(timeout=30)[0].split()
-        written = [*rest, str(seq - 1)]
+        written = [*said, *read_rest(process), str(seq - 1)]
         last = max(int(each) for each in written if each.isdigit())
         seqs = held(files)
         assert seqs[:last] == list(range(1, last + 1))
@@ -86,9 +94,9 @@ def test_a_full_disk_leaves_whole_lines_and_is_written_again_when_there_is_space
 ) -> None:
     """The limit gives a short write first, then EFBIG, as a full disk gives ENOSPC."""
     process = start(files.folder, last=2)
-    assert process.communicate(timeout=30)[0].split() == ["ready", "1"]
+    assert read_rest(process) == ["ready", "1"]
     process = start(files.folder, 2, last=4, bytes_max=path_of(files).stat().st_size + spare)
-    assert process.communicate(timeout=30)[0].split("\n")[:3] == ["ready", "failed 27", "3"]
+    assert read_rest(process) == ["ready", "failed 27", "3"]
     assert held(files) == [1, 3]
     assert path_of(files).read_bytes().count(b"\n") == 2
     assert codes(compared(files, Stored(9), manifest_of(files, ManualClock()))) == []
@@ -98,7 +106,7 @@ def test_two_processes_that_write_at_once_lose_and_tear_nothing(files: Checkpoin
     processes = [start(files.folder, first, 2, 201) for first in (1, 2)]
     for process in processes:
         read_lines(process, 1)
-    written = [int(seq) for process in processes for seq in process.communicate(timeout=60)[0].split()]
+    written = [int(seq) for process in processes for seq in read_rest(process)]
     assert sorted(written) == list(range(1, 201))
     assert sorted(held(files)) == list(range(1, 201))
     assert codes(compared(files, Stored(300), manifest_of(files, ManualClock()), signatures_max=300)) == []

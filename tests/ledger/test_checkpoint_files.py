@@ -49,6 +49,16 @@ def test_a_first_line_that_is_torn_is_cut_off(files: CheckpointFiles) -> None:
     assert path_of(files).read_bytes() == sign(4).line()
 
 
+@pytest.mark.parametrize("whole", [b"{}", b'{"v":2,"seq":9}', b"[1]\n"])
+def test_a_whole_last_line_of_somebody_elses_is_kept_as_evidence(files: CheckpointFiles, whole: bytes) -> None:
+    files.append(sign(3))
+    with path_of(files).open("ab") as stream:
+        stream.write(whole)
+    assert [line.is_torn for line in files.read(CHAIN)] == [False, False]
+    files.append(sign(4))
+    assert path_of(files).read_bytes() == sign(3).line() + whole.rstrip() + b"\n" + sign(4).line()
+
+
 def test_what_is_too_long_for_a_torn_line_stays_and_later_lines_are_whole(files: CheckpointFiles) -> None:
     files.append(sign(3))
     with path_of(files).open("ab") as stream:

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from precipiq_contracts.chain import Chain, Entry, Head
+from precipiq_contracts.errors import Unavailable
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoint_manifest import FILE_NAME
 from precipiq_ledger.checkpointer import Checkpointer
@@ -264,3 +265,35 @@ async def test_a_round_that_could_not_write_the_manifest_writes_it_in_the_next(
     manifest = manifest_of(files, ManualClock()).read()
     assert manifest is not None
     assert set(manifest.records) == set(store.last_seqs)
+
+
+async def test_a_round_counts_unless_the_store_was_unavailable(
+    store: Store, files: CheckpointFiles, checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    checkpointer.on_round = lambda: rounds.append(1)
+    await checkpointer.write_all()
+    path_of(files).unlink()
+    path_of(files).mkdir()  # as good as a full disk
+    store.last_seqs[CHAIN] = 6
+    with pytest.raises(OSError):
+        await checkpointer.write_all()
+    assert len(rounds) == 2
+
+    async def away(chain: Chain) -> Head:
+        raise Unavailable
+
+    monkeypatch.setattr(store, "head", away)
+    with pytest.raises(Unavailable):
+        await checkpointer.write_all()
+    assert len(rounds) == 2
+
+
+async def test_a_folder_that_is_none_keeps_no_server_from_starting(
+    files: CheckpointFiles, checkpointer: Checkpointer, lines: list[dict[str, object]]
+) -> None:
+    files.folder.write_text("no folder")
+    await checkpointer.start()
+    assert [line["event"] for line in lines] == ["the manifest of the checkpoints is not written"]
+    with pytest.raises(OSError):
+        await checkpointer.write_all()

@@ -39,6 +39,7 @@ CODES_OF_EVIDENCE = frozenset(_GRAVEST_FIRST)
 CODES_OF_FILES = frozenset((CHECKPOINT_FORGED, WRONG_ORIGIN, KEY_UNANCHORED, CHECKPOINTS_LOST, ANCHOR_STALE))
 """Those among them that are no fault of the chain: new checkpoints may and should be signed."""
 
+ROUNDS_MISSED_MAX = 5
 _COMPARED_AT_ONCE = 1000
 _SECOND_US = 1_000_000
 
@@ -47,34 +48,41 @@ _SECOND_US = 1_000_000
 class Freshness:
     """How old an entry may become without a checkpoint. ``now_us``: None when no server writes checkpoints here now.
 
-    ``serving_since_us``: since when the server of this process does; 0 when it is another's, or not known.
+    ``tried_us``: an entry since then was there for fewer rounds than it may miss; None when the rounds are not known.
     """
 
     stale_us: int
     now_us: int | None = None
-    serving_since_us: int = 0
+    tried_us: int | None = None
 
 
 class AnchorAge:
-    """How old an entry may become without a checkpoint, ``stale_s``, and since when this process writes them."""
+    """How old an entry may become without a checkpoint: ``stale_s`` and, where this process writes them, some rounds.
+
+    Rounds and not only time, because a machine may have been asleep, its clock set, or its database away.
+    """
 
     def __init__(self, clock: Clock, stale_s: float) -> None:
         self.clock = clock
         self._stale_us = round(stale_s * _SECOND_US)
-        self._started: tuple[int, float] | None = None
+        self._rounds: deque[int] | None = None
 
     def start(self) -> None:
         """From now on this process writes checkpoints."""
-        self._started = (self.clock.now_us(), self.clock.monotonic_s())
+        self._rounds = deque(maxlen=ROUNDS_MISSED_MAX)
+
+    def note_round(self) -> None:
+        """A round looked at all chains, whether it could write or not."""
+        if self._rounds is not None:
+            self._rounds.append(self.clock.now_us())
 
     def freshness(self, manifest: CheckpointManifest) -> Freshness:
-        """As it is now. Blocks. A step of the clock makes no entry older in the process that serves."""
+        """As it is now. Blocks."""
         now_us = self.clock.now_us()
-        if self._started is None:
+        if self._rounds is None:
             return Freshness(self._stale_us, now_us if manifest.is_serving() else None)
-        started_us, started_s = self._started
-        steady_us = started_us + round((self.clock.monotonic_s() - started_s) * _SECOND_US)
-        return Freshness(self._stale_us, min(now_us, steady_us), started_us)
+        is_known = len(self._rounds) == ROUNDS_MISSED_MAX
+        return Freshness(self._stale_us, now_us, self._rounds[0] if is_known else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +270,14 @@ class _Comparing:
         since_us, last_us = self._time_at(first_seq), self._time_at(self.last_seq)
         if since_us is None or last_us is None:
             return
+        if freshness.tried_us is not None and since_us >= freshness.tried_us:
+            return
         if freshness.now_us is not None:
             until_us = freshness.now_us
         else:
             until_us = last_us if manifest is None else manifest.written_us
         started_us = 0 if manifest is None else manifest.started_us
-        waits_us = until_us - max(since_us, started_us, freshness.serving_since_us)
+        waits_us = until_us - max(since_us, started_us)
         if waits_us > freshness.stale_us:
             which = "no checkpoint of this chain counts" if self.newest is None else "no checkpoint is newer"
             reason = f"entry {first_seq} is without a checkpoint for {waits_us // _SECOND_US} s: {which}"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import orjson
 import structlog
 
 from precipiq_contracts.chain import ENVIRONMENTS, Chain, Environment
@@ -135,15 +136,15 @@ class CheckpointFiles:
             waiting: Line | None = None
             for number, content in enumerate(_lines(stream), start=1):
                 if waiting is not None:
-                    yield waiting
+                    yield Line(waiting.number, None)
                     waiting = None
                 checkpoint = None if content is None else _parsed(content)
                 if checkpoint is None:
-                    waiting = Line(number, None)
+                    waiting = Line(number, None, is_torn=content is None or not _is_json(content))
                 else:
                     yield Line(number, checkpoint)
             if waiting is not None:
-                yield Line(waiting.number, None, is_torn=True)
+                yield waiting
 
     def _open(self, chain: Chain) -> BinaryIO:
         descriptor = os.open(self._path(chain), os.O_RDONLY | _SAFE)
@@ -209,14 +210,17 @@ def locked(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def lock(descriptor: int, kind: int) -> None:
-    """Wait for a lock of ``fcntl.flock``, which ends with the descriptor. Raises ``OSError`` when it takes too long."""
-    for _ in range(round(LOCK_WAIT_S / _LOCK_PAUSE_S)):
+def lock(descriptor: int, kind: int, *, wait_s: float | None = None) -> None:
+    """Wait for a lock of ``fcntl.flock``, which ends with the descriptor. ``wait_s``: by default ``LOCK_WAIT_S``.
+
+    Raises ``BlockingIOError`` when it takes longer, ``OSError``.
+    """
+    for _ in range(round((LOCK_WAIT_S if wait_s is None else wait_s) / _LOCK_PAUSE_S)):
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         time.sleep(_LOCK_PAUSE_S)
-    raise OSError(errno.EAGAIN, "another process keeps it locked")
+    raise BlockingIOError(errno.EAGAIN, "another process keeps it locked")
 
 
 def write_all(descriptor: int, content: bytes, offset: int) -> None:
@@ -238,13 +242,9 @@ def _mend(descriptor: int, path: Path) -> int:
     tail = os.pread(descriptor, size - begin, begin)
     start = tail.rfind(b"\n", 0, max(len(tail) - 1, 0)) + 1
     last = tail[start:]
-    if not last or _parsed(last) is not None:
-        if last and not last.endswith(b"\n"):  # all of a checkpoint but its end
-            write_all(descriptor, b"\n", size)
-            size += 1
-        return size
-    if start == 0 and begin > 0:  # too long to be of ours: it stays as evidence, and the next line is one of its own
-        if not last.endswith(b"\n"):
+    is_long = start == 0 and begin > 0
+    if not last or is_long or _is_json(last):  # whole, or of nobody's writing here: it stays
+        if last and not last.endswith(b"\n"):
             write_all(descriptor, b"\n", size)
             size += 1
         return size
@@ -278,3 +278,12 @@ def _parsed(line: bytes) -> Checkpoint | None:
         return parse_checkpoint(line)
     except ValueError:
         return None
+
+
+def _is_json(line: bytes) -> bool:
+    """No part of a checkpoint's line is, so it is no torn one."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True

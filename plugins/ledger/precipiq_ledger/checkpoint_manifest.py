@@ -32,6 +32,7 @@ log = structlog.get_logger("precipiq.ledger")
 FILE_NAME = "manifest.json"
 _LOCK_NAME = "manifest.lock"
 _SERVING_NAME = "serving.lock"
+_SERVING_WAIT_S = 0.02  # other commands that ask hold it for a moment
 _PURPOSE = "ledger checkpoint manifest, version 1"
 _DIGEST_CHARACTERS = 32
 _NUMBERS = ("number", "began_us", "started_us", "written_us")
@@ -142,7 +143,7 @@ class CheckpointManifest:
         """Whether a server on this machine writes checkpoints into this folder now."""
         try:
             with _opened(self._files.folder / _SERVING_NAME, os.O_RDONLY) as descriptor:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor, fcntl.LOCK_EX, wait_s=_SERVING_WAIT_S)
         except BlockingIOError:
             return True
         except OSError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -16,7 +16,8 @@ from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_ledger.checkpoint_files import CheckpointFiles, Place, UnnameableChain
+from precipiq_contracts.errors import Unavailable
+from precipiq_ledger.checkpoint_files import CheckpointFiles, Place, UnnameableChain, file_name
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest, ManifestRefused
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 
@@ -43,6 +44,7 @@ class Checkpointer:
     """Writes checkpoints while the deployment serves, and once more when it stops.
 
     ``on_signed`` is called with each checkpoint that this node signed, ``on_head`` with each head that it reads.
+    ``on_round`` is called after each round that could ask the store for all chains, whether it could write or not.
     ``may_sign`` says of a chain whether no break of it is known; it is asked, on the event loop, before each signature.
     """
 
@@ -67,6 +69,7 @@ class Checkpointer:
         self._writing = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
         self.on_head: Callable[[Chain, Head | None], object] = lambda chain, head: None
+        self.on_round: Callable[[], None] = lambda: None
         self.may_sign: Callable[[Chain], bool] = lambda chain: True
 
     @asynccontextmanager
@@ -87,16 +90,19 @@ class Checkpointer:
 
     async def start(self) -> None:
         """Compare files, manifest and database before anything is served; the log tells what is wrong."""
+        unseen: set[Chain] = set()
         try:
             self._tell_lost(await asyncio.to_thread(self._manifest.start))
         except ManifestRefused as error:
             self._tell_refused_manifest(error)
         except OSError as error:
             log.error("the manifest of the checkpoints is not written", error=str(error))
-        unseen = await asyncio.to_thread(self._manifest.chains)
+        with suppress(OSError):
+            unseen = await asyncio.to_thread(self._manifest.chains)
         async for chain in self._store.chains():
             unseen.discard(chain)
             try:
+                file_name(chain)
                 head = await self._store.head(chain)
                 self.on_head(chain, head)
                 if head is not None:
@@ -120,7 +126,15 @@ class Checkpointer:
 
         Raises the first error at the end: a chain whose file is broken keeps no other from its checkpoint.
         """
-        return await self._write_those(self._store.chains())
+        try:
+            count = await self._write_those(self._store.chains())
+        except Unavailable:
+            raise
+        except Exception:
+            self.on_round()
+            raise
+        self.on_round()
+        return count
 
     async def write_for(self, chains: Iterable[Chain]) -> int:
         """The same for these chains."""
@@ -147,6 +161,7 @@ class Checkpointer:
         return count
 
     async def _look_at(self, chain: Chain) -> bool:
+        file_name(chain)  # before the store is asked for what no chain can be called
         head = await self._store.head(chain)
         self.on_head(chain, head)
         if head is None or self._written.get(chain) == head.seq:

@@ -29,7 +29,7 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
 from precipiq_core.settings import suggest
-from precipiq_ledger.anchors import AnchorAge
+from precipiq_ledger.anchors import ROUNDS_MISSED_MAX, AnchorAge
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("precipiq.ledger")
 
-
-_INTERVALS = 5
-"""So many intervals an entry may be without a checkpoint, at least."""
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES: dict[str, tuple[str, str | None]] = {"request_keys": ("org_id", "environment")}
@@ -102,7 +99,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             config.checkpoint_signatures_max,
         )
         self._files = files
-        self._age = AnchorAge(clock, max(config.checkpoint_stale_s, _INTERVALS * config.checkpoint_interval_s))
+        self._age = AnchorAge(clock, max(config.checkpoint_stale_s, ROUNDS_MISSED_MAX * config.checkpoint_interval_s))
         self._sweep_metrics = SweepMetrics(services.get(CollectorRegistry))
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
@@ -213,6 +210,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         checkpointer = self._checkpointer(services)
         checkpointer.on_head = self._watch.note_head
         checkpointer.may_sign = services.get(Integrity).may_sign
+        checkpointer.on_round = self._age.note_round
         self._files.keep_private()
         self._age.start()
         await checkpointer.start()

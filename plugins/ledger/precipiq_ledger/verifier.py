@@ -136,7 +136,10 @@ class Verifier:
 
     async def _compare(self, asked: _Range, ends_at: int) -> Compared:
         work = partial(compare, self._evidence(), asked.auditor, asked.chain, ends_at)
-        return await asyncio.to_thread(work)
+        try:
+            return await asyncio.to_thread(work)
+        except OSError as error:
+            raise Unavailable(f"the checkpoints cannot be read: {error.strerror}") from error
 
     def _evidence(self) -> Evidence:
         """Made when it is first asked for: a deployment that is only checked reads no master key."""
