@@ -115,7 +115,7 @@ class Copy:
 
     @property
     def checkpoint_file(self) -> Path:
-        [path] = (self.server.data_dir / "checkpoints").iterdir()
+        [path] = (self.server.data_dir / "checkpoints").glob("*.jsonl")
         return path
 
     @property

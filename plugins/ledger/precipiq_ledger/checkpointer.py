@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import cast
 
@@ -24,6 +24,7 @@ class Checkpointer:
     """Writes checkpoints while the deployment serves, and once more when it stops.
 
     ``on_signed`` is called with each checkpoint that this node signed, ``on_head`` with each head that it reads.
+    ``may_sign``: whether the entries after that seq, up to that head, are the sealer's; others are not signed.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Checkpointer:
         self._writing = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
         self.on_head: Callable[[Chain, Head | None], object] = lambda chain, head: None
+        self.may_sign: Callable[[Chain, int, Head], Awaitable[bool]] | None = None
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Write while the context is entered, and once more at its end."""
@@ -111,6 +113,8 @@ class Checkpointer:
             self._warn_of_rollback(chain, head, newest.seq)
             return None
         if newest is not None and (newest.seq, newest.hash) == (head.seq, head.hash):
+            return None
+        if self.may_sign is not None and not await self.may_sign(chain, 0 if newest is None else newest.seq, head):
             return None
         return self._signer.sign(chain, head, self._clock.now_us())
 

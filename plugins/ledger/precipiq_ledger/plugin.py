@@ -7,16 +7,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
-from precipiq_contracts.chain import EntryKind
+from precipiq_contracts.chain import ADOPTION, EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import ClockedDatabase, Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
-from precipiq_contracts.errors import DeploymentError
+from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import Hooks
 from precipiq_contracts.ledger import ChainAudit, Ledger
@@ -28,6 +29,8 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
 from precipiq_core.settings import suggest
+from precipiq_ledger.adoption_marks import AdoptionMarks
+from precipiq_ledger.authenticity import Authenticity
 from precipiq_ledger.checkpoints import CheckpointFiles, CheckpointSigner
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
@@ -35,6 +38,7 @@ from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import StoredRequestKeys
+from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
 
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 
     from precipiq_core.http.endpoint import Endpoint
 
+
+log = structlog.get_logger("precipiq.ledger")
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES: dict[str, tuple[str, str | None]] = {"request_keys": ("org_id", "environment")}
@@ -79,8 +85,15 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         )
         metrics = ClockMetrics(services.get(CollectorRegistry))
         self._watch = ClockWatch(clock, clock_limits, metrics)
-        service = LedgerService(clock, randomness, Limits(config.entry_bytes_max, depth_max), self._watch)
-        files = CheckpointFiles(services.get(DeploymentInfo).data_dir / config.checkpoint_dir)
+        keys = MasterEpochKeys(services.get(MasterKey))
+        entry_limits = Limits(config.entry_bytes_max, depth_max)
+        service = LedgerService(clock, randomness, entry_limits, self._watch, EntrySealer(keys))
+        folder = services.get(DeploymentInfo).data_dir / config.checkpoint_dir
+        files = CheckpointFiles(folder)
+        database = services.find(Database)
+        marks = AdoptionMarks(folder, database, lambda: keys.root)
+        self._authenticity = Authenticity(lambda: service.store, lambda: keys.root, marks)
+        service.authenticate = self._authenticity.first_unauthentic
         limits = VerifierLimits(
             config.verify_batch_entries,
             config.verify_processes,
@@ -91,7 +104,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._files = files
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
-        verifier = Verifier(services.get(MasterKey), files, limits, self._watch)
+        verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._authenticity.check_of)
         services.provide(Verifier, verifier)
         services.provide(ChainAudit, StoredChains(service, verifier))
         self._kinds = Registry[EntryKind]("entry kind")
@@ -100,7 +113,6 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(EntryKinds, self._kinds)
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
-        database = services.find(Database)
         if database is not None:
             services.provide(RequestKeys, StoredRequestKeys(database, services.get(MasterKey), clock))
 
@@ -127,6 +139,11 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                 REDACTION,
                 "a payload was erased",
                 ("target_seq", "target_id", "target_hash", "reason"),
+            ),
+            EntryKind(
+                ADOPTION,
+                "the entries before this one, older than the sealer's MACs, were adopted",
+                ("head_seq", "head_hash", "note"),
             ),
         ]
 
@@ -158,12 +175,29 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             service.start(store, services.get(EntryKinds).by_name)
             try:
                 if services.get(DeploymentInfo).serving:
-                    async with self._checkpoints(services), self._followers(services), self._clock(services):
+                    async with (
+                        self._adoption(services),
+                        self._checkpoints(services),
+                        self._followers(services),
+                        self._clock(services),
+                    ):
                         yield
                 else:
                     yield
             finally:
                 service.stop()
+
+    @asynccontextmanager
+    async def _adoption(self, services: Services) -> AsyncIterator[None]:
+        """Adopt what is older than the sealer's MACs before anything is served, or as soon as it can be done."""
+        service, authenticity = services.get(LedgerService), self._authenticity
+        try:
+            await authenticity.settle(service.adopt)
+        except PrecipiqError as error:
+            log.error("the chains from before the sealer's MACs are not adopted yet", reason=error.message)
+        interval_s = self.config.checkpoint_interval_s
+        async with authenticity.run(services.get(Background), interval_s, service.adopt):
+            yield
 
     @asynccontextmanager
     async def _followers(self, services: Services) -> AsyncIterator[None]:
@@ -188,6 +222,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         clock = services.get(Clock)
         checkpointer = Checkpointer(store, signer, self._files, clock, self.config.checkpoint_interval_s)
         checkpointer.on_head = self._watch.note_head
+        checkpointer.may_sign = self._authenticity.may_sign
         self._files.keep_private()
         await checkpointer.compare_heads()
         background = services.get(Background)
