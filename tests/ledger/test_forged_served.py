@@ -261,6 +261,25 @@ def test_nodes_that_start_at_once_adopt_each_chain_once(server: ServerProcess, t
             node.kill()
 
 
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_server_with_another_master_key_seals_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    """Its entries would be nobody's: the chains would be broken for good."""
+    other = ServerProcess(tmp_path / "other", postgres=server.postgres)
+    with pytest.raises(RuntimeError, match=r"secrets\.master_key is not the key"):
+        other.start()
+    assert other.process.returncode == 2
+    assert Client(server).verify()["is_valid"]
+
+
+def test_an_altered_mark_counts(server: ServerProcess) -> None:
+    assert server.stop() == 0
+    server.sql("UPDATE ledger_marks SET mac = 'x' WHERE name = 'adopted'")
+    forged: Entry = intrude(server, forgers.append)
+    server.start()
+    assert [line["where"] for line in cried(server, "has a wrong MAC")] == ["database"]
+    assert place(Client(server).verify()) == (forged.seq, UNAUTHENTIC)
+
+
 def test_what_cannot_be_adopted_now_is_adopted_later(server: ServerProcess) -> None:
     """A chain whose head is ahead of the clock takes no entry. The others are adopted, and nothing is settled."""
     [(other_id, other_key)] = organisations(server, 1)

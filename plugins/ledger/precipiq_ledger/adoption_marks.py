@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from precipiq_contracts.database import Database, Statement
-from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.key_files import make_folder, sync, write_private
 
 log = structlog.get_logger("precipiq.ledger")
@@ -30,7 +30,7 @@ _INSERT = "INSERT INTO ledger_marks (name, mac) VALUES (:name, :mac) ON CONFLICT
 class AdoptionMarks:
     """``root``: gives the root of the MACs' keys. ``database`` None: there is the file alone.
 
-    A mark with a wrong MAC counts, and is cried out: what somebody else wrote must not make chains be adopted.
+    A mark with a wrong MAC counts too: what somebody else wrote must not make chains be adopted.
     """
 
     def __init__(self, folder: Path, database: Database | None, root: Callable[[], bytes]) -> None:
@@ -43,17 +43,28 @@ class AdoptionMarks:
         return await self._file() is not None or _NAME in await self._rows()
 
     async def complete(self) -> None:
-        """Write each mark that is missing, durable on return; cry out what is strange. Raises ``Unavailable``."""
+        """Write each mark that is missing, durable on return; cry out one that is forged.
+
+        Raises ``DeploymentError`` when all that are there are: what this process would seal, no other would believe.
+        """
         mac = await asyncio.to_thread(self._mac)
-        written, rows = await self._file(), await self._rows()
-        for where, found in (("file", written), ("database", rows.get(_NAME))):
-            if found is not None and not hmac.compare_digest(found.encode(), mac.encode()):
-                log.critical("the mark of the adoption has a wrong MAC: it is forged, or made under another master key",
-                             where=where)  # fmt: skip
-        if written is not None and self._database is not None and _NAME not in rows:
-            log.critical("the mark of the adoption was gone from the database: it was taken, or an old copy restored")
-        if self._database is not None and _NAME not in rows:
+        written, row = await self._file(), (await self._rows()).get(_NAME)
+        if self._database is not None and row is None:
+            if written is not None:
+                log.critical(
+                    "the mark of the adoption was gone from the database: it was taken, or an old copy restored"
+                )
             await self._database.transaction([Statement(_INSERT, {"name": _NAME, "mac": mac})])
+            row = (await self._rows()).get(_NAME)  # another machine may have been first
+        found = {"file": written, "database": row}
+        wrong = [where for where, text in found.items() if text is not None and text != mac]
+        if wrong and mac not in found.values():
+            raise DeploymentError([
+                "secrets.master_key is not the key under which this deployment's entries are sealed, by the mark of their "
+                f"adoption ({' and '.join(wrong)}): every machine needs the same, for good"
+            ])  # fmt: skip
+        if wrong:
+            log.critical("the mark of the adoption has a wrong MAC: somebody altered it", where=wrong[0])
         if written is None:
             await asyncio.to_thread(self._write, mac)
 

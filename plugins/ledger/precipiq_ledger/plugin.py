@@ -193,6 +193,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         service, authenticity = services.get(LedgerService), self._authenticity
         try:
             await authenticity.settle(service.adopt)
+        except DeploymentError:
+            raise
         except PrecipiqError as error:
             log.error("the chains from before the sealer's MACs are not adopted yet", reason=error.message)
         interval_s = self.config.checkpoint_interval_s
