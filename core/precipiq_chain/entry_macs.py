@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from precipiq_contracts.clock import parse_timestamp
 
@@ -20,6 +21,7 @@ ALL = 2**63
 
 _HOUR_US = 3600 * 1_000_000
 _PREFIX = b"precipiq entry\n"
+_INNER_PAD, _OUTER_PAD = bytes(byte ^ 0x36 for byte in range(256)), bytes(byte ^ 0x5C for byte in range(256))
 _HOUR = slice(0, 13)  # of a timestamp: YYYY-MM-DDTHH
 
 
@@ -36,6 +38,22 @@ def epoch_key(root: bytes, epoch: int) -> bytes:
 def entry_mac(key: bytes, entry_hash: str) -> str:
     """The MAC of the entry with that hash, under its epoch's key: 64 hex digits."""
     return hmac.digest(key, _PREFIX + entry_hash.encode(), "sha256").hex()
+
+
+def entry_macs(key: bytes, hashes: Sequence[str]) -> list[str]:
+    """:func:`entry_mac` of many entries, in half the time: both pads of HMAC (RFC 2104) are hashed once.
+
+    ``key``: 64 bytes at most.
+    """
+    block = key.ljust(64, b"\0")
+    inner, outer = sha256(block.translate(_INNER_PAD) + _PREFIX), sha256(block.translate(_OUTER_PAD))
+    macs: list[str] = []
+    for entry_hash in hashes:
+        first, second = inner.copy(), outer.copy()
+        first.update(entry_hash.encode())
+        second.update(first.digest())
+        macs.append(second.hexdigest())
+    return macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +83,9 @@ class MacCheck:
         if macs.count(None) == len(macs):
             return seqs[-1] <= self.exempt_through
         key = self._key(timestamps[0])
-        if key is not None and timestamps[0][_HOUR] == timestamps[-1][_HOUR]:
-            expected = [hmac.digest(key, _PREFIX + text.encode(), "sha256").hex() for text in hashes]
-            if expected == list(macs):
-                return True
+        is_one_hour = key is not None and timestamps[0][_HOUR] == timestamps[-1][_HOUR]
+        if key is not None and is_one_hour and entry_macs(key, hashes) == list(macs):
+            return True
         return all(map(self.holds, seqs, hashes, timestamps, macs))
 
     def allows_adoption(self, seq: int) -> bool:

@@ -60,8 +60,8 @@ class AdoptionMarks:
         wrong = [where for where, text in found.items() if text is not None and text != mac]
         if wrong and mac not in found.values():
             raise DeploymentError([
-                "secrets.master_key is not the key under which this deployment's entries are sealed, by the mark of their "
-                f"adoption ({' and '.join(wrong)}): every machine needs the same, for good"
+                "secrets.master_key is not the key under which this deployment's entries are sealed, by the mark of "
+                f"their adoption ({' and '.join(wrong)}): every machine needs the same, for good"
             ])  # fmt: skip
         if wrong:
             log.critical("the mark of the adoption has a wrong MAC: somebody altered it", where=wrong[0])
