@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple, cast
@@ -72,12 +72,18 @@ def prepare(draft: Draft, salt: bytes, *, max_depth: int = 64) -> PreparedDraft:
 
 
 def seal_entries(
-    chain: Chain, head: Head | None, drafts: Sequence[PreparedDraft], *, now_us: int, randomness: bytes
+    chain: Chain,
+    head: Head | None,
+    drafts: Sequence[PreparedDraft],
+    *,
+    now_us: int,
+    randomness: bytes,
+    mac: Callable[[int, str], str] | None = None,
 ) -> list[Entry]:
     """Seal drafts after ``head``, in order.
 
     ``now_us``: microseconds since the epoch; timestamps are moved forward as needed to increase strictly.
-    ``randomness``: 10 bytes per draft, for the ids.
+    ``randomness``: 10 bytes per draft, for the ids. ``mac``: gives an entry's MAC from its time and hash.
     """
     seq, prev_hash, last_us = (head.seq, head.hash, head.timestamp_us) if head else (0, GENESIS_HASH, -1)
     org_id, environment = canonical(chain.org_id).decode(), canonical(chain.environment).decode()
@@ -98,7 +104,8 @@ def seal_entries(
             ).encode(),
         )
         prev_hash = sha256(statement).hexdigest()
-        entries.append(Entry(chain, seq, prev_hash, statement, prepared.payload, draft.idempotency_key))
+        sealed = None if mac is None else mac(last_us, prev_hash)
+        entries.append(Entry(chain, seq, prev_hash, statement, prepared.payload, draft.idempotency_key, sealed))
     return entries
 
 

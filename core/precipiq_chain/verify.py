@@ -14,7 +14,9 @@ from typing import Any
 import orjson
 
 from precipiq_chain.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
-from precipiq_contracts.chain import GENESIS_HASH, Chain
+from precipiq_chain.entry_macs import MacCheck
+from precipiq_chain.erasures import Source, find_erasures
+from precipiq_contracts.chain import ADOPTION, GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
 from precipiq_contracts.ledger import ChainBreak
 
@@ -30,6 +32,7 @@ PAYLOAD_MISMATCH = "PAYLOAD_MISMATCH"
 PAYLOAD_ABSENT = "PAYLOAD_ABSENT"
 PAYLOAD_UNEXPECTED = "PAYLOAD_UNEXPECTED"
 COLUMN_MISMATCH = "COLUMN_MISMATCH"
+UNAUTHENTIC_ENTRY = "UNAUTHENTIC_ENTRY"
 FILED_ELSEWHERE = "FILED_ELSEWHERE"
 TRUNCATED = "TRUNCATED"
 INCONSISTENT_WITH_CHECKPOINT = "INCONSISTENT_WITH_CHECKPOINT"
@@ -76,16 +79,19 @@ def verify_stretch(
     *,
     batch_entries: int,
     progress: Callable[[int], None] = lambda _: None,
+    macs: MacCheck | None = None,
 ) -> Stretch:
     """Check the entries with ``after.seq`` < seq <= ``through_seq``; stops at the first break.
 
-    ``progress`` is called with the number of entries checked since its last call.
+    ``progress`` is called with the number of entries checked since its last call. ``macs``: without it, entries need
+    not be the sealer's; that is for tests of a store alone.
     """
+    source = Source(auditor, chain, macs)
     last, count = after, 0
     for batch in auditor.batches(chain, after.seq, through_seq, batch_entries):
-        columns = _whole_batch_holds(auditor, chain, last, batch)
+        columns = _whole_batch_holds(source, last, batch)
         if columns is None:
-            good, broken = _first_break(auditor, chain, last, batch)
+            good, broken = _first_break(source, last, batch)
             return Stretch(count + good.seq - last.seq, good, broken)
         last = columns
         count += len(batch.seqs)
@@ -101,8 +107,9 @@ _BY_NAME = {
 _OTHERS = itemgetter("id", "kind", "actor", "body")
 
 
-def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> Anchor | None:
+def _whole_batch_holds(source: Source, last: Anchor, batch: AuditBatch) -> Anchor | None:
     """The batch's last entry when every check holds for all of it, else None."""
+    chain = source.chain
     statements, hashes, payloads = batch.statements, list(batch.hashes), batch.payloads
     seqs = list(range(last.seq + 1, last.seq + 1 + len(statements)))
     if batch.problem is not None or list(batch.seqs) != seqs:
@@ -119,9 +126,7 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     payload_hashes = [None if payload is None else sha256(payload).hexdigest() for payload in payloads]
-    if column["payload_hash"] != payload_hashes and not _are_absences_explained(
-        auditor, chain, batch, column, payload_hashes
-    ):
+    if column["payload_hash"] != payload_hashes and not _are_absences_explained(source, batch, column, payload_hashes):
         return None
     holds = (
         column["seq"] == seqs
@@ -130,13 +135,22 @@ def _whole_batch_holds(auditor: EntryAuditor, chain: Chain, last: Anchor, batch:
         and are_of_chain
         and column["v"].count(VERSION) == len(others)
         and set(map(len, fields)) == {len(STATEMENT_KEYS)}
+        and _are_authentic(source.macs, batch, times[1:], others)
     )
     return Anchor(seqs[-1], hashes[-1], times[-1]) if holds else None
 
 
+def _are_authentic(
+    macs: MacCheck | None, batch: AuditBatch, times: Sequence[str], others: Sequence[tuple[Any, ...]]
+) -> bool:
+    if macs is None:
+        return True
+    adoptions = [seq for seq, other in zip(batch.seqs, others, strict=True) if other[1] == ADOPTION]
+    return all(map(macs.allows_adoption, adoptions)) and macs.all_hold(batch.seqs, batch.hashes, times, batch.macs)
+
+
 def _are_absences_explained(
-    auditor: EntryAuditor,
-    chain: Chain,
+    source: Source,
     batch: AuditBatch,
     column: dict[str, list[Any]],
     payload_hashes: Sequence[str | None],
@@ -146,28 +160,15 @@ def _are_absences_explained(
     ]
     if any(payload_hashes[index] is not None for index in differing):
         return False
-    erased = _find_erasures(auditor, chain, [batch.seqs[index] for index in differing])
-    return all(erased.get(batch.seqs[index]) == batch.hashes[index] for index in differing)
+    erased = find_erasures(source, [batch.seqs[index] for index in differing])
+    return all(erased.get(batch.seqs[index]) == (batch.hashes[index], None) for index in differing)
 
 
-def _find_erasures(auditor: EntryAuditor, chain: Chain, seqs: Sequence[int]) -> dict[int, str]:
-    """Seq -> hash of the entries whose erasure a redaction entry of this chain states."""
-    stated: dict[int, str] = {}
-    for statement in auditor.redactions(chain, seqs):
-        try:
-            body = parse_statement(statement).body
-        except (ValueError, TypeError, RecursionError):
-            continue
-        if isinstance(body.get("target_seq"), int) and isinstance(body.get("target_hash"), str):
-            stated[int(str(body["target_seq"]))] = str(body["target_hash"])
-    return stated
-
-
-def _first_break(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: AuditBatch) -> tuple[Anchor, ChainBreak]:
-    rows = zip(batch.seqs, batch.hashes, batch.statements, batch.payloads, strict=True)
-    for index, (seq, stored_hash, statement, payload) in enumerate(rows):
+def _first_break(source: Source, last: Anchor, batch: AuditBatch) -> tuple[Anchor, ChainBreak]:
+    rows = zip(batch.seqs, batch.hashes, batch.statements, batch.payloads, batch.macs, strict=True)
+    for index, (seq, stored_hash, statement, payload, mac) in enumerate(rows):
         problem = batch.problem[1] if batch.problem is not None and batch.problem[0] == index else None
-        found = _check_row(auditor, chain, last, seq, stored_hash, statement, payload, problem)
+        found = _check_row(source, last, seq, stored_hash, statement, payload, mac, problem)
         if isinstance(found, ChainBreak):
             return last, found
         last = found
@@ -178,15 +179,16 @@ def _first_break(auditor: EntryAuditor, chain: Chain, last: Anchor, batch: Audit
 
 
 def _check_row(
-    auditor: EntryAuditor,
-    chain: Chain,
+    source: Source,
     last: Anchor,
     seq: int,
     stored_hash: str,
     statement: bytes,
     payload: bytes | None,
+    mac: str | None,
     problem: str | None,
 ) -> Anchor | ChainBreak:
+    chain = source.chain
     expected = last.seq + 1
     fields = _fields(statement)
     entry_id = _entry_id(fields)
@@ -212,17 +214,21 @@ def _check_row(
         return ChainBreak(seq, LINK_BROKEN, f"prev_hash is not the hash of entry {last.seq}", entry_id)
     if parsed.timestamp <= last.timestamp:
         return ChainBreak(seq, TIME_NOT_INCREASING, f"the timestamp is not after that of entry {last.seq}", entry_id)
-    broken = _check_payload(auditor, chain, seq, stored_hash, payload, parsed.payload_hash, entry_id)
+    broken = _check_payload(source, seq, stored_hash, payload, parsed.payload_hash, entry_id)
     if broken is not None:
         return broken
     if problem is not None:
         return ChainBreak(seq, COLUMN_MISMATCH, problem, entry_id)
+    if source.macs is not None and not source.macs.holds(seq, stored_hash, parsed.timestamp, mac):
+        lacks = "has no MAC" if mac is None else "has a MAC that is not its own"
+        return ChainBreak(seq, UNAUTHENTIC_ENTRY, f"no server of this deployment made it: it {lacks}", entry_id)
+    if source.macs is not None and parsed.kind == ADOPTION and not source.macs.allows_adoption(seq):
+        return ChainBreak(seq, UNAUTHENTIC_ENTRY, "a chain is adopted once, after its last entry of then", entry_id)
     return Anchor(seq, stored_hash, parsed.timestamp)
 
 
 def _check_payload(
-    auditor: EntryAuditor,
-    chain: Chain,
+    source: Source,
     seq: int,
     stored_hash: str,
     payload: bytes | None,
@@ -236,8 +242,13 @@ def _check_payload(
             )
         if sha256(payload).hexdigest() != payload_hash:
             return ChainBreak(seq, PAYLOAD_MISMATCH, "the payload is not the one that was hashed", entry_id)
-    elif payload_hash is not None and _find_erasures(auditor, chain, [seq]).get(seq) != stored_hash:
-        return ChainBreak(seq, PAYLOAD_ABSENT, "the payload is gone and no redaction entry says so", entry_id)
+    elif payload_hash is not None:
+        erased_hash, made_up = find_erasures(source, [seq]).get(seq, ("", None))
+        if erased_hash != stored_hash:
+            return ChainBreak(seq, PAYLOAD_ABSENT, "the payload is gone and no redaction entry says so", entry_id)
+        if made_up is not None:
+            reason = f"the payload is gone, and no server of this deployment made its redaction, entry {made_up}"
+            return ChainBreak(seq, UNAUTHENTIC_ENTRY, reason, entry_id)
     return None
 
 

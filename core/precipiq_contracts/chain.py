@@ -15,6 +15,9 @@ GENESIS_HASH = "0" * 64
 SYSTEM = "system"
 """The actor of entries that no API key wrote."""
 
+ADOPTION = "adoption"
+"""The kind of the entry after a chain's entries from before the sealer's MAC; its body names the last of these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -72,6 +75,7 @@ class Entry:
 
     ``statement``: canonical statement, UTF-8. ``hash``: its SHA-256 in hex. ``payload``: canonical payload and salt,
     None when the entry has none or it was erased. ``idempotency_key``: as in the draft; not part of the proof.
+    ``mac``: the sealer's, 64 hex digits; None when an older version sealed the entry.
     """
 
     chain: Chain
@@ -80,6 +84,7 @@ class Entry:
     statement: bytes
     payload: bytes | None
     idempotency_key: str | None = None
+    mac: str | None = None
 
 
 Present: TypeAlias = Callable[[Chain, Sequence[Entry]], Awaitable[Sequence[bytes]]]

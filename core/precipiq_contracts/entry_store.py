@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from precipiq_contracts.chain import Chain, Entry, Head, PreparedDraft
 
@@ -93,6 +93,7 @@ class AuditBatch:
     hashes: Sequence[str]
     statements: Sequence[bytes]
     payloads: Sequence[bytes | None]
+    macs: Sequence[str | None]
     problem: tuple[int, str] | None = None
 
 
@@ -117,8 +118,8 @@ class EntryAuditor(Protocol):
         """The stored hash at each of these seqs, in their order; None where there is no entry."""
         ...
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
-        """Statements of the redaction entries that name one of these seqs."""
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
+        """Statement and MAC of each redaction entry that names one of these seqs."""
         ...
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
@@ -173,9 +174,10 @@ class EntryStore(EntryReader, Protocol):
         MUST call ``seal``, last, with the chain's true head and only those drafts whose idempotency key is new (in
         order; a key that occurs twice among the drafts counts as known the second time; it MAY leave the call out when
         none is new and it has not called it), while no other append to that chain can intervene; MUST store exactly
-        the entries that this call returns; MUST be durable (it survives a power cut) before it returns, also when it
-        stores nothing new; MUST NOT store anything when ``seal`` raises, and let that error through. A draft with a
-        known key MUST be answered with the stored entry. MAY group concurrent appends into one transaction.
+        the entries that this call returns; MUST give back each entry's MAC, or its absence, wherever it gives the
+        entry; MUST be durable (it survives a power cut) before it returns, also when it stores nothing new; MUST NOT
+        store anything when ``seal`` raises, and let that error through. A draft with a known key MUST be answered with
+        the stored entry. MAY group concurrent appends into one transaction.
         """
         ...
 
@@ -199,6 +201,13 @@ class EntryStore(EntryReader, Protocol):
     async def ping(self) -> None:
         """Raises ``Unavailable`` when the store cannot serve."""
         ...
+
+
+@runtime_checkable
+class UpgradingStore(Protocol):
+    """An ``EntryStore`` to which servers from before the sealer's MACs can append until an upgrade is over."""
+
+    async def is_upgrade_over(self) -> bool: ...
 
 
 class EntryStoreDriver(Protocol):

@@ -28,6 +28,13 @@ class Ledger(EntryReader, Protocol):
         """
         ...
 
+    async def first_unauthentic(self, chain: Chain, entries: Sequence[Entry]) -> Entry | None:
+        """The first of these entries of that chain that no sealer of this deployment made, by their hashes and MACs.
+
+        Raises ``Unavailable``.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ChainBreak:

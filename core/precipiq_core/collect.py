@@ -98,7 +98,9 @@ class Collector:
             f"plugin {name} declares {capability.__name__} in provides but did not provide it"
             for name, plugin in self._plugins.items()
             for capability in plugin.provides
-            if capability not in self._services.owners and capability not in failed
+            if capability not in self._services.owners
+            and capability not in failed
+            and all(self._services.find(each) is not None for each in plugin.optional)  # it may depend on one of these
         ]
         if problems:
             raise DeploymentError(problems)

@@ -21,9 +21,11 @@ from typing import Any
 
 from http_append import decision
 
+from precipiq_chain.entry_macs import PURPOSE, MacCheck
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
+from precipiq_contracts.secrets import MasterKey
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.running import run_lifespans
@@ -129,20 +131,22 @@ def measure(folder: Path, postgres: PostgresServer | None) -> None:
     measure_lists(servers[SHORT_ENTRIES], long)
 
 
-async def auditor_of(server: ServerProcess) -> EntryAuditor:
+async def audit_of(server: ServerProcess) -> tuple[EntryAuditor, MacCheck]:
+    """The auditor, and the check of the MACs: a benchmark's chain was never adopted."""
     assembly = assembled(server)
     async with run_lifespans(assembly):
-        return assembly.services.get(LedgerService).store.auditor()
+        root = assembly.services.get(MasterKey).derive(PURPOSE)  # type: ignore[type-abstract]
+        return assembly.services.get(LedgerService).store.auditor(), MacCheck(root)
 
 
 def measure_verification(server: ServerProcess) -> None:
     chain = Chain(server.org_id, "test")
-    auditor = asyncio.run(auditor_of(server))
+    auditor, macs = asyncio.run(audit_of(server))
     limits, singles, doubles = [], [], []
     for _ in range(ROUNDS):
         limits.append(hashes_per_s(auditor, chain))
         started_s = time.perf_counter()
-        stretch = verify_stretch(auditor, chain, GENESIS, None, batch_entries=2000)
+        stretch = verify_stretch(auditor, chain, GENESIS, None, batch_entries=2000, macs=macs)
         singles.append(stretch.checked_count / (time.perf_counter() - started_s))
         assert stretch.broken is None
     server.start()

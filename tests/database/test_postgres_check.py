@@ -287,7 +287,7 @@ ROLES = {
         "database.url: role <runtime> does not look into schema precipiq first: run `precipiq migrate`"
     ],
     "DELETE FROM alembic_version_ledger": [
-        "the database needs 1 migrations (ledger_0001): run `precipiq migrate`",
+        "the database needs 3 migrations (ledger_0001, ledger_0002, ledger_0003): run `precipiq migrate`",
     ],
     "UPDATE alembic_version_ledger SET version_num = 'ledger_9999'": [],  # a newer version's first phase
     "UPDATE alembic_version_ledger SET version_num = 'ledger_9999'; "

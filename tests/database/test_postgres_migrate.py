@@ -30,6 +30,7 @@ from .plugins import ALPHA, ALPHA_TEST, BETA, COLUMNS, KEYS, LEDGER, new_databas
 pytestmark = pytest.mark.slow
 
 DEADLINE_S = 60.0
+ENTRIES = ["ledger_0001", "ledger_0002", "ledger_0003"]
 _RIGHTS = """
 SELECT c.relname::text, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity, c.xmin::text,
        (SELECT array_agg(p.polname || pg_get_expr(p.polqual, c.oid) ORDER BY p.polname)::text
@@ -103,7 +104,7 @@ def test_migrating_again_changes_nothing_and_locks_nothing(
     postgres: testkit.PostgresDatabase, notes: Migration
 ) -> None:
     everything = (LEDGER, KEYS, notes)
-    assert migrate(postgres, *everything) == ["ledger_0001", "auth_keys_0001", "auth_keys_0002", "notes_0001"]
+    assert migrate(postgres, *everything) == [*ENTRIES, "auth_keys_0001", "auth_keys_0002", "notes_0001"]
     before = rights(postgres)
     locks = [f"LOCK TABLE precipiq.{table} IN ROW EXCLUSIVE MODE" for table in tables(postgres)]
     with session(postgres.admin_url, *locks):
@@ -450,8 +451,8 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
-    ledger, billing = ("ledger_0001", "request_keys_0001"), ("billing_0001", "billing_0002", "billing_0003")
-    names = (*ledger, *billing, "outcomes_0001", "auth_keys_0001", "auth_keys_0002", "exports_0001")
+    ledger, money = (*ENTRIES, *map("request_keys_000{}".format, (1, 2))), map("billing_000{}".format, (1, 2, 3))
+    names = (*ledger, *money, "outcomes_0001", "auth_keys_0001", "auth_keys_0002", "exports_0001")
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"
     postgres.sql("UPDATE precipiq.alembic_version_ledger SET version_num = 'ledger_9999'")

@@ -188,7 +188,7 @@ REFUSED = [
     "SELECT note FROM notes FOR UPDATE",
     "SELECT erase_payload('org_beta', 'live', 1)",
     "SELECT append_entries('org_alpha', 'live', 1, '47110', ARRAY[gen_random_uuid()], ARRAY['x'], ARRAY['x'], "
-    "ARRAY['x'], ARRAY[NULL::bigint], ARRAY['x'::bytea], ARRAY['x'::bytea], ARRAY['x'], NULL, NULL)",
+    "ARRAY['x'], ARRAY[NULL::bigint], ARRAY['x'::bytea], ARRAY['x'::bytea], ARRAY['x'], NULL, NULL, NULL)",
     "SELECT note INTO TEMP more FROM notes",
     "EXPLAIN SELECT * FROM notes",
     "EXPLAIN ANALYZE SELECT * FROM notes",

@@ -182,10 +182,11 @@ class LongChain:
         for start in range(after_seq, through_seq, size):
             seqs = range(start + 1, min(start + size, through_seq) + 1)
             payloads = [PAYLOAD if seq % 2 else None for seq in seqs]
-            yield AuditBatch(seqs, [f"{seq:064x}" for seq in seqs], [self.statement(seq) for seq in seqs], payloads)
+            hashes, statements = [f"{seq:064x}" for seq in seqs], [self.statement(seq) for seq in seqs]
+            yield AuditBatch(seqs, hashes, statements, payloads, [None] * len(seqs))
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> list[bytes]:
-        return [self.statement(LONG + seq, seq) for seq in reversed(target_seqs)]
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> list[tuple[bytes, str | None]]:
+        return [(self.statement(LONG + seq, seq), None) for seq in reversed(target_seqs)]
 
     def statement(self, seq: int, target_seq: int | None = None) -> bytes:
         kind, body = "decision", '{"agent_id":"agent"}'

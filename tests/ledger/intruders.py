@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,7 +39,7 @@ ENTRIES, REDACTED, REDACTION = 9, 2, 8
 BYTES = ("statement", "payload", "idempotency_key")
 """Columns whose values are bytes here, whatever the database calls them."""
 
-STORED = ("org_id", "environment", "seq", "statement", "payload", "hash", "idempotency_key", "idempotency_check")
+STORED = ("org_id", "environment", "seq", "statement", "payload", "hash", "idempotency_key", "idempotency_check", "mac")
 """What both databases store; the rest SQLite generates when it is read."""
 
 
@@ -115,6 +115,10 @@ class Intruder(ABC):
     @abstractmethod
     def put(self, place: object, /, **values: object) -> object | None:
         """Alter a row; its new place, or None when the database itself cannot store this."""
+
+    @abstractmethod
+    def insert(self, values: Mapping[str, Any]) -> None:
+        """Insert a row; of the values, those that the table stores."""
 
     @abstractmethod
     def copy(self, seq: int, /, **changes: object) -> None:
@@ -202,6 +206,11 @@ class SqliteIntruder(Intruder):
             return None
         return place
 
+    def insert(self, values: Mapping[str, Any]) -> None:
+        marks = ", ".join(map(_sqlite_value, self.columns))
+        sql = f"INSERT INTO entries ({', '.join(self.columns)}) VALUES ({marks})"
+        self.execute(sql, *(values[name] for name in self.columns))
+
     def copy(self, seq: int, /, **changes: object) -> None:
         changes = {name: value for name, value in changes.items() if name in self.columns}
         chosen = ", ".join(_sqlite_value(name) if name in changes else name for name in self.columns)
@@ -277,7 +286,9 @@ class PostgresIntruder(Intruder):
         return new_place
 
     def copy(self, seq: int, /, **changes: object) -> None:
-        values = dict(zip(self.columns, self.get(seq, *self.columns), strict=True)) | changes
+        self.insert(dict(zip(self.columns, self.get(seq, *self.columns), strict=True)) | changes)
+
+    def insert(self, values: Mapping[str, Any]) -> None:
         marks = ", ".join("?" * len(values))
         self.execute(f"INSERT INTO entries ({', '.join(values)}) VALUES ({marks})", *values.values())
 

@@ -200,10 +200,11 @@ def arguments(chain: Chain, head: tuple[int, str], entries: Sequence[Entry]) -> 
     return (
         chain.org_id, chain.environment, *head, *columns, [entry.statement for entry in entries],
         [entry.payload for entry in entries], [entry.hash for entry in entries], keys, checks,
+        [entry.mac for entry in entries],
     )  # fmt: skip
 
 
-APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 
 
 def sealed(chain: Chain, *keys: str | None) -> Sequence[Entry]:

@@ -17,6 +17,7 @@ from precipiq_ledger.service import LedgerService, Limits
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.memory import MemoryDriver
+from tests.ledger.intruders import Signing
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,7 @@ async def test_a_verification_that_could_not_be_carried_out_gives_its_place_to_t
 
     monkeypatch.setattr(verifier_module, "_WAIT_FOR_A_PLACE_S", 0.1)
     limits = VerifierLimits(3, 2, 1000, 1, 100)
-    verifier = Verifier(None, CheckpointFiles(tmp_path), limits)  # type: ignore[arg-type]
+    verifier = Verifier(Signing(), CheckpointFiles(tmp_path), limits)
     for _ in range(3):
         with pytest.raises(Unavailable, match="the store is away"):
             await verifier.verify(Away(), CHAIN)  # type: ignore[arg-type]

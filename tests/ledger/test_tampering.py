@@ -13,12 +13,15 @@ import pytest
 
 from precipiq_chain.canonical import canonical
 from precipiq_chain.chain_format import parse_statement
+from precipiq_chain.entry_macs import MacCheck
 from precipiq_chain.grouping import idempotency_check
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_ledger.checkpoints import Checkpoint
 from precipiq_ledger.verifier import VerifierLimits
 from precipiq_postgres.entries.columns import indexed_columns
+from precipiq_testkit.sealing import ROOT
 from tests.effort import rounds
+from tests.ledger.forgers import forged_mac
 from tests.ledger.intruders import (
     BYTES,
     CHAIN,
@@ -29,6 +32,7 @@ from tests.ledger.intruders import (
     REDACTED,
     REDACTION,
     SIGNER,
+    STORED,
     Intruder,
     Original,
     postgres_original,
@@ -36,7 +40,7 @@ from tests.ledger.intruders import (
 )
 
 COLUMNS = {
-    "sqlite": ("org_id", "environment", "seq", "statement", "payload", "hash", "idempotency_key", "idempotency_check"),
+    "sqlite": STORED,
 }
 COLUMNS["postgres"] = (*COLUMNS["sqlite"], "id", "kind", "agent_id", "action_type", "redacts_seq")
 PLACES_MAX = {"sqlite": rounds(6, long=40), "postgres": rounds(2, long=4)}
@@ -130,7 +134,14 @@ def _altered(column: str, value: Any, chosen: random.Random, places_max: int) ->
             others = [letter.encode() if column in BYTES else letter for letter in letters]
             other = chosen.choice([letter for letter in others if letter != there])
             yield value[:place] + other + value[place + 1 :]
-    if value is not None and column in ("payload", "idempotency_key", "idempotency_check", "agent_id", "action_type"):
+    if value is not None and column in (
+        "payload",
+        "idempotency_key",
+        "idempotency_check",
+        "agent_id",
+        "action_type",
+        "mac",
+    ):
         yield None
 
 
@@ -276,7 +287,7 @@ def test_a_whole_chain_filed_elsewhere_is_found(intruder: Intruder) -> None:
 def test_a_rewritten_suffix_holds_together_but_not_with_a_checkpoint(intruder: Intruder) -> None:
     intruder.checkpoint(6)
     _rewrite_from(intruder, 4)
-    clean = verify_stretch(intruder.auditor(), CHAIN, GENESIS, None, batch_entries=3)
+    clean = verify_stretch(intruder.auditor(), CHAIN, GENESIS, None, batch_entries=3, macs=MacCheck(ROOT))
     assert clean.broken is None, "the rewriting must be a clean one"
     assert clean.checked_count == ENTRIES
 
@@ -306,7 +317,7 @@ def test_a_forged_checkpoint_is_found_by_its_signature(intruder: Intruder) -> No
 
 
 def _insert(intruder: Intruder, template_seq: int, stored_hash: str | None = None, **changes: object) -> None:
-    """Insert a row of its own making: like that entry's, with these changes of the statement, hashed right."""
+    """Insert a made-up row: like that entry's, with these changes of the statement, hashed and sealed right."""
     statement, previous = intruder.get(template_seq, "statement", "hash")
     fields = json.loads(statement) | {"prev_hash": previous, "id": "01900000-0000-7000-8000-000000000000"} | changes
     text = canonical(fields)
@@ -315,6 +326,7 @@ def _insert(intruder: Intruder, template_seq: int, stored_hash: str | None = Non
         seq=fields["seq"],
         statement=text,
         hash=stored_hash or sha256(text).hexdigest(),
+        mac=forged_mac(ROOT, fields["timestamp"], sha256(text).hexdigest()),
         idempotency_key=None,
         idempotency_check=None,
         **_beside(text),
@@ -328,7 +340,7 @@ def _beside(statement: bytes) -> dict[str, object]:
 
 
 def _rewrite_from(intruder: Intruder, first: int) -> None:
-    """Change an entry and recompute every hash from there on, as an intruder who knows the format would."""
+    """Change an entry and recompute every hash from there on, as an intruder would who has the sealer's key too."""
     [previous] = intruder.get(first - 1, "hash")
     for seq in range(first, ENTRIES + 1):
         statement, key = intruder.get(seq, "statement", "idempotency_key")
@@ -340,4 +352,5 @@ def _rewrite_from(intruder: Intruder, first: int) -> None:
         assert parse_statement(text).seq == seq
         previous = sha256(text).hexdigest()
         check = None if key is None else idempotency_check(key.decode(), previous)
-        intruder.set(seq, statement=text, hash=previous, idempotency_check=check)
+        mac = forged_mac(ROOT, fields["timestamp"], previous)
+        intruder.set(seq, statement=text, hash=previous, idempotency_check=check, mac=mac)

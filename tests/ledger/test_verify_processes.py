@@ -53,7 +53,7 @@ class Suicidal:
             return
         self.mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-        yield AuditBatch([], [], [], [])
+        yield AuditBatch([], [], [], [], [])
 
 
 async def test_a_verifying_process_that_is_killed_is_no_verdict(
@@ -85,7 +85,7 @@ class Slow:
             return
         self.mark.write_text(str(os.getpid()))
         time.sleep(3600)
-        yield AuditBatch([], [], [], [])
+        yield AuditBatch([], [], [], [], [])
 
 
 SERVER = """

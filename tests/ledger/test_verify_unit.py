@@ -13,8 +13,10 @@ from threading import Event
 import pytest
 
 from precipiq_chain.canonical import canonical
+from precipiq_chain.entry_macs import PURPOSE, MacCheck, entry_mac, epoch_key, epoch_of
 from precipiq_chain.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry, Head
+from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import AuditBatch, EntryStore
 from precipiq_contracts.errors import Unavailable, ValidationFailed
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
@@ -24,7 +26,7 @@ from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 from precipiq_ledger.verifier import Verifier, VerifierLimits, join_stretches
 from precipiq_testkit.memory import MemoryAuditor, MemoryDriver
-from precipiq_testkit.sealing import Writer
+from precipiq_testkit.sealing import ROOT, Writer
 
 pytestmark = pytest.mark.anyio
 
@@ -37,13 +39,21 @@ INLINE = VerifierLimits(3, 2, 1000, 2, 100)
 
 
 class Key:
-    """A master key for tests."""
+    """A master key for tests. The entries' MACs have one root, whatever key signs the checkpoints."""
 
     def __init__(self, name: str = "one") -> None:
         self.name = name
 
     def derive(self, purpose: str) -> bytes:
-        return sha256(f"{self.name} {purpose}".encode()).digest()
+        return ROOT if purpose == PURPOSE else sha256(f"{self.name} {purpose}".encode()).digest()
+
+
+def mac_of(timestamp: object, entry_hash: str) -> str | None:
+    """As a server that could be made to seal anything."""
+    try:
+        return entry_mac(epoch_key(ROOT, epoch_of(parse_timestamp(str(timestamp)))), entry_hash)
+    except ValueError:
+        return None
 
 
 @dataclass(slots=True)
@@ -64,9 +74,9 @@ class Rows:
             if index == place - 1:
                 fields = {name: value for name, value in (fields | changes).items() if value is not ABSENT}
             statement = canonical(fields)
-            self.rows[index] = replace(
-                self.rows[index], statement=statement, hash=sha256(statement).hexdigest(), seq=index + 1
-            )
+            digest = sha256(statement).hexdigest()
+            row, mac = self.rows[index], mac_of(fields.get("timestamp"), digest)
+            self.rows[index] = replace(row, statement=statement, hash=digest, seq=index + 1, mac=mac)
 
     def timestamp(self, seq: int) -> str:
         return str(json.loads(self.rows[seq - 1].statement)["timestamp"])
@@ -306,7 +316,7 @@ async def test_processes_find_what_one_pass_finds_at_borders_too(
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same parts and joins as with processes, without the time that starting them takes."""
 
-    async def run(task: verifier_module.Task, progress: verifier_module.Progress) -> Stretch:
+    async def run(task: verifier_module.Task, macs: MacCheck, progress: verifier_module.Progress) -> Stretch:
         return verify_stretch(
             BySeq(list(task.auditor.entries[CHAIN])),  # type: ignore[attr-defined]
             task.chain,
@@ -314,6 +324,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             task.through_seq,
             batch_entries=task.batch_entries,
             progress=progress,
+            macs=macs,
         )
 
     monkeypatch.setattr(verifier_module, "_run_worker", run)

@@ -97,6 +97,10 @@ class FakeLedger:
         self.reads.append((after_seq, limit))
         return await self._store.read(chain, after_seq, limit)
 
+    async def first_unauthentic(self, chain: Chain, entries: Sequence[Entry]) -> Entry | None:
+        self._answer()
+        return next((entry for entry in entries if entry.mac is None), None)
+
     @asynccontextmanager
     async def watch(self, chain: Chain) -> AsyncIterator[AsyncIterator[None]]:
         self._answer()

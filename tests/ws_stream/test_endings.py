@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -70,6 +71,8 @@ async def test_a_revocation_on_one_node_closes_streams_on_the_other(postgres: Po
     with running_server(tmp_path / "a", postgres=postgres) as first:
         client = Client(first)
         made = client.data("POST", "/api-keys", json={"scopes": ["read"]})
+        (tmp_path / "b" / "data").mkdir(parents=True, mode=0o700)
+        shutil.copy(first.data_dir / "master.key", tmp_path / "b" / "data")
         with running_server(tmp_path / "b", postgres=postgres) as second:
             async with stream(second, made["key"]) as opened:
                 await opened.ready()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx2
@@ -117,10 +118,11 @@ async def test_two_nodes_with_redis_count_together(
     postgres: PostgresDatabase, redis_server: RedisProcess, tmp_path: Path
 ) -> None:
     overrides = {HANDSHAKES: "4", "PRECIPIQ__PLUGINS__AUTH_KEYS__RATE_LIMIT_REDIS_URL": redis_server.url}
-    with (
-        running_server(tmp_path / "a", postgres=postgres, overrides=overrides) as first,
-        running_server(tmp_path / "b", postgres=postgres, overrides=overrides) as second,
-    ):
+    with ExitStack() as stack:
+        first = stack.enter_context(running_server(tmp_path / "a", postgres=postgres, overrides=overrides))
+        (tmp_path / "b" / "data").mkdir(parents=True, mode=0o700)
+        shutil.copy(first.data_dir / "master.key", tmp_path / "b" / "data")
+        second = stack.enter_context(running_server(tmp_path / "b", postgres=postgres, overrides=overrides))
         await open_and_close(first, 2)
         await open_and_close(second, 2, key=first.key)
         assert (await refusal_of(first))[0] == 429

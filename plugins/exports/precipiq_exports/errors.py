@@ -12,6 +12,13 @@ class ExportNotReady(Conflict):
     default_message = "the export has no bundle to download"
 
 
+class UnauthenticEntry(Conflict):
+    """The range has an entry that no server of this deployment made: nothing is signed about it."""
+
+    code = "unauthentic_entry"
+    default_message = "an entry of the range was made by no server of this deployment"
+
+
 class ExportExpired(Gone):
     """The bundle was deleted, by its expiry or by a client."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from precipiq_chain.verify import UNAUTHENTIC_ENTRY
 from precipiq_contracts.chain import Chain, EntryKind
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.ledger import ChainAudit, ChainVerdict, Ledger
@@ -15,6 +16,7 @@ from precipiq_core import __version__
 from precipiq_core.key_files import make_folder
 from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, BundleTask, SigningKeyInfo, Table
 from precipiq_exports.bundle_process import run_bundle_worker
+from precipiq_exports.errors import UnauthenticEntry
 from precipiq_exports.job_store import JobStore, Lease
 from precipiq_exports.jobs import Job, Range
 from precipiq_exports.leases import LeaseLost, Progress
@@ -67,12 +69,16 @@ class BundleMaker:
         self._options = options
 
     async def make(self, job: Job, lease: Lease, progress: Progress) -> MadeBundle:
-        """Make the export's bundle. Raises ``LeaseLost``, ``VaultRefused``, ``Unavailable``; leaves no file then."""
+        """Make the export's bundle. Raises ``LeaseLost``, ``VaultRefused``, ``UnauthenticEntry`` and ``Unavailable``;
+        leaves no file then.
+        """
         key = await self._keys.current(job.chain)
         range = job.range or await self._fix_range(job, lease)
         tables = tables_of(self._kinds.by_name.values())
         progress.steps_total = range.entries_count * (2 + len(tables) * len(job.request.formats))
         verdict = await self._verify(job.chain, range, progress)
+        if verdict.broken is not None and verdict.broken.code == UNAUTHENTIC_ENTRY:
+            raise UnauthenticEntry(f"entry {verdict.broken.seq}: {verdict.broken.reason}")
         spec = _spec(job, range, key, verdict, tables, self._options)
         path = self._options.work_folder / job.bundle
         await asyncio.to_thread(make_folder, path.parent)

@@ -15,6 +15,7 @@ from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import PrecipiqError, Unavailable, VaultRefused
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
+from precipiq_exports.errors import UnauthenticEntry
 from precipiq_exports.job_store import BACKOFF_MAX_S, JobStore, Lease
 from precipiq_exports.jobs import Failure, Job
 from precipiq_exports.leases import LeaseKeeper, LeaseLost, LeaseObserver, Progress
@@ -137,7 +138,7 @@ class ExportRunner:
                 self._metrics.count("lost")
                 log.warning("export is not ours any more: cancelled, or taken over by another process")
             except PrecipiqError as error:
-                is_final = isinstance(error, VaultRefused)
+                is_final = isinstance(error, VaultRefused | UnauthenticEntry)
                 await self._handle_failure(job, lease, Failure(error.code, error.message), is_final=is_final)
             except Exception:  # the export must end with a reason for any error, and the others go on
                 log.exception("export failed unexpectedly")

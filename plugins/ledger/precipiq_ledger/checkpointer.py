@@ -6,7 +6,7 @@ It signs nothing that contradicts what it signed before, and nothing over a brea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -46,6 +46,7 @@ class Checkpointer:
     ``on_signed`` is called with each checkpoint that this node signed, ``on_head`` with each head that it reads.
     ``on_round`` is called after each round that could ask the store for all chains, whether it could write or not.
     ``may_sign`` says of a chain whether no break of it is known; it is asked, on the event loop, before each signature.
+    ``is_authentic`` says whether the entries after that seq, up to that head, are the sealer's; others are not signed.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Checkpointer:
         self.on_head: Callable[[Chain, Head | None], object] = lambda chain, head: None
         self.on_round: Callable[[], None] = lambda: None
         self.may_sign: Callable[[Chain], bool] = lambda chain: True
+        self.is_authentic: Callable[[Chain, int, Head], Awaitable[bool]] | None = None
 
     @asynccontextmanager
     async def run(self, background: Background) -> AsyncIterator[None]:
@@ -230,7 +232,7 @@ class Checkpointer:
             self._refuse(chain, _BROKEN, head_seq=head.seq)
             return False
         if anchor is None:
-            return True
+            return await self._is_authentic(chain, 0, head)
         if anchor.seq > head.seq:
             head = await self._store.head(chain) or head  # another node may have signed since
         if anchor.seq > head.seq:
@@ -239,7 +241,10 @@ class Checkpointer:
         if await self._hash_at(chain, anchor.seq, head) != anchor.hash:
             self._refuse(chain, _REWRITTEN, head_seq=head.seq, checkpoint_seq=anchor.seq)
             return False
-        return True
+        return await self._is_authentic(chain, anchor.seq, head)
+
+    async def _is_authentic(self, chain: Chain, after_seq: int, head: Head) -> bool:
+        return self.is_authentic is None or await self.is_authentic(chain, after_seq, head)
 
     async def _hash_at(self, chain: Chain, seq: int, head: Head) -> str | None:
         """Through the store's own connections: an auditor opens one for each question."""

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
 from precipiq_contracts.background import Background
-from precipiq_contracts.chain import Chain, EntryKind
+from precipiq_contracts.chain import ADOPTION, Chain, EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import ClockedDatabase, Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
@@ -29,7 +29,9 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
 from precipiq_core.settings import suggest
+from precipiq_ledger.adoption_marks import AdoptionMarks
 from precipiq_ledger.anchors import ROUNDS_MISSED_MAX, AnchorAge
+from precipiq_ledger.authenticity import Authenticity
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
@@ -40,6 +42,7 @@ from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
+from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
     from precipiq_ledger.checkpointer import Checkpointer
 
 log = structlog.get_logger("precipiq.ledger")
-
 
 _MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
 _TENANT_TABLES: dict[str, tuple[str, str | None]] = {"request_keys": ("org_id", "environment")}
@@ -89,8 +91,15 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         )
         metrics = ClockMetrics(services.get(CollectorRegistry))
         self._watch = ClockWatch(clock, clock_limits, metrics)
-        service = LedgerService(clock, randomness, Limits(config.entry_bytes_max, depth_max), self._watch)
-        files = CheckpointFiles(services.get(DeploymentInfo).data_dir / config.checkpoint_dir)
+        keys = MasterEpochKeys(services.get(MasterKey))
+        entry_limits = Limits(config.entry_bytes_max, depth_max)
+        service = LedgerService(clock, randomness, entry_limits, self._watch, EntrySealer(keys))
+        folder = services.get(DeploymentInfo).data_dir / config.checkpoint_dir
+        files = CheckpointFiles(folder)
+        database = services.find(Database)
+        marks = AdoptionMarks(folder, database, lambda: keys.root)
+        self._authenticity = Authenticity(lambda: service.store, lambda: keys.root, marks)
+        service.authenticate = self._authenticity.first_unauthentic
         limits = VerifierLimits(
             config.verify_batch_entries,
             config.verify_processes,
@@ -103,7 +112,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._sweep_metrics = SweepMetrics(services.get(CollectorRegistry))
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
-        verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age)
+        verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age, self._authenticity.check_of)
         services.provide(Verifier, verifier)
         integrity = Integrity(clock, self._sweep_metrics, config.sweep_within_s)
         services.provide(ChainAudit, StoredChains(service, verifier, integrity))
@@ -114,9 +123,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
         services.provide(Integrity, integrity)
-        database, master_key = services.find(Database), services.get(MasterKey)
-        keys = NoRequestKeys() if database is None else StoredRequestKeys(database, master_key, clock)
-        services.provide(RequestKeys, keys)
+        master_key = services.get(MasterKey)
+        bound = NoRequestKeys() if database is None else StoredRequestKeys(database, master_key, clock)
+        services.provide(RequestKeys, bound)
 
     def gather(self, hooks: Hooks, services: Services) -> None:
         """Call the hooks of the ledger, and take the other plugins' drivers, kinds and followers."""
@@ -141,6 +150,11 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                 REDACTION,
                 "a payload was erased",
                 ("target_seq", "target_id", "target_hash", "reason"),
+            ),
+            EntryKind(
+                ADOPTION,
+                "the entries before this one, older than the sealer's MACs, were adopted",
+                ("head_seq", "head_hash", "note"),
             ),
         ]
 
@@ -174,7 +188,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             try:
                 if services.get(DeploymentInfo).serving:
                     async with AsyncExitStack() as stack:
-                        for part in (self._checkpoints, self._followers, self._clock, self._sweep):
+                        for part in (self._adoption, self._checkpoints, self._followers, self._clock, self._sweep):
                             await stack.enter_async_context(part(services))
                         yield
                 else:
@@ -182,6 +196,20 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                         yield
             finally:
                 service.stop()
+
+    @asynccontextmanager
+    async def _adoption(self, services: Services) -> AsyncIterator[None]:
+        """Adopt what is older than the sealer's MACs before anything is served, or as soon as it can be done."""
+        service, authenticity = services.get(LedgerService), self._authenticity
+        try:
+            await authenticity.settle(service.adopt)
+        except DeploymentError:
+            raise
+        except PrecipiqError as error:
+            log.error("the chains from before the sealer's MACs are not adopted yet", reason=error.message)
+        interval_s = self.config.checkpoint_interval_s
+        async with authenticity.run(services.get(Background), interval_s, service.adopt):
+            yield
 
     @asynccontextmanager
     async def _followers(self, services: Services) -> AsyncIterator[None]:
@@ -211,6 +239,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         checkpointer.on_head = self._watch.note_head
         checkpointer.may_sign = services.get(Integrity).may_sign
         checkpointer.on_round = self._age.note_round
+        checkpointer.is_authentic = self._authenticity.may_sign
         self._files.keep_private()
         self._age.start()
         await checkpointer.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from precipiq_chain.chain_format import (
     statement_kind,
 )
 from precipiq_chain.entry_record import parts_of
-from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind, Head, PreparedDraft
+from precipiq_contracts.chain import ADOPTION, SYSTEM, Chain, Draft, Entry, EntryKind, Head, PreparedDraft
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.entry_store import (
     ACTOR_BYTES_MAX,
@@ -34,10 +34,13 @@ from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable
 from precipiq_ledger.clock_watch import ClockLimits, ClockWatch
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
+from precipiq_ledger.sealing import EntrySealer
 
 REDACTION = "redaction"
 
 _STATEMENT_OVERHEAD_BYTES = 600
+_ADOPTION_KEY = "ledger:adoption"
+_ADOPTION_NOTE = "no server proved that it made the entries before this one: they are older than the sealer's MACs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,27 @@ class Limits:
 
 
 class LedgerService:
-    """The capability ``Ledger`` over the deployment's entry store. ``on_append`` is called with a chain that grew."""
+    """The capability ``Ledger`` over the deployment's entry store. ``on_append`` is called with a chain that grew.
 
-    def __init__(self, clock: Clock, randomness: Randomness, limits: Limits, watch: ClockWatch | None = None) -> None:
+    ``sealer`` None: entries get no MAC, for tests alone. ``authenticate``: see ``Ledger.first_unauthentic``.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        randomness: Randomness,
+        limits: Limits,
+        watch: ClockWatch | None = None,
+        sealer: EntrySealer | None = None,
+    ) -> None:
+        self._sealer = sealer
         self._watch = watch or ClockWatch(clock, ClockLimits())
         self._randomness = randomness
         self._limits = limits
         self._store: EntryStore | None = None
         self._kinds: Mapping[str, EntryKind] = {}
         self.on_append: Callable[[Chain], None] = lambda chain: None
+        self.authenticate: Callable[[Chain, Sequence[Entry]], Awaitable[Entry | None]] | None = None
 
     def start(self, store: EntryStore, kinds: Mapping[str, EntryKind]) -> None:
         """Serve from that store."""
@@ -152,6 +167,29 @@ class LedgerService:
             raise AlreadyRedacted
         return entry
 
+    async def adopt(self, chain: Chain) -> Entry:
+        """Append the entry that adopts the chain's entries so far; a second call gives the first one's entry.
+
+        Raises ``ClockUntrusted`` and ``Unavailable``.
+        """
+        drafts = self._prepare(chain, [Draft(ADOPTION, SYSTEM, {}, None, _ADOPTION_KEY)])
+        seal = self._seal(chain, drafts)
+
+        def seal_after(head: Head | None, new: Sequence[PreparedDraft]) -> list[Entry]:
+            """The body names the head, which is known under the chain's lock alone."""
+            if head is None or not new:
+                return []
+            body: dict[str, Json] = {"head_seq": head.seq, "head_hash": head.hash, "note": _ADOPTION_NOTE}
+            return seal(head, self._prepare(chain, [Draft(ADOPTION, SYSTEM, body, None, _ADOPTION_KEY)]))
+
+        appended = await self.store.append(chain, drafts, seal_after)
+        self.on_append(chain)
+        return appended.entries[0]
+
+    async def first_unauthentic(self, chain: Chain, entries: Sequence[Entry]) -> Entry | None:
+        """See ``precipiq_contracts.ledger.Ledger.first_unauthentic``."""
+        return None if self.authenticate is None else await self.authenticate(chain, entries)
+
     async def present_decisions(self, chain: Chain, entries: Sequence[Entry]) -> list[bytes]:
         """Decisions as the REST interface shows them. See ``precipiq_contracts.chain.Present``."""
         erased = [entry.seq for entry in entries if entry.payload is None]
@@ -189,6 +227,7 @@ class LedgerService:
             len([item for item in prepared if is_request_key(item.idempotency_key)]),
             self._watch,
             self._randomness,
+            self._sealer,
         )
 
 
@@ -200,6 +239,7 @@ class _Sealer:
     request_drafts: int
     watch: ClockWatch
     randomness: Randomness
+    sealer: EntrySealer | None
 
     def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> list[Entry]:
         new = sum(is_request_key(item.idempotency_key) for item in drafts)
@@ -209,7 +249,8 @@ class _Sealer:
             return []
         now_us = self.watch.time_of_seal(self.chain, head)
         randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
-        return seal_entries(self.chain, head, drafts, now_us=now_us, randomness=randomness)
+        mac = None if self.sealer is None else self.sealer.mac
+        return seal_entries(self.chain, head, drafts, now_us=now_us, randomness=randomness, mac=mac)
 
 
 def _refuse_too_long(chain: Chain, draft: Draft) -> None:

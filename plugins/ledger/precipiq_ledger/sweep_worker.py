@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from precipiq_chain.entry_macs import MacCheck
 from precipiq_chain.verify import Anchor, Stretch, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
@@ -44,10 +45,10 @@ class SweepTask:
         with suppress(OSError):
             os.nice(_NICENESS)
 
-    def check(self, chain: Chain, after: Anchor, through_seq: int) -> Checked:
-        """See ``verify_stretch``."""
+    def check(self, chain: Chain, after: Anchor, through_seq: int, macs: MacCheck) -> Checked:
+        """See ``verify_stretch``. ``macs`` holds a secret."""
         begin_s = time.thread_time()
-        stretch = verify_stretch(self.auditor, chain, after, through_seq, batch_entries=self.batch_entries)
+        stretch = verify_stretch(self.auditor, chain, after, through_seq, batch_entries=self.batch_entries, macs=macs)
         return Checked(stretch, time.thread_time() - begin_s)
 
 
@@ -59,14 +60,14 @@ class SweepWorker:
         self._inline_entries_max = inline_entries_max
         self._process: ChildProcess | None = None
 
-    async def check(self, chain: Chain, after: Anchor, through_seq: int) -> Checked:
+    async def check(self, chain: Chain, after: Anchor, through_seq: int, macs: MacCheck) -> Checked:
         """Check the entries after ``after`` up to ``through_seq``. Raises ``Unavailable``."""
         if through_seq - after.seq <= self._inline_entries_max:
-            return await asyncio.to_thread(self._task.check, chain, after, through_seq)
+            return await asyncio.to_thread(self._task.check, chain, after, through_seq, macs)
         if self._process is None:
             self._process = ChildProcess(self._task, _ROLE, timeout_s=_SILENT_S_MAX)
             await self._process.call("be_patient")
-        checked: Checked = await self._process.call("check", chain, after, through_seq)
+        checked: Checked = await self._process.call("check", chain, after, through_seq, macs)
         return checked
 
     async def rest(self) -> None:

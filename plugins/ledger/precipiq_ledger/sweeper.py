@@ -260,7 +260,8 @@ class Sweeper:
 
     async def _check(self, chain: Chain, after: Anchor, through_seq: int) -> tuple[ChainBreak | None, Anchor]:
         """Check a stretch, then be quiet for so long that no more than the share of a core is used."""
-        checked = await self._worker.check(chain, after, through_seq)
+        macs = await self._verifier.check_of(chain)
+        checked = await self._worker.check(chain, after, through_seq, macs)
         self._metrics.entries.inc(checked.stretch.checked_count)
         self._metrics.cpu_s.inc(checked.cpu_s)
         await asyncio.sleep(checked.cpu_s * (1 / self._limits.cpu_share - 1))

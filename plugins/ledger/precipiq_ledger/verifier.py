@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
+from precipiq_chain.entry_macs import ALL, PURPOSE, MacCheck
 from precipiq_chain.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import EntryAuditor
@@ -62,7 +63,10 @@ class _Range:
 
 
 class Verifier:
-    """Verifies chains; at most ``concurrency_max`` at a time."""
+    """Verifies chains; at most ``concurrency_max`` at a time.
+
+    ``check_of``: gives the check of a chain's MACs; by itself, every entry must have one.
+    """
 
     def __init__(
         self,
@@ -71,8 +75,10 @@ class Verifier:
         limits: VerifierLimits,
         watch: ClockWatch | None = None,
         age: AnchorAge | None = None,
+        check_of: Callable[[Chain], Awaitable[MacCheck]] | None = None,
     ) -> None:
         """``age``: None to judge neither the age of anchors nor the manifest of their folder."""
+        self.check_of = check_of or self._check_all
         self._master_key = master_key
         self._age = age
         self._kept: Evidence | None = None
@@ -106,33 +112,37 @@ class Verifier:
         finally:
             self._places.release()
 
+    async def _check_all(self, chain: Chain) -> MacCheck:
+        return MacCheck(await asyncio.to_thread(self._master_key.derive, PURPOSE))
+
     async def _verify(self, asked: _Range, progress: Progress) -> ChainVerdict:
+        macs = await self.check_of(asked.chain)
         auditor, chain, from_seq = asked.auditor, asked.chain, asked.from_seq
         last_seq = await asyncio.to_thread(auditor.last_seq, chain)
         after = GENESIS
         if asked.through_seq is None and from_seq > last_seq + 1:
-            return await self._judge_beyond(asked, last_seq)
+            return await self._judge_beyond(asked, last_seq, macs)
         if from_seq > 1:
             anchor = await asyncio.to_thread(anchor_at, auditor, chain, from_seq - 1)
             if anchor is None:
                 missing = min(from_seq - 1, last_seq + 1)
                 broken = ChainBreak(missing, SEQ_GAP, f"entry {missing} is missing")
-                return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq)
+                return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq, macs)
             after = anchor
         if asked.last_of(last_seq) - after.seq <= self._limits.inline_entries_max:
             batch_entries = self._limits.batch_entries
             work = partial(verify_stretch, auditor, chain, after, asked.through_seq, batch_entries=batch_entries)
-            stretch = await asyncio.to_thread(work, progress=progress)
+            stretch = await asyncio.to_thread(work, progress=progress, macs=macs)
         else:
-            stretch = await self._verify_in_processes(asked, after, last_seq, progress)
-        return await self._judge(asked, stretch, last_seq)
+            stretch = await self._verify_in_processes(asked, after, last_seq, macs, progress)
+        return await self._judge(asked, stretch, last_seq, macs)
 
-    async def _judge_beyond(self, asked: _Range, last_seq: int) -> ChainVerdict:
+    async def _judge_beyond(self, asked: _Range, last_seq: int, macs: MacCheck) -> ChainVerdict:
         """A range behind the chain's end is no break; a checkpoint from there is."""
         broken = (await self._compare(asked, last_seq)).comparison.broken
         if broken is None:
             raise ValidationFailed(details={"from_seq": [f"is beyond the chain's last entry, {last_seq}"]})
-        return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq)
+        return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq, macs)
 
     async def _compare(self, asked: _Range, ends_at: int) -> Compared:
         work = partial(compare, self._evidence(), asked.auditor, asked.chain, ends_at)
@@ -158,13 +168,17 @@ class Verifier:
         manifest = self._evidence().manifest
         return self._files.chains() | (set() if manifest is None else manifest.chains())
 
-    async def _verify_in_processes(self, asked: _Range, after: Anchor, last_seq: int, progress: Progress) -> Stretch:
+    async def _verify_in_processes(
+        self, asked: _Range, after: Anchor, last_seq: int, macs: MacCheck, progress: Progress
+    ) -> Stretch:
         """Split the range; each part trusts the stored hash before it, which the previous part proves."""
         auditor, chain = asked.auditor, asked.chain
         starts = await self._starts(asked, after, last_seq)
         ends = [*(start.seq for start in starts[1:]), asked.through_seq]
         tasks = [
-            asyncio.ensure_future(_run_worker(Task(auditor, chain, start, end, self._limits.batch_entries), progress))
+            asyncio.ensure_future(
+                _run_worker(Task(auditor, chain, start, end, self._limits.batch_entries), macs, progress)
+            )
             for start, end in zip(starts, ends, strict=True)
         ]
         try:
@@ -185,7 +199,7 @@ class Verifier:
                 starts.append(start)
         return starts
 
-    async def _judge(self, asked: _Range, stretch: Stretch, last_seq: int) -> ChainVerdict:
+    async def _judge(self, asked: _Range, stretch: Stretch, last_seq: int, macs: MacCheck) -> ChainVerdict:
         auditor, chain = asked.auditor, asked.chain
         broken = stretch.broken
         if broken is None and stretch.last.seq < asked.last_of(last_seq):
@@ -208,6 +222,8 @@ class Verifier:
         verdict = "failed" if broken is not None else "checkpointed" if anchored else "unanchored"
         head_hash = stretch.last.hash if checked_to else GENESIS_HASH
         unchecked = _describe_unchecked(asked, checked_to, last_seq, compared, broken)
+        if stretch.checked_count and asked.from_seq <= macs.exempt_through:
+            unchecked.append(_describe_exempt(macs, asked.from_seq, checked_to))
         doubt = self._watch.doubt(checked_to, stretch.last.timestamp) if self._watch and checked_to else None
         return ChainVerdict(
             verdict,
@@ -279,10 +295,17 @@ def _describe_unchecked(
     return [*sentences, *compared.unchecked]
 
 
-async def _run_worker(task: Task, progress: Progress) -> Stretch:
+def _describe_exempt(macs: MacCheck, from_seq: int, checked_to: int) -> str:
+    if macs.exempt_through == ALL:
+        return "whether servers of this deployment made those entries that have no MAC: the upgrade is not over"
+    last = min(macs.exempt_through, checked_to)
+    return f"whether servers of this deployment made the entries {from_seq} to {last}: they were adopted, being older"
+
+
+async def _run_worker(task: Task, macs: MacCheck, progress: Progress) -> Stretch:
     try:
         stretch: Stretch = await ChildProcess(task, _ROLE, timeout_s=_SILENT_S_MAX).call_and_end(
-            "verify", progress=progress
+            "verify", macs, progress=progress
         )
     except InternalError:
         raise Unavailable(_ROLE.no_answer) from None

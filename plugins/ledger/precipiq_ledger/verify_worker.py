@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from precipiq_chain.entry_macs import MacCheck
 from precipiq_chain.verify import Anchor, Stretch, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
@@ -20,8 +21,14 @@ class Task:
     through_seq: int | None
     batch_entries: int
 
-    def verify(self, progress: Callable[[int], None]) -> Stretch:
-        """The finding; ``progress`` is called with each number of entries checked."""
+    def verify(self, macs: MacCheck, progress: Callable[[int], None]) -> Stretch:
+        """The finding; ``progress`` is called with each number of entries checked. ``macs`` holds a secret."""
         return verify_stretch(
-            self.auditor, self.chain, self.after, self.through_seq, batch_entries=self.batch_entries, progress=progress
+            self.auditor,
+            self.chain,
+            self.after,
+            self.through_seq,
+            batch_entries=self.batch_entries,
+            progress=progress,
+            macs=macs,
         )

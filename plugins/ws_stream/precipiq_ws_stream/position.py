@@ -32,20 +32,25 @@ async def read_after(ledger: Ledger, chain: Chain, position: Position, limit: in
     """The position with its hash, and up to ``limit`` entries after it, oldest first.
 
     The entry at the position is read again each time, so that a rewritten chain is never taken for its continuation:
-    raises ``CannotResume`` when that entry is gone, has another hash, or the next entry does not link to it.
+    raises ``CannotResume`` when that entry is gone, has another hash, or the next entry does not link to it, or when no
+    server of this deployment made one of them.
     """
     if position.seq == 0:
         if position.hash not in (None, GENESIS_HASH):
             raise CannotResume("before the first entry, the hash is 64 zeros")
         position, entries = START, await ledger.read(chain, 0, limit)
+        read = entries
     else:
-        found = await ledger.read(chain, position.seq - 1, limit + 1)
+        read = found = await ledger.read(chain, position.seq - 1, limit + 1)
         if not found or found[0].seq != position.seq:
             raise CannotResume(f"the chain has no entry {position.seq}; reload")
         if position.hash not in (None, found[0].hash):
             raise CannotResume(f"entry {position.seq} has another hash now; reload")
         position, entries = Position(position.seq, found[0].hash), found[1:]
     _check_links(position, entries)
+    foreign = await ledger.first_unauthentic(chain, read)
+    if foreign is not None:
+        raise CannotResume(f"no server of this deployment made entry {foreign.seq}")
     return position, entries
 
 

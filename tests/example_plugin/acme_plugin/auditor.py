@@ -59,12 +59,13 @@ class JsonlAuditor:
         hashes = {seq: hash_ for batch in batches for seq, hash_ in zip(batch.seqs, batch.hashes, strict=True)}
         return [hashes.get(seq) for seq in seqs]
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
         """See ``EntryAuditor.redactions``."""
         targets = set(target_seqs)
         with self._opened(chain) as (file, rows):
             wanted = [row for row in rows if isinstance(row.redacts_seq, int) and row.redacts_seq in targets]
-            return _batch(file, chain, wanted).statements
+            batch = _batch(file, chain, wanted)
+            return list(zip(batch.statements, batch.macs, strict=True))
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: looks at every line of every other chain's file."""
@@ -112,6 +113,7 @@ def _batch(file: BinaryIO, chain: Chain, rows: Sequence[Row]) -> AuditBatch:
         [line.entry.hash for line in lines],
         [line.entry.statement for line in lines],
         [line.entry.payload for line in lines],
+        [line.entry.mac for line in lines],
         problems[0] if problems else None,
     )
 

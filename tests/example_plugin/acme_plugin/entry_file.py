@@ -94,11 +94,13 @@ def read_line(text: bytes, chain: Chain, offset: int, expected_seq: int) -> Line
     whole = shown == _HEAD + row + _TAIL % sha256(row).hexdigest().encode()
     try:
         said = json.loads(row)
-        payload, key = said["payload"], said["key"]
-        if not isinstance(said["seq"], int) or not isinstance(said["hash"], str) or not isinstance(key, str | None):
+        payload, key, mac = said["payload"], said["key"], said.get("mac")  # files of a version before have none
+        if not isinstance(said["seq"], int) or not isinstance(said["hash"], str):
+            raise TypeError("not a row")
+        if not isinstance(key, str | None) or not isinstance(mac, str | None):
             raise TypeError("not a row")
         erasable = None if payload is None else payload.encode()
-        entry = Entry(chain, said["seq"], said["hash"], said["statement"].encode(), erasable, key)
+        entry = Entry(chain, said["seq"], said["hash"], said["statement"].encode(), erasable, key, mac)
         more = said["more"] is True and whole
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         entry, more, whole = Entry(chain, expected_seq, "", b"", None), False, False
@@ -114,6 +116,7 @@ def write_line(entry: Entry, more: bool, size: int = 0) -> bytes:
         "statement": entry.statement.decode(),
         "payload": None if entry.payload is None else entry.payload.decode(),
         "key": entry.idempotency_key,
+        "mac": entry.mac,
         "more": more,
     }
     text = json.dumps(row, separators=(",", ":")).encode()

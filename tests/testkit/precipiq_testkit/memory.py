@@ -158,6 +158,7 @@ class MemoryAuditor:
             hashes=[row.hash for row in rows],
             statements=[row.statement for row in rows],
             payloads=[row.payload for row in rows],
+            macs=[row.mac for row in rows],
         )
 
     def last_seq(self, chain: Chain) -> int:
@@ -167,9 +168,9 @@ class MemoryAuditor:
         hashes = {row.seq: row.hash for row in self.entries.get(chain, ())}
         return [hashes.get(seq) for seq in seqs]
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
         return [
-            row.statement
+            (row.statement, row.mac)
             for row in self.entries.get(chain, ())
             if (statement := parse_statement(row.statement)).kind == REDACTION
             and statement.body.get("target_seq") in target_seqs

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from threading import Lock
 from time import sleep
 
 from precipiq_chain.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statement, prepare, seal_entries
+from precipiq_chain.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
 from precipiq_contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.entry_store import Appended, EntryStore
@@ -15,6 +17,9 @@ from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 DECISION = "decision"
 REDACTION = "redaction"
+
+ROOT = sha256(PURPOSE.encode()).digest()
+"""The root of the MACs' keys: what a master key of no secrecy derives that hashes the purpose."""
 
 _SEAL_S = 0.002
 """How long a :class:`WatchedSealer` takes, so that another call can meet it."""
@@ -26,7 +31,10 @@ class SealRefused(Exception):
 
 @dataclass(slots=True)
 class Sealer:
-    """A seal that records its calls: ``heads[i]`` and ``drafts[i]`` are the arguments of call ``i``."""
+    """A seal that records its calls: ``heads[i]`` and ``drafts[i]`` are the arguments of call ``i``.
+
+    ``root``: of the MACs' keys; None for entries without MACs, as a version before sealed them.
+    """
 
     chain: Chain
     clock: Clock
@@ -34,14 +42,19 @@ class Sealer:
     heads: list[Head | None] = field(default_factory=list)
     drafts: list[tuple[PreparedDraft, ...]] = field(default_factory=list)
     sealed: list[tuple[Entry, ...]] = field(default_factory=list)
+    root: bytes | None = ROOT
 
     def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> Sequence[Entry]:
         self.heads.append(head)
         self.drafts.append(tuple(drafts))
         randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
-        entries = seal_entries(self.chain, head, drafts, now_us=self.clock.now_us(), randomness=randomness)
+        mac = None if self.root is None else self._mac
+        entries = seal_entries(self.chain, head, drafts, now_us=self.clock.now_us(), randomness=randomness, mac=mac)
         self.sealed.append(tuple(entries))
         return entries
+
+    def _mac(self, time_us: int, entry_hash: str) -> str:
+        return entry_mac(epoch_key(self.root or b"", epoch_of(time_us)), entry_hash)
 
     def drafts_seen(self) -> list[PreparedDraft]:
         """The drafts of the last call, which is the one that counts."""
@@ -87,10 +100,16 @@ class WatchedSealer:
 
 
 class Writer:
-    """Writes made-up entries to a store. One per test: ids are unique because all come from its random source."""
+    """Writes made-up entries to a store. One per test: ids are unique because all come from its random source.
 
-    def __init__(self, store: EntryStore, clock: ManualClock | None = None, seed: int = 0) -> None:
+    ``root``: of the MACs' keys; None for entries without MACs.
+    """
+
+    def __init__(
+        self, store: EntryStore, clock: ManualClock | None = None, seed: int = 0, root: bytes | None = ROOT
+    ) -> None:
         self.store = store
+        self.root = root
         self.clock = clock or ManualClock()
         self._randomness = SeededRandomness(seed)
 
@@ -135,11 +154,11 @@ class Writer:
 
     def seal(self, chain: Chain) -> Sealer:
         """A seal for one append to that chain."""
-        return Sealer(chain, self.clock, self._randomness)
+        return Sealer(chain, self.clock, self._randomness, root=self.root)
 
     def refusing_seal(self, chain: Chain) -> RefusingSealer:
         """A seal that raises :class:`SealRefused`."""
-        return RefusingSealer(chain, self.clock, self._randomness)
+        return RefusingSealer(chain, self.clock, self._randomness, root=self.root)
 
     def watched_seal(self, chain: Chain, *, refuses: bool = False) -> WatchedSealer:
         """A seal that notices how it is called."""
@@ -160,7 +179,7 @@ class Writer:
 
     def on(self, store: EntryStore) -> Writer:
         """The same clock and random source, another store."""
-        other = Writer(store, self.clock)
+        other = Writer(store, self.clock, root=self.root)
         other._randomness = self._randomness
         return other
 

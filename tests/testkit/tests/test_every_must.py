@@ -41,6 +41,9 @@ TESTS = {
     "MUST store exactly the entries that this call returns": [
         "test_what_was_sealed_is_stored_and_given_back_byte_for_byte",
     ],
+    "MUST give back each entry's MAC, or its absence, wherever it gives the entry": [
+        "test_macs_are_stored_and_given_back",
+    ],
     "MUST be durable (it survives a power cut) before it returns, also when it stores nothing new": [
         "test_an_append_survives_a_power_cut",
         "test_what_an_append_answered_again_survives_a_power_cut",

@@ -85,7 +85,7 @@ class Rows:
         """By seq of the entry whose payload is gone: the first redaction entry that says so."""
         erased = {row.seq: row.hash for row in rows if row.is_erased}
         found: dict[int, Redaction] = {}
-        for statement in self.auditor.redactions(self.chain, list(erased)) if erased else ():
+        for statement, _ in self.auditor.redactions(self.chain, list(erased)) if erased else ():
             parts = statement_parts(statement)
             body = {} if parts is None else _body(parts)
             target, target_hash = body.get("target_seq"), body.get("target_hash")

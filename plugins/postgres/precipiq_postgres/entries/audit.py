@@ -22,7 +22,8 @@ from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_postgres.address import PostgresAddress
 from precipiq_postgres.entries.columns import stands_beside
-from precipiq_postgres.entries.schema import CHAINS_AFTER, COLUMNS
+from precipiq_postgres.entries.mac_schema import COLUMNS
+from precipiq_postgres.entries.schema import CHAINS_AFTER
 from precipiq_postgres.errors import translate_errors
 from precipiq_postgres.roles import SCHEMA, Roles
 
@@ -33,14 +34,14 @@ _SEQ_END = 2**63 - 1
 # Casts to the type that a column has cost nothing; with them a column whose type was altered is mostly still readable.
 _FILED = "org_id::text = $1 AND environment::text = $2"
 _ROWS = f"""
-SELECT seq::bigint, hash, statement, payload, idempotency_key, idempotency_check, {_FILED},
+SELECT seq::bigint, hash, statement, payload, idempotency_key, idempotency_check, mac::text, {_FILED},
        id::text, kind, agent_id, action_type, redacts_seq
 FROM entries WHERE {_FILED}
 """  # noqa: S608
 """The row's own values decide whether it is of the chain: the index may be damaged."""
 
 _REDACTIONS = f"""
-SELECT statement FROM entries
+SELECT statement, mac::text FROM entries
 WHERE {_FILED} AND kind::text = 'redaction' AND redacts_seq::bigint = ANY($3::bigint[]) AND seq::bigint > redacts_seq
 """  # noqa: S608
 """No redaction that stands before its target: the verified range may leave out that part of the chain."""
@@ -120,10 +121,10 @@ class PostgresAuditor:
         hashes = dict(self._fetch(sql, chain.org_id, chain.environment, list(seqs)))
         return [hashes.get(seq) for seq in seqs]
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
         """See ``EntryAuditor.redactions``."""
         rows = self._fetch(_REDACTIONS, chain.org_id, chain.environment, list(target_seqs))
-        return [_bytes(row[0]) for row in rows]
+        return [(_bytes(row[0]), row[1]) for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: reads both ends of every other group of rows with equal chain columns."""
@@ -215,12 +216,12 @@ async def _problem_of_table(connection: asyncpg.Connection) -> str | None:
 
 
 def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:
-    seqs, hashes, statements, payloads, keys, checks, are_filed, *columns = zip(*rows, strict=True)
+    seqs, hashes, statements, payloads, keys, checks, macs, are_filed, *columns = zip(*rows, strict=True)
     if problem_of_table is not None:  # in an altered table a column may have any type
         seqs = tuple(_SEQ_END if seq is None else seq for seq in seqs)
         payloads = tuple(None if payload is None else _bytes(payload) for payload in payloads)
         return AuditBatch(
-            seqs, tuple(map(str, hashes)), tuple(map(_bytes, statements)), payloads, (0, problem_of_table)
+            seqs, tuple(map(str, hashes)), tuple(map(_bytes, statements)), payloads, macs, (0, problem_of_table)
         )
     problem = _problem_of_columns(statements, zip(*columns, strict=True))
     if keys.count(None) < len(keys) or checks.count(None) < len(checks):
@@ -228,7 +229,7 @@ def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:
         problem = min((each for each in (problem, of_keys) if each is not None), default=None)
     if not all(are_filed) and (problem is None or are_filed.index(False) < problem[0]):
         problem = are_filed.index(False), "the row says another chain than its index"
-    return AuditBatch(seqs, hashes, statements, payloads, problem)
+    return AuditBatch(seqs, hashes, statements, payloads, macs, problem)
 
 
 def _problem_of_columns(statements: Sequence[bytes], columns: Iterator[Any]) -> tuple[int, str] | None:

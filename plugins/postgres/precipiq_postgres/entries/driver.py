@@ -14,7 +14,7 @@ from precipiq_chain.grouping import AppendJob, check_storable
 from precipiq_chain.ledger_hooks import DriverOptions
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain, Entry, Environment, Head, PreparedDraft
-from precipiq_contracts.database import Migration
+from precipiq_contracts.database import Migration, Statement
 from precipiq_contracts.entry_store import (
     MULTI_WRITER,
     Appended,
@@ -32,7 +32,7 @@ from precipiq_postgres.entries.find import ENTRY_COLUMNS, entry_from_row, find_p
 from precipiq_postgres.entries.rows import head_from_row
 from precipiq_postgres.entries.schema import CHAINS_AFTER
 from precipiq_postgres.entries.watch import PostgresWatchers
-from precipiq_postgres.roles import begin_as
+from precipiq_postgres.roles import SCHEMA, begin_as
 from precipiq_postgres.service import PostgresDatabase
 
 _SEQ_END = 2**63 - 1
@@ -47,6 +47,12 @@ _READ = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND seq > $3 {{kind
 _REDACTION_IDS = f"""
 SELECT redacts_seq, id::text FROM entries
 WHERE {_FILED} AND kind = 'redaction' AND redacts_seq = ANY($3::bigint[]) AND seq > redacts_seq
+"""  # noqa: S608
+
+
+_APPENDS_WITHOUT_MACS = f"""
+SELECT 1 AS is_there FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname = '{SCHEMA}' AND p.proname = 'append_entries' AND p.pronargs = 14
 """  # noqa: S608
 
 
@@ -180,6 +186,10 @@ class PostgresEntryStore:
         """See ``EntryStore.auditor``."""
         database = self._database
         return PostgresAuditor(database.listen_address, database.roles, database.settings.connection_wait_s)
+
+    async def is_upgrade_over(self) -> bool:
+        """See ``UpgradingStore``: `precipiq migrate --post` drops the function that appends without MACs."""
+        return not await self._database.fetch(Statement(_APPENDS_WITHOUT_MACS))
 
     async def ping(self) -> None:
         """See ``EntryStore.ping``."""

@@ -13,7 +13,7 @@ from precipiq_contracts.clock import LAST_US, format_timestamp
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
 from precipiq_postgres.entries.columns import column_text
 
-ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
+ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key, mac"
 
 _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
@@ -42,9 +42,8 @@ SELECT low FROM search WHERE low >= high
 def entry_from_row(chain: Chain, row: Any) -> Entry:
     """From a row of :data:`ENTRY_COLUMNS`."""
     key = row["idempotency_key"]
-    return Entry(
-        chain, row["seq"], row["hash"], row["statement"], row["payload"], None if key is None else key.decode()
-    )
+    stored = row["seq"], row["hash"], row["statement"], row["payload"]
+    return Entry(chain, *stored, None if key is None else key.decode(), row["mac"])
 
 
 async def find_page(

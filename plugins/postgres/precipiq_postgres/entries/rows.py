@@ -13,14 +13,14 @@ from precipiq_contracts.chain import Chain, Entry, Head
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_postgres.entries.columns import indexed_columns
 
-_APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+_APPEND = "SELECT append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 _HEAD = """
 SELECT seq, hash, statement FROM entries
 WHERE org_id = $1 AND environment = $2 ORDER BY seq DESC LIMIT 1
 """
 _KNOWN = """
 SELECT known.* FROM unnest($3::bytea[]) AS wanted (key) CROSS JOIN LATERAL (
-    SELECT idempotency_key, seq, hash, statement, payload FROM entries
+    SELECT idempotency_key, seq, hash, statement, payload, mac FROM entries
     WHERE org_id = $1 AND environment = $2 AND idempotency_key IS NOT NULL AND sha256(idempotency_key) = sha256(key)
     LIMIT 1
 ) AS known
@@ -57,7 +57,8 @@ async def known_entries(
     known: dict[tuple[Chain, str], Entry] = {}
     for row in rows:
         key = row["idempotency_key"].decode()
-        known[chain, key] = Entry(chain, row["seq"], row["hash"], row["statement"], row["payload"], key)
+        stored = row["seq"], row["hash"], row["statement"], row["payload"]
+        known[chain, key] = Entry(chain, *stored, key, row["mac"])
     return known
 
 
@@ -97,4 +98,5 @@ def _arguments(chain: Chain, head: Head | None, entries: Sequence[Entry]) -> tup
         [entry.hash for entry in entries],
         keys,
         checks,
+        [entry.mac for entry in entries],
     )

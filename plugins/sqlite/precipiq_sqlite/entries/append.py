@@ -29,17 +29,18 @@ AND last.seq = (
 """
 
 _KNOWN = """
-SELECT json_group_array(json_array(wanted.key, known.seq, known.hash, known.statement, known.payload))
+SELECT json_group_array(json_array(wanted.key, known.seq, known.hash, known.statement, known.payload, known.mac))
 FROM json_each(?) AS wanted CROSS JOIN entries AS known
 WHERE known.org_id = json_extract(wanted.value, '$[0]') AND known.environment = json_extract(wanted.value, '$[1]')
 AND known.idempotency_key = json_extract(wanted.value, '$[2]')
 """
 
 _INSERT = """
-INSERT INTO entries (org_id, environment, seq, statement, payload, hash, idempotency_key, idempotency_check)
+INSERT INTO entries (org_id, environment, seq, statement, payload, hash, idempotency_key, idempotency_check, mac)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-       json_extract(value, '$[6]'), json_extract(value, '$[7]')
+       json_extract(value, '$[6]'), json_extract(value, '$[7]'),
+       json_extract(value, '$[8]')
 FROM json_each(?)
 """
 
@@ -73,10 +74,11 @@ def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) ->
         return {}
     wanted = orjson.dumps([(chain.org_id, chain.environment, key) for chain, key in keys]).decode()
     known: dict[tuple[Chain, str], Entry] = {}
-    for index, seq, hash_, statement, payload in orjson.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0]):
+    rows = orjson.loads(connection.execute(_KNOWN, (wanted,)).fetchone()[0])
+    for index, seq, hash_, statement, payload, mac in rows:
         chain, key = keys[index]
         erased_or_payload = None if payload is None else payload.encode()
-        known[keys[index]] = Entry(chain, seq, hash_, statement.encode(), erased_or_payload, key)
+        known[keys[index]] = Entry(chain, seq, hash_, statement.encode(), erased_or_payload, key, mac)
     return known
 
 
@@ -95,6 +97,7 @@ def _pack(entries: Sequence[Entry]) -> Iterator[str]:
                 entry.hash,
                 key,
                 None if key is None else idempotency_check(key, entry.hash),
+                entry.mac,
             )
         )
         size_bytes += len(entry.statement) + len(entry.payload or b"")

@@ -20,11 +20,11 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import Unavailable
 from precipiq_sqlite.connection import open_for_reading, translate_errors
-from precipiq_sqlite.entries.schema import ENTRIES_TABLE
+from precipiq_sqlite.entries.mac_schema import ENTRIES_TABLE
 
 _FILED = "org_id = ?1 AND environment = ?2"
 _ROWS = """
-SELECT row.statement, row.payload, row.hash, row.idempotency_key, row.idempotency_check,
+SELECT row.statement, row.payload, row.hash, row.idempotency_key, row.idempotency_check, row.mac,
        iif(row.org_id = ?1 AND row.environment = ?2, row.seq, NULL)
 FROM entries AS filed CROSS JOIN entries AS row ON row.rowid = filed.rowid
 WHERE filed.org_id = ?1 AND filed.environment = ?2
@@ -32,12 +32,14 @@ WHERE filed.org_id = ?1 AND filed.environment = ?2
 """Joined with itself: the values are then the row's own, where SQLite would give those of the index that led to it."""
 _LAST_SEQ = f"SELECT coalesce(max(seq), 0) FROM entries WHERE {_FILED} AND seq <= ?3"  # noqa: S608  (text is above)
 _REDACTIONS = f"""
-SELECT statement FROM entries
+SELECT statement, mac FROM entries
 WHERE {_FILED} AND kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?3)) AND seq > redacts_seq
 """  # noqa: S608
 """No redaction that stands before its target: the verified range may leave out that part of the chain."""
 
-_MAYBE_REDACTIONS = f'SELECT statement, seq FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
+_MAYBE_REDACTIONS = (
+    f'SELECT statement, mac, seq FROM entries WHERE {_FILED} AND instr(statement, \'"kind":"redaction"\')'  # noqa: S608
+)
 _GROUP = "org_id, environment, typeof(org_id) = 'text' AND typeof(environment) = 'text' FROM entries"
 _FIRST_GROUP = f"SELECT rowid, {_GROUP} ORDER BY org_id, environment LIMIT 1"
 _OF_ROW = "(SELECT org_id, environment FROM entries WHERE rowid = :row)"
@@ -92,7 +94,7 @@ class SqliteAuditor:
         hashes = {seq: _text(hash_) for seq, hash_ in rows}
         return [hashes.get(seq) for seq in seqs]
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
         """See ``EntryAuditor.redactions``."""
         filed = (chain.org_id, chain.environment)
         with self._open() as connection:
@@ -103,9 +105,9 @@ class SqliteAuditor:
                 maybe = connection.execute(_MAYBE_REDACTIONS, filed)
                 rows = [
                     row for row in maybe
-                    if (target := _target_seq(row[0])) in wanted and isinstance(row[1], int) and row[1] > target
+                    if (target := _target_seq(row[0])) in wanted and isinstance(row[2], int) and row[2] > target
                 ]  # fmt: skip
-        return [row[0] for row in rows]
+        return [(row[0], _mac(row[1])) for row in rows]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: reads both ends of every other group of rows with equal chain columns."""
@@ -148,7 +150,7 @@ def _groups(connection: sqlite3.Connection) -> Iterator[tuple[int, Any, Any, int
 
 
 def _batch(rows: list[tuple[Any, ...]], problem_of_table: str | None) -> AuditBatch:
-    statements, payloads, hashes, keys, checks, seqs = zip(*rows, strict=True)
+    statements, payloads, hashes, keys, checks, macs, seqs = zip(*rows, strict=True)
     if problem_of_table is not None:  # in an altered table a column may have any type
         statements = tuple(_text(value).encode() for value in statements)
         payloads = tuple(None if value is None else _text(value).encode() for value in payloads)
@@ -159,7 +161,7 @@ def _batch(rows: list[tuple[Any, ...]], problem_of_table: str | None) -> AuditBa
         seqs = tuple(seq if isinstance(seq, int | float) else _SEQ_END for seq in seqs)
     if problem is None and (keys.count(None) < len(keys) or checks.count(None) < len(checks)):
         problem = _problem_of_keys(hashes, keys, checks)
-    return AuditBatch(seqs, _texts(hashes), statements, payloads, problem)
+    return AuditBatch(seqs, _texts(hashes), statements, payloads, _macs(macs), problem)
 
 
 def _problem_of_keys(hashes: Sequence[Any], keys: Sequence[Any], checks: Sequence[Any]) -> tuple[int, str] | None:
@@ -185,6 +187,14 @@ def _texts(values: Sequence[Any]) -> Sequence[str]:
     except (TypeError, UnicodeDecodeError):
         texts = []
     return texts if len(texts) == len(values) else [_text(value) for value in values]
+
+
+def _macs(values: Sequence[Any]) -> Sequence[str | None]:
+    return _texts(values) if None not in values else [_mac(value) for value in values]
+
+
+def _mac(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.clock import LAST_US, format_timestamp
 from precipiq_contracts.entry_store import EntryPage, EntryQuery
 
-ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key"
+ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key, mac"
 ENTRIES_PACKED = f"SELECT json_group_array(json_array({ENTRY_COLUMNS})) FROM"
 """Rows as one JSON text: one call of SQLite for any number of rows."""
 
@@ -42,8 +42,8 @@ SELECT low FROM search WHERE low >= high
 def unpack_entries(chain: Chain, packed: str) -> list[Entry]:
     """Entries from rows that were selected with :data:`ENTRIES_PACKED`."""
     return [
-        Entry(chain, seq, hash_, statement.encode(), None if payload is None else payload.encode(), key)
-        for seq, hash_, statement, payload, key in orjson.loads(packed)
+        Entry(chain, seq, hash_, statement.encode(), None if payload is None else payload.encode(), key, mac)
+        for seq, hash_, statement, payload, key, mac in orjson.loads(packed)
     ]
 
 
@@ -105,7 +105,7 @@ class _Search:
     def sql(self) -> str:
         """Packed rows, newest first, that may match. The join keeps the candidates' order."""
         return f"""{ENTRIES_PACKED} (
-            SELECT entry.seq, entry.hash, entry.statement, entry.payload, entry.idempotency_key
+            SELECT entry.seq, entry.hash, entry.statement, entry.payload, entry.idempotency_key, entry.mac
             FROM ({self._candidates()} LIMIT :scan_max) AS candidate
             CROSS JOIN entries AS entry ON entry.seq = candidate.seq
             WHERE {" AND ".join(self._conditions)}

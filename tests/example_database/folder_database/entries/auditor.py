@@ -49,12 +49,16 @@ class FolderAuditor:
         hashes = {row.entry.seq: row.entry.hash for row in rows if row.entry.seq in wanted}
         return [hashes.get(seq) for seq in seqs]
 
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
         """See ``EntryAuditor.redactions``."""
         targets = set(target_seqs)
         entries = (row.entry for row in self._rows(chain, 0) if b'"kind":"redaction"' in row.entry.statement)
         said = ((entry, _said(entry)) for entry in entries)
-        return [entry.statement for entry, it in said if it is not None and it.body.get("target_seq") in targets]
+        return [
+            (entry.statement, entry.mac)
+            for entry, it in said
+            if it is not None and it.body.get("target_seq") in targets
+        ]
 
     def stray(self, chain: Chain) -> tuple[int, str] | None:
         """See ``EntryAuditor.stray``: looks at every entry of every other chain."""
@@ -103,6 +107,7 @@ def _batch(rows: Sequence[Row]) -> AuditBatch:
         [row.entry.hash for row in rows],
         [row.entry.statement for row in rows],
         [row.entry.payload for row in rows],
+        [row.entry.mac for row in rows],
         problems[0] if problems else None,
     )
 

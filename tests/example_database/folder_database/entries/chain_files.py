@@ -42,8 +42,9 @@ def read_rows(path: Path, chain: Chain) -> list[Entry]:
                 statement.encode(),
                 None if payload is None else payload.encode(),
                 key and str(key),
+                mac[0] if mac else None,
             )
-            for seq, hash_, statement, payload, key in json.loads(path.read_bytes())
+            for seq, hash_, statement, payload, key, *mac in json.loads(path.read_bytes())
         ]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.parent.name}/{path.name} does not hold what was written") from error
@@ -52,7 +53,7 @@ def read_rows(path: Path, chain: Chain) -> list[Entry]:
 def write_rows(path: Path, entries: Sequence[Entry]) -> None:
     """Write a file of entries, or put it in the place of one."""
     rows = [
-        (entry.seq, entry.hash, entry.statement.decode(), _text(entry.payload), entry.idempotency_key)
+        (entry.seq, entry.hash, entry.statement.decode(), _text(entry.payload), entry.idempotency_key, entry.mac)
         for entry in entries
     ]
     write_whole(path, json.dumps(rows).encode())

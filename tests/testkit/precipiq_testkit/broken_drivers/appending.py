@@ -46,6 +46,19 @@ class LosesABatch(Fault):
         return seal(self._head_now(chain), new) if len(new) == 3 else super()._store_sealed(chain, new, seal)
 
 
+class LosesTheMacs(Fault):
+    """Has no column for what stands beside the statement, and answers with what it was given."""
+
+    caught_by = "test_macs_are_stored_and_given_back"
+    symptom = "has another MAC"
+
+    def _store_sealed(self, chain: Chain, new: Sequence[PreparedDraft], seal: Seal) -> Sequence[Entry]:
+        sealed = super()._store_sealed(chain, new, seal)
+        for entry in sealed:
+            self._data.entries[chain][entry.seq - 1] = replace(entry, mac=None)
+        return sealed
+
+
 class _AltersPayloads(Fault):
     def _store_sealed(self, chain: Chain, new: Sequence[PreparedDraft], seal: Seal) -> Sequence[Entry]:
         sealed = super()._store_sealed(chain, new, seal)

@@ -80,10 +80,10 @@ class KeepsTheLastSeqBesideTheEntries(Fault):
 
 
 class _SearchesTexts(MemoryAuditor):
-    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[bytes]:
+    def redactions(self, chain: Chain, target_seqs: Sequence[int]) -> Sequence[tuple[bytes, str | None]]:
         parts = [b'"target_seq":%d' % seq for seq in target_seqs]
-        statements = [row.statement for row in self.entries.get(chain, ()) if REDACTION.encode() in row.statement]
-        return [statement for statement in statements if any(part in statement for part in parts)]
+        rows = [row for row in self.entries.get(chain, ()) if REDACTION.encode() in row.statement]
+        return [(row.statement, row.mac) for row in rows if any(part in row.statement for part in parts)]
 
 
 class SearchesRedactionsAsText(Fault):

@@ -8,7 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from precipiq_chain.chain_format import head_of
 from precipiq_contracts.chain import Chain, Entry
-from precipiq_contracts.entry_store import Appended, EntryStore
+from precipiq_contracts.entry_store import Appended, EntryQuery, EntryStore
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
@@ -19,7 +19,7 @@ from precipiq_testkit.entry_store_suite.support import (
     read_all,
     seqs,
 )
-from precipiq_testkit.sealing import SealRefused, Writer, entry_id
+from precipiq_testkit.sealing import DECISION, SealRefused, Writer, entry_id
 
 DIFFICULT_TEXTS = {
     "unicode": "é́ 你好 \U0001f469\U0001f680 \u202eabc \ufeff \ud7ff\ue000",
@@ -74,6 +74,31 @@ class AppendTests(StoreTests):
         assert tuple(await read_all(store, ALPHA)) == appended.entries
         for entry in appended.entries:
             assert await store.get(ALPHA, entry_id(entry)) == entry
+
+    async def test_macs_are_stored_and_given_back(self, store: EntryStore, writer: Writer) -> None:
+        """The driver MUST give back each entry's MAC, or its absence, by every way that gives the entry.
+
+        On failure: a column that is left out where entries are read, found, replayed, redacted or audited, or text
+        that stands for none. An entry without its MAC counts as made by an intruder.
+        """
+        drafts = [writer.draft("a", key="key-a"), writer.draft("b", key="key-b")]
+        with_macs = (await writer.append(ALPHA, *drafts)).entries
+        writer.root = None
+        without = (await writer.append(ALPHA, writer.draft("c", key="key-c"))).entries
+        entries = (*with_macs, *without)
+        macs = [entry.mac for entry in entries]
+        assert [mac is None for mac in macs] == [False, False, True]
+        replayed = await writer.append(ALPHA, *drafts, writer.draft("c", key="key-c"))
+        assert [entry.mac for entry in replayed.entries] == macs, "a replayed entry has another MAC"
+        assert [entry.mac for entry in await read_all(store, ALPHA)] == macs, "an entry that is read has another MAC"
+        for entry in entries:
+            got = await store.get(ALPHA, entry_id(entry))
+            assert got is not None
+            assert got.mac == entry.mac, "an entry got by its id has another MAC"
+        page = await store.find(ALPHA, EntryQuery(DECISION), None, 10)
+        assert [entry.mac for entry in page.entries] == macs[::-1], "an entry that is found has another MAC"
+        batches = list(store.auditor().batches(ALPHA, 0, None, 2))
+        assert [mac for batch in batches for mac in batch.macs] == macs, "the audit gives another MAC"
 
     @pytest.mark.parametrize("text", DIFFICULT_TEXTS.values(), ids=DIFFICULT_TEXTS.keys())
     async def test_texts_are_kept_exactly(self, store: EntryStore, writer: Writer, text: str) -> None:

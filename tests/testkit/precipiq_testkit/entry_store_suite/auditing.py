@@ -36,7 +36,7 @@ class Audit:
     rows: tuple[tuple[int, str, bytes, bytes | None], ...]
     last_seq: int
     hash_at_2: str | None
-    redactions: tuple[bytes, ...]
+    redactions: tuple[tuple[bytes, str | None], ...]
     stray: tuple[int, str] | None
 
 
@@ -45,7 +45,7 @@ def audit(auditor: EntryAuditor, chain: Chain) -> Audit:
     rows: list[tuple[int, str, bytes, bytes | None]] = []
     for batch in auditor.batches(chain, 0, None, 3):
         rows.extend(zip(batch.seqs, batch.hashes, map(bytes, batch.statements), batch.payloads, strict=True))
-    redactions = tuple(map(bytes, auditor.redactions(chain, [1, 2, 3])))
+    redactions = tuple((bytes(statement), mac) for statement, mac in auditor.redactions(chain, [1, 2, 3]))
     return Audit(
         tuple(rows), auditor.last_seq(chain), auditor.hashes_at(chain, [2])[0], redactions, auditor.stray(chain)
     )
@@ -75,6 +75,7 @@ class AuditTests(StoreTests):
         for batch in batches:
             assert batch.problem is None, "a problem in a chain that nobody touched"
             assert len(batch.seqs) == len(batch.hashes) == len(batch.statements) == len(batch.payloads)
+            assert len(batch.seqs) == len(batch.macs)
 
     async def test_the_audit_gives_the_stored_bytes(self, store: EntryStore, writer: Writer) -> None:
         """The auditor MUST give hashes, statements and payloads as they are stored, erased ones as None.
@@ -109,18 +110,19 @@ class AuditTests(StoreTests):
         assert list(auditor.hashes_at(ALPHA, [])) == []
 
     async def test_redactions_are_found_by_their_targets(self, store: EntryStore, writer: Writer) -> None:
-        """``redactions`` MUST give the statement of every redaction that names one of these seqs, in that chain.
+        """``redactions`` MUST give statement and MAC of every redaction that names one of these seqs, in that chain.
 
         On failure: ``target_seq`` compared as text, a list that is too long for the query, or another chain's entries.
         """
         entries = await writer.fill(ALPHA, 12)
         other = await writer.fill(BETA, 3)
-        made = {entry.seq: (await writer.redact(ALPHA, entry)).statement for entry in entries[::2]}
+        made = {entry.seq: await writer.redact(ALPHA, entry) for entry in entries[::2]}
         await writer.redact(BETA, other[1])
         auditor = store.auditor()
         for wanted in ([1], [1, 11], [2], [], list(range(1, 13)), list(range(3000, 0, -1))):
-            expected = {made[seq] for seq in wanted if seq in made}
-            assert {bytes(item) for item in auditor.redactions(ALPHA, wanted)} == expected, wanted[:12]
+            expected = {(made[seq].statement, made[seq].mac) for seq in wanted if seq in made}
+            found = {(bytes(statement), mac) for statement, mac in auditor.redactions(ALPHA, wanted)}
+            assert found == expected, wanted[:12]
 
     async def test_an_intact_store_has_no_stray_entry(self, store: EntryStore, writer: Writer) -> None:
         """``stray`` MUST be None while every entry is filed under the chain that its statement says.
@@ -143,6 +145,6 @@ async def _fill_with_a_redaction(writer: Writer) -> list[Entry]:
 
 def _expect_audit(entries: Sequence[Entry]) -> Audit:
     rows = tuple((entry.seq, entry.hash, entry.statement, entry.payload) for entry in entries)
-    redactions = tuple(e.statement for e in entries if parse_statement(e.statement).kind == "redaction")
+    redactions = tuple((e.statement, e.mac) for e in entries if parse_statement(e.statement).kind == "redaction")
     assert len(redactions) == 1
     return Audit(rows, len(entries), entries[1].hash, redactions, None)
