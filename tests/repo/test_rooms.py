@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {path.name: path for path in sorted([*ROOT.glob("core/precipiq_*"), *ROOT.glob("plugins/*/precipiq_*")])}
 BUDGETS = {
     "precipiq_contracts": 1_530,
-    "precipiq_chain": 1_560,
+    "precipiq_chain": 1_565,
     "precipiq_schema": 250,
     "precipiq_logs": 800,
     "precipiq_core": 5_000,

@@ -16,7 +16,7 @@ from precipiq_contracts.chain import ADOPTION, Chain, EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import ClockedDatabase, Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
-from precipiq_contracts.entry_store import MULTI_WRITER, EntryStoreDriver
+from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import Hooks
@@ -28,7 +28,6 @@ from precipiq_core.http.request_keys import RequestKeys
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
-from precipiq_core.settings import suggest
 from precipiq_ledger.adoption_marks import AdoptionMarks
 from precipiq_ledger.anchors import ROUNDS_MISSED_MAX, AnchorAge
 from precipiq_ledger.authenticity import Authenticity
@@ -38,6 +37,7 @@ from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.driver_choice import choose_driver
 from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
@@ -133,7 +133,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._drivers.fill(hooks.collect("entry_store_drivers", options=options))
         self._kinds.fill(hooks.collect("entry_kinds"))
         self._follower_registry.fill(hooks.collect("followers"))
-        self._driver = self._choose_driver(services)
+        self._driver = choose_driver(self.config.driver, self._drivers, services)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -290,23 +290,3 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
 
         async with make_sweeper(self.config, services, self._sweep_metrics).run(services.get(Background)):
             yield
-
-    def _choose_driver(self, services: Services) -> EntryStoreDriver:
-        """The driver that the deployment names, else the driver of its database's plugin."""
-        name = self.config.driver or self._of_the_database(services)
-        drivers = self._drivers.by_name
-        if name is None or name not in drivers:
-            known = ", ".join(sorted(drivers)) or "none"
-            what = "name a driver" if name is None else f"no driver is called {name!r}"
-            raise DeploymentError(
-                [f"plugins.ledger.driver: {what} (registered: {known}){suggest(name or '', drivers)}"]
-            )
-        workers = services.get(DeploymentInfo).workers
-        if workers > 1 and MULTI_WRITER not in drivers[name].capabilities:
-            problem = f"plugins.ledger.driver: {name!r} serves one process only, and server.workers is {workers}"
-            raise DeploymentError([problem])
-        return drivers[name]
-
-    def _of_the_database(self, services: Services) -> str | None:
-        owner = services.owners.get(Database)
-        return next((name for name, each in self._drivers.owners.items() if each == owner), None)
