@@ -44,8 +44,9 @@ from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
 from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
+from precipiq_ledger.stored_chains import StoredChains
 from precipiq_ledger.sweep_metrics import SweepMetrics
-from precipiq_ledger.verifier import StoredChains, Verifier, VerifierLimits
+from precipiq_ledger.verifier import Verifier, VerifierLimits
 
 if TYPE_CHECKING:
     import click

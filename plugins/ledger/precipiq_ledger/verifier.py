@@ -22,8 +22,6 @@ from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockWatch
-from precipiq_ledger.integrity import Integrity
-from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verify_worker import Task
 
 Progress = Callable[[int], None]
@@ -235,33 +233,6 @@ class Verifier:
             comparison,
             (*unchecked, *([] if doubt is None else [doubt])),
         )
-
-
-class StoredChains:
-    """The capability ``ChainAudit``: the ledger's chains as its store holds them."""
-
-    def __init__(self, service: LedgerService, verifier: Verifier, integrity: Integrity) -> None:
-        self._service = service
-        self._verifier = verifier
-        self._integrity = integrity
-
-    def auditor(self) -> EntryAuditor:
-        """See ``ChainAudit.auditor``."""
-        return self._service.store.auditor()
-
-    def known_break(self, chain: Chain) -> ChainBreak | None:
-        """See ``ChainAudit.known_break``."""
-        return self._integrity.broken(chain)
-
-    async def verify(
-        self,
-        chain: Chain,
-        from_seq: int = 1,
-        through_seq: int | None = None,
-        progress: Progress = lambda _: None,
-    ) -> ChainVerdict:
-        """See ``ChainAudit.verify``."""
-        return await self._verifier.verify(self.auditor(), chain, from_seq, through_seq, progress)
 
 
 def join_stretches(starts: Sequence[Anchor], stretches: Sequence[Stretch]) -> Stretch:
