@@ -242,3 +242,33 @@ async def test_finding_by_both_fields_pages_through_bounded_scans(store: EntrySt
             break
     expected = [n + 1 for n in range(300) if n % 2 == 1 and n % 7 == 3 and n % 5 == 2]
     assert [entry.seq for entry in found] == expected[::-1]
+
+
+ODD_FILINGS = [
+    "CAST(x'ff6f7267' AS TEXT)",
+    "CAST(x'6f72675fc328' AS TEXT)",
+    "x'6f72675f62657461'",
+    "7",
+    "''",
+    "CAST(x'6f7267005f62' AS TEXT)",
+]
+
+
+@pytest.mark.parametrize("filing", ODD_FILINGS)
+@pytest.mark.parametrize("column", ["org_id", "environment"])
+async def test_rows_that_an_intruder_filed_nowhere_keep_no_chain_from_being_named(
+    database: SqliteDatabase, store: EntryStore, writer: Writer, filing: str, column: str
+) -> None:
+    for chain in (ALPHA, BETA):
+        await writer.fill(chain, 3)
+    connection = sqlite3.connect(database.path, isolation_level=None)
+    connection.execute("PRAGMA ignore_check_constraints = 1")
+    for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        connection.execute(f"DROP TRIGGER {trigger}")
+    connection.execute(f"UPDATE entries SET {column} = {filing} WHERE org_id = 'org_alpha' AND seq = 3")
+    connection.close()
+    named = [chain async for chain in store.chains()]
+    assert {ALPHA, BETA} <= set(named)
+    assert len(named) == len(set(named))
+    odd = [chain for chain in named if chain not in (ALPHA, BETA)]
+    assert len(odd) <= 1
