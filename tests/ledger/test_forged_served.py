@@ -110,7 +110,8 @@ def test_what_was_appended_by_sql_is_vouched_for_by_nothing(server: ServerProces
         assert asyncio.run(resume(server, before)) == (4409, f"no server of this deployment made entry {forged.seq}")
         client = Client(server) if again else restart(server)
     assert signed_seq(server, server.org_id) == before
-    assert len(cried(server, "no checkpoint of the chain is signed")) == 1, "once in a life"
+    said = [len(cried(server, event)) for event in ("no checkpoint of the chain is signed", "chain has a known break")]
+    assert said in ([1, 0], [0, 1], [1, 1]), "each once in a life: before the sweep found it, and after"
     done = server.run("ledger", "verify", "--org", server.org_id, "--env", "test", "--json", check=False)
     assert (done.returncode, place(json.loads(done.stdout))) == (1, (forged.seq, UNAUTHENTIC))
 

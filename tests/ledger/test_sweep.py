@@ -16,6 +16,7 @@ import pytest
 from precipiq_contracts.chain import GENESIS_HASH, Chain
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.ledger import forgers
 from tests.ledger.intruders import Intruder, intruder_of
 from tests.system.client import Client, decision
 from tests.system.organisations import organisations
@@ -125,15 +126,6 @@ def tenant(server: ServerProcess) -> Tenant:
     return made
 
 
-def forge_tail(intruder: Intruder) -> None:
-    """One more decision with right hashes, but a link that is wrong."""
-    [statement, last_hash] = intruder.get(LAST, "statement", "hash")
-    fields = json.loads(statement)
-    fields |= {"seq": LAST + 1, "prev_hash": last_hash, "timestamp": "2020-01-01T00:00:00.000000Z"}
-    fields["id"] = fields["id"][:-4] + "ffff"
-    _insert(intruder, LAST, fields)
-
-
 def rewrite(intruder: Intruder, first: int = LAST - 2) -> None:
     """Everything from there on anew, each hash and link right."""
     [prev_hash] = intruder.get(first - 1, "hash")
@@ -147,22 +139,16 @@ def rewrite(intruder: Intruder, first: int = LAST - 2) -> None:
         intruder.set(seq, statement=text, hash=prev_hash)
 
 
-def _insert(intruder: Intruder, like: int, fields: dict[str, Any]) -> None:
-    text = _text(fields)
-    changes = {"seq": fields["seq"], "statement": text, "hash": sha256(text).hexdigest(), "idempotency_key": None}
-    intruder.copy(like, **changes, id=fields["id"])
-
-
 def _text(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
 
 
 ATTACKS: dict[str, tuple[Callable[[Intruder], object], int, set[str]]] = {
-    "an entry appended": (forge_tail, LAST + 1, {"TIME_NOT_INCREASING", "COLUMN_MISMATCH"}),
+    "a decision appended with right hashes": (forgers.append, LAST + 1, {"UNAUTHENTIC_ENTRY"}),
     "the tail cut": (lambda intruder: intruder.remove(LAST), LAST, {"TRUNCATED"}),
     "all but the first gone": (lambda intruder: intruder.remove(2), 2, {"TRUNCATED"}),
     "everything gone": (lambda intruder: intruder.remove(1), 1, {"ORG_MISSING"}),
-    "everything from there rewritten": (rewrite, LAST, {"INCONSISTENT_WITH_CHECKPOINT"}),
+    "everything from there rewritten": (rewrite, LAST - 2, {"UNAUTHENTIC_ENTRY"}),
 }
 """What the look at new entries finds: the act, the first bad seq, and the codes."""
 

@@ -219,14 +219,10 @@ async def test_resuming_behind_a_rewritten_history_is_4409(server: ServerProcess
     await asyncio.to_thread(rewrite_from, server, 10)
     if is_stopped:
         await asyncio.to_thread(server.start_on, server.url.rpartition(":")[2])
-    before, *behind = followers
-    for follower in behind:
+    for follower in followers:  # the first knows nothing that changed, but no server made what comes after
         with pytest.raises(Refused) as refused:
-            await follower.follow(1, 10)
+            await follower.catch_up(41) if follower is followers[0] else await follower.follow(1, 10)
         assert refused.value.code == 4409
-    if is_stopped:
-        await before.catch_up(41)
-        await assert_equal_to_the_ledger(before, random.Random(1))
 
 
 async def test_resuming_behind_a_cut_tail_is_4409(server: ServerProcess) -> None:
@@ -257,7 +253,9 @@ async def test_a_chain_rewritten_under_a_connected_client_ends_it_at_the_next_en
         assert await frames_and_code(replayed) == ([], 4409)
     async with stream(server, after_seq=0) as opened:
         await opened.ready()
-        assert len(await opened.until(26)) == 26
+        seqs, code = await frames_and_code(opened)
+        assert code == 4409, "no server of this deployment made what stands there now"
+        assert max(seqs, default=0) < first
 
 
 async def test_a_chain_cut_under_a_connected_client_ends_it(server: ServerProcess) -> None:
