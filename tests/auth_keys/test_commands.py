@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx2
 import pytest
 
 from precipiq_auth_keys.secret_format import is_well_formed
+from precipiq_core.key_files import write_private
 from precipiq_testkit.server import ServerProcess
 
 pytestmark = pytest.mark.system
@@ -26,6 +28,8 @@ def stopped(
 ) -> Iterator[ServerProcess]:
     """A deployment whose server does not run."""
     folder = tmp_path_factory.mktemp("stopped")
+    (folder / "data").mkdir(mode=0o700)
+    write_private(folder / "data" / "master.key", token_hex(32))  # an entry of a command is sealed at once
     if database == "sqlite":
         yield ServerProcess(folder)
         return

@@ -245,7 +245,7 @@ class Timed(Stored):
 
         time = format_timestamp(START_US + (after_seq + 1) * 60_000_000)
         statement = json.dumps({"timestamp": time}).encode()
-        return [AuditBatch([after_seq + 1], ["0" * 64], [statement], [None])]
+        return [AuditBatch([after_seq + 1], ["0" * 64], [statement], [None], [None])]
 
 
 def aged(

@@ -16,6 +16,7 @@ from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.records import verdict_record
+from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.clock import START_US, ManualClock, SeededRandomness
@@ -36,7 +37,9 @@ class Machine:
         self.clock = ManualClock()
         self.registry = CollectorRegistry()
         self.watch = ClockWatch(self.clock, LIMITS, ClockMetrics(self.registry))
-        self.ledger = LedgerService(self.clock, SeededRandomness(), Limits(10_000, 64), self.watch)
+        self.ledger = LedgerService(
+            self.clock, SeededRandomness(), Limits(10_000, 64), self.watch, EntrySealer(MasterEpochKeys(Signing()))
+        )
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)

@@ -58,7 +58,7 @@ def found(
     async def check_of(chain: Chain) -> MacCheck:
         return MacCheck(ROOT, exempt)
 
-    verifier = Verifier(Signing(), intruder.files, limits, None, check_of)
+    verifier = Verifier(Signing(), intruder.files, limits, check_of=check_of)
     broken = asyncio.run(verifier.verify(intruder.auditor(), intruder.chain, 1, through)).broken
     return None if broken is None else (broken.seq, broken.code)
 

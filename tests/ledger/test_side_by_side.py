@@ -13,6 +13,7 @@ from precipiq_contracts.errors import Unavailable
 from precipiq_core.system import SystemRandomness
 from precipiq_ledger import verifier as verifier_module
 from precipiq_ledger.checkpoint_files import CheckpointFiles
+from precipiq_ledger.errors import AlreadyRedacted
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.clock import ManualClock
@@ -32,10 +33,13 @@ async def test_erasures_at_the_same_time_are_one_redaction() -> None:
         [entry] = (await ledger.append(CHAIN, [Draft("note", "key", {}, {"text": "secret"})])).entries
         stored = await ledger.read(CHAIN, 0, 1)
         assert stored == [entry]
-        erasing = (ledger.redact(CHAIN, _id_of(entry), "note", f"reason {n}", "key") for n in range(8))
-        redactions = await asyncio.gather(*erasing)
+        erasing = (ledger.redact(CHAIN, _id_of(entry), "note", f"reason {n % 2}", "key") for n in range(8))
+        ended = await asyncio.gather(*erasing, return_exceptions=True)
 
+        redactions = [each for each in ended if not isinstance(each, BaseException)]
         assert len({redaction.hash for redaction in redactions}) == 1
+        refused = [each for each in ended if isinstance(each, AlreadyRedacted)]
+        assert (len(redactions), len(refused)) == (4, 4), "those with another reason are told that it was not theirs"
         head = await ledger.head(CHAIN)
         assert head is not None
         assert head.seq == 2

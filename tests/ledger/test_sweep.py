@@ -148,6 +148,11 @@ ATTACKS: dict[str, tuple[Callable[[Intruder], object], int, set[str]]] = {
     "the tail cut": (lambda intruder: intruder.remove(LAST), LAST, {"TRUNCATED"}),
     "all but the first gone": (lambda intruder: intruder.remove(2), 2, {"TRUNCATED"}),
     "everything gone": (lambda intruder: intruder.remove(1), 1, {"ORG_MISSING"}),
+    "the last entry made unreadable": (
+        lambda intruder: intruder.set(LAST, statement=b'"no statement"'),
+        LAST,
+        {"CONTENT_MISMATCH", "COLUMN_MISMATCH", "MALFORMED"},
+    ),
     "everything from there rewritten": (rewrite, LAST - 2, {"UNAUTHENTIC_ENTRY"}),
 }
 """What the look at new entries finds: the act, the first bad seq, and the codes."""

@@ -11,6 +11,7 @@ from precipiq_contracts.chain import EntryKind
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Migration
 from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_ledger.sealing import EntrySealer
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_postgres.entries.driver import PostgresDriver
 from precipiq_sqlite.entries.driver import SqliteDriver
@@ -36,13 +37,14 @@ async def open_ledger(
     migrations: Sequence[Migration],
     *,
     clock: Clock | None = None,
+    sealer: EntrySealer | None = None,
 ) -> AsyncIterator[tuple[Database, LedgerService]]:
     """The database and the ledger; give the ledger its kinds with :func:`serve_kinds`."""
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
     database = new_database(settings, folder)
     is_embedded = isinstance(database, SqliteDatabase)
     driver = SqliteDriver(database) if is_embedded else PostgresDriver(database)
-    ledger = LedgerService(clock or SystemClock(), SystemRandomness(), Limits(256 * 1024, 64))
+    ledger = LedgerService(clock or SystemClock(), SystemRandomness(), Limits(256 * 1024, 64), None, sealer)
     async with database.open([*driver.migrations, *migrations]), driver.open() as store:
         ledger.start(store, {})
         yield database, ledger

@@ -11,7 +11,9 @@ import pytest
 
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import ClockedDatabase
-from precipiq_core.system import SystemClock
+from precipiq_core.master_key import MasterKeyFile
+from precipiq_core.system import SystemClock, SystemRandomness
+from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_testkit.clock import ManualClock
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
@@ -32,7 +34,8 @@ async def seal_ahead(folder: Path, chain: Chain) -> None:
     """An entry by a clock that is an hour ahead, as a process on a wrong machine would seal it."""
     clock = ManualClock(SystemClock().now_us())
     clock.step(AHEAD_S)
-    async with open_ledger(None, folder, [], clock=clock) as (_, ledger):
+    sealer = EntrySealer(MasterEpochKeys(MasterKeyFile(folder / "master.key", False, SystemRandomness())))
+    async with open_ledger(None, folder, [], clock=clock, sealer=sealer) as (_, ledger):
         serve_kinds(ledger, [])
         await ledger.append(chain, [Draft("decision", "key", BODY, {"inputs": {}})])
 

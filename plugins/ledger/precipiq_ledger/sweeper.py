@@ -147,6 +147,17 @@ class Sweeper:
             self._failure = self._failure or error
 
     async def _look(self, chain: Chain, *, is_known: bool) -> None:
+        """As :meth:`_look_at_news`. What cannot even be read may be a fault: the whole verification tells."""
+        try:
+            await self._look_at_news(chain, is_known=is_known)
+        except Exception:
+            swept = self._integrity.book.chains.get(chain)
+            verdict = await self._verifier.verify(self._store.auditor(), chain)
+            if verdict.broken is None or swept is None or swept.broken is not None:
+                raise
+            self._note_broken(chain, swept, verdict.broken)
+
+    async def _look_at_news(self, chain: Chain, *, is_known: bool) -> None:
         """Check what is new in the chain, and that what was checked is still there."""
         head = await self._store.head(chain)
         if head is None and not is_known and chain not in self._integrity.book.chains:
@@ -161,17 +172,17 @@ class Sweeper:
                 self._note_broken(chain, swept, ChainBreak(1, ORG_MISSING, reason))
         elif (head.seq, head.hash) == (swept.tail.seq, swept.tail.hash):
             swept.tail_us = now_us
+        elif head.seq > swept.tail.seq:
+            await self._check_tail(chain, swept, head)  # which begins at the hash of what was checked
         elif (fault := await self._fault_at_tail(chain, swept, head)) is not None:
             await self._confirm(chain, swept, fault)
-        else:
-            await self._check_tail(chain, swept, head.seq)
 
     async def _fault_at_tail(self, chain: Chain, swept: Swept, head: Head) -> ChainBreak | None:
         """Whether the chain still has the entry up to which it was checked."""
         tail = swept.tail
         if not tail.seq:
             return None
-        (stored,) = await asyncio.to_thread(self._store.auditor().hashes_at, chain, [tail.seq])
+        stored = await self._hash_at(chain, tail.seq)
         if stored == tail.hash:
             return None
         seen = f"the sweep of {format_timestamp(swept.tail_us)}" if swept.tail_us else "the sweep"
@@ -181,8 +192,17 @@ class Sweeper:
         reason = f"{seen} saw another entry {tail.seq}: the chain was rewritten at or before it"
         return ChainBreak(tail.seq, INCONSISTENT_WITH_CHECKPOINT, reason)
 
-    async def _check_tail(self, chain: Chain, swept: Swept, through_seq: int) -> None:
-        began_us = self._clock.now_us()
+    async def _hash_at(self, chain: Chain, seq: int) -> str | None:
+        """Through the store's own connections, where the row can be read: an auditor opens one for each question."""
+        try:
+            entries = await self._store.read(chain, seq - 1, 1)
+        except Exception:  # noqa: BLE001  (a damaged row fails in any way; the auditor reads what is left)
+            (stored,) = await asyncio.to_thread(self._store.auditor().hashes_at, chain, [seq])
+            return stored
+        return entries[0].hash if entries and entries[0].seq == seq else None
+
+    async def _check_tail(self, chain: Chain, swept: Swept, head: Head) -> None:
+        began_us, through_seq = self._clock.now_us(), head.seq
         begins_at_start = not swept.tail.seq and through_seq <= self._limits.newest_entries
         if not swept.tail.seq and not begins_at_start:
             # The newest part first: the pass over the whole chain is due at once.
@@ -191,10 +211,12 @@ class Sweeper:
             swept.tail = newest or GENESIS
         while swept.tail.seq < through_seq:
             last = min(through_seq, swept.tail.seq + _SLICE_ENTRIES)
-            broken, swept.tail = await self._check(chain, swept.tail, last)
+            broken, end = await self._check(chain, swept.tail, last)
             if broken is not None:
-                await self._confirm(chain, swept, broken)
+                fault = await self._fault_at_tail(chain, swept, head)
+                await self._confirm(chain, swept, fault or broken)
                 return
+            swept.tail = end
         swept.tail_us = self._clock.now_us()
         if begins_at_start:
             tail = swept.tail
@@ -222,7 +244,7 @@ class Sweeper:
     async def _is_mended(self, chain: Chain, swept: Swept, seq: int) -> bool:
         """Whether the entry at the fault holds where it stands, and so does the newest that was checked."""
         auditor, tail = self._store.auditor(), swept.tail
-        if tail.seq and await asyncio.to_thread(auditor.hashes_at, chain, [tail.seq]) != [tail.hash]:
+        if tail.seq and await self._hash_at(chain, tail.seq) != tail.hash:
             return False
         before = GENESIS if seq <= 1 else await asyncio.to_thread(anchor_at, auditor, chain, seq - 1)
         if before is None:
