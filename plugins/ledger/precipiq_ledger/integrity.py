@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -23,13 +22,12 @@ log = structlog.get_logger("precipiq.ledger")
 class Integrity:
     """The findings of the sweep. ``within_s``: the time within which each chain is to be checked whole.
 
-    ``changed`` is set when a fault is found or gone. ``listeners`` are called with the chain, and the fault or None.
+    ``changed`` is set when a fault is found or gone.
     """
 
     def __init__(self, clock: Clock, metrics: SweepMetrics, within_s: float) -> None:
         self.book = SweepBook()
         self.changed = asyncio.Event()
-        self.listeners: list[Callable[[Chain, ChainBreak | None], None]] = []
         self._clock = clock
         self._metrics = metrics
         self._within_s = within_s
@@ -64,8 +62,6 @@ class Integrity:
         else:
             what = {"seq": broken.seq, "code": broken.code, "reason": broken.reason}
             log.critical("a chain is broken: nothing is signed over it", **names, **what)
-        for listener in self.listeners:
-            listener(chain, broken)
         self.changed.set()
 
     def show(self) -> None:

@@ -57,7 +57,7 @@ class SweepFile:
         make_folder(self._folder)
         content: dict[str, Any] = {"v": _VERSION, **book.to_json()}
         content["signature"] = base64.b64encode(self._key.sign(_signed_bytes(content))).decode()
-        beside = self._folder / f".sweep.json.{os.getpid()}"
+        beside = self._folder / ".sweep.json.part"  # who holds the lock alone writes
         try:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as stream:

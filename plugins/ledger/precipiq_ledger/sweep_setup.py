@@ -13,9 +13,10 @@ from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.sweep_file import SweepFile
+from precipiq_ledger.sweep_limits import SweepLimits
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.sweep_worker import SweepWorker
-from precipiq_ledger.sweeper import Sweeper, SweepLimits
+from precipiq_ledger.sweeper import Sweeper
 from precipiq_ledger.verifier import Verifier
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import structlog
 
@@ -23,6 +22,7 @@ from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.sweep_book import Pass, Swept
 from precipiq_ledger.sweep_file import SweepFile
+from precipiq_ledger.sweep_limits import SweepLimits
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.sweep_worker import SweepWorker
 from precipiq_ledger.verifier import Verifier
@@ -33,16 +33,6 @@ _SLICE_ENTRIES = 20_000
 _AGAIN_S = 60.0
 _AGAIN_SHARE = 10.0
 """How long a chain rests that looks mended and is not: that, and so many times what finding out took."""
-
-
-@dataclass(frozen=True, slots=True)
-class SweepLimits:
-    """See the settings ``sweep_*`` of the ledger. ``newest_entries``: checked first in a long chain that is new."""
-
-    interval_s: float
-    within_s: float
-    cpu_share: float
-    newest_entries: int
 
 
 class Sweeper:
@@ -118,33 +108,35 @@ class Sweeper:
                 await self._try(self._look(chain, is_known=False))
         await self._go_on_with_passes(until_s)
         self._integrity.book.written_us = self._clock.now_us()
-        await asyncio.to_thread(self._file.write, self._integrity.book)
         self._integrity.show()
+        await asyncio.to_thread(self._file.write, self._integrity.book)
         if self._failure is not None:
             raise self._failure
 
     async def _begin(self) -> bool:
         """Whether this process is the one that sweeps; takes what the record says."""
-        lock = AsyncExitStack()
-        is_mine = lock.enter_context(self._file.locked())
-        try:
-            book = await asyncio.to_thread(self._file.read)
-        except ValueError as error:
-            log.critical("the record of sweeps counts for nothing: all is checked from the start", reason=str(error))
-            book = None
-        if book is not None:
-            self._integrity.replace(book)
-        if is_mine:
-            self._lock = lock
-        else:
-            await lock.aclose()
+        async with AsyncExitStack() as lock:  # given back, unless this round takes it for good
+            is_mine = lock.enter_context(self._file.locked())
+            try:
+                book = await asyncio.to_thread(self._file.read)
+            except ValueError as error:
+                what = "the record of sweeps counts for nothing: all is checked from the start"
+                log.critical(what, reason=str(error))
+                book = None
+            if book is not None:
+                self._integrity.replace(book)
+            if is_mine:
+                self._lock = lock.pop_all()
         return is_mine
 
-    async def _try(self, work: Awaitable[None]) -> None:
+    async def _try(self, work: Awaitable[None]) -> bool:
+        """Whether the work succeeded."""
         try:
             await work
         except Exception as error:  # noqa: BLE001  (raised at the round's end)
             self._failure = self._failure or error
+            return False
+        return True
 
     async def _look(self, chain: Chain, *, is_known: bool) -> None:
         """As :meth:`_look_at_news`. What cannot even be read may be a fault: the whole verification tells."""
@@ -254,10 +246,14 @@ class Sweeper:
 
     async def _go_on_with_passes(self, until_s: float) -> None:
         """Check everything again, a slice of each due chain in turns, until that time or until nothing is due."""
-        while due := self._integrity.book.due(self._clock.monotonic_s(), self._limits.within_s):
+        book, failed = self._integrity.book, set[Chain]()
+        while due := [
+            chain for chain in book.due(self._clock.monotonic_s(), self._limits.within_s) if chain not in failed
+        ]:
             for chain in due:
-                await self._try(self._go_on_with_pass(chain, self._integrity.book.chains[chain]))
-                if self._clock.monotonic_s() >= until_s or self._failure is not None:
+                if not await self._try(self._go_on_with_pass(chain, book.chains[chain])):
+                    failed.add(chain)  # until the next round: the others go on
+                if self._clock.monotonic_s() >= until_s:
                     return
         await self._worker.rest()
 
