@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,22 @@ def ended(client: Client, export_id: str) -> dict[str, Any]:
             return record
         time.sleep(0.05)
     raise AssertionError(f"the export did not end: {record}")
+
+
+def wait_for_ends(client: Client, records: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The statements of the chain, once it tells the end of each: an export's entry follows its record's change."""
+    ends = {(record["id"], f"export_{record['status']}") for record in records}
+    statements: list[Any] = []
+
+    def are_told() -> bool:
+        statements[:] = [entry["statement"] for entry in client.entries(500)]
+        return ends <= {(each["body"]["export"]["id"], each["kind"]) for each in statements if is_end(each)}
+
+    def is_end(statement: Mapping[str, Any]) -> bool:
+        return statement["kind"] in ("export_completed", "export_failed")
+
+    wait_for(are_told, "an end is not told")
+    return statements
 
 
 def exported(client: Client, **request: Any) -> dict[str, Any]:

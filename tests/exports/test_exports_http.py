@@ -13,7 +13,7 @@ from precipiq_testkit.server import ServerProcess
 from tests.system.client import Client
 from tests.system.organisations import organisations
 
-from .evidence import bundle_of, check, ended, exported, kinds, lines, members, on_sqlite, openssl_says
+from .evidence import bundle_of, check, ended, exported, kinds, lines, members, on_sqlite, openssl_says, wait_for_ends
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +58,7 @@ def test_a_bundle_holds_the_chain_and_passes_every_check(client: Client, tmp_pat
 def test_everything_about_an_export_stands_in_the_chain(client: Client) -> None:
     client.decide()
     record = exported(client)
+    wait_for_ends(client, [record])
     bundle_of(client, record)
     assert kinds(client)[-5:] == [
         "decision",

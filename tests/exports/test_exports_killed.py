@@ -22,7 +22,7 @@ from tests.effort import rounds
 from tests.system.client import Client, decision
 from tests.system.organisations import organisations
 
-from .evidence import bundle_of, check, ended, restarted, wait_for
+from .evidence import bundle_of, check, ended, restarted, wait_for, wait_for_ends
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
@@ -145,7 +145,7 @@ def test_every_export_ends_once_whenever_the_server_is_killed(
     assert set(found) <= {"completed", "failed"}
     assert found["completed"] >= EXPORTS - 2, records
     assert all(record["error"]["message"] for record in records if record["status"] == "failed")
-    entries = [entry["statement"] for entry in client.entries(500)]
+    entries = wait_for_ends(client, records)
     for kind, status in (("export_completed", "completed"), ("export_failed", "failed")):
         told = [entry["body"]["export"]["id"] for entry in entries if entry["kind"] == kind]
         assert sorted(told) == sorted(record["id"] for record in records if record["status"] == status)
@@ -208,5 +208,5 @@ def test_another_node_takes_over_from_one_that_is_killed(
         record = ended(other, export_id)
         assert record["status"] == "completed"
         assert sha256(bundle_of(other, record)).hexdigest() == record["sha256"]
-        told = [entry["statement"]["kind"] for entry in other.entries(500)]
+        told = [statement["kind"] for statement in wait_for_ends(other, [record])]
         assert told.count("export_completed") == told.count("signing_key_created") == 1
