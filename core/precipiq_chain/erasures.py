@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from precipiq_chain.chain_format import Statement, parse_statement
-from precipiq_chain.entry_macs import MacCheck
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
+from precipiq_macs.entry_macs import MacCheck
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from precipiq_contracts.entry_store import EntryStoreDriver
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import hookspec
 from precipiq_contracts.services import Services
+from precipiq_macs.row_macs import TrustedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +53,13 @@ class LedgerHooks:
 
         Example: ``return [Totals(self.store, services.get(Ledger))]``, with a unique ``name`` and ``catch_up(chain)``.
         Called in serving processes while the ledger is open; never twice at once for a chain in a process.
+        """
+        return ()
+
+    @hookspec
+    def trusted_rows(self, services: Services) -> Sequence[TrustedRows]:
+        """Tables of the plugin whose rows grant something, with the comparison of each with what the chain says.
+
+        Example: ``return [VoucherRows(self.store, services.get(Ledger))]``, with a unique ``name``.
         """
         return ()

@@ -14,11 +14,11 @@ from typing import Any
 import orjson
 
 from precipiq_chain.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
-from precipiq_chain.entry_macs import MacCheck
 from precipiq_chain.erasures import Source, find_erasures
 from precipiq_contracts.chain import ADOPTION, GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
 from precipiq_contracts.ledger import ChainBreak
+from precipiq_macs.entry_macs import MacCheck
 
 SEQ_GAP = "SEQ_GAP"
 SEQ_REPEATED = "SEQ_REPEATED"

@@ -37,6 +37,7 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import AnyPlugin
 from precipiq_core.registry import Registry
 from precipiq_core.secrets import DeploymentMasterKey
+from precipiq_macs.row_macs import RowMacs
 
 if TYPE_CHECKING:
     import click
@@ -148,11 +149,12 @@ def _provide_core(services: Services, deployment: Deployment, enabled: Enabled, 
     if CollectorRegistry not in provided:
         services.provide(CollectorRegistry, CollectorRegistry(auto_describe=False))
     services.provide(Background, BackgroundTasks(services.get(Clock), lambda: services.get(CollectorRegistry)))
-    if MasterKey in wanted:
+    if wanted & {MasterKey, RowMacs}:
         # A command makes no key: another than the one that is missing would deny all that was signed with that.
         makes = deployment.secrets.create_master_key and may_make
         secrets = deployment.secrets.model_copy(update={"create_master_key": makes})
         services.provide(MasterKey, DeploymentMasterKey(secrets, services.get(Randomness)))
+        services.provide(RowMacs, RowMacs(services.get(MasterKey)))
 
 
 def _collect(

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import structlog
 
@@ -18,13 +19,19 @@ from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_contracts.ledger import Ledger
+from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs, SealedValues
 
 log = structlog.get_logger("precipiq.outbox")
 
 COLUMNS = "event_id, org_id, environment, kind, actor, body"
-"""Of the plugin's table, all TEXT; ``event_id`` is its primary key, and the order in which events are sealed."""
+"""Of the plugin's table, all TEXT; ``event_id`` is its primary key, and the order in which events are sealed.
+
+With ``macs`` the table has a further column ``mac``, TEXT, which may be NULL.
+"""
 
 _AT_ONCE_MAX = 100
+_OF_A_CHAIN_MAX = 10_000
+_REFUSED_NAMED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,16 @@ class OutboxEvent:
 
 
 class Outbox:
-    """The events that wait in ``table``. ``key_prefix``: begins their entries' idempotency keys, unique per plugin."""
+    """The events that wait in ``table``. ``key_prefix``: begins their entries' idempotency keys, unique per plugin.
 
-    def __init__(self, database: Database, table: str, *, key_prefix: str) -> None:
+    ``macs``: an event that somebody else put into the table becomes no entry. None: whatever stands there does.
+    """
+
+    def __init__(self, database: Database, table: str, *, key_prefix: str, macs: RowMacs | None = None) -> None:
         self._database = database
+        self._macs = macs
+        self._columns = COLUMNS if macs is None else f"{COLUMNS}, mac"
+        self._refused: set[str] = set()
         self._table = table
         self._key_prefix = key_prefix
         self._delivering = asyncio.Lock()
@@ -55,30 +68,34 @@ class Outbox:
 
         An event that waits already is left as it is.
         """
-        values = ", ".join(f":{name.strip()}" for name in COLUMNS.split(","))
         unless_there = f"NOT EXISTS (SELECT 1 FROM {self._table} WHERE event_id = :event_id)"  # noqa: S608
         where = f"{condition} AND {unless_there}" if condition else f"WHERE {unless_there}"
+        row: dict[str, Scalar] = {
+            "event_id": event.event_id,
+            **chain_values(event.chain),
+            "kind": event.kind,
+            "actor": event.actor,
+            "body": json.dumps(event.body, separators=(",", ":")),
+        }
+        if self._macs is not None:
+            row["mac"] = self._macs.mac_if_there_is_a_key(SealedValues(self._table, dict(row)))
+        values = ", ".join(f":{name}" for name in row)
         return Statement(
-            f"INSERT INTO {self._table} ({COLUMNS}) SELECT {values} {where}",
-            {
-                "event_id": event.event_id,
-                **chain_values(event.chain),
-                "kind": event.kind,
-                "actor": event.actor,
-                "body": json.dumps(event.body, separators=(",", ":")),
-                **(parameters or {}),
-            },
+            f"INSERT INTO {self._table} ({', '.join(row)}) SELECT {values} {where}", {**row, **(parameters or {})}
         )
 
     async def deliver(self, ledger: Ledger) -> None:
         """Seal the events that wait. An event that cannot be sealed now stays; the failure is logged once."""
         try:
             async with self._delivering:
-                while events := await self.fetch_waiting(_AT_ONCE_MAX):
+                after = ""
+                while rows := await self._waiting(after, _AT_ONCE_MAX):
+                    events = [_event(row) for row in rows if await self._is_ours(row)]
                     for event in events:
                         key = f"{self._key_prefix}:{event.event_id}"
                         await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
                     await self._forget(events)
+                    after = str(rows[-1]["event_id"])
             self._is_failing = False
         except PrecipiqError as error:
             if not self._is_failing:
@@ -87,8 +104,31 @@ class Outbox:
 
     async def fetch_waiting(self, limit: int) -> list[OutboxEvent]:
         """The oldest events that wait."""
-        sql = f"SELECT {COLUMNS} FROM {self._table} ORDER BY event_id LIMIT :limit"  # noqa: S608
-        return [_event(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]
+        return [_event(row) for row in await self._waiting("", limit)]
+
+    async def fetch_ours(self, chain: Chain) -> list[OutboxEvent]:
+        """The events of that chain that wait, without those that somebody else stored."""
+        sql = f"SELECT {self._columns} FROM {self._table} ORDER BY event_id LIMIT :limit"  # noqa: S608
+        rows = await self._database.fetch_as(chain, Statement(sql, {"limit": _OF_A_CHAIN_MAX}))
+        return [_event(row) for row in rows if await self._is_ours(row)]
+
+    async def _waiting(self, after: str, limit: int) -> list[Row]:
+        sql = f"SELECT {self._columns} FROM {self._table} WHERE event_id > :after ORDER BY event_id LIMIT :limit"  # noqa: S608
+        return list(await self._database.fetch(Statement(sql, {"after": after, "limit": limit})))
+
+    async def _is_ours(self, row: Row) -> bool:
+        """Whether this deployment stored the event; says so once when not. Raises ``Unavailable``."""
+        if self._macs is None:
+            return True
+        values = {name.strip(): row[name.strip()] for name in COLUMNS.split(",")}
+        event_id = str(row["event_id"])
+        if await self._macs.hold(SealedValues(self._table, values), cast("str | None", row["mac"])):
+            return True
+        if event_id not in self._refused and len(self._refused) < _REFUSED_NAMED_MAX:
+            self._refused.add(event_id)
+            what = "an event that no server of this deployment stored is not sealed: somebody wrote to the database"
+            log.critical(what, code=ROW_UNANNOUNCED, outbox=self._table, event_id=event_id)
+        return False
 
     async def _forget(self, events: list[OutboxEvent]) -> None:
         sql = f"DELETE FROM {self._table} WHERE event_id = :event_id"  # noqa: S608

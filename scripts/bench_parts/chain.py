@@ -21,7 +21,6 @@ from typing import Any
 
 from http_append import decision
 
-from precipiq_chain.entry_macs import PURPOSE, MacCheck
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
@@ -35,6 +34,7 @@ from precipiq_ledger.routes import decision_draft
 from precipiq_ledger.service import LedgerService
 from precipiq_logs.settings import LogSettings
 from precipiq_logs.setup import configure_logging
+from precipiq_macs.entry_macs import PURPOSE, MacCheck
 from precipiq_testkit.postgres import PostgresServer, own_postgres
 from precipiq_testkit.server import ServerProcess
 

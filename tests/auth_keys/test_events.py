@@ -14,15 +14,19 @@ import pytest
 
 import precipiq_auth_keys.plugin
 from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys.key_trust import KeyTrust
 from precipiq_auth_keys.plugin import AuthKeysPlugin
 from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
-from precipiq_contracts.chain import Chain, Draft
+from precipiq_chain.chain_format import ID_RANDOM_BYTES, prepare, seal_entries
+from precipiq_contracts.chain import Chain, Draft, Entry, Head
 from precipiq_contracts.clock import uuid7
-from precipiq_contracts.database import Migration
+from precipiq_contracts.database import Migration, Scalar
 from precipiq_contracts.errors import NotFound, Unavailable
 from precipiq_core.system import SystemClock, SystemRandomness
-from precipiq_testkit.clock import ManualClock, SeededRandomness
+from precipiq_macs.row_macs import SealedValues
+from precipiq_testkit.clock import START_US, ManualClock, SeededRandomness
+from precipiq_testkit.macs import ROW_MACS, row_macs_of
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess
 from tests.databases import new_database
@@ -37,12 +41,31 @@ TABLES = {
 }
 
 
+def sealed_statement(seq: int, chain: Chain, draft: Draft) -> bytes:
+    prepared = prepare(draft, b"")
+    [entry] = seal_entries(chain, None, [prepared], now_us=START_US + seq, randomness=bytes(ID_RANDOM_BYTES))
+    return entry.statement
+
+
 class FakeLedger:
     """Keeps what it is given, once per idempotency key; ``down`` refuses everything."""
 
     def __init__(self) -> None:
         self.sealed: dict[str | None, tuple[Chain, Draft]] = {}
         self.down = False
+
+    async def head(self, chain: Chain) -> Head | None:
+        return Head(len(self.sealed), "", 0) if self.sealed else None
+
+    async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        return [
+            Entry(chain, seq, "", sealed_statement(seq, chain, draft), None)
+            for seq, (_, draft) in enumerate(self.sealed.values(), start=1)
+            if seq > after_seq and draft.kind == kind
+        ][:limit]
+
+    async def first_unauthentic(self, chain: Chain, entries: Sequence[Entry]) -> Entry | None:
+        return None
 
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> None:
         if self.down:
@@ -58,7 +81,8 @@ class Bench:
         self.store = store
         self.ledger = FakeLedger()
         self.clock = ManualClock()
-        self.service = KeyService(store, self.ledger, self.clock, SeededRandomness())  # type: ignore[arg-type]
+        self.trust = KeyTrust(store, self.ledger, ROW_MACS)  # type: ignore[arg-type]
+        self.service = KeyService(store, self.ledger, self.trust, self.clock, SeededRandomness())  # type: ignore[arg-type]
 
     def kinds(self) -> list[str]:
         return [draft.kind for _, draft in self.ledger.sealed.values()]
@@ -69,7 +93,7 @@ async def bench(server_database: PostgresDatabase | None, tmp_path: Path) -> Asy
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
     database = new_database(settings, tmp_path)
     async with database.open([Migration("auth_keys", MIGRATIONS, TABLES)]):
-        yield Bench(KeyStore(database))
+        yield Bench(KeyStore(database, ROW_MACS))
 
 
 async def make(bench: Bench) -> tuple[Chain, str]:
@@ -154,7 +178,7 @@ async def test_a_rotation_that_lost_the_race_leaves_neither_a_key_nor_an_event(b
     loser = bench.service._make(chain, ("read",), None)
     event = bench.service._event(chain, "key_rotated", "system", {"key_id": key_id})
 
-    assert not await bench.store.replace_key(old, 0, loser.record, "f" * 64, event)
+    assert not await bench.store.replace_key(old, 0, loser.record, event)
 
     await bench.service.deliver_events()
     assert (bench.kinds(), await bench.service.keys(chain)) == (kinds, keys)
@@ -166,9 +190,18 @@ async def test_of_first_organisations_that_are_made_at_the_same_time_one_is_stor
     assert await bench.store.organisations() == [first]
 
 
-def put_event(server: ServerProcess, event_id: str, body: dict[str, Any]) -> None:
-    values = (event_id, server.org_id, "test", "key_created", "system", json.dumps(body))
-    server.sql(f"INSERT INTO key_events VALUES ({', '.join(map(repr, values))})")
+def put_event(server: ServerProcess, event_id: str, body: dict[str, Any], *, is_ours: bool = True) -> None:
+    row: dict[str, Scalar] = {
+        "event_id": event_id,
+        "org_id": server.org_id,
+        "environment": "test",
+        "kind": "key_created",
+        "actor": "system",
+        "body": json.dumps(body, separators=(",", ":")),
+    }
+    mac = row_macs_of(server.data_dir).mac(SealedValues("key_events", row)) if is_ours else "0" * 64
+    columns, values = (", ".join(part) for part in ((*row, "mac"), map(repr, (*row.values(), mac))))
+    server.sql(f"INSERT INTO key_events ({columns}) VALUES ({values})")
 
 
 def waiting(server: ServerProcess) -> int:

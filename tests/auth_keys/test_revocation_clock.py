@@ -10,8 +10,10 @@ import pytest
 
 import precipiq_auth_keys
 from precipiq_auth_keys.authenticator import KeyAuthenticator
+from precipiq_auth_keys.key_trust import KeyTrust
+from precipiq_auth_keys.kinds import EVENT_KINDS, KEY_REVOKED, KEY_ROTATED
 from precipiq_auth_keys.plugin import _TENANT_TABLES
-from precipiq_auth_keys.service import EVENT_KINDS, KEY_REVOKED, KEY_ROTATED, KeyService, NewKey
+from precipiq_auth_keys.service import KeyService, NewKey
 from precipiq_auth_keys.store import KeyRecord, KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
 from precipiq_chain.chain_format import statement_kind
@@ -20,6 +22,7 @@ from precipiq_contracts.credential import Credential
 from precipiq_contracts.database import Migration
 from precipiq_core.system import SystemRandomness
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.system.open_ledger import open_ledger, serve_kinds
 
@@ -35,8 +38,9 @@ class Node:
     def __init__(self, store: KeyStore, ledger: object, off_s: float) -> None:
         self.clock = ManualClock()
         self.clock.step(off_s)
-        self.service = KeyService(store, ledger, self.clock, SystemRandomness())  # type: ignore[arg-type]
-        self._authenticator = KeyAuthenticator(store, self.clock, cached_keys_max=10, fresh_s=4.0)
+        trust = KeyTrust(store, ledger, ROW_MACS)  # type: ignore[arg-type]
+        self.service = KeyService(store, ledger, trust, self.clock, SystemRandomness())  # type: ignore[arg-type]
+        self._authenticator = KeyAuthenticator(store, trust, self.clock, cached_keys_max=10, fresh_s=4.0)
         self.service.on_change = self._authenticator.forget
         self._watcher = KeyWatcher(
             store, self.service, self._authenticator, self.clock, poll_s=1.0, last_used_interval_s=60.0
@@ -55,7 +59,7 @@ async def nodes(
     """The one that changes keys and another one; their clocks are off by that many seconds."""
     async with open_ledger(server_database, tmp_path, [MIGRATION], clock=ManualClock()) as (database, ledger):
         serve_kinds(ledger, EVENT_KINDS)
-        one, other = (Node(KeyStore(database), ledger, off_s) for off_s in request.param)
+        one, other = (Node(KeyStore(database, ROW_MACS), ledger, off_s) for off_s in request.param)
         yield one, other
 
 

@@ -7,8 +7,8 @@ from hashlib import sha256
 
 import pytest
 
-from precipiq_chain.entry_macs import ALL, MacCheck, entry_mac, entry_macs, epoch_key, epoch_of
 from precipiq_contracts.clock import parse_timestamp
+from precipiq_macs.entry_macs import ALL, MacCheck, entry_mac, entry_macs, epoch_key, epoch_of
 
 ROOT = bytes(range(32))
 HASHES = [sha256(str(number).encode()).hexdigest() for number in range(50)]

@@ -7,10 +7,10 @@ from os import urandom
 from typing import Any
 
 from precipiq_chain.chain_format import head_of, prepare, seal_entries
-from precipiq_chain.entry_macs import entry_mac, epoch_key, epoch_of
 from precipiq_chain.grouping import idempotency_check
 from precipiq_contracts.chain import Draft, Entry, Head
 from precipiq_contracts.clock import parse_timestamp
+from precipiq_macs.entry_macs import entry_mac, epoch_key, epoch_of
 from precipiq_postgres.entries.columns import indexed_columns
 from tests.ledger.intruders import Intruder
 

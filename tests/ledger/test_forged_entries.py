@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from precipiq_chain.entry_macs import ALL, MacCheck, entry_mac, epoch_key, epoch_of
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_ledger.verifier import Verifier, VerifierLimits
+from precipiq_macs.entry_macs import ALL, MacCheck, entry_mac, epoch_key, epoch_of
 from precipiq_testkit.sealing import ROOT
 from tests.ledger import forgers
 from tests.ledger.forgers import forged_mac

@@ -13,11 +13,11 @@ import pytest
 
 from precipiq_chain.canonical import canonical
 from precipiq_chain.chain_format import parse_statement
-from precipiq_chain.entry_macs import MacCheck
 from precipiq_chain.grouping import idempotency_check
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_ledger.checkpoints import Checkpoint
 from precipiq_ledger.verifier import VerifierLimits
+from precipiq_macs.entry_macs import MacCheck
 from precipiq_postgres.entries.columns import indexed_columns
 from precipiq_testkit.sealing import ROOT
 from tests.effort import rounds

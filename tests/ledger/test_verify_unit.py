@@ -13,7 +13,6 @@ from threading import Event
 import pytest
 
 from precipiq_chain.canonical import canonical
-from precipiq_chain.entry_macs import PURPOSE, MacCheck, entry_mac, epoch_key, epoch_of
 from precipiq_chain.verify import GENESIS, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain, Entry, Head
 from precipiq_contracts.clock import parse_timestamp
@@ -25,6 +24,7 @@ from precipiq_ledger.anchors import Evidence, compare
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 from precipiq_ledger.verifier import Verifier, VerifierLimits, join_stretches
+from precipiq_macs.entry_macs import PURPOSE, MacCheck, entry_mac, epoch_key, epoch_of
 from precipiq_testkit.memory import MemoryAuditor, MemoryDriver
 from precipiq_testkit.sealing import ROOT, Writer
 

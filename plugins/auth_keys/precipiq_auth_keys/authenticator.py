@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precipiq_auth_keys.key_trust import KeyTrust
 from precipiq_auth_keys.secret_format import is_well_formed
 from precipiq_auth_keys.store import KeyRecord, KeyStore
 from precipiq_contracts.auth import Principal
@@ -28,8 +29,9 @@ class KeyAuthenticator:
     :meth:`note_unchanged` after each successful look, and :meth:`forget` when something changed.
     """
 
-    def __init__(self, store: KeyStore, clock: Clock, *, cached_keys_max: int, fresh_s: float) -> None:
+    def __init__(self, store: KeyStore, trust: KeyTrust, clock: Clock, *, cached_keys_max: int, fresh_s: float) -> None:
         self._store = store
+        self._trust = trust
         self._clock = clock
         self._cached_keys_max = cached_keys_max
         self._fresh_s = fresh_s
@@ -73,6 +75,8 @@ class KeyAuthenticator:
     async def _look_up(self, secret_hash: str) -> _Known:
         generation = self._generation
         record = await self._store.key_by_hash(secret_hash)
+        if record is not None and not await self._trust.counts(record):
+            record = None
         known = _Known(record, None if record is None else _principal(record))
         if generation == self._generation and self._clock.monotonic_s() <= self._fresh_until_s:
             if len(self._cache) >= self._cached_keys_max:

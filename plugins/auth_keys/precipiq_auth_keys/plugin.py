@@ -12,8 +12,10 @@ from precipiq_auth_keys.authenticator import KeyAuthenticator
 from precipiq_auth_keys.command_index import COMMANDS
 from precipiq_auth_keys.config import AuthKeysConfig
 from precipiq_auth_keys.first_start import first_start
+from precipiq_auth_keys.key_trust import KeyTrust
+from precipiq_auth_keys.kinds import EVENT_KINDS
 from precipiq_auth_keys.rate_limiter import Counter, LocalCounter, SecondWindows
-from precipiq_auth_keys.service import EVENT_KINDS, KeyService
+from precipiq_auth_keys.service import KeyService
 from precipiq_auth_keys.store import KeyStore
 from precipiq_auth_keys.watcher import KeyWatcher
 from precipiq_contracts.auth import Authenticator, RateLimiter
@@ -28,6 +30,7 @@ from precipiq_contracts.services import Services
 from precipiq_core.extras import require_extra
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_macs.row_macs import RowMacs, TrustedRows
 
 if TYPE_CHECKING:
     import click
@@ -52,7 +55,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     name = "auth_keys"
     Config = AuthKeysConfig
     provides: ClassVar[tuple[type, ...]] = (RateLimiter, WindowCounter, KeyService)
-    requires: ClassVar[tuple[type, ...]] = (Database, Ledger)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, RowMacs)
     optional: ClassVar[tuple[type, ...]] = (Plans,)
 
     def __init__(self, config: AuthKeysConfig) -> None:
@@ -67,11 +70,13 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     def provide(self, services: Services) -> None:
         config = self.config
         clock = services.get(Clock)
-        self._store = KeyStore(services.get(Database))
-        randomness = services.get(Randomness)
-        service = KeyService(self._store, services.get(Ledger), clock, randomness)
+        ledger, macs, randomness = services.get(Ledger), services.get(RowMacs), services.get(Randomness)
+        self._store = KeyStore(services.get(Database), macs)
+        self._trust = KeyTrust(self._store, ledger, macs)
+        service = KeyService(self._store, ledger, self._trust, clock, randomness)
         self._authenticator = KeyAuthenticator(
             self._store,
+            self._trust,
             clock,
             cached_keys_max=config.cached_keys_max,
             fresh_s=REVOCATION_WITHIN_S - config.revocation_poll_s,
@@ -105,6 +110,10 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         return EVENT_KINDS
+
+    @hookimpl
+    def trusted_rows(self, services: Services) -> Sequence[TrustedRows]:
+        return [self._trust]
 
     @hookimpl
     def authenticators(self, services: Services) -> Sequence[Authenticator]:

@@ -6,31 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys.key_trust import KeyTrust, fingerprint_of
+from precipiq_auth_keys.kinds import KEY_CREATED, KEY_REVOKED, KEY_ROTATED
 from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
 from precipiq_auth_keys.store import KeyRecord, KeyStore, Organisation
 from precipiq_contracts.auth import SCOPES, Scope
-from precipiq_contracts.chain import Chain, EntryKind, Environment
-from precipiq_contracts.clock import Clock, Randomness, uuid7
-from precipiq_contracts.errors import NotFound, ValidationFailed
+from precipiq_contracts.chain import Chain, Environment
+from precipiq_contracts.clock import Clock, Randomness, format_moment, uuid7
+from precipiq_contracts.errors import NotFound, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import Ledger
 from precipiq_core.outbox import OutboxEvent
 
-KEY_CREATED = "key_created"
-KEY_ROTATED = "key_rotated"
-KEY_REVOKED = "key_revoked"
-
-EVENT_KINDS = (
-    EntryKind(KEY_CREATED, "an API key was made", ("key_id", "environment", "prefix", "scopes"), event="key.created"),
-    EntryKind(
-        KEY_ROTATED,
-        "an API key was replaced by another",
-        ("key_id", "new_key_id", "grace_seconds"),
-        event="key.rotated",
-    ),
-    EntryKind(KEY_REVOKED, "an API key was revoked", ("key_id",), event="key.revoked"),
-)
-
 _SECOND_US = 1_000_000
+_ATTEMPTS = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +35,10 @@ class NewKey:
 class KeyService:
     """The operations on organisations and keys. Each change of a key calls ``on_change``."""
 
-    def __init__(self, store: KeyStore, ledger: Ledger, clock: Clock, randomness: Randomness) -> None:
+    def __init__(self, store: KeyStore, ledger: Ledger, trust: KeyTrust, clock: Clock, randomness: Randomness) -> None:
         self._store = store
         self._ledger = ledger
+        self._trust = trust
         self._clock = clock
         self._randomness = randomness
         self.on_change: Callable[[], None] = lambda: None
@@ -79,20 +68,21 @@ class KeyService:
             raise ValidationFailed(details={"expires_at": ["must lie in the future"]})
         new = self._make(Chain(org_id, environment), scopes, expires_us)
         body = {"key_id": new.record.key_id, **_describe(new.record)}
-        await self._store.add_key(
-            new.record, key_hash(new.secret), self._event(new.record.chain, KEY_CREATED, actor, body)
-        )
+        await self._store.add_key(new.record, self._event(new.record.chain, KEY_CREATED, actor, body))
         await self._announce_change()
         return new
 
     async def keys(self, chain: Chain) -> list[KeyRecord]:
-        """All keys of that organisation and environment, newest first, ended ones included."""
-        return await self._store.keys(chain)
+        """All keys of that organisation and environment, newest first, ended ones included.
+
+        Without rows that do not count, which an audit of the chain reports.
+        """
+        return await self._trust.counting(await self._store.keys(chain))
 
     async def rotate(self, chain: Chain, key_id: str, grace_s: int, actor: str) -> NewKey:
         """Replace a key; the old one ends after the grace. Raises ``NotFound`` and ``KeyNotActive``."""
         old = await self._store.key(chain, key_id)
-        if old is None:
+        if old is None or not await self._trust.counts(old):  # a row that does not count must not be made to count
             raise NotFound
         now_us = self._clock.now_us()
         if not old.is_active(now_us) or old.replaced_by is not None:
@@ -101,21 +91,22 @@ class KeyService:
         body = {"key_id": key_id, "new_key_id": new.record.key_id, "grace_seconds": grace_s, **_describe(new.record)}
         event = self._event(chain, KEY_ROTATED, actor, body)
         ends_us = now_us + grace_s * _SECOND_US
-        secret_hash, is_revoked = key_hash(new.secret), grace_s == 0
-        if not await self._store.replace_key(old, ends_us, new.record, secret_hash, event, is_revoked=is_revoked):
+        if not await self._store.replace_key(old, ends_us, new.record, event, is_revoked=grace_s == 0):
             raise KeyNotActive
         await self._announce_change()
         return new
 
     async def revoke(self, chain: Chain, key_id: str, actor: str) -> KeyRecord:
         """End a key for good; revoking it again changes nothing. Raises ``NotFound``."""
-        key = await self._store.key(chain, key_id)
-        if key is None:
-            raise NotFound
-        event = self._event(chain, KEY_REVOKED, actor, {"key_id": key_id})
-        await self._store.revoke_key(key, self._clock.now_us(), event)
-        await self._announce_change()
-        return await self._store.key(chain, key_id) or key
+        for _ in _ATTEMPTS:
+            key = await self._store.key(chain, key_id)
+            if key is None or not await self._trust.is_ours(key):  # a chain that cannot be read must not keep it alive
+                raise NotFound
+            event = self._event(chain, KEY_REVOKED, actor, {"key_id": key_id})
+            if key.is_revoked or await self._store.revoke_key(key, self._clock.now_us(), event):
+                await self._announce_change()
+                return await self._store.key(chain, key_id) or key
+        raise Unavailable("the key was changed meanwhile; try again")
 
     async def chain_of(self, key_id: str) -> Chain:
         """The chain of that key, for the operator's commands. Raises ``NotFound``."""
@@ -137,7 +128,19 @@ class KeyService:
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
         now_us = self._clock.now_us()
         prefix = f"pq_{chain.environment}_"
-        record = KeyRecord(self._id("key"), chain, prefix, secret[-4:], ordered, now_us, expires_us, None, None, None)
+        record = KeyRecord(
+            self._id("key"),
+            chain,
+            prefix,
+            secret[-4:],
+            ordered,
+            now_us,
+            expires_us,
+            revoked_us=None,
+            replaced_by=None,
+            last_used_us=None,
+            secret_hash=key_hash(secret),
+        )
         return NewKey(record, secret)
 
     def _event(self, chain: Chain, kind: str, actor: str, body: dict[str, object]) -> OutboxEvent:
@@ -149,4 +152,10 @@ class KeyService:
 
 
 def _describe(key: KeyRecord) -> dict[str, object]:
-    return {"environment": key.chain.environment, "prefix": key.prefix, "scopes": list(key.scopes)}
+    return {
+        "environment": key.chain.environment,
+        "prefix": key.prefix,
+        "scopes": list(key.scopes),
+        "fingerprint": fingerprint_of(key.secret_hash),
+        "expires_at": format_moment(key.expires_us),
+    }

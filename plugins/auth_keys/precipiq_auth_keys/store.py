@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from precipiq_chain.chain_columns import chain_in, chain_values
@@ -11,11 +11,13 @@ from precipiq_contracts.auth import Scope
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.outbox import Outbox, OutboxEvent
+from precipiq_macs.row_macs import RowMacs, SealedValues
 
 _KEY_COLUMNS = (
     "key_id, org_id, environment, prefix, last_four, scopes, "
-    "created_us, expires_us, revoked_us, replaced_by, last_used_us, is_revoked"
+    "created_us, expires_us, revoked_us, replaced_by, last_used_us, is_revoked, secret_hash, mac"
 )
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,10 @@ class Organisation:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key as it is stored, without its hash. Times in microseconds; ``revoked_us`` may lie ahead (a grace).
+    """A key as it is stored. Times in microseconds; ``revoked_us`` may lie ahead (a grace).
 
     ``is_revoked``: for good and at once, whatever the time; False while a grace lasts, and after it.
+    ``mac``: of its ``sealed`` values, None where an older version stored it.
     """
 
     key_id: str
@@ -45,6 +48,26 @@ class KeyRecord:
     replaced_by: str | None
     last_used_us: int | None
     is_revoked: bool = False
+    secret_hash: str = field(default="", repr=False)
+    mac: str | None = field(default=None, repr=False)
+
+    @property
+    def sealed(self) -> SealedValues:
+        """What its MAC covers: all but when it was last used."""
+        values: dict[str, Scalar] = {
+            "key_id": self.key_id,
+            **chain_values(self.chain),
+            "secret_hash": self.secret_hash,
+            "prefix": self.prefix,
+            "last_four": self.last_four,
+            "scopes": " ".join(self.scopes),
+            "created_us": self.created_us,
+            "expires_us": self.expires_us,
+            "revoked_us": self.revoked_us,
+            "replaced_by": self.replaced_by,
+            "is_revoked": int(self.is_revoked),
+        }
+        return SealedValues("api_keys", values)
 
     def is_active(self, now_us: int) -> bool:
         """Whether it may be used. Only an expiry and a grace go by the clock, which may be behind."""
@@ -58,9 +81,10 @@ class KeyRecord:
 class KeyStore:
     """Organisations and keys; ``events``: events of keys that wait to be sealed."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, macs: RowMacs) -> None:
         self._database = database
-        self.events = Outbox(database, "key_events", key_prefix="key_event")
+        self._macs = macs
+        self.events = Outbox(database, "key_events", key_prefix="key_event", macs=macs)
 
     async def add_organisation(self, organisation: Organisation) -> None:
         sql = "INSERT INTO organisations (org_id, name, created_us) VALUES (:org_id, :name, :created_us)"
@@ -106,52 +130,65 @@ class KeyStore:
         rows = await self._database.fetch(Statement(sql, {"secret_hash": secret_hash}))
         return _key(rows[0]) if rows else None
 
-    async def add_key(self, key: KeyRecord, secret_hash: str, event: OutboxEvent) -> None:
-        await self._database.transaction([_COUNT_CHANGE, _insert_key(key, secret_hash), self.events.insert(event)])
+    async def chains(self) -> AsyncIterator[Chain]:
+        """The chains that have keys."""
+        sql = "SELECT DISTINCT org_id, environment FROM api_keys"
+        for row in await self._database.fetch(Statement(sql)):
+            yield chain_in(row)
+
+    async def page(self, after_id: str) -> list[KeyRecord]:
+        """A page of the keys of all chains, by id; empty after the last one."""
+        sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE key_id > :after ORDER BY key_id LIMIT :limit"  # noqa: S608
+        rows = await self._database.fetch(Statement(sql, {"after": after_id, "limit": _PAGE}))
+        return list(map(_key, rows))
+
+    async def adopt(self, key: KeyRecord) -> None:
+        """Give a key its MAC, unless it was changed since it was read."""
+        mac = await self._macs.make(key.sealed)
+        sql = f"UPDATE api_keys SET mac = :mac WHERE {_AS_READ}"  # noqa: S608
+        await self._database.transaction([_COUNT_CHANGE, Statement(sql, {"mac": mac, **_as_read(key)})])
+
+    async def add_key(self, key: KeyRecord, event: OutboxEvent) -> None:
+        insert = _insert_key(key, await self._macs.make(key.sealed))
+        await self._database.transaction([_COUNT_CHANGE, insert, self.events.insert(event)])
 
     async def replace_key(
-        self,
-        old: KeyRecord,
-        revoked_us: int,
-        new: KeyRecord,
-        secret_hash: str,
-        event: OutboxEvent,
-        *,
-        is_revoked: bool = False,
+        self, old: KeyRecord, revoked_us: int, new: KeyRecord, event: OutboxEvent, *, is_revoked: bool = False
     ) -> bool:
         """Store the new key and end the old one at ``revoked_us``; False when the old one was changed meanwhile.
 
         ``is_revoked``: it ends at once, without a grace.
         """
-        claim = Statement(
-            "UPDATE api_keys SET revoked_us = :revoked_us, is_revoked = :is_revoked, replaced_by = :new_id "
-            "WHERE key_id = :key_id AND replaced_by IS NULL AND revoked_us IS NULL RETURNING key_id",
-            {"revoked_us": revoked_us, "is_revoked": int(is_revoked), "new_id": new.key_id, "key_id": old.key_id},
-        )
+        ended = replace(old, revoked_us=revoked_us, is_revoked=is_revoked, replaced_by=new.key_id)
         if_claimed = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :old_id AND replaced_by = :key_id)"
-        statements = [
-            _COUNT_CHANGE,
-            claim,
-            _insert_key(new, secret_hash, condition=if_claimed, extra={"old_id": old.key_id}),
-            self.events.insert(
-                event, "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :new_id)", {"new_id": new.key_id}
-            ),
-        ]
-        rows = await self._database.transaction(statements)
+        insert = _insert_key(new, await self._macs.make(new.sealed), condition=if_claimed, extra={"old_id": old.key_id})
+        stored = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :new_id)"
+        record = self.events.insert(event, stored, {"new_id": new.key_id})
+        rows = await self._database.transaction([_COUNT_CHANGE, await self._end(old, ended), insert, record])
         return bool(rows[1])
 
     async def revoke_key(self, key: KeyRecord, revoked_us: int, event: OutboxEvent) -> bool:
-        """End the key for good; ``revoked_us`` is the time shown. False when it was revoked already."""
-        revoke = Statement(
-            "UPDATE api_keys SET is_revoked = 1, revoked_us = "
-            "CASE WHEN revoked_us IS NULL OR revoked_us > :revoked_us THEN :revoked_us ELSE revoked_us END "
-            "WHERE key_id = :key_id AND is_revoked = 0 RETURNING key_id",
-            {"revoked_us": revoked_us, "key_id": key.key_id},
-        )
-        if_active = "WHERE EXISTS (SELECT 1 FROM api_keys WHERE key_id = :key_id AND is_revoked = 0)"
-        record = self.events.insert(event, if_active, {"key_id": key.key_id})
-        rows = await self._database.transaction([_COUNT_CHANGE, record, revoke])
+        """End the key for good; ``revoked_us`` is the time shown. False when it was changed since it was read."""
+        at_us = revoked_us if key.revoked_us is None else min(key.revoked_us, revoked_us)
+        end = await self._end(key, replace(key, revoked_us=at_us, is_revoked=True))
+        unchanged = f"WHERE EXISTS (SELECT 1 FROM api_keys WHERE {_AS_READ})"  # noqa: S608
+        record = self.events.insert(event, unchanged, _as_read(key))
+        rows = await self._database.transaction([_COUNT_CHANGE, record, end])
         return bool(rows[2])
+
+    async def _end(self, old: KeyRecord, ended: KeyRecord) -> Statement:
+        """Ends a key that is still as it was read."""
+        values: dict[str, Scalar] = {
+            "new_revoked_us": ended.revoked_us,
+            "new_replaced_by": ended.replaced_by,
+            "new_is_revoked": int(ended.is_revoked),
+            "new_mac": await self._macs.make(ended.sealed),
+        }
+        return Statement(
+            "UPDATE api_keys SET revoked_us = :new_revoked_us, is_revoked = :new_is_revoked, "  # noqa: S608
+            f"replaced_by = :new_replaced_by, mac = :new_mac WHERE {_AS_READ} RETURNING key_id",
+            {**values, **_as_read(old)},
+        )
 
     async def touch(self, last_used_us: Mapping[str, int]) -> None:
         """Note when keys were last used."""
@@ -174,36 +211,36 @@ def _organisation_values(organisation: Organisation) -> dict[str, Scalar]:
     return {"org_id": organisation.org_id, "name": organisation.name, "created_us": organisation.created_us}
 
 
+_AS_READ = (
+    "key_id = :key_id AND COALESCE(revoked_us, -1) = :revoked_us AND COALESCE(replaced_by, '') = :replaced_by "
+    "AND is_revoked = :is_revoked"
+)
+"""That the key did not end since it was read; nothing else of it changes."""
+
+
+def _as_read(key: KeyRecord) -> dict[str, Scalar]:
+    return {
+        "key_id": key.key_id,
+        "revoked_us": -1 if key.revoked_us is None else key.revoked_us,
+        "replaced_by": key.replaced_by or "",
+        "is_revoked": int(key.is_revoked),
+    }
+
+
 def _insert_key(
-    key: KeyRecord, secret_hash: str, *, condition: str = "", extra: Mapping[str, Scalar] | None = None
+    key: KeyRecord, mac: str | None, *, condition: str = "", extra: Mapping[str, Scalar] | None = None
 ) -> Statement:
-    columns = "key_id, org_id, environment, secret_hash, prefix, last_four, scopes, created_us, expires_us"
-    values = ", ".join(f":{name.strip()}" for name in columns.split(","))
-    return Statement(
-        f"INSERT INTO api_keys ({columns}) SELECT {values} {condition}",
-        {
-            "key_id": key.key_id,
-            **chain_values(key.chain),
-            "secret_hash": secret_hash,
-            "prefix": key.prefix,
-            "last_four": key.last_four,
-            "scopes": " ".join(key.scopes),
-            "created_us": key.created_us,
-            "expires_us": key.expires_us,
-            **(extra or {}),
-        },
-    )
-
-
-def _chain(row: Row) -> Chain:
-    return chain_in(row)
+    row = {**key.sealed.values, "mac": mac}
+    values = ", ".join(f":{name}" for name in row)
+    sql = f"INSERT INTO api_keys ({', '.join(row)}) SELECT {values} {condition}"
+    return Statement(sql, {**row, **(extra or {})})
 
 
 def _key(row: Row) -> KeyRecord:
     scopes = cast("tuple[Scope, ...]", tuple(str(row["scopes"]).split()))
     return KeyRecord(
         str(row["key_id"]),
-        _chain(row),
+        chain_in(row),
         str(row["prefix"]),
         str(row["last_four"]),
         scopes,
@@ -213,4 +250,6 @@ def _key(row: Row) -> KeyRecord:
         cast("str | None", row["replaced_by"]),
         cast("int | None", row["last_used_us"]),
         bool(row["is_revoked"]),
+        str(row["secret_hash"]),
+        cast("str | None", row["mac"]),
     )

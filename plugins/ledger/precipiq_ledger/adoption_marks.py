@@ -19,28 +19,29 @@ from precipiq_core.key_files import make_folder, sync, write_private
 
 log = structlog.get_logger("precipiq.ledger")
 
-FILE_NAME = "adopted"
+CHAINS, ROWS = "adopted", "rows_adopted"
+"""The names of the marks, and of their files: of the chains, and of the rows that grant something."""
 
-_TEXT = b"precipiq adoption\n"
-_NAME = "adopted"
+_TEXTS = {CHAINS: b"precipiq adoption\n", ROWS: b"precipiq adoption of rows\n"}
 _SELECT = "SELECT name, mac FROM ledger_marks"
 _INSERT = "INSERT INTO ledger_marks (name, mac) VALUES (:name, :mac) ON CONFLICT (name) DO NOTHING"
 
 
 class AdoptionMarks:
-    """``root``: gives the root of the MACs' keys. ``database`` None: there is the file alone.
+    """``root``: gives the root of the MACs' keys. ``database`` None: there is the file alone. ``name``: a mark's.
 
     A mark with a wrong MAC counts too: what somebody else wrote must not make chains be adopted.
     """
 
-    def __init__(self, folder: Path, database: Database | None, root: Callable[[], bytes]) -> None:
+    def __init__(self, folder: Path, database: Database | None, root: Callable[[], bytes], name: str = CHAINS) -> None:
+        self._name = name
         self._folder = folder
         self._database = database
         self._root = root
 
     async def are_there(self) -> bool:
         """Whether there is one. Raises ``Unavailable``."""
-        return await self._file() is not None or _NAME in await self._rows()
+        return await self._file() is not None or self._name in await self._rows()
 
     async def complete(self) -> None:
         """Write each mark that is missing, durable on return; cry out one that is forged.
@@ -48,14 +49,14 @@ class AdoptionMarks:
         Raises ``DeploymentError`` when all that are there are: what this process would seal, no other would believe.
         """
         mac = await asyncio.to_thread(self._mac)
-        written, row = await self._file(), (await self._rows()).get(_NAME)
+        written, row = await self._file(), (await self._rows()).get(self._name)
         if self._database is not None and row is None:
             if written is not None:
                 log.critical(
                     "the mark of the adoption was gone from the database: it was taken, or an old copy restored"
                 )
-            await self._database.transaction([Statement(_INSERT, {"name": _NAME, "mac": mac})])
-            row = (await self._rows()).get(_NAME)  # another machine may have been first
+            await self._database.transaction([Statement(_INSERT, {"name": self._name, "mac": mac})])
+            row = (await self._rows()).get(self._name)  # another machine may have been first
         found = {"file": written, "database": row}
         wrong = [where for where, text in found.items() if text is not None and text != mac]
         if wrong and mac not in found.values():
@@ -77,7 +78,7 @@ class AdoptionMarks:
 
     def _read(self) -> str | None:
         try:
-            with (self._folder / FILE_NAME).open("rb") as stream:
+            with (self._folder / self._name).open("rb") as stream:
                 return stream.read(65).strip().decode(errors="replace")
         except FileNotFoundError:
             return None
@@ -87,13 +88,13 @@ class AdoptionMarks:
     def _write(self, mac: str) -> None:
         try:
             make_folder(self._folder)
-            part = self._folder / f".{FILE_NAME}.{os.getpid()}"
+            part = self._folder / f".{self._name}.{os.getpid()}"
             part.unlink(missing_ok=True)
             write_private(part, mac + "\n")
-            part.replace(self._folder / FILE_NAME)
+            part.replace(self._folder / self._name)
             sync(self._folder)
         except OSError as error:
             raise Unavailable(f"the folder of checkpoints cannot be written: {error.strerror}") from error
 
     def _mac(self) -> str:
-        return hmac.digest(self._root(), _TEXT, "sha256").hex()
+        return hmac.digest(self._root(), _TEXTS[self._name], "sha256").hex()

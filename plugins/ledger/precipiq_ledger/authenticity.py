@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
 
 import structlog
 
 from precipiq_chain.chain_format import parse_statement, statement_kind, statement_prev_hash, statement_timestamp
-from precipiq_chain.entry_macs import ALL, MacCheck
-from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import ADOPTION, Chain, Entry, Head
 from precipiq_contracts.entry_store import EntryAuditor, EntryStore, UpgradingStore
 from precipiq_contracts.errors import PrecipiqError
 from precipiq_ledger.adoption_marks import AdoptionMarks
+from precipiq_macs.entry_macs import ALL, MacCheck
 
 log = structlog.get_logger("precipiq.ledger")
 
@@ -91,17 +89,6 @@ class Authenticity:
             return self._refuse(chain, head.seq)
         self._refused.discard(chain)
         return True
-
-    def run(self, background: Background, every_s: float, adopt: Adopt) -> AbstractAsyncContextManager[None]:
-        """Adopt while the context is entered, as soon as the upgrade is over; then there is nothing to do."""
-        return background(
-            "ledger.adoption",
-            lambda: self.settle(adopt),
-            every_s=every_s,
-            failing="the chains from before the sealer's MACs are not adopted",
-            waits_first=True,
-            round_s_max=LONG_ROUND_S_MAX,
-        )
 
     async def settle(self, adopt: Adopt) -> None:
         """Adopt every chain from before the MACs, once in an installation's life. ``adopt`` appends the entry.

@@ -25,6 +25,7 @@ from precipiq_core.cli.outcome import problems_of
 from precipiq_core.cli.output import OutputFile, open_output
 from precipiq_ledger.next_steps import next_steps
 from precipiq_ledger.records import newest_age_s, verdict_record
+from precipiq_ledger.row_trust import RowTrust, judge
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
 
@@ -78,6 +79,7 @@ async def _verify(
     if asked is not None:
         return [(asked, await _verify_one(asked, from_seq, with_bar, services))]
     chains = {chain async for chain in services.get(LedgerService).store.chains()} | verifier.checkpointed_chains()
+    chains |= await services.get(RowTrust).chains()
     if not chains:
         raise NotFound("there is no chain yet")
     found: list[tuple[Chain | None, Verified | Unverified]] = []
@@ -95,6 +97,7 @@ async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Ser
     last_seq = await asyncio.to_thread(auditor.last_seq, chain)
     with _bar("verifying", last_seq - from_seq + 1, shown=with_bar) as progress:
         verdict = await services.get(Verifier).verify(auditor, chain, from_seq, progress=progress)
+    verdict = judge(verdict, await services.get(RowTrust).audit(chain))
     if verdict.is_valid and not last_seq:
         await must_exist(chain, services)
     if verdict.is_valid and from_seq > last_seq:

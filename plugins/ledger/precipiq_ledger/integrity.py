@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from precipiq_ledger.anchors import CODES_OF_FILES
 from precipiq_ledger.records import break_record
 from precipiq_ledger.sweep_book import SweepBook
 from precipiq_ledger.sweep_metrics import SweepMetrics
+from precipiq_macs.row_macs import RowFinding
 
 log = structlog.get_logger("precipiq.ledger")
 
@@ -64,6 +66,23 @@ class Integrity:
             log.critical("a chain is broken: nothing is signed over it", **names, **what)
         self.changed.set()
 
+    def note_rows(self, chain: Chain, findings: tuple[RowFinding, ...]) -> None:
+        """Take what a comparison of that chain's rows found; tell everybody what is new."""
+        before = self.book.rows.get(chain, ())
+        if findings:
+            self.book.rows[chain] = findings
+        else:
+            self.book.rows.pop(chain, None)
+        names = {"org_id": chain.org_id, "environment": chain.environment}
+        for finding in findings:
+            if finding not in before:
+                what = "a row grants what its chain does not say: it does not count"
+                log.critical(what, **names, code=finding.code, row=finding.row, reason=finding.reason)
+        if before and not findings:
+            log.warning("the rows of a chain are again as the chain says", **names)
+        if before != findings:
+            self.changed.set()
+
     def show(self) -> None:
         """Bring the metrics up to date."""
         self._metrics.note(self.book, self._clock.monotonic_s())
@@ -77,6 +96,9 @@ class Integrity:
             raise Unavailable(
                 f"SCHEMA_DRIFT: {len(self.book.drift)} objects of the schema are not as they were recorded"
             )
+        rows = [finding for findings in self.book.rows.values() for finding in findings]
+        if rows:
+            raise Unavailable(f"{rows[0].code}: {len(rows)} rows are not what their chains say: see the log")
         stale = self.book.stale(self._clock.monotonic_s(), self._within_s)
         if stale:
             raise Unavailable(f"SWEEP_STALE: {stale} not checked within {self._within_s:.0f} s")
@@ -84,8 +106,10 @@ class Integrity:
     def record(self, chain: Chain) -> dict[str, Any]:
         """What is known of that chain, as the interface shows it."""
         swept = self.book.chains.get(chain)
+        rows = [asdict(finding) for finding in self.book.rows.get(chain, ())]
         if swept is None:
-            return {"status": "not_checked", "first_broken_link": None, "checked_through": None, "last_pass": None}
+            unknown = dict.fromkeys(("first_broken_link", "checked_through", "last_pass"))
+            return {"status": "not_checked", **unknown, "unannounced_rows": rows}
         last = swept.last
         is_stale = swept.age_s(self._clock.monotonic_s()) > self._within_s
         status = "broken" if swept.broken else "stale" if is_stale else "whole" if last else "not_checked"
@@ -105,4 +129,5 @@ class Integrity:
                 "records_checked": last.checked_count,
                 "head": {"seq": last.seq, "hash": last.hash},
             },
+            "unannounced_rows": rows,
         }

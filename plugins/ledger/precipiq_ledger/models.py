@@ -218,6 +218,14 @@ class LastPass(BaseModel):
     head: HeadOut
 
 
+class UnannouncedRow(BaseModel):
+    """A row of the database that grants something which the chain does not say: it does not count."""
+
+    code: str
+    row: str
+    reason: str
+
+
 class IntegrityOut(BaseModel):
     """What the continual verification knows of the chain."""
 
@@ -225,3 +233,4 @@ class IntegrityOut(BaseModel):
     first_broken_link: BrokenLink | None
     checked_through: CheckedThrough | None
     last_pass: LastPass | None
+    unannounced_rows: list[UnannouncedRow]

@@ -11,8 +11,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from precipiq_chain.ledger_hooks import DriverOptions, LedgerHooks
-from precipiq_contracts.background import Background
-from precipiq_contracts.chain import ADOPTION, Chain, EntryKind
+from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
+from precipiq_contracts.chain import ADOPTION, EntryKind
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.database import ClockedDatabase, Database, Migration
 from precipiq_contracts.deployment import DeploymentInfo
@@ -28,12 +28,11 @@ from precipiq_core.http.request_keys import RequestKeys
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_core.registry import Registry
-from precipiq_ledger.adoption_marks import AdoptionMarks
+from precipiq_ledger.adoption_marks import ROWS, AdoptionMarks
 from precipiq_ledger.anchors import ROUNDS_MISSED_MAX, AnchorAge
 from precipiq_ledger.authenticity import Authenticity
 from precipiq_ledger.checkpoint_files import CheckpointFiles
-from precipiq_ledger.checkpoint_manifest import CheckpointManifest
-from precipiq_ledger.checkpoints import CheckpointSigner
+from precipiq_ledger.checkpoint_setup import Checkpointing, checkpoints_of_command, run_checkpoints
 from precipiq_ledger.clock_watch import ClockLimits, ClockMetrics, ClockWatch
 from precipiq_ledger.command_index import COMMANDS
 from precipiq_ledger.config import LedgerConfig
@@ -42,17 +41,18 @@ from precipiq_ledger.errors import ClockUntrusted
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
+from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.stored_chains import StoredChains
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
+from precipiq_macs.row_macs import RowMacs, TrustedRows
 
 if TYPE_CHECKING:
     import click
 
     from precipiq_core.http.endpoint import Endpoint
-    from precipiq_ledger.checkpointer import Checkpointer
 
 log = structlog.get_logger("precipiq.ledger")
 
@@ -75,8 +75,9 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         Followers,
         RequestKeys,
         Integrity,
+        RowTrust,
     )
-    requires: ClassVar[tuple[type, ...]] = (MasterKey,)
+    requires: ClassVar[tuple[type, ...]] = (MasterKey, RowMacs)
     optional: ClassVar[tuple[type, ...]] = (Database,)
     owns: ClassVar[tuple[type, ...]] = (LedgerHooks,)
 
@@ -101,6 +102,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         marks = AdoptionMarks(folder, database, lambda: keys.root)
         self._authenticity = Authenticity(lambda: service.store, lambda: keys.root, marks)
         service.authenticate = self._authenticity.first_unauthentic
+        self._rows = RowTrust(database, AdoptionMarks(folder, database, lambda: keys.root, ROWS))
+        services.get(RowMacs).is_settled = self._rows.is_settled
         limits = VerifierLimits(
             config.verify_batch_entries,
             config.verify_processes,
@@ -120,10 +123,12 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._kinds = Registry[EntryKind]("entry kind")
         self._drivers = Registry[EntryStoreDriver]("entry store driver")
         self._follower_registry = Registry[Follower]("follower")
+        self._tables = Registry[TrustedRows]("table of trusted rows")
         services.provide(EntryKinds, self._kinds)
         services.provide(EntryStoreDrivers, self._drivers)
         services.provide(Followers, self._follower_registry)
         services.provide(Integrity, integrity)
+        services.provide(RowTrust, self._rows)
         master_key = services.get(MasterKey)
         bound = NoRequestKeys() if database is None else StoredRequestKeys(database, master_key, clock)
         services.provide(RequestKeys, bound)
@@ -134,6 +139,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._drivers.fill(hooks.collect("entry_store_drivers", options=options))
         self._kinds.fill(hooks.collect("entry_kinds"))
         self._follower_registry.fill(hooks.collect("followers"))
+        self._tables.fill(hooks.collect("trusted_rows"))
+        self._rows.tables = tuple(self._tables.by_name.values())
         self._driver = choose_driver(self.config.driver, self._drivers, services)
 
     @hookimpl
@@ -171,7 +178,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         from precipiq_ledger.routes import LedgerRoutes
 
         http, clock, integrity = services.get(HttpSettings), services.get(Clock), services.get(Integrity)
-        return LedgerRoutes(service, verifier, integrity, self.config, http, clock).endpoints()
+        return LedgerRoutes(service, verifier, integrity, self._rows, self.config, http, clock).endpoints()
 
     @hookimpl
     def commands(self, services: Services) -> Sequence[click.Command]:
@@ -193,7 +200,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                             await stack.enter_async_context(part(services))
                         yield
                 else:
-                    async with self._checkpoints_of_command(services):
+                    async with checkpoints_of_command(self._checkpointing(services), services):
                         yield
             finally:
                 service.stop()
@@ -201,15 +208,26 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     @asynccontextmanager
     async def _adoption(self, services: Services) -> AsyncIterator[None]:
         """Adopt what is older than the sealer's MACs before anything is served, or as soon as it can be done."""
-        service, authenticity = services.get(LedgerService), self._authenticity
+        service = services.get(LedgerService)
+
+        async def settle() -> None:
+            await self._authenticity.settle(service.adopt)
+            await self._rows.settle()
+
         try:
-            await authenticity.settle(service.adopt)
+            await settle()
         except DeploymentError:
             raise
         except PrecipiqError as error:
-            log.error("the chains from before the sealer's MACs are not adopted yet", reason=error.message)
-        interval_s = self.config.checkpoint_interval_s
-        async with authenticity.run(services.get(Background), interval_s, service.adopt):
+            log.error("what is older than the MACs is not adopted yet", reason=error.message)
+        async with services.get(Background)(
+            "ledger.adoption",
+            settle,
+            every_s=self.config.checkpoint_interval_s,
+            failing="what is older than the MACs is not adopted",
+            waits_first=True,
+            round_s_max=LONG_ROUND_S_MAX,
+        ):
             yield
 
     @asynccontextmanager
@@ -226,50 +244,21 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         async with runner.run(services.get(Background)):
             yield
 
-    def _checkpointer(self, services: Services) -> Checkpointer:
-        from precipiq_ledger.checkpointer import Checkpointer
-
-        signer, clock = CheckpointSigner(services.get(MasterKey)), services.get(Clock)
-        manifest = CheckpointManifest(self._files, signer, clock)
-        store = services.get(LedgerService).store
-        return Checkpointer(store, signer, self._files, manifest, clock, self.config.checkpoint_interval_s)
-
     @asynccontextmanager
     async def _checkpoints(self, services: Services) -> AsyncIterator[None]:
-        checkpointer = self._checkpointer(services)
-        checkpointer.on_head = self._watch.note_head
-        checkpointer.may_sign = services.get(Integrity).may_sign
-        checkpointer.on_round = self._age.note_round
-        checkpointer.is_authentic = self._authenticity.may_sign
-        self._files.keep_private()
-        self._age.start()
-        await checkpointer.start()
-        background = services.get(Background)
-        async with AsyncExitStack() as stack:
-            if any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services)):
-                from precipiq_ledger.checkpoint_exchange import CheckpointExchange
-
-                database, clock = services.get(Database), services.get(Clock)
-                exchange = CheckpointExchange(database, checkpointer.signer, checkpointer, clock)
-                await stack.enter_async_context(exchange.run(background))
-            # Left first: the exchange sends what the checkpointer signs at its end.
-            await stack.enter_async_context(checkpointer.run(background))
+        exchanged = any("ledger_checkpoints" in migration.tenant_tables for migration in self.migrations(services))
+        async with run_checkpoints(self._checkpointing(services), services, exchanged=exchanged):
             yield
 
-    @asynccontextmanager
-    async def _checkpoints_of_command(self, services: Services) -> AsyncIterator[None]:
-        """What a command appends gets a checkpoint when it ends: no server may run for long."""
-        service = services.get(LedgerService)
-        grown: set[Chain] = set()
-        service.on_append = grown.add
-        try:
-            yield
-        finally:
-            if grown:
-                try:
-                    await self._checkpointer(services).write_for(grown)
-                except (PrecipiqError, OSError) as error:
-                    log.warning("checkpoints not written", error=str(error))
+    def _checkpointing(self, services: Services) -> Checkpointing:
+        return Checkpointing(
+            self._files,
+            self._watch,
+            self._age,
+            self._authenticity,
+            services.get(Integrity),
+            self.config.checkpoint_interval_s,
+        )
 
     @asynccontextmanager
     async def _clock(self, services: Services) -> AsyncIterator[None]:
@@ -289,5 +278,5 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             return
         from precipiq_ledger.sweep_setup import make_sweeper
 
-        async with make_sweeper(self.config, services, self._sweep_metrics).run(services.get(Background)):
+        async with make_sweeper(self.config, services, self._sweep_metrics, self._rows).run(services.get(Background)):
             yield

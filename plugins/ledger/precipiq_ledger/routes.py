@@ -18,6 +18,7 @@ from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.late_answer import LateAnswer
+from precipiq_ledger.row_trust import RowTrust, judge
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
 
@@ -40,6 +41,7 @@ class LedgerRoutes:
         service: LedgerService,
         verifier: Verifier,
         integrity: Integrity,
+        rows: RowTrust,
         config: LedgerConfig,
         http: HttpSettings,
         clock: Clock,
@@ -47,6 +49,7 @@ class LedgerRoutes:
         self._service = service
         self._verifier = verifier
         self._integrity = integrity
+        self._rows = rows
         self._config = config
         self._http = http
         self._clock = clock
@@ -191,7 +194,9 @@ class LedgerRoutes:
         auditor = self._service.store.auditor()
 
         async def work() -> object:
-            verdict = await self._verifier.verify(auditor, call.principal.chain, call.query.from_seq)
+            chain = call.principal.chain
+            verdict = await self._verifier.verify(auditor, chain, call.query.from_seq)
+            verdict = judge(verdict, await self._rows.audit(chain))
             return records.verdict_record(verdict, self._clock.now_us())
 
         def encode(verdict: object) -> bytes:

@@ -6,8 +6,8 @@ from hashlib import sha256
 
 import structlog
 
-from precipiq_core.schema_state import GuardedDatabase, SchemaState
 from precipiq_ledger.integrity import Integrity
+from precipiq_schema.schema_state import GuardedDatabase, SchemaState
 
 log = structlog.get_logger("precipiq.ledger")
 

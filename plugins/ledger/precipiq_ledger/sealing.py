@@ -1,11 +1,11 @@
-"""The keys of the sealer's MACs, and sealing with them. The rules of MACs are in ``precipiq_chain.entry_macs``."""
+"""The keys of the sealer's MACs, and sealing with them. The rules of MACs are in ``precipiq_macs.entry_macs``."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from precipiq_chain.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
 from precipiq_contracts.secrets import MasterKey
+from precipiq_macs.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
 
 
 class EpochKeys(Protocol):

@@ -9,7 +9,8 @@ from typing import Any, cast
 from precipiq_chain.verify import GENESIS, Anchor
 from precipiq_contracts.chain import Chain, Environment
 from precipiq_contracts.ledger import ChainBreak
-from precipiq_core.schema_state import SchemaState
+from precipiq_macs.row_macs import RowFinding
+from precipiq_schema.schema_state import SchemaState
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,14 @@ class SweepBook:
     """All chains that were swept. ``written_us``: when this was last put on record.
 
     ``schema``: the database's, each definition as its SHA-256, as it was when it was recorded. ``drift``: the names of
-    what differs from that now.
+    what differs from that now. ``rows``: of each chain those that grant what it does not say, if any.
     """
 
     chains: dict[Chain, Swept] = field(default_factory=dict)
     written_us: int = 0
     schema: SchemaState | None = None
     drift: tuple[str, ...] = ()
+    rows: dict[Chain, tuple[RowFinding, ...]] = field(default_factory=dict)
 
     def broken(self) -> dict[Chain, ChainBreak]:
         """The chains with a fault."""
@@ -104,7 +106,12 @@ class SweepBook:
             {"org_id": chain.org_id, "environment": chain.environment, **_kept(swept)}
             for chain, swept in sorted(self.chains.items(), key=lambda item: (item[0].org_id, item[0].environment))
         ]
-        return {"written_us": self.written_us, "chains": chains, "schema": described, "drift": list(self.drift)}
+        rows = [
+            {"org_id": chain.org_id, "environment": chain.environment, "findings": [asdict(each) for each in findings]}
+            for chain, findings in self.rows.items()
+        ]
+        drift = list(self.drift)
+        return {"written_us": self.written_us, "chains": chains, "schema": described, "drift": drift, "rows": rows}
 
 
 def _kept(swept: Swept) -> dict[str, Any]:
@@ -123,13 +130,18 @@ def book_of(content: Mapping[str, Any]) -> SweepBook:
             if schema is None
             else SchemaState(frozenset(schema["revisions"]), schema["guards"], schema["indexes"]),
             tuple(content["drift"]),
+            {_chain(row): tuple(RowFinding(**each) for each in row["findings"]) for row in content.get("rows", ())},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("the record of sweeps is not readable") from error
 
 
+def _chain(row: Mapping[str, Any]) -> Chain:
+    return Chain(str(row["org_id"]), cast("Environment", row["environment"]))
+
+
 def _row(row: dict[str, Any]) -> tuple[Chain, Swept]:
-    chain = Chain(str(row["org_id"]), cast("Environment", row["environment"]))
+    chain = _chain(row)
     last, broken = row["last"], row["broken"]
     return chain, Swept(
         row["seen_us"],

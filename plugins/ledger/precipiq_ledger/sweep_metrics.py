@@ -36,6 +36,12 @@ class SweepMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._rows = Gauge(
+            "precipiq_ledger_unannounced_rows",
+            "rows that grant something which their chains do not say",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._oldest = Gauge(
             "precipiq_ledger_sweep_oldest_seconds",
             "time since the longest unchecked chain was last checked whole",
@@ -48,4 +54,5 @@ class SweepMetrics:
         self._broken.set(len(book.broken()))
         self._chains.set(len(book.chains))
         self._drift.set(len(book.drift))
+        self._rows.set(sum(map(len, book.rows.values())))
         self._oldest.set(max((swept.age_s(now_s) for swept in book.chains.values()), default=0.0))

@@ -7,7 +7,7 @@ and so its own sweep: nodes do not trust each other's word.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -19,7 +19,6 @@ from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.ledger import ChainBreak
 from precipiq_ledger.integrity import Integrity
-from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.sweep_book import Pass, Swept
 from precipiq_ledger.sweep_file import SweepFile
 from precipiq_ledger.sweep_limits import SweepLimits
@@ -36,7 +35,7 @@ _AGAIN_SHARE = 10.0
 
 
 class Sweeper:
-    """The sweep of one process, into ``integrity``."""
+    """The sweep of one process, into ``integrity``. ``watches``: what else each round looks at, into the same."""
 
     def __init__(
         self,
@@ -48,7 +47,7 @@ class Sweeper:
         limits: SweepLimits,
         worker: SweepWorker,
         metrics: SweepMetrics,
-        schema: SchemaWatch | None = None,
+        watches: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self._integrity = integrity
         self._store = store
@@ -58,7 +57,7 @@ class Sweeper:
         self._limits = limits
         self._worker = worker
         self._metrics = metrics
-        self._schema = schema
+        self._watches = watches
         self._lock: AsyncExitStack | None = None
         self._failure: Exception | None = None
 
@@ -97,8 +96,8 @@ class Sweeper:
         if self._lock is None and not await self._begin():
             return
         self._failure = None
-        if self._schema is not None:
-            await self._try(self._schema.look())
+        for look in self._watches:
+            await self._try(look())
         until_s = self._clock.monotonic_s() + self._limits.interval_s
         known = await asyncio.to_thread(self._verifier.checkpointed_chains)
         for chain in {*self._integrity.book.chains, *known}:

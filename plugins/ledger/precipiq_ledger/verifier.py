@@ -9,7 +9,6 @@ from functools import partial
 
 import structlog
 
-from precipiq_chain.entry_macs import ALL, PURPOSE, MacCheck
 from precipiq_chain.verify import FILED_ELSEWHERE, GENESIS, SEQ_GAP, Anchor, Stretch, anchor_at, verify_stretch
 from precipiq_contracts.chain import GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import EntryAuditor
@@ -23,6 +22,7 @@ from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockWatch
 from precipiq_ledger.verify_worker import Task
+from precipiq_macs.entry_macs import ALL, PURPOSE, MacCheck
 
 Progress = Callable[[int], None]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from precipiq_chain.entry_macs import MacCheck
 from precipiq_chain.verify import Anchor, Stretch, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
+from precipiq_macs.entry_macs import MacCheck
 
 
 @dataclass(frozen=True, slots=True)

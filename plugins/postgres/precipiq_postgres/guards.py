@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from precipiq_core.schema_state import SchemaState
 from precipiq_postgres.roles import SCHEMA
+from precipiq_schema.schema_state import SchemaState
 
 _TABLES = """
 SELECT 'table ' || c.relname,

@@ -20,7 +20,6 @@ from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
 from precipiq_contracts.secret_location import SecretLocation
 from precipiq_contracts.settings import SecretReference
-from precipiq_core.schema_state import SchemaState
 from precipiq_postgres.address import PostgresAddress
 from precipiq_postgres.check import check_deployment
 from precipiq_postgres.config import PostgresConfig
@@ -35,6 +34,7 @@ from precipiq_postgres.errors import (
 from precipiq_postgres.guards import read_schema
 from precipiq_postgres.roles import READ_COMMITTED, Roles, begin_as
 from precipiq_postgres.statements import fetch_rows
+from precipiq_schema.schema_state import SchemaState
 
 if TYPE_CHECKING:
     from precipiq_postgres.databases_library import PostgresConnections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from precipiq_core.schema_state import SchemaState
+from precipiq_schema.schema_state import SchemaState
 
 _OBJECTS = (
     "SELECT type, name, sql FROM main.sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"

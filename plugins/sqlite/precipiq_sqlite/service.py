@@ -16,7 +16,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import ColumnType, Migration, Row, Statement
 from precipiq_contracts.errors import DeploymentError, Unavailable
 from precipiq_core.key_files import make_folder
-from precipiq_core.schema_state import SchemaState
+from precipiq_schema.schema_state import SchemaState
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.connection import open_for_reading, open_for_writing
 from precipiq_sqlite.guards import read_schema

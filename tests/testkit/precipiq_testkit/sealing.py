@@ -9,10 +9,10 @@ from threading import Lock
 from time import sleep
 
 from precipiq_chain.chain_format import ID_RANDOM_BYTES, SALT_BYTES, parse_statement, prepare, seal_entries
-from precipiq_chain.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
 from precipiq_contracts.chain import Chain, Draft, Entry, Head, PreparedDraft
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.entry_store import Appended, EntryStore
+from precipiq_macs.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 DECISION = "decision"

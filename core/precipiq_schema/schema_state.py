@@ -19,10 +19,7 @@ class SchemaState:
     indexes: Mapping[str, str]
 
     def drift(self, now: SchemaState) -> Iterator[str]:
-        """The names of guards that were altered, removed or added since, and of indexes that were altered or removed.
-
-        An index that was added hides nothing.
-        """
+        """The names of guards that differ since, and of indexes that were altered or removed (more hide nothing)."""
         for name in sorted(self.guards.keys() | now.guards.keys()):
             if self.guards.get(name) != now.guards.get(name):
                 yield name

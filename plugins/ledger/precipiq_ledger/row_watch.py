@@ -1,0 +1,38 @@
+"""Compares rows that grant something with what their chains say, chain after chain, in turns."""
+
+from __future__ import annotations
+
+import structlog
+
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.clock import Clock
+from precipiq_ledger.integrity import Integrity
+from precipiq_ledger.row_trust import RowTrust
+
+log = structlog.get_logger("precipiq.ledger")
+
+FINDINGS_NAMED_MAX = 20
+"""Of one chain, in the record and in the log."""
+
+
+class RowWatch:
+    """``round_s``: seconds of one round; the chains that it does not come to are first in the next one."""
+
+    def __init__(self, rows: RowTrust, integrity: Integrity, clock: Clock, round_s: float) -> None:
+        self._rows = rows
+        self._integrity = integrity
+        self._clock = clock
+        self._round_s = round_s
+        self._audited_s: dict[Chain, float] = {}
+
+    async def look(self) -> None:
+        """Compare once, the chains first that were not compared for the longest time. Raises ``Unavailable``."""
+        until_s = self._clock.monotonic_s() + self._round_s
+        chains = await self._rows.chains() | self._integrity.book.chains.keys()
+        self._audited_s = {chain: at for chain, at in self._audited_s.items() if chain in chains}
+        for chain in sorted(chains, key=lambda each: (self._audited_s.get(each, 0.0), each.org_id, each.environment)):
+            findings = (await self._rows.audit(chain))[:FINDINGS_NAMED_MAX]
+            self._audited_s[chain] = self._clock.monotonic_s()
+            self._integrity.note_rows(chain, findings)
+            if self._clock.monotonic_s() >= until_s:
+                return
