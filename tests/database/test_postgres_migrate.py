@@ -30,6 +30,7 @@ from .plugins import ALPHA, ALPHA_TEST, BETA, COLUMNS, KEYS, LEDGER, new_databas
 pytestmark = pytest.mark.slow
 
 DEADLINE_S = 60.0
+KEY_STEPS = ["auth_keys_0001", "auth_keys_0002", "auth_keys_0003"]
 ENTRIES = ["ledger_0001", "ledger_0002", "ledger_0003"]
 _RIGHTS = """
 SELECT c.relname::text, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity, c.xmin::text,
@@ -104,7 +105,7 @@ def test_migrating_again_changes_nothing_and_locks_nothing(
     postgres: testkit.PostgresDatabase, notes: Migration
 ) -> None:
     everything = (LEDGER, KEYS, notes)
-    assert migrate(postgres, *everything) == [*ENTRIES, "auth_keys_0001", "auth_keys_0002", "notes_0001"]
+    assert migrate(postgres, *everything) == [*ENTRIES, *KEY_STEPS, "notes_0001"]
     before = rights(postgres)
     locks = [f"LOCK TABLE precipiq.{table} IN ROW EXCLUSIVE MODE" for table in tables(postgres)]
     with session(postgres.admin_url, *locks):
@@ -119,7 +120,7 @@ def test_migrations_at_the_same_time_apply_once(postgres: testkit.PostgresDataba
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert sorted(applied) == [[]] * 3 + [["auth_keys_0001", "auth_keys_0002", "notes_0001"]]
+    assert sorted(applied) == [[]] * 3 + [[*KEY_STEPS, "notes_0001"]]
 
 
 def test_who_waits_too_long_for_another_migration_is_told(
@@ -131,7 +132,7 @@ def test_who_waits_too_long_for_another_migration_is_told(
         pytest.raises(Unavailable, match="another migration is running"),
     ):
         migrate(postgres, KEYS)
-    assert migrate(postgres, KEYS) == ["auth_keys_0001", "auth_keys_0002"]
+    assert migrate(postgres, KEYS) == KEY_STEPS
 
 
 _MIGRATING = """
@@ -451,8 +452,8 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
-    ledger, money = (*ENTRIES, *map("request_keys_000{}".format, (1, 2))), map("billing_000{}".format, (1, 2, 3))
-    names = (*ledger, *money, "outcomes_0001", "auth_keys_0001", "auth_keys_0002", "exports_0001", "exports_0002")
+    ledger, money = (*ENTRIES, *map("request_keys_000{}".format, (1, 2, 3))), map("billing_000{}".format, (1, 2, 3))
+    names = (*ledger, *money, "outcomes_0001", *KEY_STEPS, "exports_0001", "exports_0002")
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"
     postgres.sql("UPDATE precipiq.alembic_version_ledger SET version_num = 'ledger_9999'")
