@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,4 +34,16 @@ class GuardedDatabase(Protocol):
 
     async def schema_state(self) -> SchemaState:
         """The schema as it is now. Raises ``Unavailable``."""
+        ...
+
+
+@runtime_checkable
+class IndexedDatabase(Protocol):
+    """What a ``Database`` may have besides, so that the sweep notices an index emptied behind its definition."""
+
+    async def check_indexes(self, core_share: float) -> Sequence[str]:
+        """What is wrong with indexes, or anything else, a sentence each; may take long, with that share of a core.
+
+        Stops soon when it is cancelled. Raises ``Unavailable``.
+        """
         ...

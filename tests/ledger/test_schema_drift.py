@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from precipiq_testkit.server import ServerProcess, running_server
+from tests.database.intruder import hollow_index
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +161,20 @@ def test_what_was_disarmed_while_the_server_was_down_is_named_at_its_start(guard
     assert names(found) == {name.format(**made)}
     guarded.sql(*statements(undo, made))
     first(lambda: logged(guarded, AS_IT_WAS))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="module")
+def test_an_index_that_was_emptied_behind_its_definition_is_named(guarded: ServerProcess) -> None:
+    assert guarded.stop() == 0
+    hollow_index(guarded.database_file, "entries_kind", "kind = 'key_created'")
+    guarded.start_on(guarded.url.rpartition(":")[2])
+    [found] = first(lambda: logged(guarded, "an index does not hold what its table holds: queries miss rows"))
+    assert (found["level"], found["code"]) == ("critical", "INDEX_INCOMPLETE")
+    assert any("entries_kind" in problem for problem in found["problems"])
+    first(lambda: [True] if httpx2.get(f"{guarded.url}/readyz").status_code == 503 else [])
+    assert logged(guarded, CHANGED) == []
+    guarded.sql("REINDEX entries_kind")
+    first(lambda: logged(guarded, "the indexes hold what their tables hold again"))
 
 
 def test_an_index_of_the_operators_own_is_no_fault(guarded: ServerProcess) -> None:

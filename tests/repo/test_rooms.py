@@ -18,7 +18,7 @@ BUDGETS = {
     "precipiq_contracts": 1_530,
     "precipiq_macs": 350,
     "precipiq_chain": 1_500,
-    "precipiq_schema": 250,
+    "precipiq_schema": 275,
     "precipiq_logs": 800,
     "precipiq_core": 5_000,
     "precipiq_hypercorn": 2_300,

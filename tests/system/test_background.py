@@ -55,7 +55,7 @@ TASKS = {
     "ws_stream.sweep",
 }
 TASKS_OF = {
-    "sqlite": {"sqlite.watch", "sqlite.erasure"},
+    "sqlite": {"sqlite.watch", "sqlite.erasure", "ledger.indexes"},
     "postgres": {
         "ledger.checkpoint_exchange",
         "postgres.listen",

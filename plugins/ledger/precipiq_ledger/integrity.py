@@ -24,12 +24,13 @@ log = structlog.get_logger("precipiq.ledger")
 class Integrity:
     """The findings of the sweep. ``within_s``: the time within which each chain is to be checked whole.
 
-    ``changed`` is set when a fault is found or gone.
+    ``changed`` is set when a fault is found or gone. ``index_problems``: what this process found, sentences.
     """
 
     def __init__(self, clock: Clock, metrics: SweepMetrics, within_s: float) -> None:
         self.book = SweepBook()
         self.changed = asyncio.Event()
+        self.index_problems: tuple[str, ...] = ()
         self._clock = clock
         self._metrics = metrics
         self._within_s = within_s
@@ -96,6 +97,8 @@ class Integrity:
             raise Unavailable(
                 f"SCHEMA_DRIFT: {len(self.book.drift)} objects of the schema are not as they were recorded"
             )
+        if self.index_problems:
+            raise Unavailable(f"INDEX_INCOMPLETE: {self.index_problems[0]}")
         rows = [finding for findings in self.book.rows.values() for finding in findings]
         if rows:
             raise Unavailable(f"{rows[0].code}: {len(rows)} rows are not what their chains say: see the log")

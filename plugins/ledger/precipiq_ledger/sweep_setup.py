@@ -10,6 +10,7 @@ from precipiq_contracts.deployment import DeploymentInfo
 from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.services import Services
 from precipiq_ledger.config import LedgerConfig
+from precipiq_ledger.index_watch import IndexWatch
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.row_watch import RowWatch
@@ -21,7 +22,7 @@ from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.sweep_worker import SweepWorker
 from precipiq_ledger.sweeper import Sweeper
 from precipiq_ledger.verifier import Verifier
-from precipiq_schema.schema_state import GuardedDatabase
+from precipiq_schema.schema_state import GuardedDatabase, IndexedDatabase
 
 _ROWS_SHARE = 0.1
 """Of a round, for the comparison of rows: what it does not come to waits for the next one."""
@@ -45,3 +46,11 @@ def make_sweeper(config: LedgerConfig, services: Services, metrics: SweepMetrics
         metrics,
         [*schema, RowWatch(rows, integrity, clock, config.sweep_interval_s * _ROWS_SHARE).look],
     )
+
+
+def make_index_watch(config: LedgerConfig, services: Services) -> IndexWatch | None:
+    """None where the database cannot check its indexes."""
+    database, integrity = services.find(Database), services.get(Integrity)
+    if not isinstance(database, IndexedDatabase):
+        return None
+    return IndexWatch(database, integrity, services.get(Clock), config.sweep_within_s, config.sweep_cpu_share)

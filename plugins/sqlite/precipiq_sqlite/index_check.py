@@ -1,0 +1,54 @@
+"""Whether indexes hold what their tables hold: one emptied behind its definition hides rows from every query."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+from precipiq_contracts.errors import Unavailable
+from precipiq_sqlite.connection import open_for_reading
+
+PROBLEMS_MAX = 20
+_BUSY_TIMEOUT_S = 5.0
+_STEPS = 20_000
+"""Of SQLite's machine between two looks at the time, about a millisecond."""
+
+
+class IndexCheck:
+    """A check of the whole file by a connection of its own, in the thread that calls :meth:`run`.
+
+    ``core_share``: of a core; the rest of the time it sleeps. While it runs, SQLite's log cannot be emptied.
+    """
+
+    def __init__(self, path: Path, core_share: float) -> None:
+        self._path = path
+        self._rest = 1 / core_share - 1
+        self._is_stopped = threading.Event()
+        self._worked_from_s = 0.0
+
+    def stop(self) -> None:
+        """Let :meth:`run` raise ``Unavailable`` soon; from any thread."""
+        self._is_stopped.set()
+
+    def run(self) -> list[str]:
+        """What SQLite found wrong, at most :data:`PROBLEMS_MAX` sentences. Raises ``Unavailable``."""
+        with closing(open_for_reading(self._path, _BUSY_TIMEOUT_S)) as connection:
+            self._worked_from_s = time.monotonic()
+            connection.set_progress_handler(self._pause, _STEPS)
+            try:
+                rows = connection.execute(f"PRAGMA main.integrity_check({PROBLEMS_MAX})").fetchall()
+            except sqlite3.OperationalError as error:
+                raise Unavailable(f"the indexes were not checked: {error}") from error
+            except sqlite3.DatabaseError as error:
+                return [str(error)]
+        return [str(text) for (text,) in rows if text != "ok"]
+
+    def _pause(self) -> int:
+        """Whether to break off, after having slept for what it worked."""
+        worked_s = time.monotonic() - self._worked_from_s
+        stopped = self._is_stopped.wait(worked_s * self._rest)
+        self._worked_from_s = time.monotonic()
+        return int(stopped)
