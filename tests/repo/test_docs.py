@@ -93,3 +93,14 @@ def test_commands_of_the_operators_guide_exist() -> None:
             assert second in command.commands, (first, second)
         elif command is None:
             assert first in ("Python", "server", "SDK"), first
+
+
+def test_each_row_of_what_is_vouched_for_names_tests_that_there_are() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    part = text[text.index("## What the ledger vouches for") : text.index("## Who may do what in PostgreSQL")]
+    rows = [line for line in part.splitlines() if line.startswith("| ") and "held by" not in line]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"\]\((tests/[a-z_0-9/]+\.py)\)", row.rsplit("|", 2)[1])
+        assert named, row
+        assert all((ROOT / path).exists() for path in named), row
