@@ -44,13 +44,7 @@ class Background(Protocol):
     """
 
     def __call__(
-        self,
-        name: str,
-        work: Work,
-        *,
-        every_s: float | None,
-        failing: str,
-        **options: Unpack[TaskOptions],
+        self, name: str, work: Work, *, every_s: float | None, failing: str, **options: Unpack[TaskOptions]
     ) -> AbstractAsyncContextManager[None]:
         """Repeat ``work`` while the context is entered; then cancel it, and run ``final`` once.
 

@@ -36,11 +36,8 @@ IDEMPOTENCY_KEY_BYTES_MAX = 2048
 """An ``external_id`` of 255 emoji is 1,020 bytes; writers of keys put names before it."""
 
 ORG_ID_BYTES_MAX = 64
-
 KIND_BYTES_MAX = 64
-
 ACTOR_BYTES_MAX = 255
-
 NAME_BYTES_MAX = 1020
 """A text of the body that ``find`` compares: 255 characters of four bytes each."""
 

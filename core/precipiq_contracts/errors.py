@@ -1,21 +1,5 @@
 """The error tree. Owns the stable codes; independent of HTTP (``http/envelope.py`` maps codes to statuses).
 
-    PrecipiqError                       code, message, details
-    |-- DeploymentError                 the deployment cannot boot; holds every problem found
-    |-- RequestError                    the caller can do something about it
-    |   |-- BadRequest                  bad_request
-    |   |-- Unauthorized                unauthorized
-    |   |-- Forbidden                   forbidden
-    |   |-- NotFound                    not_found
-    |   |-- Conflict                    conflict
-    |   |   `-- IdempotencyConflict     idempotency_conflict
-    |   |-- Gone                        gone
-    |   |-- ValidationFailed            validation_error
-    |   `-- RateLimited                 rate_limited
-    |-- Unavailable                     unavailable
-    |   `-- VaultRefused                vault_refused
-    `-- InternalError                   internal_error
-
 A plugin adds leaves by subclassing one of these and, where the outcome differs, setting ``code``.
 """
 

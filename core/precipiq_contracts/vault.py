@@ -1,4 +1,4 @@
-"""Secrets at rest: wrapped under a master key that only a vault holds, each bound to its context."""
+"""Secrets at rest, wrapped under a master key that only a vault holds; and keys that are derived, so never at rest."""
 
 from __future__ import annotations
 
@@ -79,4 +79,12 @@ class WrappedSecrets(Protocol):
 
     async def replace(self, secret: WrappedSecret, wrapped: bytes) -> bool:
         """Replace the stored value with ``wrapped``; False when it changed meanwhile."""
+        ...
+
+
+class MasterKey(Protocol):
+    """Capability: derives keys, so that no other private key need reach the disk."""
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes for that purpose (HKDF-SHA256, RFC 5869); the same purpose gives the same bytes."""
         ...

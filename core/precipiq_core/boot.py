@@ -22,10 +22,9 @@ from precipiq_contracts.database import Migration
 from precipiq_contracts.deployment import Console, DeploymentInfo
 from precipiq_contracts.errors import DeploymentError
 from precipiq_contracts.registries import Migrations, Routes, WrappedSecretsRegistry
-from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.server import ServerSettings
 from precipiq_contracts.services import Services
-from precipiq_contracts.vault import WrappedSecrets
+from precipiq_contracts.vault import MasterKey, WrappedSecrets
 from precipiq_core.background import BackgroundTasks
 from precipiq_core.cli.groups import merge_commands
 from precipiq_core.collect import Collector, HookCall

@@ -15,7 +15,7 @@ from typing import Protocol
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Scalar
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 from precipiq_macs.entry_macs import PURPOSE
 
 

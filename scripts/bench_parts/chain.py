@@ -24,7 +24,7 @@ from http_append import decision
 from precipiq_chain.verify import GENESIS, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 from precipiq_core.boot import Assembly, assemble
 from precipiq_core.deployment import load_deployment
 from precipiq_core.running import run_lifespans

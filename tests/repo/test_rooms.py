@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = {path.name: path for path in sorted([*ROOT.glob("core/precipiq_*"), *ROOT.glob("plugins/*/precipiq_*")])}
 BUDGETS = {
-    "precipiq_contracts": 1_530,
+    "precipiq_contracts": 1_500,
     "precipiq_macs": 350,
     "precipiq_chain": 1_500,
     "precipiq_schema": 275,

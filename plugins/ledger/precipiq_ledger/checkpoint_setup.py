@@ -14,8 +14,8 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database
 from precipiq_contracts.errors import PrecipiqError
-from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.services import Services
+from precipiq_contracts.vault import MasterKey
 from precipiq_ledger.anchors import AnchorAge
 from precipiq_ledger.authenticity import Authenticity
 from precipiq_ledger.checkpoint_files import CheckpointFiles

@@ -22,7 +22,7 @@ from precipiq_chain.canonical import canonical
 from precipiq_contracts.chain import ENVIRONMENTS, Chain, Environment, Head
 from precipiq_contracts.clock import format_timestamp, parse_timestamp
 from precipiq_contracts.entry_store import ORG_ID_BYTES_MAX
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 
 KEY_PURPOSE = "ledger checkpoint signing, Ed25519, version 1"
 

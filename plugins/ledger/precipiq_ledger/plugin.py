@@ -22,8 +22,8 @@ from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import Hooks
 from precipiq_contracts.ledger import ChainAudit, Ledger
 from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers
-from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.services import Services
+from precipiq_contracts.vault import MasterKey
 from precipiq_core.http.request_keys import RequestKeys
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl

@@ -10,7 +10,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Statement
 from precipiq_contracts.errors import IdempotencyConflict
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 
 KEY_PURPOSE = "precipiq/request-keys/1"
 

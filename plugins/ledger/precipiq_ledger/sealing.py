@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 from precipiq_macs.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
 
 

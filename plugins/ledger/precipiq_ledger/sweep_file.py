@@ -18,7 +18,7 @@ import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 from precipiq_core.key_files import make_folder, sync
 from precipiq_ledger.sweep_book import SweepBook, book_of
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database
 from precipiq_contracts.deployment import DeploymentInfo
-from precipiq_contracts.secrets import MasterKey
 from precipiq_contracts.services import Services
+from precipiq_contracts.vault import MasterKey
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.index_watch import IndexWatch
 from precipiq_ledger.integrity import Integrity

@@ -14,7 +14,7 @@ from precipiq_contracts.chain import GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_contracts.errors import InternalError, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
-from precipiq_contracts.secrets import MasterKey
+from precipiq_contracts.vault import MasterKey
 from precipiq_core.child_process import ChildProcess, Role
 from precipiq_ledger.anchors import CODES_OF_EVIDENCE, AnchorAge, Compared, Evidence, compare
 from precipiq_ledger.checkpoint_files import CheckpointFiles

@@ -27,7 +27,7 @@ class IndexCheck:
         self._path = path
         self._rest = 1 / core_share - 1
         self._is_stopped = threading.Event()
-        self._worked_from_s = 0.0
+        self._cpu_s = 0.0
 
     def stop(self) -> None:
         """Let :meth:`run` raise ``Unavailable`` soon; from any thread."""
@@ -36,7 +36,7 @@ class IndexCheck:
     def run(self) -> list[str]:
         """What SQLite found wrong, at most :data:`PROBLEMS_MAX` sentences. Raises ``Unavailable``."""
         with closing(open_for_reading(self._path, _BUSY_TIMEOUT_S)) as connection:
-            self._worked_from_s = time.monotonic()
+            self._cpu_s = time.thread_time()
             connection.set_progress_handler(self._pause, _STEPS)
             try:
                 rows = connection.execute(f"PRAGMA main.integrity_check({PROBLEMS_MAX})").fetchall()
@@ -48,7 +48,7 @@ class IndexCheck:
 
     def _pause(self) -> int:
         """Whether to break off, after having slept for what it worked."""
-        worked_s = time.monotonic() - self._worked_from_s
-        stopped = self._is_stopped.wait(worked_s * self._rest)
-        self._worked_from_s = time.monotonic()
+        cpu_s = time.thread_time() - self._cpu_s
+        stopped = self._is_stopped.wait(cpu_s * self._rest)
+        self._cpu_s = time.thread_time()
         return int(stopped)
