@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pluggy
 
+from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError
-from precipiq_contracts.contribution import Contribution
 from precipiq_contracts.hooks import PROJECT
 from precipiq_contracts.services import Services
 from precipiq_core.plugin import AnyPlugin, PluginBase
