@@ -83,6 +83,14 @@ class CheckpointFiles:
                 sync(path.parent)
         return Place(checkpoint, end + len(line), line)
 
+    def set_aside(self, chain: Chain, folder: Path) -> None:
+        """Move the chain's file, if it has one, into that folder of the same file system."""
+        with suppress(FileNotFoundError):
+            path = self._path(chain)
+            path.rename(folder / path.name)
+            sync(folder)
+            sync(self.folder)
+
     def keep_private(self) -> None:
         """The folder and its files are for their owner alone, whoever made them."""
         for path in (self.folder, *self.folder.glob("*")):

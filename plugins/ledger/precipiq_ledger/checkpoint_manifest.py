@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -127,6 +128,16 @@ class CheckpointManifest:
         Raises ``ManifestRefused``: what another key signed is not replaced.
         """
         return self._write(places, is_start=False)
+
+    def set_aside(self, chains: AbstractSet[Chain], folder: Path) -> None:
+        """Forget these chains; the manifest as it was is kept in that folder. Raises ``ManifestRefused``."""
+        with locked(self._files.folder / _LOCK_NAME):
+            found = self.read()
+            if found is None:
+                return
+            os.link(self._path, folder / FILE_NAME)  # the next write puts another file in its place
+            records = {chain: record for chain, record in found.records.items() if chain not in chains}
+            self._replace(replace(found, number=found.number + 1, written_us=self._clock.now_us(), records=records))
 
     @contextmanager
     def serving(self) -> Iterator[None]:

@@ -4,4 +4,10 @@ from __future__ import annotations
 
 from precipiq_core.cli.later import Later
 
-COMMANDS = (Later("ledger", "Whole chains: verify them, write them out.", "precipiq_ledger.commands:ledger_group"),)
+COMMANDS = (
+    Later(
+        "ledger",
+        "Whole chains: verify them, write them out, go on after a restore.",
+        "precipiq_ledger.commands:ledger_group",
+    ),
+)

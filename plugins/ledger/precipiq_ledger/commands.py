@@ -25,6 +25,7 @@ from precipiq_core.cli.outcome import problems_of
 from precipiq_core.cli.output import OutputFile, open_output
 from precipiq_ledger.next_steps import next_steps
 from precipiq_ledger.records import newest_age_s, verdict_record
+from precipiq_ledger.restore_command import restored
 from precipiq_ledger.row_trust import RowTrust, judge
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
@@ -38,7 +39,7 @@ _SEQ = click.IntRange(1, 2**63 - 1)
 
 @click.group("ledger")
 def ledger_group() -> None:
-    """Whole chains: verify them, write them out."""
+    """Whole chains: verify them, write them out, go on after a restore."""
 
 
 @ledger_group.command()
@@ -172,6 +173,9 @@ def _lines(verdict: ChainVerdict, now_us: int) -> Iterator[str]:
         yield f"not checked: {sentence}"
     for step in next_steps(checkpoints.findings):
         yield f"what to do: {step}"
+
+
+ledger_group.add_command(restored)
 
 
 @ledger_group.command()

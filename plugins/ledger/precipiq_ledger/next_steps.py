@@ -12,10 +12,11 @@ _BEGIN_ANEW = (
     "if you meant it, move the folder of checkpoints away on every machine, keep it as evidence, and start: "
     "see 'Checkpoints' in docs/operators.md"
 )
+_RESTORED = "if you restored an old copy, declare it with the server stopped: precipiq ledger restored --reason ..."
 _NEXT_STEPS = {
-    ORG_MISSING: "find out who deleted the entries; if an old copy was restored: " + _BEGIN_ANEW,
-    INCONSISTENT_WITH_CHECKPOINT: "compare with receipts and backups; if an old copy was restored: " + _BEGIN_ANEW,
-    TRUNCATED: "compare with receipts and backups; if an old copy was restored: " + _BEGIN_ANEW,
+    ORG_MISSING: "find out who deleted the entries; " + _RESTORED,
+    INCONSISTENT_WITH_CHECKPOINT: "compare with receipts and backups; " + _RESTORED,
+    TRUNCATED: "compare with receipts and backups; " + _RESTORED,
     CHECKPOINT_FORGED: "find out who wrote into the folder of checkpoints, and compare it with a copy of it",
     WRONG_ORIGIN: "find out who copied lines between the files of checkpoints, and compare them with a copy",
     KEY_UNANCHORED: "restore this deployment's master key; if it was replaced: " + _BEGIN_ANEW,

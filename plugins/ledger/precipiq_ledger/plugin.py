@@ -43,7 +43,7 @@ from precipiq_ledger.records import BODY_FIELDS, DECISION, PAYLOAD_FIELDS
 from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
 from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
-from precipiq_ledger.service import REDACTION, LedgerService, Limits
+from precipiq_ledger.service import REDACTION, RESTORE, LedgerService, Limits
 from precipiq_ledger.stored_chains import StoredChains
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
@@ -76,6 +76,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         RequestKeys,
         Integrity,
         RowTrust,
+        CheckpointFiles,
     )
     requires: ClassVar[tuple[type, ...]] = (MasterKey, RowMacs)
     optional: ClassVar[tuple[type, ...]] = (Database,)
@@ -129,6 +130,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(Followers, self._follower_registry)
         services.provide(Integrity, integrity)
         services.provide(RowTrust, self._rows)
+        services.provide(CheckpointFiles, files)
         master_key = services.get(MasterKey)
         bound = NoRequestKeys() if database is None else StoredRequestKeys(database, master_key, clock)
         services.provide(RequestKeys, bound)
@@ -163,6 +165,11 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
                 ADOPTION,
                 "the entries before this one, older than the sealer's MACs, were adopted",
                 ("head_seq", "head_hash", "note"),
+            ),
+            EntryKind(
+                RESTORE,
+                "an old copy of the database was restored, and entries were lost by it",
+                ("lost_seq", "lost_hash", "reason"),
             ),
         ]
 

@@ -37,6 +37,7 @@ from precipiq_ledger.records import decision_json
 from precipiq_ledger.sealing import EntrySealer
 
 REDACTION = "redaction"
+RESTORE = "restore"
 
 _STATEMENT_OVERHEAD_BYTES = 600
 _ADOPTION_KEY = "ledger:adoption"

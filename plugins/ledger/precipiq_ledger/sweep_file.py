@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from precipiq_contracts.vault import MasterKey
-from precipiq_core.key_files import make_folder, sync
+from precipiq_core.key_files import make_folder, sync, write_private
 from precipiq_ledger.sweep_book import SweepBook, book_of
 
 KEY_PURPOSE = "ledger sweep record signing, Ed25519, version 1"
@@ -51,6 +51,10 @@ class SweepFile:
         except (InvalidSignature, ValueError, TypeError) as error:
             raise ValueError("the record of sweeps has a wrong signature") from error
         return book_of(content)
+
+    def keep_copy(self, folder: Path) -> None:
+        """Copy the record into that folder. Raises ``OSError``."""
+        write_private(folder / self._path.name, self._path.read_text())
 
     def write(self, book: SweepBook) -> None:
         """Put the book on record: whole or not at all, durable on return. Raises ``OSError``."""
