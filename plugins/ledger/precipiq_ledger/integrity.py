@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import structlog
@@ -10,11 +11,13 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.errors import Unavailable
-from precipiq_contracts.ledger import ChainBreak
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_ledger.anchors import CODES_OF_FILES
+from precipiq_ledger.grading import grade_record
 from precipiq_ledger.records import break_record
-from precipiq_ledger.sweep_book import SweepBook
+from precipiq_ledger.sweep_book import SweepBook, Swept
 from precipiq_ledger.sweep_metrics import SweepMetrics
+from precipiq_ledger.swept_verdict import verdict_of
 
 log = structlog.get_logger("precipiq.ledger")
 
@@ -64,9 +67,21 @@ class Integrity:
             log.critical("a chain is broken: nothing is signed over it", **names, **what)
         self.changed.set()
 
+    def note_graded(self, chain: Chain, swept: Swept) -> None:
+        """Tell of what the last pass found that fails no chain, such as an anchor that is too old."""
+        for finding in () if swept.compared is None else swept.compared.comparison.findings:
+            log.warning("a chain's verdict is graded down", org_id=chain.org_id, environment=chain.environment,
+                        seq=finding.seq, code=finding.code, reason=finding.reason)  # fmt: skip
+
     def show(self) -> None:
         """Bring the metrics up to date."""
-        self._metrics.note(self.book, self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        verdicts = Counter(self._verdict(swept).verdict for swept in self.book.chains.values())
+        self._metrics.note(self.book, now_s, verdicts)
+
+    def _verdict(self, swept: Swept | None) -> ChainVerdict:
+        now_s = self._clock.monotonic_s()
+        return verdict_of(swept, is_stale=swept is not None and swept.age_s(now_s) > self._within_s)
 
     async def tell(self) -> None:
         """Raises ``Unavailable``, for `/readyz`, while a chain is broken or long unchecked, or the schema changed."""
@@ -84,8 +99,11 @@ class Integrity:
     def record(self, chain: Chain) -> dict[str, Any]:
         """What is known of that chain, as the interface shows it."""
         swept = self.book.chains.get(chain)
+        verdict = self._verdict(swept)
+        graded = {"is_valid": verdict.is_valid, **grade_record(verdict, self._clock.now_us())}
         if swept is None:
-            return {"status": "not_checked", "first_broken_link": None, "checked_through": None, "last_pass": None}
+            nothing = {"first_broken_link": None, "checked_through": None, "last_pass": None}
+            return {"status": "not_checked", **nothing, **graded}
         last = swept.last
         is_stale = swept.age_s(self._clock.monotonic_s()) > self._within_s
         status = "broken" if swept.broken else "stale" if is_stale else "whole" if last else "not_checked"
@@ -105,4 +123,5 @@ class Integrity:
                 "records_checked": last.checked_count,
                 "head": {"seq": last.seq, "hash": last.hash},
             },
+            **graded,
         }

@@ -45,6 +45,7 @@ from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
 from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, LedgerService, Limits
 from precipiq_ledger.stored_chains import StoredChains
+from precipiq_ledger.sweep_memory import SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 
@@ -114,6 +115,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age, self._authenticity.check_of)
+        verifier.swept_seqs = SweepMemory(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey))
         services.provide(Verifier, verifier)
         integrity = Integrity(clock, self._sweep_metrics, config.sweep_within_s)
         services.provide(ChainAudit, StoredChains(service, verifier, integrity))
