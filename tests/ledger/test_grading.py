@@ -18,9 +18,19 @@ from precipiq_contracts.clock import format_timestamp
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_ledger.anchors import Compared
 from precipiq_ledger.checkpoint_files import CheckpointFiles
-from precipiq_ledger.grading import first_failing, grade, grade_record, newest_age_s, windows
+from precipiq_ledger.grading import (
+    ANCHOR_STALE,
+    CHECKED_ZERO,
+    SWEEP_STALE,
+    WORST_FIRST,
+    first_failing,
+    grade,
+    grade_record,
+    newest_age_s,
+    windows,
+)
 from precipiq_ledger.integrity import Integrity
-from precipiq_ledger.models import IntegrityOut, Verification
+from precipiq_ledger.models import AnchorOut, Grade, IntegrityOut, Verification, WindowOut
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.sweep_book import Pass, SweepBook, Swept, book_of
 from precipiq_ledger.sweep_file import SweepFile
@@ -308,3 +318,13 @@ def test_the_record_of_sweeps_keeps_the_grade_and_an_older_one_has_none() -> Non
 def _plain(document: Any) -> Any:
     """As JSON gives it back."""
     return json.loads(json.dumps(document))
+
+
+def test_the_pages_have_every_word_of_a_verdict() -> None:
+    format_page, interface = (Path(__file__).parents[2] / "docs" / name for name in ("chain-format.md", "api.md"))
+    words = [*WORST_FIRST, *Grade.model_fields]
+    for page in (format_page, interface):
+        text = page.read_text(encoding="utf-8")
+        assert [word for word in (*words, ANCHOR_STALE, CHECKED_ZERO, SWEEP_STALE) if f"`{word}`" not in text] == []
+    details = [*AnchorOut.model_fields, *WindowOut.model_fields, "T1", "T2", "T3"]
+    assert [word for word in details if f"`{word}`" not in format_page.read_text(encoding="utf-8")] == []
