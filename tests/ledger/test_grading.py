@@ -34,7 +34,7 @@ from precipiq_ledger.models import AnchorOut, Grade, IntegrityOut, Verification,
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.sweep_book import Pass, SweepBook, Swept, book_of
 from precipiq_ledger.sweep_file import SweepFile
-from precipiq_ledger.sweep_memory import SweepMemory
+from precipiq_ledger.sweep_memory import Seen, SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.clock import START_US, ManualClock
@@ -204,8 +204,8 @@ async def test_a_chain_that_is_gone_and_that_the_sweep_saw_is_missing(files: Che
 
     file = SweepFile(tmp_path / "sweep", Signing())
     file.write(SweepBook({CHAIN: Swept(1, tail=Anchor(4, "a" * 64)), Chain("org_beta", "test"): Swept(1)}))
-    verifier.swept_seqs = SweepMemory(tmp_path / "sweep", Signing())
-    assert dict(verifier.swept_seqs()) == {CHAIN: 4}
+    verifier.remembered = SweepMemory(tmp_path / "sweep", Signing())
+    assert dict(verifier.remembered()) == {CHAIN: Seen(4)}
     gone = await verifier.verify(nothing, CHAIN)
     assert (gone.is_valid, gone.verdict, [finding.code for finding in gone.findings]) == (
         False,
@@ -218,6 +218,22 @@ async def test_a_chain_that_is_gone_and_that_the_sweep_saw_is_missing(files: Che
     path = tmp_path / "sweep" / "sweep.json"
     path.write_bytes(path.read_bytes().replace(b'"seq":4', b'"seq":5'))
     assert SweepMemory(tmp_path / "sweep", Signing())() == {}, "a record that somebody changed is none"
+
+
+async def test_checkpoints_that_the_sweep_saw_and_that_are_gone_fail_the_chain(
+    auditor: MemoryAuditor, files: CheckpointFiles, tmp_path: Path
+) -> None:
+    """Who removes the whole folder, manifest and all, leaves the chain not merely without an anchor."""
+    swept = Site().swept
+    SweepFile(tmp_path / "sweep", Signing()).write(SweepBook({CHAIN: swept}))
+    verifier = Verifier(Signing(), files, LIMITS)
+    assert (await verifier.verify(auditor, CHAIN)).verdict == "unanchored"
+    verifier.remembered = SweepMemory(tmp_path / "sweep", Signing())
+    found = await verifier.verify(auditor, CHAIN)
+    assert (found.verdict, [(each.code, each.seq) for each in found.findings]) == ("failed", [("CHECKPOINTS_LOST", 7)])
+
+    sign(files, auditor, 9)
+    assert (await verifier.verify(auditor, CHAIN)).verdict == "checkpointed", "begun anew"
 
 
 async def test_the_rest_of_a_broken_chain_and_its_checkpoints_are_not_checked(

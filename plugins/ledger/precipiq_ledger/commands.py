@@ -93,7 +93,7 @@ async def _verify(
     if asked is not None:
         return [(asked, await _verify_one(asked, from_seq, with_bar, services))]
     chains = {chain async for chain in services.get(LedgerService).store.chains()}
-    chains |= verifier.checkpointed_chains() | verifier.swept_seqs().keys()
+    chains |= verifier.checkpointed_chains() | verifier.remembered().keys()
     if not chains:
         raise NotFound(f"{CHECKED_ZERO}: there is no chain yet")
     found: list[tuple[Chain | None, Verified | Unverified]] = []

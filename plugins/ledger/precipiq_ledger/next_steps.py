@@ -10,7 +10,8 @@ from precipiq_ledger.anchors import CHECKPOINTS_LOST, KEY_UNANCHORED, WRONG_ORIG
 from precipiq_ledger.grading import ANCHOR_STALE, CHECKED_ZERO
 
 _BEGIN_ANEW = (
-    "if you meant it, move the folder of checkpoints away on every machine, keep it as evidence, and start: "
+    "if you meant it, move the folder of checkpoints, and sweep/sweep.json, away on every machine, keep them as "
+    "evidence, and start: "
     "see 'Checkpoints' in docs/operators.md"
 )
 _NEXT_STEPS = {

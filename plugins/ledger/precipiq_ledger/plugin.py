@@ -115,7 +115,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age, self._authenticity.check_of)
-        verifier.swept_seqs = SweepMemory(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey))
+        verifier.remembered = SweepMemory(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey))
         services.provide(Verifier, verifier)
         integrity = Integrity(clock, self._sweep_metrics, config.sweep_within_s)
         services.provide(ChainAudit, StoredChains(service, verifier, integrity))

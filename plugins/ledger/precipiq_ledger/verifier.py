@@ -24,7 +24,7 @@ from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockWatch
 from precipiq_ledger.grading import CHECKED_ZERO, first_failing, grade
-from precipiq_ledger.sweep_memory import with_missing
+from precipiq_ledger.sweep_memory import Seen, with_memory
 from precipiq_ledger.verify_worker import Task
 
 Progress = Callable[[int], None]
@@ -66,7 +66,7 @@ class _Range:
 class Verifier:
     """Verifies chains; at most ``concurrency_max`` at a time.
 
-    ``check_of``: gives the check of a chain's MACs; by itself, every entry must have one. ``swept_seqs``: see
+    ``check_of``: gives the check of a chain's MACs; by itself, every entry must have one. ``remembered``: see
     ``SweepMemory``.
     """
 
@@ -81,7 +81,7 @@ class Verifier:
     ) -> None:
         """``age``: None to judge neither the age of anchors nor the manifest of their folder."""
         self.check_of = check_of or self._check_all
-        self.swept_seqs: Callable[[], Mapping[Chain, int]] = dict
+        self.remembered: Callable[[], Mapping[Chain, Seen]] = dict
         self._master_key = master_key
         self._age = age
         self._kept: Evidence | None = None
@@ -153,10 +153,10 @@ class Verifier:
             compared = await asyncio.to_thread(work)
         except OSError as error:
             raise Unavailable(f"the checkpoints cannot be read: {error.strerror}") from error
-        if ends_at or compared.comparison.broken is not None:
+        if compared.comparison.broken is not None or (ends_at and compared.comparison.compared_count):
             return compared
-        seen_seq = (await asyncio.to_thread(self.swept_seqs)).get(asked.chain)
-        return compared if seen_seq is None else with_missing(compared, seen_seq)
+        seen = (await asyncio.to_thread(self.remembered)).get(asked.chain)
+        return compared if seen is None else with_memory(compared, seen, ends_at)
 
     def _evidence(self) -> Evidence:
         """Made when it is first asked for: a deployment that is only checked reads no master key."""
