@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class ChainBreak:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointComparison:
-    """A chain compared with its checkpoints. ``newest_*``: of the newest that counts; ``findings``: gravest first."""
+    """A chain and its checkpoints. ``newest_*``: of the newest confirming a checked entry; ``broken``: what fails."""
 
     compared_count: int
     signatures_checked_count: int
@@ -62,8 +62,8 @@ class CheckpointComparison:
 class ChainVerdict:
     """The result of verifying a range of a chain. ``head_seq`` and ``head_hash``: its last valid entry.
 
-    ``verdict``: ``checkpointed`` (every check and at least one checkpoint held), ``unanchored`` (the chain holds, but
-    no evidence outside the database confirms it) or ``failed``. ``unchecked``: sentences about the omitted checks.
+    ``verdict``: ``checkpointed``, ``unanchored``, ``could_not_check`` (nothing was checked), ``failed``. ``findings``:
+    the gravest first. ``unchecked``: sentences about omitted checks. ``exempt_through``: see ``MacCheck``.
     """
 
     verdict: str
@@ -74,10 +74,12 @@ class ChainVerdict:
     from_seq: int
     checkpoints: CheckpointComparison
     unchecked: tuple[str, ...]
+    findings: tuple[ChainBreak, ...] = ()
+    exempt_through: int = 0
 
     @property
-    def is_valid(self) -> bool:
-        return self.broken is None
+    def is_valid(self) -> bool | None:
+        return None if self.verdict == "could_not_check" else self.broken is None
 
 
 class ChainAudit(Protocol):
@@ -91,6 +93,10 @@ class ChainAudit(Protocol):
         """The fault that the continual verification found in that chain, until it is gone. Costs nothing."""
         ...
 
+    def describe(self, verdict: ChainVerdict, at_us: int) -> Mapping[str, object]:
+        """The verdict's grade as JSON, see ``docs/api.md``; with ages at that time, microseconds since the epoch."""
+        ...
+
     async def verify(
         self,
         chain: Chain,
@@ -98,9 +104,8 @@ class ChainAudit(Protocol):
         through_seq: int | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> ChainVerdict:
-        """Check the entries ``from_seq`` to ``through_seq`` (None: to the end) off the event loop.
+        """Check the entries ``from_seq`` to ``through_seq`` (None: to the end). Raises ``Unavailable``.
 
-        ``progress``: called with the number of entries checked since the last call. Raises ``Unavailable``
-        when too many verifications run, or this one could not be carried out.
+        ``progress``: called with the number of entries checked since the last call.
         """
         ...

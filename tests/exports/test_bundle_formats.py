@@ -31,6 +31,7 @@ from .chains import (
     longer,
     made,
     openssl_says,
+    packed,
     problems,
     public_der,
     report_on,
@@ -55,10 +56,6 @@ OTHER_PYTHONS = sorted(
     for path in [*Path.home().glob(".pyenv/versions/*/bin/python3"), Path("/usr/bin/python3")]
     if path.is_file() and path.resolve() != Path(sys.executable).resolve() and _is_supported(path)
 )
-
-
-def empty() -> tuple[MadeChain, dict[str, Any]]:
-    return MadeChain(), {}
 
 
 def one_entry() -> tuple[MadeChain, dict[str, Any]]:
@@ -101,7 +98,7 @@ def redacted_and_filtered() -> tuple[MadeChain, dict[str, Any]]:
     return chain, {"filters": {**NO_FILTERS, "agent_id": "a", "action_type": "discount_offer"}}
 
 
-ALL = [empty, one_entry, real_decisions, filtered_slice, part, redacted, redacted_outside, redacted_and_filtered]
+ALL = [one_entry, real_decisions, filtered_slice, part, redacted, redacted_outside, redacted_and_filtered]
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -122,6 +119,64 @@ def test_every_check_passes(make: Any, tmp_path: Path) -> None:
     alone = subprocess.run([sys.executable, "-I", "-S", "verify.py"], cwd=folder, capture_output=True, text=True)
     assert (alone.returncode, "VERIFIED: manifest.json" in alone.stdout) == (0, True), alone.stdout + alone.stderr
     assert summary.entries_count == manifest["counts"]["entries"] == len(lines(files["entries.jsonl"]))
+
+
+@pytest.mark.parametrize(
+    ("chain", "changes"),
+    [(MadeChain(), {}), (longer(MadeChain(), 3), {"filters": {**NO_FILTERS, "agent_id": "nobody"}})],
+    ids=["an empty range", "nothing that fits the filter"],
+)
+@pytest.mark.parametrize("is_valid", [None, True], ids=["new", "of an older version"])
+def test_a_bundle_without_an_entry_is_neither_verified_nor_failed(
+    chain: MadeChain, changes: dict[str, Any], is_valid: bool | None, tmp_path: Path
+) -> None:
+    verification = verification_of(1, len(chain.entries))
+    if not chain.entries:
+        verification["is_valid"] = is_valid
+    bundle = bundle_of(chain, verification=verification, **changes)
+    report = report_on(bundle, tmp_path)
+    assert (report.problems, report.exit_code, report.document()["verdict"]) == ([], 2, "could_not_check")
+    assert "CHECKED_ZERO" in report.document()["reason"]
+    assert any("was signed by the key" in text for text in report.held)
+    code, said = run_verifier(bundle, tmp_path)
+    assert (code, "COULD NOT CHECK: CHECKED_ZERO" in said, "FAILED" in said) == (2, True, False)
+
+
+GRADE: dict[str, Any] = {
+    "verdict": "unanchored",
+    "findings": [{"seq": 8, "code": "ANCHOR_STALE", "reason": "it waits", "id": None}],
+    "anchors": [{"kind": "checkpoint", "newest_seq": 7, "newest_time": "T", "age_s": 61, "compared": 3}],
+    "not_checked": ["what came later"],
+    "forgeable": [{"threat": "T1", "act": "remove", "from_seq": 8, "sentence": "who writes it can"}],
+}
+
+
+def test_the_verifier_tells_the_servers_verdict_in_the_servers_words(tmp_path: Path) -> None:
+    bundle = bundle_of(longer(MadeChain(), 9), verification={**verification_of(1, 9), **GRADE})
+    assert json.loads(unpacked(bundle)["manifest.json"])["chain"]["verdict"] == "unanchored"
+    report = report_on(bundle, tmp_path)
+    assert (report.exit_code, report.document()["server_verdict"]) == (0, "unanchored")
+    assert "the server verified these entries when it made the bundle; its verdict: unanchored" in report.held
+    assert "the server compared 3 checkpoints: the newest is of entry 7, of T, 61 s old at the request" in report.held
+    assert {
+        "the server found ANCHOR_STALE: it waits",
+        "by the server: what came later",
+        "by the server, what a thief could do (T1, remove, from entry 8): who writes it can",
+    } <= set(report.not_checked)
+
+
+@pytest.mark.parametrize("odd", [None, 3, "x", [3], [{}], {"a": 1}, [{"newest_seq": {}, "from_seq": []}]])
+def test_an_odd_verdict_of_the_server_stops_no_check(odd: Any, tmp_path: Path) -> None:
+    grade = dict.fromkeys(GRADE, odd)
+    bundle = bundle_of(longer(MadeChain(), 2), verification={**verification_of(1, 2), **grade})
+    assert problems(bundle, tmp_path) == []
+
+
+def test_a_manifest_that_tells_another_verdict_than_the_server_fails(tmp_path: Path) -> None:
+    files = unpacked(bundle_of(longer(MadeChain(), 9), verification={**verification_of(1, 9), **GRADE}))
+    name = "chain_verification.json"
+    files[name] = files[name].replace(b'"unanchored"', b'"checkpointed"')
+    assert any("its chain.verdict is" in text for text in problems(packed(files), tmp_path))
 
 
 @pytest.mark.parametrize("python", OTHER_PYTHONS or [""])

@@ -155,7 +155,11 @@ def test_a_range_in_time_is_found(client: Client, tmp_path: Path) -> None:
     ]
     assert "decisions.csv" not in members(bundle)
     nothing = exported(client, start="2001-01-01", end="2001-12-31")
-    assert (nothing["entries"], nothing["is_valid"]) == (0, True)
+    assert (nothing["entries"], nothing["is_valid"], nothing["verdict"]) == (0, None, "could_not_check")
+    assert check(bundle_of(client, nothing), tmp_path)[0] == 2
+    found = json.loads(members(bundle)["chain_verification.json"])
+    assert (found["verdict"], found["anchors"][0]["kind"]) == (record["verdict"], "checkpoint")
+    assert {window["threat"] for window in found["forgeable"]} == {"T1", "T2", "T3"}
 
 
 def test_an_erased_payload_stays_erased_and_explained(client: Client, tmp_path: Path) -> None:

@@ -277,6 +277,8 @@ def test_an_old_chain_without_any_trace_of_checkpoints_is_stale(files: Checkpoin
     clock.advance(30 * MINUTE_S)
     assert aged(files, clock, 16) == []
     assert aged(files, clock, 17) == [("ANCHOR_STALE", 1)]
+    stale = compared(files, Timed(17), manifest_of(files, clock), AnchorAge(clock, STALE_S)).comparison
+    assert (stale.broken, stale.newest_seq) == (None, None), "no fault of the chain"
 
 
 def test_entries_that_nobody_signs_while_the_server_runs_are_stale(

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from precipiq_chain.verify import Anchor, Stretch
 from precipiq_contracts.chain import Chain, Head
+from precipiq_contracts.ledger import CheckpointComparison
+from precipiq_ledger.anchors import Compared
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.sweep_book import SweepBook
 from precipiq_ledger.sweep_file import SweepFile
@@ -19,6 +21,7 @@ from precipiq_ledger.sweep_limits import SweepLimits
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.sweep_worker import Checked
 from precipiq_ledger.sweeper import Sweeper
+from precipiq_macs.entry_macs import MacCheck
 from precipiq_testkit.clock import ManualClock
 from tests.ledger.intruders import Signing
 
@@ -42,8 +45,8 @@ class Stored:
     async def head(self, chain: Chain) -> Head:
         return Head(LENGTH, "a" * 64, 1)
 
-    async def check_of(self, chain: Chain) -> Any:
-        return None
+    async def check_of(self, chain: Chain) -> MacCheck:
+        return MacCheck(b"")
 
     async def check(self, chain: Chain, after: Anchor, through_seq: int, macs: object) -> Checked:
         if chain == UNREADABLE:
@@ -55,8 +58,8 @@ class Stored:
     def checkpointed_chains(self) -> set[Chain]:
         return set()
 
-    async def compare_with_checkpoints(self, *_: object) -> None:
-        return None
+    async def compare_with_checkpoints(self, *_: object) -> Compared:
+        return Compared(CheckpointComparison(0, 0, None, None), ())
 
     async def verify(self, *_: object) -> Any:
         return SimpleNamespace(broken=None)

@@ -79,7 +79,7 @@ def test_an_untouched_chain_holds_from_wherever_it_is_checked(
     intruder.chain = chain
     last = intruder.seqs()[-1]
     intruder.checkpoint(last)
-    for from_seq in range(1, last + 2) if limits is INLINE else (1,):
+    for from_seq in range(1, last + 1) if limits is INLINE else (1,):
         verdict = intruder.verify(limits, from_seq)
         assert (verdict.broken, verdict.verdict, verdict.head_seq) == (None, "checkpointed", last)
         assert verdict.checked_count == last + 1 - from_seq

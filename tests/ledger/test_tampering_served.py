@@ -152,6 +152,19 @@ def test_an_intact_chain_exits_0(copy: Callable[..., Copy]) -> None:
     code, document = copy(OVERRIDES).verify()
     assert (code, document["is_valid"], document["verdict"]) == (0, True, "checkpointed")
     assert (document["records_checked"], document["head"]["seq"], document["unchecked"]) == (LAST, LAST, [])
+    [anchor] = document["anchors"]
+    assert (anchor["kind"], anchor["newest_seq"], document["findings"]) == ("checkpoint", LAST, [])
+    could = {(each["threat"], each["act"]): each["from_seq"] for each in document["forgeable"]}
+    assert (could["T1", "make"], could["T1", "remove"], could["T3", "make"]) == (None, LAST + 1, 1)
+
+
+def test_an_unknown_chain_exits_2_and_says_that_nothing_was_checked(copy: Callable[..., Copy]) -> None:
+    copied = copy({})
+    copied.server.org_id = "org_nobody"
+    code, document = copied.verify()
+    assert (code, document["is_valid"], document["verdict"]) == (2, None, "could_not_check")
+    assert [finding["code"] for finding in document["findings"]] == ["CHECKED_ZERO"]
+    assert "there is no entry of org_nobody" in document["reason"]
 
 
 def other_payload(intruder: Intruder) -> None:
@@ -256,10 +269,20 @@ def test_a_removed_file_of_checkpoints_exits_1(copy: Callable[..., Copy]) -> Non
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_the_terminal_shows_what_the_json_says(copy: Callable[..., Copy]) -> None:
     copied = copy({})
-    assert "intact: 13 entries" in copied.server.run(*copied.verification).stdout
+    said = copied.server.run(*copied.verification).stdout
+    assert "intact: 13 entries" in said
+    assert "verdict: checkpointed, 1 checkpoints compared" in said
+    assert "a thief (T1) could make no entry: " in said
+    assert "a thief (T1) could remove entries 14 and all after: " in said
+    assert "a thief (T2) could remove entries 1 and all after, at worst: " in said
     copied.intrude(lambda intruder: intruder.remove(6, 6))
     done = copied.server.run(*copied.verification, check=False)
     assert (done.returncode, "BROKEN at entry 6" in done.stdout, "SEQ_GAP" in done.stdout) == (1, True, True)
+    assert "verdict: failed" in done.stdout
+    assert "a thief" not in done.stdout
+    unknown = ("ledger", "verify", "--org", "org_nobody", "--env", "test")
+    said = copied.server.run(*unknown, check=False).stderr
+    assert said.startswith("error: could not check: CHECKED_ZERO: there is no entry of org_nobody"), said
 
 
 @contextmanager
@@ -304,7 +327,12 @@ def hide(intruder: Intruder) -> None:
 def test_what_is_found_over_http(copy: Callable[..., Copy]) -> None:
     copied = copy(OVERRIDES)
     with serving(copied.server) as server:
-        assert verify_over_http(server)["is_valid"]
+        found = verify_over_http(server)
+        assert (found["is_valid"], found["verdict"], found["anchors"][0]["newest_seq"]) == (True, "checkpointed", LAST)
+        with httpx2.Client(base_url=f"{server.url}/api/v1", headers={"X-Precipiq-Key": server.key}) as http:
+            swept = http.get("/ledger/integrity").json()["data"]
+            assert found.keys() & swept.keys() >= {"verdict", "findings", "anchors", "not_checked", "forgeable"}
+            assert http.get(f"/decisions/chain/verify?from_seq={LAST + 1}").status_code == 422
         for act, expected in (
             (other_payload, (5, "PAYLOAD_MISMATCH")),
             (lambda intruder: intruder.set(4, hash="0" * 64), (4, "CONTENT_MISMATCH")),

@@ -154,15 +154,11 @@ async def test_a_redaction_explains_a_missing_payload_of_the_entry_whose_hash_it
     assert found(rows) == expected
 
 
-async def test_an_empty_chain_holds(files: CheckpointFiles) -> None:
+async def test_an_empty_chain_is_neither_valid_nor_broken(files: CheckpointFiles) -> None:
     for limits in (INLINE, IN_PROCESSES):
         verdict = await verdict_of(Rows([]), files, limits)
-        assert (verdict.is_valid, verdict.checked_count, verdict.head_seq, verdict.head_hash) == (
-            True,
-            0,
-            0,
-            GENESIS_HASH,
-        )
+        assert (verdict.is_valid, verdict.verdict, verdict.broken) == (None, "could_not_check", None)
+        assert (verdict.checked_count, verdict.head_seq, verdict.head_hash) == (0, 0, GENESIS_HASH)
 
 
 @pytest.mark.parametrize("seq", [1, 3, 4, ENTRIES])
@@ -268,14 +264,12 @@ async def test_from_seq_checks_the_link_and_the_time_to_the_entry_before(
     assert (verdict.broken.seq, verdict.broken.code) == (4, "LINK_BROKEN")
 
 
-async def test_from_seq_one_past_the_end_has_nothing_to_check(rows: Rows, files: CheckpointFiles) -> None:
-    verdict = await verdict_of(rows, files, from_seq=ENTRIES + 1)
-    assert (verdict.is_valid, verdict.checked_count, verdict.head_seq) == (True, 0, ENTRIES)
-
-
-async def test_from_seq_beyond_the_end_is_no_break_and_no_blessing(rows: Rows, files: CheckpointFiles) -> None:
+@pytest.mark.parametrize("beyond", [1, 5])
+async def test_from_seq_beyond_the_end_is_no_break_and_no_blessing(
+    rows: Rows, files: CheckpointFiles, beyond: int
+) -> None:
     with pytest.raises(ValidationFailed) as caught:
-        await verdict_of(rows, files, from_seq=ENTRIES + 5)
+        await verdict_of(rows, files, from_seq=ENTRIES + beyond)
     assert caught.value.details == {"from_seq": [f"is beyond the chain's last entry, {ENTRIES}"]}
 
 
@@ -399,8 +393,8 @@ async def test_only_so_many_verifications_run_at_once(files: CheckpointFiles, mo
         assert len(waiting.running) == 2
     finally:
         waiting.go.set()
-    assert [verdict.is_valid for verdict in await asyncio.gather(*tasks)] == [True, True]
-    assert (await verifier.verify(waiting, CHAIN)).is_valid  # type: ignore[arg-type]
+    assert [verdict.checked_count for verdict in await asyncio.gather(*tasks)] == [0, 0]
+    assert (await verifier.verify(waiting, CHAIN)).verdict == "could_not_check"  # type: ignore[arg-type]
 
 
 async def test_verdicts_say_what_was_not_checked(rows: Rows, files: CheckpointFiles) -> None:

@@ -234,10 +234,9 @@ def test_entries_beyond_the_end_are_no_broken_chain(server: ServerProcess) -> No
     last = len(server.run("ledger", "entries", *chain).stdout.splitlines())
 
     assert server.run("ledger", "verify", *chain, "--from-seq", str(last)).returncode == 0
-    assert f"ends with entry {last}" in said(
-        server.run("ledger", "verify", *chain, "--from-seq", str(last + 1), check=False)
-    )
-    assert "beyond" in said(server.run("ledger", "verify", *chain, "--from-seq", str(last + 50), check=False))
+    for beyond in (1, 50):
+        done = server.run("ledger", "verify", *chain, "--from-seq", str(last + beyond), check=False)
+        assert f"is beyond the chain's last entry, {last}" in said(done)
     assert server.run("ledger", "entries", *chain, "--after-seq", str(last)).stdout == ""
     assert "nothing after" in said(server.run("ledger", "entries", *chain, "--after-seq", str(last + 1), check=False))
 

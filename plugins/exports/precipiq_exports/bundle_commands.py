@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from precipiq_core.cli.context import json_option
 from precipiq_exports.bundle import verify
 
-EXIT_FAILED = 1
 EXIT_COULD_NOT_CHECK = 2
 
 
@@ -32,7 +31,7 @@ def bundle_group() -> None:
 def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_json: bool) -> None:
     """Check a bundle: a ZIP file, or the folder where it was unpacked. Nothing is written.
 
-    Exit code: 0 verified, 1 failed, 2 could not check.
+    Exit code: 0 verified, 1 failed, 2 could not check, also for a bundle without an entry.
     """
     try:
         expected = None if fingerprint is None else verify.plain_fingerprint(fingerprint)
@@ -49,7 +48,7 @@ def verify_bundle(ctx: click.Context, file: Path, fingerprint: str | None, as_js
         click.echo(json.dumps(report.document()))
     else:
         click.echo("\n".join(report.lines()))
-    ctx.exit(EXIT_FAILED if report.problems_count else 0)
+    ctx.exit(report.exit_code)
 
 
 def _check_signature(source: verify.Source, report: verify.Report) -> None:

@@ -72,7 +72,9 @@ def export(
     else:
         text = f"{output}: {job.result['entries']} entries, {job.size_bytes} bytes, sha256 {job.sha256}"
         click.echo(text, err=is_standard_output(output))
-    if not job.result["is_valid"]:
+    if job.result["is_valid"] is None:
+        click.echo("nothing was checked: no entry is in the range that was asked for", err=True)
+    elif not job.result["is_valid"]:
         click.echo("the chain did NOT hold when it was verified: see chain_verification.json in the bundle", err=True)
 
 

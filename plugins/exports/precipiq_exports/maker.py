@@ -79,7 +79,8 @@ class BundleMaker:
         verdict = await self._verify(job.chain, range, progress)
         if verdict.broken is not None and verdict.broken.code == UNAUTHENTIC_ENTRY:
             raise UnauthenticEntry(f"entry {verdict.broken.seq}: {verdict.broken.reason}")
-        spec = _spec(job, range, key, verdict, tables, self._options)
+        verification = _verification(range, verdict, self._audit.describe(verdict, job.created_us))
+        spec = _spec(job, range, key, verification, tables, self._options)
         path = self._options.work_folder / job.bundle
         await asyncio.to_thread(make_folder, path.parent)
 
@@ -136,7 +137,12 @@ def _in_order(fields: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _spec(
-    job: Job, range: Range, key: SigningKey, verdict: ChainVerdict, tables: tuple[Table, ...], options: MakerOptions
+    job: Job,
+    range: Range,
+    key: SigningKey,
+    verification: Mapping[str, object],
+    tables: tuple[Table, ...],
+    options: MakerOptions,
 ) -> BundleSpec:
     return BundleSpec(
         export_id=job.export_id,
@@ -148,7 +154,7 @@ def _spec(
         through_seq=range.through_seq,
         formats=job.request.formats,
         tables=tables,
-        verification=_verification(range, verdict),
+        verification=verification,
         signing_key=_key_info(key),
         software_version=__version__,
         batch_entries=options.batch_entries,
@@ -160,11 +166,11 @@ def _key_info(key: SigningKey) -> SigningKeyInfo:
     return SigningKeyInfo(key.key_id, public_key_pem(key.public_key), fingerprint(key.public_key), key.announced_seq)
 
 
-def _verification(range: Range, verdict: ChainVerdict) -> dict[str, object]:
-    """The server's verdict on the range, for this bundle."""
+def _verification(range: Range, verdict: ChainVerdict, grade: Mapping[str, object]) -> dict[str, object]:
+    """The server's verdict on the range, for this bundle. ``grade``: see ``ChainAudit.describe``."""
     return {
+        **grade,
         "is_valid": verdict.is_valid,
-        "verdict": verdict.verdict,
         "first_seq": range.after_seq + 1,
         "last_seq": range.through_seq,
         "entries_checked": verdict.checked_count,
@@ -174,7 +180,6 @@ def _verification(range: Range, verdict: ChainVerdict) -> dict[str, object]:
             "signatures_checked": verdict.checkpoints.signatures_checked_count,
             "newest_seq": verdict.checkpoints.newest_seq,
         },
-        "not_checked": list(verdict.unchecked),
     }
 
 
@@ -183,5 +188,6 @@ def _result(summary: BundleSummary, key: SigningKey, verdict: ChainVerdict) -> d
         "entries": summary.entries_count,
         "counts": dict(summary.counts),
         "is_valid": verdict.is_valid,
+        "verdict": verdict.verdict,
         "signing_key": {"key_id": key.key_id, "fingerprint": fingerprint(key.public_key)},
     }

@@ -87,7 +87,8 @@ class ErrorOut(BaseModel):
 class ExportOut(BaseModel):
     """An export. ``counts``: entries in the bundle by kind; ``size``: bytes of the bundle, ``sha256`` its hash.
 
-    ``is_valid``: whether the range held when it was verified for the bundle.
+    ``is_valid``: whether the range held when it was verified for the bundle, null when it has no entry; ``verdict``:
+    the server's word for that.
     """
 
     id: str
@@ -104,6 +105,7 @@ class ExportOut(BaseModel):
     entries: int | None
     counts: dict[str, int] | None
     is_valid: bool | None
+    verdict: str | None
     size: int | None
     sha256: str | None
     signing_key: SigningKeyReference | None

@@ -33,6 +33,7 @@ def export_record(job: Job) -> dict[str, Any]:
         "entries": result.get("entries"),
         "counts": result.get("counts"),
         "is_valid": result.get("is_valid"),
+        "verdict": result.get("verdict"),
         "size": job.size_bytes,
         "sha256": job.sha256,
         "signing_key": result.get("signing_key"),

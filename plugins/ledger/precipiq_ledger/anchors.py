@@ -18,11 +18,11 @@ from precipiq_contracts.ledger import ChainBreak, CheckpointComparison
 from precipiq_ledger.checkpoint_files import CheckpointFiles, Line
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest, Manifest, ManifestRefused
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
+from precipiq_macs.row_macs import KEY_UNANCHORED
+from precipiq_ledger.grading import ANCHOR_STALE, first_failing
 
 WRONG_ORIGIN = "WRONG_ORIGIN"
-KEY_UNANCHORED = "KEY_UNANCHORED"
 CHECKPOINTS_LOST = "CHECKPOINTS_LOST"
-ANCHOR_STALE = "ANCHOR_STALE"
 
 _GRAVEST_FIRST = (
     ORG_MISSING,
@@ -104,9 +104,15 @@ class Compared:
     unchecked: tuple[str, ...]
 
 
-def compare(evidence: Evidence, auditor: EntryAuditor, chain: Chain, last_seq: int) -> Compared:
-    """Compare the stored chain (verified up to ``last_seq``) with everything that is held for it. Blocks."""
-    return _Comparing(evidence, auditor, chain, last_seq).run()
+def compare(
+    evidence: Evidence, auditor: EntryAuditor, chain: Chain, last_seq: int, checked: range | None = None
+) -> Compared:
+    """Compare the stored chain, which ends with ``last_seq``, with everything that is held for it. Blocks.
+
+    ``checked``: the entries that were verified, else all; a checkpoint of no other confirms anything.
+    """
+    every = range(1, last_seq + 1)
+    return _Comparing(evidence, auditor, chain, last_seq, every if checked is None else checked).run()
 
 
 @dataclass(slots=True)
@@ -115,11 +121,13 @@ class _Comparing:
     auditor: EntryAuditor
     chain: Chain
     last_seq: int
+    checked: range
     findings: dict[str, ChainBreak] = field(default_factory=dict)
     unchecked: list[str] = field(default_factory=list)
     compared_count: int = 0
     checked_count: int = 0
     newest: Checkpoint | None = None
+    confirming: Checkpoint | None = None
 
     def run(self) -> Compared:
         self._compare_lines()
@@ -130,15 +138,9 @@ class _Comparing:
         if not self.findings and age is not None and kept is not None:
             self._judge_age(age.freshness(kept), manifest)
         findings = tuple(self.findings[code] for code in _GRAVEST_FIRST if code in self.findings)
-        newest_seq, newest_time = (None, None) if self.newest is None else (self.newest.seq, self.newest.time)
-        comparison = CheckpointComparison(
-            self.compared_count,
-            self.checked_count,
-            newest_seq,
-            findings[0] if findings else None,
-            newest_time,
-            findings,
-        )
+        newest = (None, None) if self.confirming is None else (self.confirming.seq, self.confirming.time)
+        counts = self.compared_count, self.checked_count
+        comparison = CheckpointComparison(*counts, newest[0], first_failing(findings), newest[1], findings)
         return Compared(comparison, tuple(self.unchecked))
 
     def _find(self, broken: ChainBreak | None) -> None:
@@ -171,7 +173,8 @@ class _Comparing:
         held = [checkpoint for checkpoint in newest if self._is_signed(checkpoint)]
         for start in range(0, len(held), _COMPARED_AT_ONCE):
             matching = self._compare_some(held[start : start + _COMPARED_AT_ONCE])
-            self.newest = max([*matching, *([self.newest] if self.newest else [])], key=_seq, default=None)
+            self.newest = _newest(self.newest, matching)
+            self.confirming = _newest(self.confirming, [each for each in matching if each.seq in self.checked])
 
     def _admit(self, line: Line) -> Checkpoint | None:
         """The checkpoint in a line, if it is about this chain and by this key; everything else is a finding."""
@@ -291,5 +294,5 @@ class _Comparing:
             return None
 
 
-def _seq(checkpoint: Checkpoint) -> int:
-    return checkpoint.seq
+def _newest(known: Checkpoint | None, others: Sequence[Checkpoint]) -> Checkpoint | None:
+    return max([*others, *([known] if known else [])], key=lambda checkpoint: checkpoint.seq, default=None)

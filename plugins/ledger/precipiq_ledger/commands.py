@@ -23,8 +23,18 @@ from precipiq_contracts.services import Services
 from precipiq_core.cli.context import chain_options, json_option, must_exist, refuse_bytes, run_in_deployment
 from precipiq_core.cli.outcome import problems_of
 from precipiq_core.cli.output import OutputFile, open_output
+from precipiq_ledger.grading import (
+    CHECKED_ZERO,
+    COULD_NOT_CHECK,
+    FAILED,
+    WORST_FIRST,
+    Window,
+    first_failing,
+    newest_age_s,
+    windows,
+)
 from precipiq_ledger.next_steps import next_steps
-from precipiq_ledger.records import newest_age_s, verdict_record
+from precipiq_ledger.records import verdict_record
 from precipiq_ledger.restore_command import restored
 from precipiq_ledger.row_trust import RowTrust, judge
 from precipiq_ledger.service import LedgerService
@@ -32,6 +42,7 @@ from precipiq_ledger.verifier import Progress, Verifier
 
 EXIT_BROKEN = 1
 EXIT_COULD_NOT_CHECK = 2
+_EXIT_CODES: dict[str, int] = {FAILED: EXIT_BROKEN, COULD_NOT_CHECK: EXIT_COULD_NOT_CHECK}
 
 _PAGE_ENTRIES = 500
 _SEQ = click.IntRange(1, 2**63 - 1)
@@ -52,7 +63,10 @@ def ledger_group() -> None:
 def verify(
     ctx: click.Context, org_id: str | None, environment: str | None, every: bool, from_seq: int, as_json: bool
 ) -> None:
-    """Verify a chain, or all of them. Exit code: 0 intact, 1 broken or its evidence lost, 2 could not check."""
+    """Verify a chain, or all of them.
+
+    Exit code: 0 intact, 1 broken or its evidence lost, 2 could not check: there was nothing to check, for instance.
+    """
     if every and (org_id is not None or environment is not None or from_seq != 1):
         raise click.UsageError("--all goes without --org, --env and --from-seq")
     if not every and (org_id is None or environment is None):
@@ -65,8 +79,9 @@ def verify(
     documents = [_document(chain, verdict, every) for chain, verdict in found]
     if as_json:
         every = every and found[0][0] is not None
-        worst = min(documents, key=lambda document: (document["is_valid"] is True, document["is_valid"] is None))
-        click.echo(json.dumps({"is_valid": worst["is_valid"], "chains": documents} if every else worst))
+        worst = min(documents, key=lambda document: WORST_FIRST.index(document["verdict"]))
+        summary = {"is_valid": worst["is_valid"], "verdict": worst["verdict"], "chains": documents}
+        click.echo(json.dumps(summary if every else worst))
     for chain, verdict in found:
         _show(f"{chain.org_id} {chain.environment}: " if every and chain else "", verdict, as_json)
     ctx.exit(max(found, key=lambda item: (item[1].exit_code == EXIT_BROKEN, item[1].exit_code))[1].exit_code)
@@ -75,14 +90,14 @@ def verify(
 async def _verify(
     asked: Chain | None, from_seq: int, with_bar: bool, services: Services
 ) -> list[tuple[Chain | None, Verified | Unverified]]:
-    """The verdict on that chain, or on every chain that the store or a checkpoint knows."""
+    """The verdict on that chain, or on every chain that the store, a checkpoint or the sweep knows."""
     verifier = services.get(Verifier)
     if asked is not None:
         return [(asked, await _verify_one(asked, from_seq, with_bar, services))]
-    chains = {chain async for chain in services.get(LedgerService).store.chains()} | verifier.checkpointed_chains()
-    chains |= await services.get(RowTrust).chains()
+    chains = {chain async for chain in services.get(LedgerService).store.chains()}
+    chains |= verifier.checkpointed_chains() | verifier.remembered().keys() | await services.get(RowTrust).chains()
     if not chains:
-        raise NotFound("there is no chain yet")
+        raise NotFound(f"{CHECKED_ZERO}: there is no chain yet")
     found: list[tuple[Chain | None, Verified | Unverified]] = []
     for chain in sorted(chains, key=lambda chain: (chain.org_id, chain.environment)):
         try:
@@ -93,16 +108,11 @@ async def _verify(
 
 
 async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Services) -> Verified:
-    """Raises ``NotFound`` for a chain of which nothing is known: a misspelt organisation is not intact."""
     auditor = services.get(LedgerService).store.auditor()
     last_seq = await asyncio.to_thread(auditor.last_seq, chain)
     with _bar("verifying", last_seq - from_seq + 1, shown=with_bar) as progress:
         verdict = await services.get(Verifier).verify(auditor, chain, from_seq, progress=progress)
     verdict = judge(verdict, await services.get(RowTrust).audit(chain))
-    if verdict.is_valid and not last_seq:
-        await must_exist(chain, services)
-    if verdict.is_valid and from_seq > last_seq:
-        raise ValidationFailed(f"there is no entry {from_seq}: the chain ends with entry {last_seq}")
     return Verified(verdict, services.get(Clock).now_us())
 
 
@@ -115,7 +125,7 @@ class Verified:
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.verdict.is_valid else EXIT_BROKEN
+        return _EXIT_CODES.get(self.verdict.verdict, 0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ def _document(chain: Chain | None, found: Verified | Unverified, is_named: bool)
     if isinstance(found, Verified):
         return {**name, **verdict_record(found.verdict, found.at_us)}
     reason = "; ".join(problems_of(found.error))
-    return {**name, "is_valid": None, "verdict": "could_not_check", "reason": reason}
+    return {**name, "is_valid": None, "verdict": COULD_NOT_CHECK, "reason": reason}
 
 
 @contextmanager
@@ -148,31 +158,46 @@ def _bar(what: str, total: int, *, shown: bool = True) -> Iterator[Progress]:
 
 
 def _show(name: str, found: Verified | Unverified, as_json: bool) -> None:
-    """For people; beside a JSON document only why there is no verdict."""
-    if isinstance(found, Unverified):
-        for problem in problems_of(found.error):
-            click.echo(f"error: {name}could not check: {problem}", err=True)
+    """For people; beside a JSON document only why nothing could be checked."""
+    for problem in problems_of(found.error) if isinstance(found, Unverified) else _nothing_checked(found.verdict):
+        click.echo(f"error: {name}could not check: {problem}", err=True)
+    if isinstance(found, Unverified) or found.exit_code == EXIT_COULD_NOT_CHECK:
         return
     lines = [] if as_json else list(_lines(found.verdict, found.at_us))
     for line in lines:
         click.echo(name + line)
 
 
+def _nothing_checked(verdict: ChainVerdict) -> list[str]:
+    if verdict.verdict != COULD_NOT_CHECK:
+        return []
+    return [f"{finding.code}: {finding.reason}" for finding in verdict.findings]
+
+
 def _lines(verdict: ChainVerdict, now_us: int) -> Iterator[str]:
     checkpoints = verdict.checkpoints
     if verdict.broken is None:
         yield f"intact: {verdict.checked_count} entries, head {verdict.head_seq} {verdict.head_hash}"
-        yield f"verdict: {verdict.verdict}, {checkpoints.compared_count} checkpoints compared"
-    else:
-        for broken in checkpoints.findings or (verdict.broken,):
-            yield f"BROKEN at entry {broken.seq} ({broken.id or 'no id'}): {broken.code}: {broken.reason}"
+    for found in verdict.findings:
+        word = "BROKEN" if first_failing([found]) else "finding"
+        yield f"{word} at entry {found.seq} ({found.id or 'no id'}): {found.code}: {found.reason}"
+    yield f"verdict: {verdict.verdict}, {checkpoints.compared_count} checkpoints compared"
     if checkpoints.newest_seq is not None:
         age_s = newest_age_s(checkpoints, now_us)
         yield f"newest checkpoint: of entry {checkpoints.newest_seq}, {checkpoints.newest_time}, {age_s} s ago"
     for sentence in verdict.unchecked:
         yield f"not checked: {sentence}"
-    for step in next_steps(checkpoints.findings):
+    for window in () if verdict.verdict == FAILED else windows(checkpoints.newest_seq, verdict.exempt_through):
+        yield f"a thief ({window.threat}) could {window.act} {_entries(window)}: {window.sentence}"
+    for step in next_steps(verdict.findings):
         yield f"what to do: {step}"
+
+
+def _entries(window: Window) -> str:
+    if window.from_seq is None:
+        return "no entry"
+    through = "and all after" if window.through_seq is None else f"to {window.through_seq}"
+    return f"entries {window.from_seq} {through}{', at worst' if window.is_worst_case else ''}"
 
 
 ledger_group.add_command(restored)

@@ -27,8 +27,8 @@ class LedgerConfig(PluginConfig):
     checkpoint_stale_s: float = Field(
         900.0,
         gt=0,
-        description="time after which an entry without a checkpoint fails the verification, seconds; five intervals "
-        "where that is longer",
+        description="time after which an entry without a checkpoint leaves the verdict `unanchored`, seconds; five "
+        "intervals where that is longer",
     )
     verify_batch_entries: int = Field(2000, ge=10, le=20_000, description="entries read at once while verifying")
     verify_processes: int = Field(2, ge=1, le=64, description="processes that verify one long chain together")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -11,11 +12,14 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.errors import Unavailable
-from precipiq_contracts.ledger import ChainBreak
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_ledger.anchors import CODES_OF_FILES
+from precipiq_ledger.grading import grade_record
 from precipiq_ledger.records import break_record
-from precipiq_ledger.sweep_book import SweepBook
+from precipiq_ledger.row_trust import judge
+from precipiq_ledger.sweep_book import SweepBook, Swept
 from precipiq_ledger.sweep_metrics import SweepMetrics
+from precipiq_ledger.swept_verdict import verdict_of
 from precipiq_macs.row_macs import RowFinding
 
 log = structlog.get_logger("precipiq.ledger")
@@ -84,9 +88,21 @@ class Integrity:
         if before != findings:
             self.changed.set()
 
+    def note_graded(self, chain: Chain, swept: Swept) -> None:
+        """Tell of what the last pass found that fails no chain, such as an anchor that is too old."""
+        for finding in () if swept.compared is None else swept.compared.comparison.findings:
+            log.warning("a chain's verdict is graded down", org_id=chain.org_id, environment=chain.environment,
+                        seq=finding.seq, code=finding.code, reason=finding.reason)  # fmt: skip
+
     def show(self) -> None:
         """Bring the metrics up to date."""
-        self._metrics.note(self.book, self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        verdicts = Counter(self._verdict(swept).verdict for swept in self.book.chains.values())
+        self._metrics.note(self.book, now_s, verdicts)
+
+    def _verdict(self, swept: Swept | None) -> ChainVerdict:
+        now_s = self._clock.monotonic_s()
+        return verdict_of(swept, is_stale=swept is not None and swept.age_s(now_s) > self._within_s)
 
     async def tell(self) -> None:
         """Raises ``Unavailable``, for `/readyz`, while a chain is broken or long unchecked, or the schema changed."""
@@ -109,10 +125,13 @@ class Integrity:
     def record(self, chain: Chain) -> dict[str, Any]:
         """What is known of that chain, as the interface shows it."""
         swept = self.book.chains.get(chain)
-        rows = [asdict(finding) for finding in self.book.rows.get(chain, ())]
+        found = self.book.rows.get(chain, ())
+        verdict = judge(self._verdict(swept), found)
+        rows = {"unannounced_rows": [asdict(finding) for finding in found]}
+        graded = {"is_valid": verdict.is_valid, **grade_record(verdict, self._clock.now_us()), **rows}
         if swept is None:
-            unknown = dict.fromkeys(("first_broken_link", "checked_through", "last_pass"))
-            return {"status": "not_checked", **unknown, "unannounced_rows": rows}
+            nothing = {"first_broken_link": None, "checked_through": None, "last_pass": None}
+            return {"status": "not_checked", **nothing, **graded}
         last = swept.last
         is_stale = swept.age_s(self._clock.monotonic_s()) > self._within_s
         status = "broken" if swept.broken else "stale" if is_stale else "whole" if last else "not_checked"
@@ -132,5 +151,5 @@ class Integrity:
                 "records_checked": last.checked_count,
                 "head": {"seq": last.seq, "hash": last.hash},
             },
-            "unannounced_rows": rows,
+            **graded,
         }

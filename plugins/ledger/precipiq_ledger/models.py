@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from precipiq_core.http.validation import EndMoment, Moment, RequestModel, no_nul
+from precipiq_ledger.grading import Verdict
 
 Name = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Confidence = Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)]
@@ -187,11 +188,54 @@ class Checkpoints(BaseModel):
     findings: list[BrokenLink]
 
 
-class Verification(BaseModel):
-    """The verdict on a chain. ``is_valid`` means: not failed. ``unchecked`` says what could not be checked."""
+class AnchorOut(BaseModel):
+    """Evidence of one kind outside the database.
 
-    is_valid: bool
-    verdict: Literal["checkpointed", "unanchored", "failed"]
+    ``newest_seq``, ``newest_time``, ``age_s`` (seconds): of the newest that confirms a checked entry, null without one.
+    """
+
+    kind: str
+    newest_seq: int | None
+    newest_time: str | None
+    age_s: int | None
+    compared: int
+    signatures_checked: int
+
+
+class WindowOut(BaseModel):
+    """What a thief could still do unseen by any verification here.
+
+    ``threat``: T1 writes the database, T2 this machine's disk too, T3 has the keys too. ``act``: ``make`` (make up or
+    alter) or ``remove``. ``from_seq`` null: no entry; ``through_seq`` null: all from there on. ``is_worst_case``:
+    copies on other machines, of which the server does not know, may make it smaller.
+    """
+
+    threat: Literal["T1", "T2", "T3"]
+    act: Literal["make", "remove"]
+    from_seq: int | None
+    through_seq: int | None
+    is_worst_case: bool
+    sentence: str
+
+
+class Grade(BaseModel):
+    """What a verdict is worth.
+
+    ``is_valid`` means: not failed; null when nothing was checked. ``findings``: the gravest first; ``ANCHOR_STALE``,
+    ``CHECKED_ZERO`` and ``SWEEP_STALE`` fail nothing. ``forgeable``: empty when the chain failed.
+    """
+
+    is_valid: bool | None
+    verdict: Verdict
+    findings: list[BrokenLink]
+    anchors: list[AnchorOut]
+    not_checked: list[str]
+    forgeable: list[WindowOut]
+
+
+class Verification(Grade):
+    """The verdict on a chain. ``reason``: of the fault, or why nothing was checked. ``unchecked``: ``not_checked``."""
+
     records_checked: int
     first_broken_link: BrokenLink | None
     reason: str | None
@@ -226,8 +270,8 @@ class UnannouncedRow(BaseModel):
     reason: str
 
 
-class IntegrityOut(BaseModel):
-    """What the continual verification knows of the chain."""
+class IntegrityOut(Grade):
+    """What the continual verification knows of the chain; anchors and findings are those of its last pass."""
 
     status: Literal["whole", "broken", "stale", "not_checked"]
     first_broken_link: BrokenLink | None

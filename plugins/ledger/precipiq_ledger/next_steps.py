@@ -1,4 +1,4 @@
-"""What an operator does about what the checkpoints revealed, a sentence for each code."""
+"""What an operator does about what a verification found, a sentence for each code."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED
 from precipiq_contracts.ledger import ChainBreak
-from precipiq_ledger.anchors import ANCHOR_STALE, CHECKPOINTS_LOST, KEY_UNANCHORED, WRONG_ORIGIN
+from precipiq_ledger.anchors import CHECKPOINTS_LOST, WRONG_ORIGIN
+from precipiq_ledger.grading import ANCHOR_STALE, CHECKED_ZERO
+from precipiq_macs.row_macs import KEY_UNANCHORED
 
 _BEGIN_ANEW = (
-    "if you meant it, move the folder of checkpoints away on every machine, keep it as evidence, and start: "
+    "if you meant it, move the folder of checkpoints, and sweep/sweep.json, away on every machine, keep them as "
+    "evidence, and start: "
     "see 'Checkpoints' in docs/operators.md"
 )
 _RESTORED = "if you restored an old copy, declare it with the server stopped: precipiq ledger restored --reason ..."
@@ -22,7 +25,9 @@ _NEXT_STEPS = {
     KEY_UNANCHORED: "restore this deployment's master key; if it was replaced: " + _BEGIN_ANEW,
     CHECKPOINTS_LOST: "restore the file from a copy, or compare the chain with receipts and the log events "
     "'checkpoint'; if it was lost by accident: " + _BEGIN_ANEW,
-    ANCHOR_STALE: "see in the log why no checkpoint is written; without a server, start one: it writes checkpoints",
+    ANCHOR_STALE: "see in the log why no checkpoint is written; without a server, start one: it writes checkpoints. If "
+    "the folder of checkpoints was emptied, find out by whom, and compare the chain with a copy of it",
+    CHECKED_ZERO: "compare the organisation's id, the environment and the database with those you mean",
 }
 
 

@@ -45,6 +45,7 @@ from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, RESTORE, LedgerService, Limits
 from precipiq_ledger.stored_chains import StoredChains
+from precipiq_ledger.sweep_memory import SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_macs.row_macs import RowMacs, TrustedRows
@@ -118,6 +119,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(Ledger, service)
         services.provide(LedgerService, service)
         verifier = Verifier(services.get(MasterKey), files, limits, self._watch, self._age, self._authenticity.check_of)
+        verifier.remembered = SweepMemory(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey))
         services.provide(Verifier, verifier)
         integrity = Integrity(clock, self._sweep_metrics, config.sweep_within_s)
         services.provide(ChainAudit, StoredChains(service, verifier, integrity))

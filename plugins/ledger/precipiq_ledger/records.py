@@ -8,8 +8,8 @@ from typing import Any
 from precipiq_chain.chain_format import statement_id, statement_kind, statement_prev_hash, statement_timestamp
 from precipiq_chain.entry_record import RecordFields, entry_record_json
 from precipiq_contracts.chain import Entry
-from precipiq_contracts.clock import parse_timestamp
-from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
+from precipiq_contracts.ledger import ChainBreak, ChainVerdict
+from precipiq_ledger.grading import COULD_NOT_CHECK, grade_record, newest_age_s
 
 DECISION = "decision"
 
@@ -52,14 +52,14 @@ def break_record(broken: ChainBreak) -> Record:
 
 
 def verdict_record(verdict: ChainVerdict, now_us: int) -> Record:
-    """A verdict in the contract's shape."""
+    """A verdict in the contract's shape. ``checkpoints`` and ``unchecked`` are older names for parts of its grade."""
     broken, checkpoints = verdict.broken, verdict.checkpoints
+    cause = verdict.findings[0] if verdict.verdict == COULD_NOT_CHECK else broken
     return {
         "is_valid": verdict.is_valid,
-        "verdict": verdict.verdict,
         "records_checked": verdict.checked_count,
         "first_broken_link": None if broken is None else break_record(broken),
-        "reason": None if broken is None else broken.reason,
+        "reason": None if cause is None else cause.reason,
         "head": {"seq": verdict.head_seq, "hash": verdict.head_hash},
         "from_seq": verdict.from_seq,
         "checkpoints": {
@@ -71,11 +71,5 @@ def verdict_record(verdict: ChainVerdict, now_us: int) -> Record:
             "findings": [asdict(finding) for finding in checkpoints.findings],
         },
         "unchecked": list(verdict.unchecked),
+        **grade_record(verdict, now_us),
     }
-
-
-def newest_age_s(checkpoints: CheckpointComparison, now_us: int) -> int | None:
-    """Seconds since the newest checkpoint that counts was signed; None without one."""
-    if checkpoints.newest_time is None:
-        return None
-    return (now_us - parse_timestamp(checkpoints.newest_time)) // 1_000_000

@@ -181,12 +181,16 @@ class LedgerRoutes:
         """Get what the sweep found, which verifies every chain continually: no work is done for this answer.
 
         `whole`: every entry was verified within the operator's set time, and what came since. `broken`: see
-        `first_broken_link`. `stale`: not verified in time. `not_checked`: not verified yet.
+        `first_broken_link`. `stale`: not verified in time. `not_checked`: not verified yet. `verdict` and what follows
+        grade the last pass, in the words of `/decisions/chain/verify`.
         """
         return self._integrity.record(call.principal.chain)
 
     async def verify_chain(self, call: Call[NoBody, models.VerifyQuery]) -> LateAnswer:
         """Verify the chain: every hash, link, position, time and column, then the checkpoints.
+
+        The verdict is graded: `anchors` confirm the chain up to an entry, `not_checked` and `forgeable` say what
+        remains open. `is_valid` is null, and never true, when there was no entry to check.
 
         Takes a second for some hundred thousand entries. The answer of a long verification begins with white space,
         a space a second, so that neither a client nor a proxy gives up.

@@ -11,6 +11,7 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Statement
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_ledger.adoption_marks import AdoptionMarks
+from precipiq_ledger.grading import grade
 from precipiq_macs.row_macs import RowFinding, TrustedRows
 
 log = structlog.get_logger("precipiq.ledger")
@@ -65,8 +66,9 @@ class RowTrust:
 
 def judge(verdict: ChainVerdict, findings: Sequence[RowFinding]) -> ChainVerdict:
     """The verdict on a chain and its rows: a chain that holds does not vouch for rows that it does not announce."""
-    if verdict.broken is not None or not findings:
+    if not findings:
         return verdict
     breaks = tuple(ChainBreak(NO_ENTRY, each.code, f"{each.row}: {each.reason}") for each in findings)
-    comparison = replace(verdict.checkpoints, findings=(*verdict.checkpoints.findings, *breaks))
-    return replace(verdict, verdict="failed", broken=breaks[0], checkpoints=comparison)
+    broken = verdict.broken or breaks[0]
+    ordered = (*breaks, *verdict.findings) if verdict.broken is None else (*verdict.findings, *breaks)
+    return replace(verdict, verdict=grade(ordered, None), broken=broken, findings=ordered)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
+from precipiq_ledger.grading import grade_record
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
@@ -25,6 +28,10 @@ class StoredChains:
     def known_break(self, chain: Chain) -> ChainBreak | None:
         """See ``ChainAudit.known_break``."""
         return self._integrity.broken(chain)
+
+    def describe(self, verdict: ChainVerdict, at_us: int) -> Mapping[str, object]:
+        """See ``ChainAudit.describe``."""
+        return grade_record(verdict, at_us)
 
     async def verify(
         self,

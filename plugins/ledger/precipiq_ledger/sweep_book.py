@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from precipiq_chain.verify import GENESIS, Anchor
 from precipiq_contracts.chain import Chain, Environment
-from precipiq_contracts.ledger import ChainBreak
+from precipiq_contracts.ledger import ChainBreak, CheckpointComparison
+from precipiq_ledger.anchors import Compared
 from precipiq_macs.row_macs import RowFinding
 from precipiq_schema.schema_state import SchemaState
 
@@ -29,8 +30,9 @@ class Swept:
     """What is known of one chain.
 
     ``tail``: everything new was checked up to there, at ``tail_us``. ``at``: how far the pass that is under way came,
-    ``began_us``: when it began, 0 without one. ``last``: the last whole pass. ``broken``: the fault found, at
-    ``broken_us``. ``seen_us``: when the chain was first seen.
+    ``began_us``: when it began, 0 without one. ``last``: the last whole pass; ``compared``: the checkpoints at its end,
+    None where an older version made it; ``exempt_through``: see ``MacCheck``, as it was then. ``broken``: the fault
+    found, at ``broken_us``. ``seen_us``: when the chain was first seen.
     By the monotonic clock, since the time of day may be set: ``since_s``, when the last whole pass began, else when the
     chain was first seen; ``again_s``, when a broken chain may be looked at again.
     """
@@ -41,6 +43,8 @@ class Swept:
     at: Anchor = GENESIS
     began_us: int = 0
     last: Pass | None = None
+    compared: Compared | None = None
+    exempt_through: int = 0
     broken: ChainBreak | None = None
     broken_us: int = 0
     since_s: float = 0.0
@@ -142,7 +146,7 @@ def _chain(row: Mapping[str, Any]) -> Chain:
 
 def _row(row: dict[str, Any]) -> tuple[Chain, Swept]:
     chain = _chain(row)
-    last, broken = row["last"], row["broken"]
+    last, broken, compared = row["last"], row["broken"], row.get("compared")
     return chain, Swept(
         row["seen_us"],
         Anchor(**row["tail"]),
@@ -150,6 +154,14 @@ def _row(row: dict[str, Any]) -> tuple[Chain, Swept]:
         Anchor(**row["at"]),
         row["began_us"],
         None if last is None else Pass(**last),
+        None if compared is None else _compared(**compared),
+        row.get("exempt_through", 0),
         None if broken is None else ChainBreak(**broken),
         row["broken_us"],
     )
+
+
+def _compared(comparison: dict[str, Any], unchecked: list[str]) -> Compared:
+    """Of a chain that is not failed: the findings are of age alone."""
+    findings = tuple(ChainBreak(**finding) for finding in comparison["findings"])
+    return Compared(CheckpointComparison(**{**comparison, "findings": findings}), tuple(unchecked))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from precipiq_ledger.grading import WORST_FIRST
 from precipiq_ledger.sweep_book import SweepBook
 
 
@@ -21,6 +24,13 @@ class SweepMetrics:
         self._broken = Gauge(
             "precipiq_ledger_broken_chains",
             "chains in which a fault was found",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._verdicts = Gauge(
+            "precipiq_ledger_verdicts",
+            "chains by the sweep's verdict on them",
+            ("verdict",),
             registry=registry,
             multiprocess_mode="livemax",
         )
@@ -49,8 +59,10 @@ class SweepMetrics:
             multiprocess_mode="livemax",
         )
 
-    def note(self, book: SweepBook, now_s: float) -> None:
-        """Show the state of the book at that monotonic time."""
+    def note(self, book: SweepBook, now_s: float, verdicts: Mapping[str, int]) -> None:
+        """Show the state of the book at that monotonic time; ``verdicts``: chains by their verdict."""
+        for verdict in WORST_FIRST:
+            self._verdicts.labels(verdict).set(verdicts.get(verdict, 0))
         self._broken.set(len(book.broken()))
         self._chains.set(len(book.chains))
         self._drift.set(len(book.drift))

@@ -271,13 +271,15 @@ class Sweeper:
 
     async def _end_pass(self, chain: Chain, swept: Swept, done: Pass) -> None:
         """Compare with the checkpoints, then put the pass on record."""
-        broken = await self._verifier.compare_with_checkpoints(self._store.auditor(), chain, done.seq)
+        compared = await self._verifier.compare_with_checkpoints(self._store.auditor(), chain, done.seq)
         swept.began_us, swept.at = 0, GENESIS
-        if broken is not None:
-            await self._confirm(chain, swept, broken)
+        if compared.comparison.broken is not None:
+            await self._confirm(chain, swept, compared.comparison.broken)
             return
+        swept.compared, swept.exempt_through = compared, (await self._verifier.check_of(chain)).exempt_through
         swept.since_s = self._clock.monotonic_s() - (done.ended_us - done.began_us) / 1e6
         swept.last = done
+        self._integrity.note_graded(chain, swept)
         self._metrics.passes.inc()
 
     async def _check(self, chain: Chain, after: Anchor, through_seq: int) -> tuple[ChainBreak | None, Anchor]:

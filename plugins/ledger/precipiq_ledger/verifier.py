@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,13 +16,16 @@ from precipiq_contracts.errors import InternalError, Unavailable, ValidationFail
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_contracts.vault import MasterKey
 from precipiq_core.child_process import ChildProcess, Role
-from precipiq_ledger.anchors import CODES_OF_EVIDENCE, AnchorAge, Compared, Evidence, compare
+from precipiq_ledger import omissions
+from precipiq_ledger.anchors import AnchorAge, Compared, Evidence, compare
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest
 from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.clock_watch import ClockWatch
+from precipiq_ledger.grading import CHECKED_ZERO, first_failing, grade
+from precipiq_ledger.sweep_memory import Seen, with_memory
 from precipiq_ledger.verify_worker import Task
-from precipiq_macs.entry_macs import ALL, PURPOSE, MacCheck
+from precipiq_macs.entry_macs import PURPOSE, MacCheck
 
 Progress = Callable[[int], None]
 
@@ -63,7 +66,8 @@ class _Range:
 class Verifier:
     """Verifies chains; at most ``concurrency_max`` at a time.
 
-    ``check_of``: gives the check of a chain's MACs; by itself, every entry must have one.
+    ``check_of``: gives the check of a chain's MACs; by itself, every entry must have one. ``remembered``: see
+    ``SweepMemory``.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Verifier:
     ) -> None:
         """``age``: None to judge neither the age of anchors nor the manifest of their folder."""
         self.check_of = check_of or self._check_all
+        self.remembered: Callable[[], Mapping[Chain, Seen]] = dict
         self._master_key = master_key
         self._age = age
         self._kept: Evidence | None = None
@@ -97,8 +102,8 @@ class Verifier:
 
         ``progress`` is called with each number of entries checked.
         Raises ``Unavailable`` when too many verifications run, or when this one cannot be carried out,
-        ``ValidationFailed`` when a chain that is checked to its end ends more than one before ``from_seq``, and no
-        checkpoint names a later entry.
+        ``ValidationFailed`` when a chain that is checked to its end ends before ``from_seq``, and no checkpoint names a
+        later entry. A chain or range without an entry is no success: ``CHECKED_ZERO``, or ``ORG_MISSING``.
         """
         try:
             async with asyncio.timeout(_WAIT_FOR_A_PLACE_S):
@@ -118,7 +123,7 @@ class Verifier:
         auditor, chain, from_seq = asked.auditor, asked.chain, asked.from_seq
         last_seq = await asyncio.to_thread(auditor.last_seq, chain)
         after = GENESIS
-        if asked.through_seq is None and from_seq > last_seq + 1:
+        if asked.through_seq is None and from_seq > max(last_seq, 1):
             return await self._judge_beyond(asked, last_seq, macs)
         if from_seq > 1:
             anchor = await asyncio.to_thread(anchor_at, auditor, chain, from_seq - 1)
@@ -137,17 +142,21 @@ class Verifier:
 
     async def _judge_beyond(self, asked: _Range, last_seq: int, macs: MacCheck) -> ChainVerdict:
         """A range behind the chain's end is no break; a checkpoint from there is."""
-        broken = (await self._compare(asked, last_seq)).comparison.broken
+        broken = (await self._compare(asked, last_seq, range(0))).comparison.broken
         if broken is None:
             raise ValidationFailed(details={"from_seq": [f"is beyond the chain's last entry, {last_seq}"]})
         return await self._judge(asked, Stretch(0, GENESIS, broken), last_seq, macs)
 
-    async def _compare(self, asked: _Range, ends_at: int) -> Compared:
-        work = partial(compare, self._evidence(), asked.auditor, asked.chain, ends_at)
+    async def _compare(self, asked: _Range, ends_at: int, checked: range) -> Compared:
+        work = partial(compare, self._evidence(), asked.auditor, asked.chain, ends_at, checked)
         try:
-            return await asyncio.to_thread(work)
+            compared = await asyncio.to_thread(work)
         except OSError as error:
             raise Unavailable(f"the checkpoints cannot be read: {error.strerror}") from error
+        if compared.comparison.broken is not None or (ends_at and compared.comparison.compared_count):
+            return compared
+        seen = (await asyncio.to_thread(self.remembered)).get(asked.chain)
+        return compared if seen is None else with_memory(compared, seen, ends_at)
 
     def _evidence(self) -> Evidence:
         """Made when it is first asked for: a deployment that is only checked reads no master key."""
@@ -157,9 +166,9 @@ class Verifier:
             self._kept = Evidence(self._files, signer, self._limits.checkpoint_signatures_max, manifest, self._age)
         return self._kept
 
-    async def compare_with_checkpoints(self, auditor: EntryAuditor, chain: Chain, ends_at: int) -> ChainBreak | None:
-        """The first contradiction between a chain, checked up to ``ends_at``, and its checkpoints."""
-        return (await self._compare(_Range(auditor, chain, 1, None), ends_at)).comparison.broken
+    async def compare_with_checkpoints(self, auditor: EntryAuditor, chain: Chain, ends_at: int) -> Compared:
+        """A chain, checked up to ``ends_at``, and its checkpoints."""
+        return await self._compare(_Range(auditor, chain, 1, None), ends_at, range(1, ends_at + 1))
 
     def checkpointed_chains(self) -> set[Chain]:
         """The chains that have a checkpoint, or had one, whether the store knows them or not."""
@@ -209,29 +218,35 @@ class Verifier:
             if stray is not None:
                 broken = ChainBreak(stray[0], FILED_ELSEWHERE, stray[1])
         checked_to = stretch.last.seq
+        checked = range(asked.from_seq, checked_to + 1)
         if broken is None:
             ends_at = checked_to if asked.through_seq is None else max(checked_to, last_seq)
-            compared = await self._compare(asked, ends_at)
-            broken = compared.comparison.broken
+            compared = await self._compare(asked, ends_at, checked)
+            findings = compared.comparison.findings
         else:
             compared = Compared(CheckpointComparison(0, 0, None, None), ())
+            findings = (broken,)
+        broken = first_failing(findings)
+        if broken is None and not stretch.checked_count:
+            reason = omissions.nothing(chain, asked.from_seq, asked.through_seq)
+            findings = (*findings, ChainBreak(asked.from_seq, CHECKED_ZERO, reason))
         comparison = compared.comparison
-        anchored = comparison.newest_seq is not None
-        verdict = "failed" if broken is not None else "checkpointed" if anchored else "unanchored"
-        head_hash = stretch.last.hash if checked_to else GENESIS_HASH
-        unchecked = _describe_unchecked(asked, checked_to, last_seq, compared, broken)
-        if stretch.checked_count and asked.from_seq <= macs.exempt_through:
-            unchecked.append(_describe_exempt(macs, asked.from_seq, checked_to))
+        unchecked = None if broken is None else omissions.after_break(broken)
+        if unchecked is None:
+            ranged = omissions.of_range(range(checked.start, asked.last_of(last_seq) + 1), last_seq)
+            unchecked = [*ranged, *omissions.of_anchors(checked, comparison), *compared.unchecked]
         doubt = self._watch.doubt(checked_to, stretch.last.timestamp) if self._watch and checked_to else None
         return ChainVerdict(
-            verdict,
+            grade(findings, comparison.newest_seq),
             stretch.checked_count,
             broken,
             checked_to,
-            head_hash,
+            stretch.last.hash if checked_to else GENESIS_HASH,
             asked.from_seq,
             comparison,
-            (*unchecked, *([] if doubt is None else [doubt])),
+            (*unchecked, *omissions.of_macs(macs, checked), *([] if doubt is None else [doubt])),
+            findings,
+            macs.exempt_through,
         )
 
 
@@ -246,31 +261,6 @@ def join_stretches(starts: Sequence[Anchor], stretches: Sequence[Stretch]) -> St
         if stretch.broken is not None:
             return Stretch(count, last if last.seq >= start.seq else start, stretch.broken)
     return Stretch(count, last, None)
-
-
-def _describe_unchecked(
-    asked: _Range, checked_to: int, last_seq: int, compared: Compared, broken: ChainBreak | None
-) -> list[str]:
-    comparison = compared.comparison
-    if broken is not None and broken.code not in CODES_OF_EVIDENCE:
-        return [f"whatever comes after entry {broken.seq}"]
-    sentences = []
-    if asked.from_seq > 1:
-        sentences.append(f"the entries before {asked.from_seq}, whose last hash was taken as given")
-    if asked.last_of(last_seq) < last_seq:
-        sentences.append(f"the entries after {asked.through_seq}")
-    if comparison.newest_seq is None:
-        sentences.append("whether the whole chain was replaced: no checkpoint of it is held outside the database")
-    elif comparison.newest_seq < checked_to:
-        sentences.append(f"whether entries after {comparison.newest_seq} were rewritten: no checkpoint is newer")
-    return [*sentences, *compared.unchecked]
-
-
-def _describe_exempt(macs: MacCheck, from_seq: int, checked_to: int) -> str:
-    if macs.exempt_through == ALL:
-        return "whether servers of this deployment made those entries that have no MAC: the upgrade is not over"
-    last = min(macs.exempt_through, checked_to)
-    return f"whether servers of this deployment made the entries {from_seq} to {last}: they were adopted, being older"
 
 
 async def _run_worker(task: Task, macs: MacCheck, progress: Progress) -> Stretch:

@@ -44,6 +44,7 @@ def manifest_bytes(
                 "first": entries.first,
                 "last": entries.last,
                 "is_valid": spec.verification["is_valid"],
+                "verdict": spec.verification.get("verdict"),
                 "gaps_explained": bool(wanted_of(filters)) or not entries.gaps,
             },
             "files": [{"path": file.path, "sha256": file.sha256, "bytes": file.size_bytes} for file in files],

@@ -44,7 +44,7 @@ class BundleSpec:
     ``created_us``: microseconds since the epoch. ``filters``: as they were asked for; ``agent_id`` and ``action_type``
     choose decisions, the others are what led to the range, ``after_seq`` < seq <= ``through_seq``. ``tables``: by
     name. ``verification``: what verifying that range gave, as JSON; it has ``is_valid``, ``first_seq``, ``last_seq``,
-    ``entries_checked`` and ``first_break``, which verifiers compare with the entries.
+    ``entries_checked`` and ``first_break``, which verifiers compare with the entries, and how the verdict is graded.
     """
 
     export_id: str

@@ -60,13 +60,17 @@ class Malformed(ValueError):
 
 
 class Report:
-    """What was found. ``problems``: (where, what), the first ones; ``held`` and ``not_checked``: sentences."""
+    """What was found. ``problems``: (where, what), the first ones; ``held`` and ``not_checked``: sentences.
+
+    ``nothing``: why there was no entry to check, if there was none.
+    """
 
     def __init__(self) -> None:
         self.problems: List[Tuple[str, str]] = []
         self.problems_count = 0
         self.held: List[str] = []
         self.not_checked: List[str] = []
+        self.nothing: Optional[str] = None
         self.about: Dict[str, Any] = {}
 
     def fail(self, where: str, what: str) -> None:
@@ -74,9 +78,14 @@ class Report:
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append((where, what))
 
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.problems_count else 2 if self.nothing is not None else 0
+
     def document(self) -> Dict[str, Any]:
         return {
-            "verdict": "failed" if self.problems_count else "verified",
+            "verdict": ("verified", "failed", "could_not_check")[self.exit_code],
+            "reason": self.nothing if self.exit_code == 2 else None,
             "problems": [{"where": where, "what": what} for where, what in self.problems],
             "problems_count": self.problems_count,
             "held": [] if self.problems_count else self.held,
@@ -88,6 +97,7 @@ class Report:
         """For people, in plain ASCII."""
         if not self.problems_count:
             lines = ["VERIFIED: " + text for text in self.held] + ["NOT CHECKED: " + text for text in self.not_checked]
+            lines += [] if self.nothing is None else ["COULD NOT CHECK: " + self.nothing]
         else:
             lines = ["FAILED: %s: %s" % problem for problem in self.problems]
             if self.problems_count > len(self.problems):
@@ -718,6 +728,7 @@ class Walk:
         self.timestamp = ""
         self.count = self.links = self.gaps = self.damaged = self.context_count = 0
         self.by_kind: Dict[str, int] = {}
+        self.server: Mapping[str, Any] = {}
         self.erased = Erased()
         self.announcements: List[int] = []
         self.other_keys: List[int] = []
@@ -849,7 +860,11 @@ def check_verification(source: Source, manifest: Manifest, walk: Walk, report: R
         report.fail(VERIFICATION, str(error))
         return
     manifest.says("chain.is_valid", found.get("is_valid"), report)
-    if found.get("is_valid") is not True:
+    if "verdict" in manifest.get("chain", dict):  # not in bundles of older versions
+        manifest.says("chain.verdict", found.get("verdict"), report)
+    walk.server = found
+    is_empty = manifest.last_seq < manifest.first_seq and found.get("is_valid") is None
+    if found.get("is_valid") is not True and not is_empty:
         reason = json.dumps(found.get("first_break"))
         report.fail(VERIFICATION, "the chain did not hold when the server verified it for this bundle: %s" % reason)
         return
@@ -1012,13 +1027,16 @@ def say_what_holds(manifest: Manifest, walk: Walk, fingerprint: Optional[str], r
         "%d files have the size and SHA-256 that the manifest lists, and there is no other%s"
         % (len(manifest.files), " that is part of the bundle" if report.not_checked else "")
     )
-    text = "%d entries: each hash is that of its statement, each payload the one that was hashed, %d links hold"
-    report.held.append(text % (walk.count, walk.links))
+    if walk.count:
+        text = "%d entries: each hash is that of its statement, each payload the one that was hashed, %d links hold"
+        report.held.append(text % (walk.count, walk.links))
+        say_what_the_server_found(walk.server, report)
+    else:
+        report.nothing = "CHECKED_ZERO: no entry of the range that was asked for is in this bundle"
     if walk.erased.seqs:
         report.held.append("%d payloads were erased; a redaction entry says so for each" % len(walk.erased.seqs))
     for listing in walk.listings:
         report.held.append("%s has %d rows, each as its entry says" % (listing.reader.name, listing.rows))
-    report.held.append("the server verified these entries when it made the bundle")
     report.held.append("completeness: %s" % manifest.get("completeness.statement", str))
     if walk.announcements:
         report.held.append("entry %d announces the key" % walk.announcements[0])
@@ -1039,6 +1057,34 @@ def say_what_holds(manifest: Manifest, walk: Walk, fingerprint: Optional[str], r
     head = "the chain" if walk.last is None else "entry %d with hash %s" % (walk.last.seq, walk.last.hash)
     text = "that the server shows this chain to everybody, and what came later: compare %s with a receipt or checkpoint"
     report.not_checked.append(text % head)
+
+
+def say_what_the_server_found(found: Mapping[str, Any], report: Report) -> None:
+    """Its verdict of then, in its words: its anchors, what it did not check, and what a thief could still do there."""
+    verdict = found.get("verdict")
+    report.about["server_verdict"] = printable(verdict) if isinstance(verdict, str) else None
+    said = "; its verdict: %s" % verdict if isinstance(verdict, str) else ""
+    report.held.append(printable("the server verified these entries when it made the bundle" + said))
+    for anchor in dicts_of(found.get("anchors")):
+        if isinstance(anchor.get("newest_seq"), int):
+            text = "the server compared %s checkpoints: the newest is of entry %s, of %s, %s s old at the request"
+            values = tuple(anchor.get(name) for name in ("compared", "newest_seq", "newest_time", "age_s"))
+            report.held.append(printable(text % values))
+    texts = [
+        "the server found %s: %s" % (each.get("code"), each.get("reason")) for each in dicts_of(found.get("findings"))
+    ]
+    sentences = found.get("not_checked")
+    texts += ["by the server: %s" % each for each in (sentences[:PROBLEMS_MAX] if isinstance(sentences, list) else [])]
+    for window in dicts_of(found.get("forgeable")):
+        first = "no entry" if window.get("from_seq") is None else "from entry %s" % window.get("from_seq")
+        values = (window.get("threat"), window.get("act"), first, window.get("sentence"))
+        texts.append("by the server, what a thief could do (%s, %s, %s): %s" % values)
+    report.not_checked += map(printable, texts)
+
+
+def dicts_of(value: Any) -> List[Dict[str, Any]]:
+    """The objects in a list of a bundle, the first ones; none where it is no list."""
+    return [each for each in value if isinstance(each, dict)][:PROBLEMS_MAX] if isinstance(value, list) else []
 
 
 def printable(text: str) -> str:
@@ -1069,7 +1115,7 @@ def main() -> int:
         return 2
     for line in [json.dumps(report.document())] if asked.json else report.lines():
         print(line)
-    return 1 if report.problems_count else 0
+    return report.exit_code
 
 
 if __name__ == "__main__":
