@@ -18,8 +18,8 @@ from precipiq_contracts.ledger import ChainBreak, CheckpointComparison
 from precipiq_ledger.checkpoint_files import CheckpointFiles, Line
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest, Manifest, ManifestRefused
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
-from precipiq_macs.row_macs import KEY_UNANCHORED
 from precipiq_ledger.grading import ANCHOR_STALE, first_failing
+from precipiq_macs.row_macs import KEY_UNANCHORED
 
 WRONG_ORIGIN = "WRONG_ORIGIN"
 CHECKPOINTS_LOST = "CHECKPOINTS_LOST"
