@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import compileall
+import gc
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +25,17 @@ from tests.system.organisations import organisations
 # A machine that is busy draws examples slowly: that is no fault of the test.
 settings.register_profile("precipiq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("precipiq")
+
+# With PYTHONDONTWRITEBYTECODE each worker would compile every test anew, which takes half of its collection.
+sys.dont_write_bytecode = False
+
+# A traceback that nobody looks at would be coloured: a second for each.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 WORKERS_PER_CORE = 2
 """Half of a test's time is waiting."""
@@ -56,6 +69,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         for folder in ("core", "plugins", "tests/testkit"):
             compileall.compile_dir(Path(__file__).parents[1] / folder, quiet=2)
+    gc.disable()  # collecting makes a million objects that all stay: looking for garbage among them is half of its time
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -229,6 +229,7 @@ def bundle_prefix() -> bytes:
     return packed({"entries.jsonl": b"another reader sees this"})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_both_verifiers_always_end_in_a_verdict(bundle: bytes, tmp_path: Path) -> None:
     chance, files = random.Random(SEED), unpacked(bundle)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from precipiq_testkit.postgres import PostgresDatabase
+from precipiq_testkit.warm import run_warm
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
@@ -180,10 +181,14 @@ class ServerProcess:
         )
         return done.stdout
 
+    def prepare(self, *arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
+        """As ``run`` or ``python``, for what a test needs and does not test: see :mod:`precipiq_testkit.warm`."""
+        return run_warm(arguments, self._environment, self.folder, script=script)
+
     def create_key(self, environment: str = "test", *scopes: str, org_id: str | None = None) -> str:
         """A new key of that organisation (default: the first one)."""
         options = [option for scope in scopes for option in ("--scope", scope)]
-        made = self.run("keys", "create", "--org", org_id or self.org_id, "--env", environment, *options, "--json")
+        made = self.prepare("keys", "create", "--org", org_id or self.org_id, "--env", environment, *options, "--json")
         return str(json.loads(made.stdout)["key"])
 
     def log_text(self) -> str:
