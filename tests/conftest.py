@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import compileall
+import functools
 import gc
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 
+import httpcore2
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -28,6 +31,9 @@ settings.load_profile("precipiq")
 
 # With PYTHONDONTWRITEBYTECODE each worker would compile every test anew, which takes half of its collection.
 sys.dont_write_bytecode = False
+
+# Each client would read the certificates of all authorities anew, which takes longer than most requests.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 
 # A traceback that nobody looks at would be coloured: a second for each.
 structlog.configure(
@@ -134,6 +140,15 @@ def server_database(
 
 
 @pytest.fixture
+def migrated_database(
+    migrated_postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgresDatabase]:
+    """A fresh PostgreSQL database with the schema of all plugins, whatever the other fixtures' database is."""
+    with use_database(migrated_postgres.copy(), monkeypatch) as copied:
+        yield copied
+
+
+@pytest.fixture
 def empty_database(database: str, request: pytest.FixtureRequest) -> PostgresDatabase | None:
     """A PostgreSQL database without anything, or None for a file of SQLite: for schemas that a test makes up."""
     return None if database == "sqlite" else request.getfixturevalue("postgres")
@@ -166,6 +181,17 @@ def shared_server(
 def spare_keys(shared_server: ServerProcess) -> list[str]:
     """Keys of organisations that have nothing yet, for ``fresh_client``."""
     return [key for _, key in organisations(shared_server, 30)]
+
+
+@pytest.fixture
+def tenant(shared_server: ServerProcess) -> ServerProcess:
+    """The shared server as it is to an organisation of its own: for tests that count or spoil a chain's entries.
+
+    Whoever stops the server does so with ``shared_server``, and starts it where it was.
+    """
+    seen = copy(shared_server)
+    [(seen.org_id, seen.key)] = organisations(shared_server, 1)
+    return seen
 
 
 @pytest.fixture

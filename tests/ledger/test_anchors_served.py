@@ -19,6 +19,8 @@ from tests.ledger.intruders import intruder_of
 from tests.system.client import Client
 
 pytestmark = pytest.mark.slow
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what is found in files, whatever the database."""
 
 
 class Site:
@@ -88,12 +90,14 @@ def test_the_newest_anchor_is_named_with_its_age(site: Site) -> None:
     assert f"newest checkpoint: of entry {newest['seq']}, {newest['time']}" in shown
 
 
+@on_sqlite
 def test_a_line_of_another_key_is_found(site: Site) -> None:
     with site.path.open("ab") as stream:
         stream.write(sign_for(10**6, THEIRS, site.chain).line())
     assert site.codes() == ["KEY_UNANCHORED"]
 
 
+@on_sqlite
 def test_a_line_of_another_chain_is_found(site: Site) -> None:
     other = Client(site.server, site.server.create_key("live"))
     other.decide()
@@ -104,6 +108,7 @@ def test_a_line_of_another_chain_is_found(site: Site) -> None:
     assert site.codes() == ["WRONG_ORIGIN"]
 
 
+@on_sqlite
 def test_a_cut_file_is_found_after_the_next_checkpoint_too(site: Site) -> None:
     Client(site.server).decide()
     site.restart()
@@ -144,6 +149,7 @@ def test_a_deleted_organisation_is_known_to_the_manifest(spoilt: Site) -> None:
     assert spoilt.cried("a chain that has checkpoints is not in the database")
 
 
+@on_sqlite
 def test_no_checkpoint_follows_a_rewritten_chain(spoilt: Site) -> None:
     held = spoilt.path.read_bytes()
     last = json.loads(held.splitlines()[-1])["seq"]

@@ -27,6 +27,8 @@ from tests.system.organisations import organisations
 from tests.ws_stream.streams import stream
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what a server makes of what it read; that both databases are read alike is what ``test_forged_entries`` shows."""
 
 DEADLINE_S = 60.0
 OFTEN = {"PRECIPIQ__PLUGINS__LEDGER__CHECKPOINT_INTERVAL_S": "0.2"}
@@ -121,6 +123,7 @@ async def resume(server: ServerProcess, seq: int) -> tuple[int, str]:
         return await opened.closed()
 
 
+@on_sqlite
 def test_a_payload_erased_by_sql_is_missed(server: ServerProcess) -> None:
     client = Client(server)
     seqs = [client.decide(number)["seq"] for number in range(3)]
@@ -134,6 +137,7 @@ def test_a_payload_erased_by_sql_is_missed(server: ServerProcess) -> None:
     assert signed_seq(server, server.org_id) < redaction.seq
 
 
+@on_sqlite
 def test_a_chain_made_by_sql_is_no_chain(server: ServerProcess) -> None:
     """A whole organisation of the forger's."""
     for _ in range(3):
@@ -219,6 +223,7 @@ def test_chains_from_before_are_adopted_once(server: ServerProcess) -> None:
     assert place(Client(server).verify()) == (forged.seq, UNAUTHENTIC)
 
 
+@on_sqlite
 def test_an_adoption_made_by_sql_adopts_nothing(server: ServerProcess) -> None:
     """A forger strips every MAC and adopts the chain himself; then he adopts one that was adopted."""
     client = Client(server)
@@ -273,6 +278,7 @@ def test_a_server_with_another_master_key_seals_nothing(server: ServerProcess, t
     assert Client(server).verify()["is_valid"]
 
 
+@on_sqlite
 def test_an_altered_mark_counts(server: ServerProcess) -> None:
     assert server.stop() == 0
     server.sql("UPDATE ledger_marks SET mac = 'x' WHERE name = 'adopted'")
@@ -282,6 +288,7 @@ def test_an_altered_mark_counts(server: ServerProcess) -> None:
     assert place(Client(server).verify()) == (forged.seq, UNAUTHENTIC)
 
 
+@on_sqlite
 def test_what_cannot_be_adopted_now_is_adopted_later(server: ServerProcess) -> None:
     """A chain whose head is ahead of the clock takes no entry. The others are adopted, and nothing is settled."""
     [(other_id, other_key)] = organisations(server, 1)

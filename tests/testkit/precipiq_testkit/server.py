@@ -181,14 +181,14 @@ class ServerProcess:
         )
         return done.stdout
 
-    def prepare(self, *arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
-        """As ``run`` or ``python``, for what a test needs and does not test: see :mod:`precipiq_testkit.warm`."""
-        return run_warm(arguments, self._environment, self.folder, script=script)
+    def run_warm(self, *arguments: str, script: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """As ``run``, or ``python`` where there is a script, and cheaper: see :mod:`precipiq_testkit.warm`."""
+        return run_warm(arguments, self._environment, self.folder, script=script, check=check)
 
     def create_key(self, environment: str = "test", *scopes: str, org_id: str | None = None) -> str:
         """A new key of that organisation (default: the first one)."""
         options = [option for scope in scopes for option in ("--scope", scope)]
-        made = self.prepare("keys", "create", "--org", org_id or self.org_id, "--env", environment, *options, "--json")
+        made = self.run_warm("keys", "create", "--org", org_id or self.org_id, "--env", environment, *options, "--json")
         return str(json.loads(made.stdout)["key"])
 
     def log_text(self) -> str:
