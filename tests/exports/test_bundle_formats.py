@@ -124,6 +124,7 @@ def test_every_check_passes(make: Any, tmp_path: Path) -> None:
     assert summary.entries_count == manifest["counts"]["entries"] == len(lines(files["entries.jsonl"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", OTHER_PYTHONS or [""])
 def test_the_verifier_runs_under_other_pythons(python: str, tmp_path: Path) -> None:
     if not python:
@@ -135,6 +136,7 @@ def test_the_verifier_runs_under_other_pythons(python: str, tmp_path: Path) -> N
     assert run_verifier(b"PK no zip", tmp_path, python=python)[0] == 2
 
 
+@pytest.mark.slow
 def test_every_command_of_the_instructions_does_what_they_say(tmp_path: Path) -> None:
     chain = longer(MadeChain(), 5)
     bundle = bundle_of(chain)

@@ -39,7 +39,7 @@ from precipiq_logs.sink import Sink
 from tests.effort import some_of
 from tests.logs.forms import FORMS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 
 async def _careless(request: Request) -> Response:
