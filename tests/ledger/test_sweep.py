@@ -217,14 +217,14 @@ def test_what_is_old_is_checked_again(checking_again: ServerProcess, name: str) 
     assert other.integrity()["first_broken_link"] is None
 
 
-def test_a_fault_is_known_after_a_restart_and_gone_when_it_is_repaired(sweeping: ServerProcess) -> None:
-    victim = tenant(sweeping)
+def test_a_fault_is_known_after_a_restart_and_gone_when_it_is_repaired(checking_again: ServerProcess) -> None:
+    victim = tenant(checking_again)
     kept: list[Any] = []
     victim.intrude(lambda intruder: kept.extend(intruder.get(LAST, "hash")))
     victim.intrude(lambda intruder: intruder.set(LAST, hash="e" * 64))
     victim.wait(lambda found: found["status"] == "broken")
-    assert sweeping.stop() == 0
-    sweeping.start_on(sweeping.url.rpartition(":")[2])
+    assert checking_again.stop() == 0
+    checking_again.start_on(checking_again.url.rpartition(":")[2])
     [line] = _first(lambda: victim.log(BROKEN))
     assert line["code"] == "CONTENT_MISMATCH"
     assert victim.integrity()["status"] == "broken"
