@@ -121,7 +121,7 @@ def migrated_postgres(
 ) -> Iterator[PostgresDatabase]:
     """A database with the schema of all plugins and no rows, to be copied."""
     database = postgres_server.new_database()
-    ServerProcess(tmp_path_factory.mktemp("migrated"), postgres=database).run("migrate")
+    ServerProcess(tmp_path_factory.mktemp("migrated"), postgres=database).run_warm("migrate")
     yield database
     database.drop()
 

@@ -114,7 +114,7 @@ def test_what_was_appended_by_sql_is_vouched_for_by_nothing(server: ServerProces
     assert signed_seq(server, server.org_id) == before
     said = [len(cried(server, event)) for event in ("no checkpoint of the chain is signed", "chain has a known break")]
     assert max(said) <= 1, "each once in a life: before the sweep found it, and after"
-    done = server.run("ledger", "verify", "--org", server.org_id, "--env", "test", "--json", check=False)
+    done = server.run_warm("ledger", "verify", "--org", server.org_id, "--env", "test", "--json", check=False)
     assert (done.returncode, place(json.loads(done.stdout))) == (1, (forged.seq, UNAUTHENTIC))
 
 
@@ -145,7 +145,7 @@ def test_a_chain_made_by_sql_is_no_chain(server: ServerProcess) -> None:
     events = ("no checkpoint of the chain is signed", "chain has a known break")
     eventually(lambda: [line for event in events for line in cried(server, event)])
     for _ in range(2):
-        done = server.run("ledger", "verify", "--all", "--json", check=False)
+        done = server.run_warm("ledger", "verify", "--all", "--json", check=False)
         places = {chain["org_id"]: place(chain) for chain in json.loads(done.stdout)["chains"]}
         assert (done.returncode, places) == (1, {server.org_id: None, "org_forged": (1, UNAUTHENTIC)})
         restart(server)
