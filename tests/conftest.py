@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import compileall
+import functools
+import gc
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 
+import httpcore2
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -23,6 +28,20 @@ from tests.system.organisations import organisations
 # A machine that is busy draws examples slowly: that is no fault of the test.
 settings.register_profile("precipiq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("precipiq")
+
+# With PYTHONDONTWRITEBYTECODE each worker would compile every test anew, which takes half of its collection.
+sys.dont_write_bytecode = False
+
+# Each client would read the certificates of all authorities anew, which takes longer than most requests.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+
+# A traceback that nobody looks at would be coloured: a second for each.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 WORKERS_PER_CORE = 2
 """Half of a test's time is waiting."""
@@ -56,6 +75,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         for folder in ("core", "plugins", "tests/testkit"):
             compileall.compile_dir(Path(__file__).parents[1] / folder, quiet=2)
+    gc.disable()  # collecting makes a million objects that all stay: looking for garbage among them is half of its time
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,7 +121,7 @@ def migrated_postgres(
 ) -> Iterator[PostgresDatabase]:
     """A database with the schema of all plugins and no rows, to be copied."""
     database = postgres_server.new_database()
-    ServerProcess(tmp_path_factory.mktemp("migrated"), postgres=database).run("migrate")
+    ServerProcess(tmp_path_factory.mktemp("migrated"), postgres=database).run_warm("migrate")
     yield database
     database.drop()
 
@@ -111,6 +136,15 @@ def server_database(
         return
     migrated: PostgresDatabase = request.getfixturevalue("migrated_postgres")
     with use_database(migrated.copy(), monkeypatch) as copied:
+        yield copied
+
+
+@pytest.fixture
+def migrated_database(
+    migrated_postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgresDatabase]:
+    """A fresh PostgreSQL database with the schema of all plugins, whatever the other fixtures' database is."""
+    with use_database(migrated_postgres.copy(), monkeypatch) as copied:
         yield copied
 
 
@@ -147,6 +181,17 @@ def shared_server(
 def spare_keys(shared_server: ServerProcess) -> list[str]:
     """Keys of organisations that have nothing yet, for ``fresh_client``."""
     return [key for _, key in organisations(shared_server, 30)]
+
+
+@pytest.fixture
+def tenant(shared_server: ServerProcess) -> ServerProcess:
+    """The shared server as it is to an organisation of its own: for tests that count or spoil a chain's entries.
+
+    Whoever stops the server does so with ``shared_server``, and starts it where it was.
+    """
+    seen = copy(shared_server)
+    [(seen.org_id, seen.key)] = organisations(shared_server, 1)
+    return seen
 
 
 @pytest.fixture

@@ -307,12 +307,12 @@ def test_poll_and_trust_together_stay_within_the_five_seconds_promised() -> None
 
 
 def test_a_revocation_by_the_command_line_reaches_the_running_server(shared_server: ServerProcess) -> None:
-    made = shared_server.run("keys", "create", "--org", shared_server.org_id, "--env", "test", "--json")
+    made = shared_server.run_warm("keys", "create", "--org", shared_server.org_id, "--env", "test", "--json")
     key = json.loads(made.stdout)
     url, headers = f"{shared_server.url}/api/v1/ledger/head", {"X-Precipiq-Key": key["key"]}
     assert httpx2.get(url, headers=headers).status_code == 200
 
-    shared_server.run("keys", "revoke", key["id"])
+    shared_server.run_warm("keys", "revoke", key["id"])
     deadline = time.monotonic() + 20
     while (status := httpx2.get(url, headers=headers).status_code) == 200 and time.monotonic() < deadline:
         time.sleep(0.1)

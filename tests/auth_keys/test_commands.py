@@ -40,7 +40,7 @@ def stopped(
 
 def document(server: ServerProcess, *arguments: str) -> Any:
     """The one JSON document that the command prints."""
-    done = server.run(*arguments, "--json")
+    done = server.run_warm(*arguments, "--json")
     assert [line for line in done.stderr.splitlines() if UNSAFE not in line] == [], "tests' PostgreSQL is a fast one"
     assert done.stdout.endswith("\n")
     assert done.stdout.count("\n") == 1
@@ -112,7 +112,7 @@ def test_rotate_and_revoke_end_keys_and_say_so(stopped: ServerProcess, org_id: s
 def test_what_cannot_be_done_exits_2_with_the_reason_on_stderr(
     stopped: ServerProcess, arguments: list[str], problem: str
 ) -> None:
-    done = stopped.run(*arguments, check=False)
+    done = stopped.run_warm(*arguments, check=False)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert problem in done.stderr

@@ -113,14 +113,14 @@ class _FirstService:
 
 
 def test_a_second_start_makes_and_shows_nothing(server: ServerProcess) -> None:
-    orgs = server.run("orgs", "list", "--json").stdout
-    keys = server.run("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout
+    orgs = server.run_warm("orgs", "list", "--json").stdout
+    keys = server.run_warm("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout
     server.stop()
     server.start()
 
     assert not KEY.search(server.log_text())
-    assert server.run("orgs", "list", "--json").stdout == orgs
-    after = json.loads(server.run("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout)
+    assert server.run_warm("orgs", "list", "--json").stdout == orgs
+    after = json.loads(server.run_warm("keys", "list", "--org", server.org_id, "--env", "test", "--json").stdout)
     assert [item["id"] for item in after] == [item["id"] for item in json.loads(keys)]
 
 
@@ -146,7 +146,7 @@ def test_a_deployment_that_does_not_ask_for_it_starts_empty(
     silent = deployment.replace('first_start_organisation = "test organisation"\n', "")
     assert silent != deployment
     with running_server(tmp_path / "silent", deployment=silent, postgres=server_database) as server:
-        assert json.loads(server.run("orgs", "list", "--json").stdout) == []
+        assert json.loads(server.run_warm("orgs", "list", "--json").stdout) == []
         assert not KEY.search(server.log_text())
 
 

@@ -64,7 +64,7 @@ def live_key(shared_server: ServerProcess) -> str:
 
 @pytest.fixture(scope="module")
 def stranger_key(shared_server: ServerProcess) -> str:
-    other = json.loads(shared_server.run("orgs", "create", "another", "--json").stdout)["org_id"]
+    other = json.loads(shared_server.run_warm("orgs", "create", "another", "--json").stdout)["org_id"]
     return shared_server.create_key("test", org_id=other)
 
 

@@ -119,7 +119,7 @@ def test_every_answer_to_a_valid_key_shows_what_is_left(strict_server: ServerPro
 
 def test_other_groups_environments_and_organisations_are_not_limited_with_it(strict_server: ServerProcess) -> None:
     live = strict_server.create_key("live")
-    other_id = json.loads(strict_server.run("orgs", "create", "another", "--json").stdout)["org_id"]
+    other_id = json.loads(strict_server.run_warm("orgs", "create", "another", "--json").stdout)["org_id"]
     other = strict_server.create_key("test", org_id=other_id)
     limited(strict_server)
 

@@ -73,7 +73,7 @@ def test_a_subscription_lifts_the_limits_and_its_end_lowers_them(charging: Serve
     assert send(client, started)[1] == {"processed": False, "reason": "a later state of the subscription is known"}
     wait_for(lambda: client.http.get("/plan").status_code == 200)
     wait_for(lambda: client.http.get("/ledger/head").status_code == 429)
-    listed = json.loads(charging.run("plans", "list", "--json").stdout)
+    listed = json.loads(charging.run_warm("plans", "list", "--json").stdout)
     assert [(item["org_id"], item["plan"]) for item in listed] == [(charging.org_id, "free")]
 
 

@@ -64,14 +64,14 @@ def test_stored_events_are_booked_once(server: ServerProcess, tmp_path: Path) ->
     file = tmp_path / "events"
     file.write_text("\n".join(map(json.dumps, EVENTS)) + "\n\n")
     replay = ("stripe", "replay", str(file), "--org", server.org_id, "--env", "live", "--json")
-    assert json.loads(server.run(*replay).stdout) == {
+    assert json.loads(server.run_warm(*replay).stdout) == {
         "booked": 1,
         "nothing to book: another event has told of this amount already": 1,
         "duplicate event; already processed": 1,
         "event type not handled": 1,
     }
     assert sum(Decimal(event["amount"]) for event in money(client)) == Decimal("65.00")
-    assert json.loads(server.run(*replay).stdout)["duplicate event; already processed"] == 3
+    assert json.loads(server.run_warm(*replay).stdout)["duplicate event; already processed"] == 3
     assert len(money(client)) == 2
 
 
@@ -80,10 +80,10 @@ def test_a_replay_that_leaves_money_out_says_so(server: ServerProcess, tmp_path:
     left_out = [stripe.event(kind, {"id": "x_1"}) for kind in ("payout.paid", "payout.paid", "charge.brand_new")]
     (tmp_path / "events").write_text("".join(map(json.dumps, [*left_out, EVENTS[3]])))
     replay = ("stripe", "replay", str(tmp_path / "events"), "--org", server.org_id, "--env", "live")
-    done = server.run(*replay, check=False)
+    done = server.run_warm(*replay, check=False)
     assert done.returncode == 1
     assert done.stderr.endswith("these move money and were not booked: payout.paid (2), charge.brand_new (1)\n")
-    as_json = server.run(*replay, "--json", check=False)
+    as_json = server.run_warm(*replay, "--json", check=False)
     assert (as_json.returncode, json.loads(as_json.stdout)) == (
         1,
         {"event type not handled": 4, "unhandled": {"payout.paid": 2, "charge.brand_new": 1}},
@@ -179,6 +179,6 @@ def test_what_is_no_event_is_refused_by_its_number(server: ServerProcess, tmp_pa
     Account(Client(server, server.create_key("live")))
     (tmp_path / "events").write_text('{"a": 1}')
     arguments = ("stripe", "replay", str(tmp_path / "events"), "--org", server.org_id, "--env", "live")
-    done = server.run(*arguments, check=False)
+    done = server.run_warm(*arguments, check=False)
     assert (done.returncode, "event 1 of" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr

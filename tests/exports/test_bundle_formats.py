@@ -179,6 +179,7 @@ def test_a_manifest_that_tells_another_verdict_than_the_server_fails(tmp_path: P
     assert any("its chain.verdict is" in text for text in problems(packed(files), tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", OTHER_PYTHONS or [""])
 def test_the_verifier_runs_under_other_pythons(python: str, tmp_path: Path) -> None:
     if not python:
@@ -190,6 +191,7 @@ def test_the_verifier_runs_under_other_pythons(python: str, tmp_path: Path) -> N
     assert run_verifier(b"PK no zip", tmp_path, python=python)[0] == 2
 
 
+@pytest.mark.slow
 def test_every_command_of_the_instructions_does_what_they_say(tmp_path: Path) -> None:
     chain = longer(MadeChain(), 5)
     bundle = bundle_of(chain)

@@ -238,7 +238,7 @@ def test_a_bundle_that_the_command_writes_is_a_download_of_the_system(
 ) -> None:
     client, output = Client(shared_server), tmp_path / "evidence.zip"
     chain = ("--org", shared_server.org_id, "--env", "test")
-    record = json.loads(shared_server.run("ledger", "export", *chain, "--output", str(output), "--json").stdout)
+    record = json.loads(shared_server.run_warm("ledger", "export", *chain, "--output", str(output), "--json").stdout)
     assert kinds(client)[-2:] == ["export_completed", "export_downloaded"]
     assert entries(client)[-1]["actor"] == "system"
     [download] = downloads(client, record)

@@ -54,14 +54,14 @@ def test_exports_fail_closed_without_the_right_master_key_and_keys_can_be_change
     without_a_key(server, client)
     put_key(server, ONE_KEY)
     before = exported(client)["signing_key"]
-    assert server.run("vault", "status").returncode == 0
+    assert server.run_warm("vault", "status").returncode == 0
     put_key(server, ANOTHER_KEY)
     under_another_key(restarted_with(server, "[]"), before)
 
     (server.data_dir / "old.key").write_text(ONE_KEY)
     client = restarted_with(server, '[{ file = "old.key" }]')
     assert exported(client)["signing_key"] == before
-    assert server.run("vault", "rewrap").returncode == 0
+    assert server.run_warm("vault", "rewrap").returncode == 0
     (server.data_dir / "old.key").unlink()
     client = restarted_with(server, "[]")
     assert exported(client)["signing_key"] == before
@@ -79,7 +79,7 @@ def without_a_key(server: ServerProcess, client: Client) -> None:
     critical = [line for line in server.log_lines() if line["level"] == "critical"]
     assert any("vault" in line["logger"] for line in critical)
     assert client.decide()["seq"]
-    status = server.run("vault", "status", check=False)
+    status = server.run_warm("vault", "status", check=False)
     assert (status.returncode, "vault.key" in status.stderr) == (2, True)
 
 

@@ -19,6 +19,8 @@ from tests.ledger.intruders import intruder_of
 from tests.system.client import Client
 
 pytestmark = pytest.mark.slow
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what is found in files, whatever the database."""
 
 
 class Site:
@@ -46,7 +48,7 @@ class Site:
     def verify(self, *arguments: str) -> tuple[int, Any]:
         """Exit code and document of the command."""
         asked = arguments or ("--org", self.server.org_id, "--env", "test")
-        done = self.server.run("ledger", "verify", *asked, "--json", check=False)
+        done = self.server.run_warm("ledger", "verify", *asked, "--json", check=False)
         return done.returncode, json.loads(done.stdout)
 
     def codes(self) -> list[str]:
@@ -84,16 +86,18 @@ def test_the_newest_anchor_is_named_with_its_age(site: Site) -> None:
     newest = json.loads(site.path.read_text().splitlines()[-1])
     assert (checkpoints["newest_seq"], checkpoints["newest_time"]) == (newest["seq"], newest["time"])
     assert 0 <= checkpoints["newest_age_s"] < 600
-    shown = site.server.run("ledger", "verify", "--org", site.server.org_id, "--env", "test").stdout
+    shown = site.server.run_warm("ledger", "verify", "--org", site.server.org_id, "--env", "test").stdout
     assert f"newest checkpoint: of entry {newest['seq']}, {newest['time']}" in shown
 
 
+@on_sqlite
 def test_a_line_of_another_key_is_found(site: Site) -> None:
     with site.path.open("ab") as stream:
         stream.write(sign_for(10**6, THEIRS, site.chain).line())
     assert site.codes() == ["KEY_UNANCHORED"]
 
 
+@on_sqlite
 def test_a_line_of_another_chain_is_found(site: Site) -> None:
     other = Client(site.server, site.server.create_key("live"))
     other.decide()
@@ -104,6 +108,7 @@ def test_a_line_of_another_chain_is_found(site: Site) -> None:
     assert site.codes() == ["WRONG_ORIGIN"]
 
 
+@on_sqlite
 def test_a_cut_file_is_found_after_the_next_checkpoint_too(site: Site) -> None:
     Client(site.server).decide()
     site.restart()
@@ -118,7 +123,7 @@ def test_a_cut_file_is_found_after_the_next_checkpoint_too(site: Site) -> None:
 
 
 def test_a_command_leaves_a_checkpoint_of_what_it_appends(site: Site) -> None:
-    site.server.run("keys", "create", "--org", site.server.org_id, "--env", "test")
+    site.server.run_warm("keys", "create", "--org", site.server.org_id, "--env", "test")
     held = [json.loads(line)["seq"] for line in site.path.read_bytes().splitlines()]
     served = Client(site.server).verify()
     assert served["head"]["seq"] in held
@@ -144,6 +149,7 @@ def test_a_deleted_organisation_is_known_to_the_manifest(spoilt: Site) -> None:
     assert spoilt.cried("a chain that has checkpoints is not in the database")
 
 
+@on_sqlite
 def test_no_checkpoint_follows_a_rewritten_chain(spoilt: Site) -> None:
     held = spoilt.path.read_bytes()
     last = json.loads(held.splitlines()[-1])["seq"]

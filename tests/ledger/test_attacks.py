@@ -118,7 +118,7 @@ class Site:
         return found
 
     def verified(self) -> dict[str, tuple[int, str] | None]:
-        done = self.server.run("ledger", "verify", "--all", "--json", check=False)
+        done = self.server.run_warm("ledger", "verify", "--all", "--json", check=False)
         assert done.returncode == 1
         chains = {(each["org_id"], each["environment"]): each for each in json.loads(done.stdout)["chains"]}
         return {name: place(chains[org_id, "test"]["first_broken_link"]) for name, org_id in self.ids.items()}

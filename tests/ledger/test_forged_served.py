@@ -27,6 +27,8 @@ from tests.system.organisations import organisations
 from tests.ws_stream.streams import stream
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what a server makes of what it read; that both databases are read alike is what ``test_forged_entries`` shows."""
 
 DEADLINE_S = 60.0
 OFTEN = {"PRECIPIQ__PLUGINS__LEDGER__CHECKPOINT_INTERVAL_S": "0.2"}
@@ -112,7 +114,7 @@ def test_what_was_appended_by_sql_is_vouched_for_by_nothing(server: ServerProces
     assert signed_seq(server, server.org_id) == before
     said = [len(cried(server, event)) for event in ("no checkpoint of the chain is signed", "chain has a known break")]
     assert max(said) <= 1, "each once in a life: before the sweep found it, and after"
-    done = server.run("ledger", "verify", "--org", server.org_id, "--env", "test", "--json", check=False)
+    done = server.run_warm("ledger", "verify", "--org", server.org_id, "--env", "test", "--json", check=False)
     assert (done.returncode, place(json.loads(done.stdout))) == (1, (forged.seq, UNAUTHENTIC))
 
 
@@ -121,6 +123,7 @@ async def resume(server: ServerProcess, seq: int) -> tuple[int, str]:
         return await opened.closed()
 
 
+@on_sqlite
 def test_a_payload_erased_by_sql_is_missed(server: ServerProcess) -> None:
     client = Client(server)
     seqs = [client.decide(number)["seq"] for number in range(3)]
@@ -134,6 +137,7 @@ def test_a_payload_erased_by_sql_is_missed(server: ServerProcess) -> None:
     assert signed_seq(server, server.org_id) < redaction.seq
 
 
+@on_sqlite
 def test_a_chain_made_by_sql_is_no_chain(server: ServerProcess) -> None:
     """A whole organisation of the forger's."""
     for _ in range(3):
@@ -141,7 +145,7 @@ def test_a_chain_made_by_sql_is_no_chain(server: ServerProcess) -> None:
     events = ("no checkpoint of the chain is signed", "chain has a known break")
     eventually(lambda: [line for event in events for line in cried(server, event)])
     for _ in range(2):
-        done = server.run("ledger", "verify", "--all", "--json", check=False)
+        done = server.run_warm("ledger", "verify", "--all", "--json", check=False)
         places = {chain["org_id"]: place(chain) for chain in json.loads(done.stdout)["chains"]}
         assert (done.returncode, places) == (1, {server.org_id: None, "org_forged": (1, UNAUTHENTIC)})
         restart(server)
@@ -219,6 +223,7 @@ def test_chains_from_before_are_adopted_once(server: ServerProcess) -> None:
     assert place(Client(server).verify()) == (forged.seq, UNAUTHENTIC)
 
 
+@on_sqlite
 def test_an_adoption_made_by_sql_adopts_nothing(server: ServerProcess) -> None:
     """A forger strips every MAC and adopts the chain himself; then he adopts one that was adopted."""
     client = Client(server)
@@ -273,6 +278,7 @@ def test_a_server_with_another_master_key_seals_nothing(server: ServerProcess, t
     assert Client(server).verify()["is_valid"]
 
 
+@on_sqlite
 def test_an_altered_mark_counts(server: ServerProcess) -> None:
     assert server.stop() == 0
     server.sql("UPDATE ledger_marks SET mac = 'x' WHERE name = 'adopted'")
@@ -282,6 +288,7 @@ def test_an_altered_mark_counts(server: ServerProcess) -> None:
     assert place(Client(server).verify()) == (forged.seq, UNAUTHENTIC)
 
 
+@on_sqlite
 def test_what_cannot_be_adopted_now_is_adopted_later(server: ServerProcess) -> None:
     """A chain whose head is ahead of the clock takes no entry. The others are adopted, and nothing is settled."""
     [(other_id, other_key)] = organisations(server, 1)

@@ -41,13 +41,13 @@ def act(server: ServerProcess, org_id: str, what: Callable[[Intruder], object]) 
 
 
 def declare(server: ServerProcess) -> tuple[int, dict[str, Any]]:
-    done = server.run("ledger", "restored", "--reason", REASON, "--json", check=False)
+    done = server.run_warm("ledger", "restored", "--reason", REASON, "--json", check=False)
     chains = json.loads(done.stdout)["chains"] if done.stdout else []
     return done.returncode, {chain["org_id"]: chain for chain in chains}
 
 
 def verify(server: ServerProcess) -> tuple[int, dict[str, Any]]:
-    done = server.run("ledger", "verify", "--all", "--json", check=False)
+    done = server.run_warm("ledger", "verify", "--all", "--json", check=False)
     return done.returncode, {chain["org_id"]: chain for chain in json.loads(done.stdout)["chains"]}
 
 
@@ -109,4 +109,4 @@ def test_a_restore_is_declared_and_raises_no_alarm_from_then_on(server: ServerPr
 def test_a_restore_without_a_reason_is_not_declared(server: ServerProcess) -> None:
     assert server.stop() == 0
     for reason in ("", "  ", "x" * 1001):
-        assert server.run("ledger", "restored", "--reason", reason, check=False).returncode == 2
+        assert server.run_warm("ledger", "restored", "--reason", reason, check=False).returncode == 2

@@ -36,8 +36,10 @@ from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_logs.settings import LogSettings
 from precipiq_logs.setup import configure_logging, loop_exception_handler
 from precipiq_logs.sink import Sink
+from tests.effort import some_of
+from tests.logs.forms import FORMS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 
 async def _careless(request: Request) -> Response:
@@ -166,6 +168,14 @@ def _chatter(level: str) -> Callable[[], None]:
     return lambda: [logging.getLogger(name).setLevel(number) for name, number in before.items()] and None
 
 
+# What is logged at "info" is logged at "debug" too.
+@pytest.mark.parametrize(
+    ("form", "level"),
+    [
+        *(pytest.param(form, "debug", id=f"{name}-debug") for name, form in FORMS.items()),
+        *(pytest.param(form, "info", id=f"{name}-info") for [(name, form)] in some_of(FORMS.items())),
+    ],
+)
 async def test_no_request_shows_its_secret(form, level, secret, shows, capfdbinary):
     stream = _Stream()
     settings = LogSettings(level=level)  # type: ignore[call-arg]

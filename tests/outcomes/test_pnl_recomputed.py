@@ -63,7 +63,9 @@ def test_figures_equal_an_independent_recomputation(account: tuple[str, Client],
     everything = ours.profit_and_loss(None, None, None, "EUR")
     liability = client.data("GET", "/analytics/liability")
     assert liability["estimated_exposure"] == everything["total_liability_exposure"]
-    rebuilt = json.loads(shared_server.run("outcomes", "rebuild", "--org", org_id, "--env", "test", "--json").stdout)
+    rebuilt = json.loads(
+        shared_server.run_warm("outcomes", "rebuild", "--org", org_id, "--env", "test", "--json").stdout
+    )
     assert rebuilt["differing"] == []
     assert rebuilt["rows"] > 200
     again = client.data("GET", "/analytics/ai-pnl", params={"currency": "EUR"})

@@ -222,4 +222,7 @@ def test_serve_and_test_hand_their_arguments_on_and_return_the_exit_code(tree: T
     done = tree.run(script, "a b", "--flag")
     assert done.returncode == 7
     assert (tree.root / "bootstrap_arguments").read_text() == {"serve": "\n", "test": "--dev\n"}[script]
-    assert done.stdout == {"serve": "serve|a b|--flag|", "test": "-m|pytest|-n|auto|a b|--flag|"}[script]
+    assert (
+        done.stdout
+        == {"serve": "serve|a b|--flag|", "test": "-m|pytest|-n|auto|-p|no:schemathesis|a b|--flag|"}[script]
+    )

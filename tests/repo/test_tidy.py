@@ -146,7 +146,13 @@ def test_no_file_outgrows_its_reader() -> None:
 
 
 def test_every_module_says_what_it_owns() -> None:
-    assert [_name(path) for path in _python_files("") if not ast.get_docstring(_tree(path))] == []
+    assert [_name(path) for path in _python_files("") if not _begins_with_words(path)] == []
+
+
+def _begins_with_words(path: Path) -> bool:
+    """A docstring, mostly seen without parsing the file."""
+    text = path.read_text(encoding="utf-8")
+    return re.match(r'"""\w', text) is not None or bool(ast.get_docstring(_tree(path)))
 
 
 def test_only_the_clock_reads_time_and_randomness() -> None:

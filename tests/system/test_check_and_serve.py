@@ -163,8 +163,8 @@ def test_both_refuse_the_file_with_the_same_sentences(tmp_path: Path, files: Pat
     server = ServerProcess(tmp_path, deployment=text.replace("{folder}", str(files)))
     before = sorted(tmp_path.rglob("*"))
 
-    checked = server.run("check", "--json", check=False)
-    started = server.run("serve", check=False)
+    checked = server.run_warm("check", "--json", check=False)
+    started = server.run_warm("serve", check=False)
 
     assert (checked.returncode, started.returncode) == (1, 2), checked.stdout + started.stderr
     said = json.loads(checked.stdout)["problems"]

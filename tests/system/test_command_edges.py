@@ -74,7 +74,7 @@ def shell(server: ServerProcess, arguments: list[str], redirections: str) -> sub
 
 @pytest.mark.parametrize("name", OF_A_CHAIN)
 def test_an_organisation_that_is_unknown_is_an_error_and_makes_nothing(server: ServerProcess, name: str) -> None:
-    said(server.run(*READING[name], check=False))
+    said(server.run_warm(*READING[name], check=False))
     assert not (server.folder / "made").exists()
 
 
@@ -84,7 +84,7 @@ def test_an_empty_data_folder_stays_empty(tmp_path: Path, name: str) -> None:
     server.data_dir.mkdir()
     before = everything_in(tmp_path)
 
-    assert "there is no database" in said(server.run(*READING[name], check=False))
+    assert "there is no database" in said(server.run_warm(*READING[name], check=False))
     assert everything_in(tmp_path) == before
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_database_of_ours_is_left_as_it_is(tmp_path: Path, name: str,
         server.database_file.write_bytes(content)
     before = everything_in(tmp_path)
 
-    said(server.run(*READING[name], check=False))
+    said(server.run_warm(*READING[name], check=False))
     assert everything_in(tmp_path) == before
     assert content is None or server.database_file.read_bytes() == content
 
@@ -203,7 +203,7 @@ def test_a_folder_with_the_deployment_file_in_it_is_not_the_servers_alone(tmp_pa
 
 def test_all_chains_are_verified_with_those_that_only_checkpoints_know(server: ServerProcess) -> None:
     Client(server, server.create_key("live")).decide()
-    lines = server.run("ledger", "verify", "--all").stdout.splitlines()
+    lines = server.run_warm("ledger", "verify", "--all").stdout.splitlines()
     for environment in ("live", "test"):
         assert any(line.startswith(f"{server.org_id} {environment}: intact: ") for line in lines)
 
@@ -213,7 +213,7 @@ def test_all_chains_are_verified_with_those_that_only_checkpoints_know(server: S
     [some] = gone.parent.glob("*.test.jsonl")
     gone.write_bytes(some.read_bytes())
     try:
-        done = server.run("ledger", "verify", "--all", "--json", check=False)
+        done = server.run_warm("ledger", "verify", "--all", "--json", check=False)
     finally:
         gone.unlink()
     document = json.loads(done.stdout)
@@ -226,19 +226,21 @@ def test_all_chains_are_verified_with_those_that_only_checkpoints_know(server: S
     "arguments", [[], ["--org", "x"], ["--all", "--org", "x"], ["--all", "--from-seq", "2"], ["--from-seq", "0"]]
 )
 def test_which_chain_is_to_be_verified_must_be_clear(server: ServerProcess, arguments: list[str]) -> None:
-    said(server.run("ledger", "verify", *arguments, check=False))
+    said(server.run_warm("ledger", "verify", *arguments, check=False))
 
 
 def test_entries_beyond_the_end_are_no_broken_chain(server: ServerProcess) -> None:
     chain = ("--org", server.org_id, "--env", "test")
-    last = len(server.run("ledger", "entries", *chain).stdout.splitlines())
+    last = len(server.run_warm("ledger", "entries", *chain).stdout.splitlines())
 
-    assert server.run("ledger", "verify", *chain, "--from-seq", str(last)).returncode == 0
+    assert server.run_warm("ledger", "verify", *chain, "--from-seq", str(last)).returncode == 0
     for beyond in (1, 50):
-        done = server.run("ledger", "verify", *chain, "--from-seq", str(last + beyond), check=False)
+        done = server.run_warm("ledger", "verify", *chain, "--from-seq", str(last + beyond), check=False)
         assert f"is beyond the chain's last entry, {last}" in said(done)
-    assert server.run("ledger", "entries", *chain, "--after-seq", str(last)).stdout == ""
-    assert "nothing after" in said(server.run("ledger", "entries", *chain, "--after-seq", str(last + 1), check=False))
+    assert server.run_warm("ledger", "entries", *chain, "--after-seq", str(last)).stdout == ""
+    assert "nothing after" in said(
+        server.run_warm("ledger", "entries", *chain, "--after-seq", str(last + 1), check=False)
+    )
 
 
 def test_output_goes_through_pipes_devices_and_standard_output(server: ServerProcess, tmp_path: Path) -> None:
@@ -266,9 +268,9 @@ def test_output_into_a_folder_that_is_not_there_is_refused_before_any_work(serve
     listed = Client(server).data("GET", "/exports")["items"]
     chain = ("--org", server.org_id, "--env", "test")
     for command in ("export", "entries"):
-        line = said(server.run("ledger", command, *chain, "--output", "no/such/file", check=False))
+        line = said(server.run_warm("ledger", command, *chain, "--output", "no/such/file", check=False))
         assert "no/such" in line
-    assert "directory" in said(server.run("ledger", "export", *chain, "--output", ".", check=False))
+    assert "directory" in said(server.run_warm("ledger", "export", *chain, "--output", ".", check=False))
     assert Client(server).data("GET", "/exports")["items"] == listed
 
 
@@ -303,7 +305,7 @@ def test_a_reader_that_goes_away_is_no_broken_chain(server: ServerProcess) -> No
     ids=str,
 )
 def test_odd_arguments_are_an_error_in_one_line(server: ServerProcess, arguments: list[str]) -> None:
-    said(server.run(*arguments, check=False))
+    said(server.run_warm(*arguments, check=False))
 
 
 def test_sums_are_compared_rightly_beside_writes(server: ServerProcess) -> None:
@@ -317,12 +319,14 @@ def test_sums_are_compared_rightly_beside_writes(server: ServerProcess) -> None:
     writer.start()
     try:
         for _ in range(3):
-            done = server.run("outcomes", "rebuild", "--org", server.org_id, "--env", "test", "--json", check=False)
+            done = server.run_warm(
+                "outcomes", "rebuild", "--org", server.org_id, "--env", "test", "--json", check=False
+            )
             assert (done.returncode, json.loads(done.stdout)["differing"]) == (0, [])
     finally:
         stop.set()
         writer.join()
     server.sql("UPDATE outcome_groups SET decisions = decisions + 1")
-    done = server.run("outcomes", "rebuild", "--org", server.org_id, "--env", "test", "--json", check=False)
+    done = server.run_warm("outcomes", "rebuild", "--org", server.org_id, "--env", "test", "--json", check=False)
     assert (done.returncode, json.loads(done.stdout)["differing"]) == (1, ["outcome_groups"])
     assert server.sql("SELECT count(*) FROM outcome_cursors WHERE org_id LIKE '%~%'") == [(0,)]

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from precipiq_testkit.server import ServerProcess
+from tests.effort import rounds
 from tests.exports.evidence import bundle_of, check, exported, lines, members, openssl_says
 from tests.ws_stream.streams import stream
 
@@ -22,8 +23,8 @@ from .odd_json import document
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-DOCUMENTS = 1000
-EVENTS = 60
+DOCUMENTS = rounds(400, long=1000)
+EVENTS = rounds(25, long=60)
 BATCH = 50
 SEED = 20261130
 WAIT_S = 60.0
@@ -76,7 +77,7 @@ def suggested(client: Client, event_id: str) -> list[dict[str, Any]]:
     raise AssertionError("nothing was suggested for the last event")
 
 
-async def test_a_thousand_documents_go_through_every_reader(
+async def test_odd_documents_go_through_every_reader(
     shared_server: ServerProcess, fresh_client: Client, tmp_path: Path
 ) -> None:
     chance, client, server = random.Random(SEED), fresh_client, shared_server

@@ -29,7 +29,7 @@ from precipiq_core.running import run_lifespans
 from precipiq_core.system import SystemClock, SystemRandomness
 from tests.system.client import decision
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 OURS = [point for group in (PLUGINS, SERVERS, DATABASES) for point in installed_plugins(group)]
 TABLES: dict[str, Any] = {

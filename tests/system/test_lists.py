@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from precipiq_testkit.server import ServerProcess
 from tests.exports.evidence import ended
 from tests.system.client import Client
 
@@ -32,10 +33,10 @@ def lists(document: Any) -> dict[str, set[str]]:
     return found
 
 
-@pytest.fixture
-def client(fresh_client: Client) -> Client:
-    """Of an organisation that has some of everything."""
-    client = fresh_client
+@pytest.fixture(scope="module")
+def client(shared_server: ServerProcess, spare_keys: list[str]) -> Client:
+    """Of an organisation that has some of everything, for all tests: none takes anything away."""
+    client = Client(shared_server, spare_keys.pop())
     for number in range(ITEMS):
         decision = client.decide(number)["decision_id"]
         event = {"source": "manual", "event_type": "other", "amount": "1.00", "currency": "USD"}
@@ -53,7 +54,7 @@ def client(fresh_client: Client) -> Client:
     return client
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def document(client: Client) -> Any:
     return client.http.get(str(client.http.base_url.join("/openapi.json"))).json()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from precipiq_core.boot import assemble
 from precipiq_core.cli.context import TerminalConsole
@@ -50,6 +51,7 @@ def test_no_generated_request_breaks_the_served_document(server: ServerProcess, 
     assert httpx2.get(f"{server.url}/readyz").status_code == 200
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # what is refused reaches no database
 def test_a_key_that_may_only_read_breaks_the_document_as_little(
     shared_server: ServerProcess, fresh_client: Client, tmp_path: Path
 ) -> None:

@@ -30,10 +30,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """What a browser sees does not depend on the database: one is enough."""
-    with running_server(tmp_path / "server") as started:
+    with running_server(tmp_path_factory.mktemp("server")) as started:
         yield started
 
 

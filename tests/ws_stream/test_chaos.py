@@ -209,31 +209,33 @@ async def test_whatever_dies_a_client_that_resumes_has_every_entry_once(
 
 
 @pytest.mark.parametrize("is_stopped", [True, False], ids=["stopped", "running"])
-async def test_resuming_behind_a_rewritten_history_is_4409(server: ServerProcess, is_stopped: bool) -> None:
-    await asyncio.to_thread(fill, server, 40)
-    followers = [Follower(server) for _ in range(4)]
+async def test_resuming_behind_a_rewritten_history_is_4409(
+    tenant: ServerProcess, shared_server: ServerProcess, is_stopped: bool
+) -> None:
+    await asyncio.to_thread(fill, tenant, 40)
+    followers = [Follower(tenant) for _ in range(4)]
     for follower, seq in zip(followers, (9, 10, 25, 41), strict=True):
         await follower.catch_up(seq)
     if is_stopped:
-        await asyncio.to_thread(server.stop)
-    await asyncio.to_thread(rewrite_from, server, 10)
+        await asyncio.to_thread(shared_server.stop)
+    await asyncio.to_thread(rewrite_from, tenant, 10)
     if is_stopped:
-        await asyncio.to_thread(server.start_on, server.url.rpartition(":")[2])
+        await asyncio.to_thread(shared_server.start_on, tenant.url.rpartition(":")[2])
     for follower in followers:  # the first knows nothing that changed, but no server made what comes after
         with pytest.raises(Refused) as refused:
             await follower.catch_up(41) if follower is followers[0] else await follower.follow(1, 10)
         assert refused.value.code == 4409
 
 
-async def test_resuming_behind_a_cut_tail_is_4409(server: ServerProcess) -> None:
-    await asyncio.to_thread(fill, server, 20)
-    follower = Follower(server)
+async def test_resuming_behind_a_cut_tail_is_4409(tenant: ServerProcess, shared_server: ServerProcess) -> None:
+    await asyncio.to_thread(fill, tenant, 20)
+    follower = Follower(tenant)
     await follower.catch_up(21)
-    await asyncio.to_thread(server.stop)
-    await asyncio.to_thread(cut_after, server, 15)
-    await asyncio.to_thread(server.start_on, server.url.rpartition(":")[2])
+    await asyncio.to_thread(shared_server.stop)
+    await asyncio.to_thread(cut_after, tenant, 15)
+    await asyncio.to_thread(shared_server.start_on, tenant.url.rpartition(":")[2])
     for entries in (0, 30):  # while it is missing, and when other entries stand in its place
-        await asyncio.to_thread(fill, server, entries)
+        await asyncio.to_thread(fill, tenant, entries)
         with pytest.raises(Refused) as refused:
             await follower.follow(1, 10)
         assert refused.value.code == 4409
@@ -241,37 +243,37 @@ async def test_resuming_behind_a_cut_tail_is_4409(server: ServerProcess) -> None
 
 @pytest.mark.parametrize("first", [2, 15, 21], ids=["from the second", "in the middle", "the last"])
 async def test_a_chain_rewritten_under_a_connected_client_ends_it_at_the_next_entry(
-    server: ServerProcess, first: int
+    tenant: ServerProcess, first: int
 ) -> None:
-    await asyncio.to_thread(fill, server, 20)
-    async with stream(server) as live, stream(server, after_seq=0) as replayed:
+    await asyncio.to_thread(fill, tenant, 20)
+    async with stream(tenant) as live, stream(tenant, after_seq=0) as replayed:
         await live.ready()
         await replayed.until(21)
-        await asyncio.to_thread(rewrite_from, server, first)
-        await asyncio.to_thread(fill, server, 5)
+        await asyncio.to_thread(rewrite_from, tenant, first)
+        await asyncio.to_thread(fill, tenant, 5)
         assert await frames_and_code(live) == ([], 4409)
         assert await frames_and_code(replayed) == ([], 4409)
-    async with stream(server, after_seq=0) as opened:
+    async with stream(tenant, after_seq=0) as opened:
         await opened.ready()
         seqs, code = await frames_and_code(opened)
         assert code == 4409, "no server of this deployment made what stands there now"
         assert max(seqs, default=0) < first
 
 
-async def test_a_chain_cut_under_a_connected_client_ends_it(server: ServerProcess) -> None:
-    await asyncio.to_thread(fill, server, 20)
-    async with stream(server) as opened:
+async def test_a_chain_cut_under_a_connected_client_ends_it(tenant: ServerProcess) -> None:
+    await asyncio.to_thread(fill, tenant, 20)
+    async with stream(tenant) as opened:
         await opened.ready()
-        await asyncio.to_thread(cut_after, server, 12)
-        await asyncio.to_thread(fill, server, 20)
+        await asyncio.to_thread(cut_after, tenant, 12)
+        await asyncio.to_thread(fill, tenant, 20)
         assert await frames_and_code(opened) == ([], 4409)
 
 
-async def test_a_cut_is_noticed_without_a_new_entry(server: ServerProcess) -> None:
-    await asyncio.to_thread(fill, server, 20)
-    async with stream(server) as opened:
+async def test_a_cut_is_noticed_without_a_new_entry(tenant: ServerProcess) -> None:
+    await asyncio.to_thread(fill, tenant, 20)
+    async with stream(tenant) as opened:
         await opened.ready()
-        await asyncio.to_thread(cut_after, server, 12)
+        await asyncio.to_thread(cut_after, tenant, 12)
         assert await frames_and_code(opened) == ([], 4409)
 
 

@@ -67,13 +67,15 @@ async def test_an_expired_key_closes_its_streams(shared_server: ServerProcess) -
         assert await opened.closed(3 + WITHIN_S) == (4511, "the api key expired")
 
 
-async def test_a_revocation_on_one_node_closes_streams_on_the_other(postgres: PostgresDatabase, tmp_path: Path) -> None:
-    with running_server(tmp_path / "a", postgres=postgres) as first:
+async def test_a_revocation_on_one_node_closes_streams_on_the_other(
+    migrated_database: PostgresDatabase, tmp_path: Path
+) -> None:
+    with running_server(tmp_path / "a", postgres=migrated_database) as first:
         client = Client(first)
         made = client.data("POST", "/api-keys", json={"scopes": ["read"]})
         (tmp_path / "b" / "data").mkdir(parents=True, mode=0o700)
         shutil.copy(first.data_dir / "master.key", tmp_path / "b" / "data")
-        with running_server(tmp_path / "b", postgres=postgres) as second:
+        with running_server(tmp_path / "b", postgres=migrated_database) as second:
             async with stream(second, made["key"]) as opened:
                 await opened.ready()
                 await asyncio.to_thread(client.data, "DELETE", f"/api-keys/{made['id']}")

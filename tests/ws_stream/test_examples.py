@@ -107,24 +107,24 @@ def append(server: ServerProcess, count: int) -> int:
 
 
 def test_the_follower_prints_each_entry_once_through_crashes_and_stops_when_its_key_is_revoked(
-    server: ServerProcess, tmp_path: Path
+    tenant: ServerProcess, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
-    made = Client(server).data("POST", "/api-keys", json={"scopes": ["read"]})
-    append(server, 20)
-    with following(tmp_path, server, made["key"]) as follower:
-        follower.wait_for(append(server, 3))
-        port = server.url.rpartition(":")[2]
-        server.kill()
+    made = Client(tenant).data("POST", "/api-keys", json={"scopes": ["read"]})
+    append(tenant, 20)
+    with following(tmp_path, tenant, made["key"]) as follower:
+        follower.wait_for(append(tenant, 3))
+        port = tenant.url.rpartition(":")[2]
+        shared_server.kill()
         wait_until(lambda: "again in" in follower.errors, follower)
-        server.start_on(port)
-        follower.wait_for(append(server, 5))
+        shared_server.start_on(port)
+        follower.wait_for(append(tenant, 5))
         follower.process.send_signal(signal.SIGKILL)
         follower.wait_for_end()
-    append(server, 30)
-    with following(tmp_path, server, made["key"]) as follower:
-        last = append(server, 2)
+    append(tenant, 30)
+    with following(tmp_path, tenant, made["key"]) as follower:
+        last = append(tenant, 2)
         follower.wait_for(last)
-        Client(server).data("DELETE", f"/api-keys/{made['id']}")
+        Client(tenant).data("DELETE", f"/api-keys/{made['id']}")
         assert follower.wait_for_end() == 1
     assert "stopped: 4510 the api key was revoked" in follower.errors
     printed = follower.printed()
@@ -136,10 +136,10 @@ def test_the_follower_prints_each_entry_once_through_crashes_and_stops_when_its_
     ("position", "code"), [({"seq": 0, "hash": "ab" * 32}, 4409), ({"seq": 10**6, "hash": "0" * 64}, 4409)]
 )
 def test_the_follower_stops_where_the_chain_is_not_the_one_it_knows(
-    server: ServerProcess, tmp_path: Path, position: dict[str, object], code: int
+    tenant: ServerProcess, tmp_path: Path, position: dict[str, object], code: int
 ) -> None:
     (tmp_path / "position.json").write_text(json.dumps(position))
-    with following(tmp_path, server, server.key) as follower:
+    with following(tmp_path, tenant, tenant.key) as follower:
         assert follower.wait_for_end() == 1
     assert f"stopped: {code} " in follower.errors
     assert follower.printed() == []
@@ -174,8 +174,8 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.mark.anyio
-async def test_every_frames_hash_can_be_computed_from_its_data(server: ServerProcess) -> None:
-    client, check = Client(server), example("decision_hash")
+async def test_every_frames_hash_can_be_computed_from_its_data(tenant: ServerProcess) -> None:
+    client, check = Client(tenant), example("decision_hash")
     real = list(map(json.loads, (ROOT / "tests" / "data" / "real-decisions.jsonl").read_bytes().splitlines()))
     bodies = [
         decision(1, confidence=1, external_id="order 1", metadata={"é": "\u2028"}, human_in_loop=True),
@@ -186,7 +186,7 @@ async def test_every_frames_hash_can_be_computed_from_its_data(server: ServerPro
     receipts = client.data("POST", "/decisions/batch", json={"decisions": bodies})["receipts"]
     client.data("POST", f"/decisions/{receipts[0]['decision_id']}/redact", json={"reason": "asked for"})
     head = client.data("GET", "/ledger/head")
-    async with stream(server, after_seq=0) as opened:
+    async with stream(tenant, after_seq=0) as opened:
         await opened.ready()
         frames = await opened.until(head["seq"])
 
@@ -231,13 +231,13 @@ def test_every_block_of_code_is_a_slice_of_an_example() -> None:
         assert text in (ROOT / file).read_text(), text
 
 
-def test_the_commands_of_the_page_run_as_printed(server: ServerProcess) -> None:
-    head = append(server, 3)
+def test_the_commands_of_the_page_run_as_printed(tenant: ServerProcess) -> None:
+    head = append(tenant, 3)
     ran = []
     for _, text in blocks("sh"):
         for command in text.replace("\\\n", " ").splitlines():
             if command.startswith("curl"):
-                lines = run_curl(server, command)
+                lines = run_curl(tenant, command)
                 assert lines[0].startswith(f"id: {0 if 'after_seq=0' in command else head}"), lines
                 assert json.loads(lines[1].removeprefix("data: "))["type"] == "connection.ready"
                 ran.append(command)

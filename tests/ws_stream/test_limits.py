@@ -115,14 +115,14 @@ async def test_ipv6_clients_of_one_network_count_together(tmp_path: Path) -> Non
 
 
 async def test_two_nodes_with_redis_count_together(
-    postgres: PostgresDatabase, redis_server: RedisProcess, tmp_path: Path
+    migrated_database: PostgresDatabase, redis_server: RedisProcess, tmp_path: Path
 ) -> None:
     overrides = {HANDSHAKES: "4", "PRECIPIQ__PLUGINS__AUTH_KEYS__RATE_LIMIT_REDIS_URL": redis_server.url}
     with ExitStack() as stack:
-        first = stack.enter_context(running_server(tmp_path / "a", postgres=postgres, overrides=overrides))
+        first = stack.enter_context(running_server(tmp_path / "a", postgres=migrated_database, overrides=overrides))
         (tmp_path / "b" / "data").mkdir(parents=True, mode=0o700)
         shutil.copy(first.data_dir / "master.key", tmp_path / "b" / "data")
-        second = stack.enter_context(running_server(tmp_path / "b", postgres=postgres, overrides=overrides))
+        second = stack.enter_context(running_server(tmp_path / "b", postgres=migrated_database, overrides=overrides))
         await open_and_close(first, 2)
         await open_and_close(second, 2, key=first.key)
         assert (await refusal_of(first))[0] == 429

@@ -99,6 +99,12 @@ class Relay:
             await writer.wait_closed()
 
 
+@pytest.fixture
+def postgres(migrated_database: PostgresDatabase) -> PostgresDatabase:
+    """Nodes come to a schema that is there."""
+    return migrated_database
+
+
 @contextmanager
 def nodes(folder: Path, postgres: PostgresDatabase, *overrides: dict[str, str]) -> Iterator[list[ServerProcess]]:
     """That many started servers over one database, with the first one's organisation and key."""
