@@ -17,7 +17,7 @@ import structlog
 from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Row, Scalar, Statement
-from precipiq_contracts.errors import PrecipiqError
+from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError
 from precipiq_contracts.ledger import Ledger
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs, SealedValues
 
@@ -91,16 +91,23 @@ class Outbox:
                 after = ""
                 while rows := await self._waiting(after, _AT_ONCE_MAX):
                     events = [_event(row) for row in rows if await self._is_ours(row)]
-                    for event in events:
-                        key = f"{self._key_prefix}:{event.event_id}"
-                        await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
-                    await self._forget(events)
+                    await self._forget([event for event in events if await self._seal(ledger, event)])
                     after = str(rows[-1]["event_id"])
             self._is_failing = False
         except PrecipiqError as error:
             if not self._is_failing:
                 log.warning("event not sealed yet; it is stored and will be", outbox=self._table, reason=error.message)
             self._is_failing = True
+
+    async def _seal(self, ledger: Ledger, event: OutboxEvent) -> bool:
+        """Whether it is sealed; one that was sealed with other content before stays, and delays no other."""
+        key = f"{self._key_prefix}:{event.event_id}"
+        try:
+            await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
+        except IdempotencyConflict:
+            self._refuse(event.event_id, "an event was sealed with other content before: its row was set back")
+            return False
+        return True
 
     async def fetch_waiting(self, limit: int) -> list[OutboxEvent]:
         """The oldest events that wait."""
@@ -124,11 +131,14 @@ class Outbox:
         event_id = str(row["event_id"])
         if await self._macs.hold(SealedValues(self._table, values), cast("str | None", row["mac"])):
             return True
+        what = "an event that no server of this deployment stored is not sealed: somebody wrote to the database"
+        self._refuse(event_id, what)
+        return False
+
+    def _refuse(self, event_id: str, what: str) -> None:
         if event_id not in self._refused and len(self._refused) < _REFUSED_NAMED_MAX:
             self._refused.add(event_id)
-            what = "an event that no server of this deployment stored is not sealed: somebody wrote to the database"
             log.critical(what, code=ROW_UNANNOUNCED, outbox=self._table, event_id=event_id)
-        return False
 
     async def _forget(self, events: list[OutboxEvent]) -> None:
         sql = f"DELETE FROM {self._table} WHERE event_id = :event_id"  # noqa: S608

@@ -16,6 +16,7 @@ from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.service import FinancialEvents
 from precipiq_core.system import SystemClock
 from precipiq_ledger.service import LedgerService
+from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.system.open_ledger import migration_of, open_ledger, serve_kinds
 
@@ -32,7 +33,7 @@ async def deliveries(
         events = FinancialEvents(ledger)
         serve_kinds(ledger, kinds(events.present))
         taking = Deliveries(
-            DeliveryStore(database),
+            DeliveryStore(database, ROW_MACS),
             events,
             SystemClock(),
             DeliveryMetrics(CollectorRegistry()),

@@ -13,6 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from precipiq_billing.delivery_rows import sealed_delivery
+from precipiq_testkit.macs import row_macs_of
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_testkit.server import ServerProcess, running_server
 from tests.billing import stripe_events as stripe
@@ -81,9 +83,13 @@ def test_a_delivery_that_was_stored_but_not_sealed_is_sealed_later(shared_server
         '{"sign":-1,"event_type":"refund","currency":"USD","occurred_at":"2026-01-01T00:00:00.000000Z",'
         '"metadata":{},"object_id":"ch_9","related_id":null,"cause":"charge.refunded","livemode":false}'
     )
+    row = {"org_id": shared_server.org_id, "environment": "test", "event_id": "evt_left", "register": "refund:ch_9:USD",
+           "total": 700, "difference": 700, "draft": draft, "entry_id": None, "received_us": 1, "version": 1,
+           "created_s": 1, "told": None}  # fmt: skip
+    values = {**row, "mac": row_macs_of(shared_server.data_dir).mac(sealed_delivery(row))}
     shared_server.sql(
-        "INSERT INTO stripe_deliveries (org_id, environment, event_id, register, total, difference, draft, received_us)"
-        f" VALUES ('{shared_server.org_id}', 'test', 'evt_left', 'refund:ch_9:USD', 700, 700, '{draft}', 1)"
+        f"INSERT INTO stripe_deliveries ({', '.join(values)})"
+        f" VALUES ({', '.join('NULL' if value is None else repr(value) for value in values.values())})"
     )
     wait_for(lambda: any(event["external_id"] == "evt_left" for event in money(client)))
     left = next(event for event in money(client) if event["external_id"] == "evt_left")

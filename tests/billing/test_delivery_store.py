@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import precipiq_billing
-from precipiq_billing.delivery_store import DeliveryStore, NewDelivery
+from precipiq_billing.delivery_rows import NewDelivery
+from precipiq_billing.delivery_store import DeliveryStore
 from precipiq_billing.stripe_facts import Total
 from precipiq_contracts.chain import Chain
+from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.billing.conftest import TABLES
 from tests.system.open_ledger import migration_of, open_ledger
@@ -23,7 +25,7 @@ CHAIN = Chain("org_1", "test")
 @pytest.fixture
 async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[DeliveryStore]:
     async with open_ledger(server_database, tmp_path, [migration_of(precipiq_billing, "billing", TABLES)]) as opened:
-        yield DeliveryStore(opened[0])
+        yield DeliveryStore(opened[0], ROW_MACS)
 
 
 def delivery(number: int, total: int) -> NewDelivery:

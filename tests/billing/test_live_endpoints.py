@@ -23,12 +23,15 @@ ENDPOINT = StripeEndpoint("we_1", Chain("org_1", "test"), None, OLD.encode(), No
 
 @dataclass
 class Shared:
-    """What all processes see; and a vault that hides nothing."""
+    """What all processes see; a trust that believes all, and a vault that hides nothing."""
 
     endpoint: StripeEndpoint | None = ENDPOINT
 
     async def by_id(self, endpoint_id: str) -> StripeEndpoint | None:
         return self.endpoint
+
+    async def counting(self, endpoints: list[StripeEndpoint]) -> list[StripeEndpoint]:
+        return endpoints
 
     async def unwrap(self, wrapped: bytes, context: object) -> bytes:
         return wrapped
@@ -46,7 +49,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def live(shared: Shared, clock: ManualClock) -> LiveEndpoints:
-    return LiveEndpoints(shared, shared, clock, refresh_s=REFRESH_S, cached_max=10)  # type: ignore[arg-type]
+    return LiveEndpoints(shared, shared, shared, clock, refresh_s=REFRESH_S, cached_max=10)  # type: ignore[arg-type]
 
 
 async def check(live: LiveEndpoints, clock: ManualClock, secret: str) -> None:

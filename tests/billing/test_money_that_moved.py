@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from precipiq_billing.deliveries import ALREADY_BOOKED, FOREIGN, NO_AMOUNT, Deliveries
+from precipiq_billing.delivery_trust import DeliveryTrust, RegisterTrust
 from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_billing.stripe_events import NO_CURRENCY, Booking, NotBooked, booking_of
@@ -23,6 +24,7 @@ from precipiq_chain.chain_format import parse_statement, split_payload, statemen
 from precipiq_contracts.chain import SYSTEM, Chain
 from precipiq_contracts.database import Statement
 from precipiq_ledger.service import LedgerService
+from precipiq_testkit.macs import ROW_MACS
 from tests.billing import stripe_events as stripe
 
 pytestmark = pytest.mark.anyio
@@ -253,6 +255,9 @@ async def stored_by_an_older_version(
             ),
         ]
     )
+    database = taking._store._database
+    await DeliveryTrust(database, deliveries[2], ROW_MACS).adopt()
+    await RegisterTrust(database, ROW_MACS).adopt()
 
 
 async def test_a_dispute_that_an_older_version_booked_is_not_booked_again(deliveries: Taking) -> None:

@@ -15,14 +15,19 @@ import orjson
 import pytest
 
 import precipiq_billing
+from precipiq_billing.endpoint_store import EndpointStore
 from precipiq_billing.errors import NotAStripeEvent, SignatureInvalid
+from precipiq_billing.kinds import kinds
 from precipiq_billing.plans.commands import Replayed, replay_events
 from precipiq_billing.plans.routes import PlanWebhook
 from precipiq_billing.plans.service import DUPLICATE, OUTDATED, PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import Changed, SubscriptionStore
 from precipiq_billing.plans.subscriptions import NO_ORGANISATION, Standing
+from precipiq_billing.plans.trust import PlanTrust
+from precipiq_billing.service import FinancialEvents
 from precipiq_billing.stripe_fields import NOT_HANDLED
 from precipiq_billing.webhooks import Delivered
+from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.plans import NO_LIMITS
@@ -30,8 +35,10 @@ from precipiq_contracts.settings import SecretReference
 from precipiq_core.background import standalone_background
 from precipiq_core.http.endpoint import AnyQuery, PublicCall
 from precipiq_testkit.clock import ManualClock
+from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.postgres import PostgresDatabase
-from tests.databases import new_database
+from tests.billing.conftest import TABLES
+from tests.system.open_ledger import COLUMNS, open_ledger, serve_kinds
 
 from .subscription_events import BASIC, COMPANY, CONFIG, GRACE_S, MONTH_S, START_S, TEAM, life, subscription_event
 
@@ -42,15 +49,24 @@ FREE = Standing("free", None)
 MONTH_END_S = START_S + MONTH_S + GRACE_S
 
 
+ORGANISATIONS = ("org_one", "org_two", *(f"org_{number}" for number in range(12)))
 WAIT_S = 10.0
 
 
 @pytest.fixture
-async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[SubscriptionStore]:
-    settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
-    database = new_database(settings, tmp_path)
-    async with database.open([Migration("billing", MIGRATIONS, {})]):
-        yield SubscriptionStore(database)
+async def trust(server_database: PostgresDatabase | None, tmp_path: Path) -> AsyncIterator[PlanTrust]:
+    migration = Migration("billing", MIGRATIONS, dict.fromkeys(TABLES, COLUMNS))
+    async with open_ledger(server_database, tmp_path, [migration]) as (database, ledger):
+        serve_kinds(ledger, kinds(FinancialEvents(ledger).present))
+        for org_id in ORGANISATIONS:
+            await ledger.append(Chain(org_id, "test"), [Draft("decision", "key_1", {}, None)])
+        events = EndpointStore(database, ROW_MACS).events
+        yield PlanTrust(SubscriptionStore(database, ROW_MACS, events), ledger, ROW_MACS)
+
+
+@pytest.fixture
+def store(trust: PlanTrust) -> SubscriptionStore:
+    return trust._store
 
 
 @pytest.fixture
@@ -59,8 +75,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def book(store: SubscriptionStore, clock: ManualClock) -> PlanBook:
-    return PlanBook(store, CONFIG, clock)
+def book(store: SubscriptionStore, trust: PlanTrust, clock: ManualClock) -> PlanBook:
+    return PlanBook(store, trust, CONFIG, clock)
 
 
 async def take_all(book: PlanBook, events: Sequence[dict[str, Any]]) -> list[str | None]:
@@ -95,10 +111,10 @@ async def test_a_plan_ends_at_its_second_without_any_event(book: PlanBook, clock
 
 @pytest.mark.parametrize("is_ended", [True, False])
 async def test_deliveries_at_the_same_time_in_any_order_end_in_the_same_plan(
-    store: SubscriptionStore, clock: ManualClock, is_ended: bool
+    store: SubscriptionStore, trust: PlanTrust, clock: ManualClock, is_ended: bool
 ) -> None:
     dice = random.Random(is_ended)
-    books = [PlanBook(store, CONFIG, clock) for _ in range(2)]
+    books = [PlanBook(store, trust, CONFIG, clock) for _ in range(2)]
     last = Standing("company", START_S + 3 * MONTH_S + GRACE_S)
     numbers = range(12)
     events = [
@@ -111,15 +127,19 @@ async def test_deliveries_at_the_same_time_in_any_order_end_in_the_same_plan(
     dice.shuffle(events)
     results = await asyncio.gather(*(dice.choice(books).take(event) for event in events))
     assert set(results) <= {None, DUPLICATE, OUTDATED}
-    for book in (*books, PlanBook(store, CONFIG, clock)):
+    for book in (*books, PlanBook(store, trust, CONFIG, clock)):
         await book.refresh()
         assert [book.of(f"org_{number}") for number in numbers] == [FREE if is_ended else last] * len(numbers)
 
 
 async def test_another_process_follows_and_says_once_that_it_cannot(
-    store: SubscriptionStore, book: PlanBook, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    store: SubscriptionStore,
+    trust: PlanTrust,
+    book: PlanBook,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = PlanBook(store, CONFIG, clock)
+    other = PlanBook(store, trust, CONFIG, clock)
     looks = 0
     changed_after = store.changed_after
 
@@ -143,16 +163,20 @@ async def test_another_process_follows_and_says_once_that_it_cannot(
 
 
 async def test_many_subscriptions_are_read_in_pages(
-    store: SubscriptionStore, book: PlanBook, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    store: SubscriptionStore,
+    trust: PlanTrust,
+    book: PlanBook,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for number in range(7):
         await book.take(subscription_event("updated", START_S, "active", subscription_id=f"sub_{number}"))
     monkeypatch.setattr("precipiq_billing.plans.service._ROWS_AT_ONCE", 3)
-    other = PlanBook(store, CONFIG, clock)
+    other = PlanBook(store, trust, CONFIG, clock)
     await other.refresh()
     assert other.of("org_one").plan == "basic"
     page = await store.changed_after(3, 2)
-    assert ([state.subscription_id for state in page.states], page.change) == (["sub_3", "sub_4"], 5)
+    assert ([row.state.subscription_id for row in page.rows], page.change) == (["sub_3", "sub_4"], 5)
     assert await store.changed_after(7, 2) == Changed((), 7)
 
 

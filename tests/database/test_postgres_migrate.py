@@ -452,8 +452,8 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
-    ledger, money = (*ENTRIES, *map("request_keys_000{}".format, (1, 2, 3))), map("billing_000{}".format, (1, 2, 3))
-    names = (*ledger, *money, "outcomes_0001", *KEY_STEPS, "exports_0001", "exports_0002")
+    rest = {"request_keys": 3, "billing": 4, "outcomes": 1, "auth_keys": 3, "exports": 3}
+    names = (*ENTRIES, *(f"{branch}_000{number}" for branch, most in rest.items() for number in range(1, most + 1)))
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"
     postgres.sql("UPDATE precipiq.alembic_version_ledger SET version_num = 'ledger_9999'")

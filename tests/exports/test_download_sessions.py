@@ -33,6 +33,7 @@ from precipiq_exports.metrics import ExportMetrics
 from precipiq_exports.sending import Sending
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_testkit.clock import ManualClock, SeededRandomness
+from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.memory import MemoryDriver
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.databases import new_database
@@ -121,7 +122,7 @@ async def site(server_database: PostgresDatabase | None, tmp_path: Path) -> Asyn
     async with database.open([Migration("exports", MIGRATIONS, TABLES)]), MemoryDriver().open() as entry_store:
         ledger = LedgerService(ManualClock(), SeededRandomness(), Limits(10_000, 64))
         ledger.start(entry_store, {kind.name: kind for kind in KINDS})
-        store, jobs = DownloadStore(database), JobStore(database)
+        store, jobs = DownloadStore(database), JobStore(database, ROW_MACS)
         nodes = []
         for seed in (1, 2):
             clock, own = ManualClock(), FaultyLedger(ledger)

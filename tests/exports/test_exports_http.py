@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from precipiq_exports.job_rows import RESULT, sealed_result
+from precipiq_testkit.macs import row_macs_of
 from precipiq_testkit.server import ServerProcess
 from tests.system.client import Client
 from tests.system.organisations import organisations
@@ -250,10 +252,19 @@ def test_a_deleted_bundle_is_gone_and_the_chain_tells(client: Client) -> None:
     assert kinds(client).count("export_deleted") == 1
 
 
+def expire(server: ServerProcess, export_id: str) -> None:
+    """As if the server had noted that time itself."""
+    where = f"WHERE export_id = '{export_id}'"
+    [values] = server.sql(f"SELECT {', '.join(RESULT)} FROM exports {where}")
+    row = {**dict(zip(RESULT, values, strict=True)), "expires_us": 1}
+    mac = row_macs_of(server.data_dir).mac(sealed_result(row))
+    server.sql(f"UPDATE exports SET expires_us = 1, result_mac = '{mac}' {where}")
+
+
 def test_a_bundle_is_gone_with_the_end_of_its_time(client: Client, shared_server: ServerProcess) -> None:
     """At once: the upkeep comes by later."""
     record = exported(client)
-    shared_server.sql(f"UPDATE exports SET expires_us = 1 WHERE export_id = '{record['id']}'")
+    expire(shared_server, record["id"])
     gone = client.http.get(f"/exports/{record['id']}/download")
     assert (gone.status_code, gone.json()["error"]["code"]) == (410, "export_expired")
 

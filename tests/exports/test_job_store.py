@@ -17,6 +17,7 @@ from precipiq_core.outbox import OutboxEvent
 from precipiq_exports.job_store import Beat, JobStore, Lease
 from precipiq_exports.jobs import Failure, Job, Range, Request
 from precipiq_testkit.clock import SeededRandomness
+from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.databases import new_database
 
@@ -34,7 +35,7 @@ async def store(server_database: PostgresDatabase | None, tmp_path: Path) -> Asy
     settings = {"migrate_at_start": True} if server_database is None else server_database.settings()
     database = new_database(settings, tmp_path)
     async with database.open([Migration("exports", MIGRATIONS, TABLES)]):
-        yield JobStore(database)
+        yield JobStore(database, ROW_MACS)
 
 
 def new_job(chain: Chain = ALPHA, created_us: int = 1) -> Job:

@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-from precipiq_billing.delivery_store import DeliveryStore, StoredDelivery
+from precipiq_billing.delivery_rows import StoredDelivery
+from precipiq_billing.delivery_store import BEGINNING, DeliveryStore, Place
 from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.money import stripe_amount
 from precipiq_billing.registers import NotEntered, Registers
@@ -70,7 +71,7 @@ class Deliveries:
         self._accept_test_mode_in_live = accept_test_mode_in_live
         self._retry_s = retry_s
         self._registers = Registers(store, events, clock)
-        self._sealed: dict[tuple[Chain, str], str] = {}
+        self._sealed: dict[tuple[Chain, str], tuple[StoredDelivery, str]] = {}
         self._named: set[str] = set()
 
     async def take(self, chain: Chain, event: object) -> Outcome:
@@ -136,7 +137,7 @@ class Deliveries:
             log.warning("a delivered event had been recorded with other content", event_id=delivery.event_id)
         entry_id = statement_id(entry.statement)
         if len(self._sealed) < _NOTED_MAX:
-            self._sealed[delivery.chain, delivery.event_id] = entry_id
+            self._sealed[delivery.chain, delivery.event_id] = delivery, entry_id
         return entry_id
 
     async def _record(self, chain: Chain, event: NewEvent) -> Entry:
@@ -170,14 +171,19 @@ class Deliveries:
 
     async def seal_left_over(self) -> None:
         """Seal the deliveries that were stored some seconds ago and are not in the chain."""
-        while True:
-            left = await self._store.find_unsealed(self._clock.now_us() - _SETTLED_US, _AT_ONCE_MAX)
-            failed = [error for delivery in left if (error := await self._seal_if_possible(delivery)) is not None]
+        before_us = self._clock.now_us() - _SETTLED_US
+        failed: list[PrecipiqError] = []
+        after: Place | None = BEGINNING
+        while after is not None:
+            left = await self._store.find_unsealed(before_us, after, _AT_ONCE_MAX)
+            errors = [error for each in left.deliveries if (error := await self._seal_if_possible(each)) is not None]
             await self.note_sealed()
-            if failed:
-                raise failed[0]
-            if len(left) < _AT_ONCE_MAX:
-                return
+            failed += errors
+            if errors and len(errors) == len(left.deliveries):
+                break  # the ledger takes none now
+            after = left.next
+        if failed:
+            raise failed[0]
 
     async def _seal_if_possible(self, delivery: StoredDelivery) -> PrecipiqError | None:
         """Seal a delivery, or give the reason why not: such a delivery delays no other."""
@@ -193,7 +199,7 @@ class Deliveries:
         if not sealed:
             return
         try:
-            await self._store.note_sealed(sealed)
+            await self._store.note_sealed(list(sealed.values()))
         except PrecipiqError:
             self._sealed = {**sealed, **self._sealed}
             raise

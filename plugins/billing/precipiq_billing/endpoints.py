@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from precipiq_billing import kinds
-from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
+from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint, secret_fingerprint
+from precipiq_billing.endpoint_trust import EndpointTrust
 from precipiq_billing.errors import TooManyEndpoints
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import Chain
@@ -35,6 +36,7 @@ class StripeEndpoints:
     def __init__(
         self,
         store: EndpointStore,
+        trust: EndpointTrust,
         vault: KeyVault,
         ledger: Ledger,
         clock: Clock,
@@ -42,6 +44,7 @@ class StripeEndpoints:
         limits: EndpointLimits,
     ) -> None:
         self._store = store
+        self._trust = trust
         self._vault = vault
         self._ledger = ledger
         self._clock = clock
@@ -60,14 +63,24 @@ class StripeEndpoints:
         endpoint = StripeEndpoint(endpoint_id, chain, description, None, None, None, None, now_us, None)
         if secret is not None:
             wrapped = await self._vault.wrap(secret.encode(), endpoint.context)
-            endpoint = replace(endpoint, secret=wrapped, secret_hint=secret[-_HINT_CHARACTERS:], secret_set_us=now_us)
-        body: dict[str, object] = {"endpoint_id": endpoint_id, "description": description}
+            endpoint = replace(
+                endpoint,
+                secret=wrapped,
+                secret_hint=secret[-_HINT_CHARACTERS:],
+                secret_set_us=now_us,
+                secret_fingerprint=secret_fingerprint(secret),
+            )
+        body: dict[str, object] = {
+            "endpoint_id": endpoint_id,
+            "description": description,
+            "secret_fingerprint": endpoint.secret_fingerprint,
+        }
         event = self._event(chain, kinds.ENDPOINT_CREATED, actor, body)
         if await self._store.add(endpoint, key, event, most=self._limits.endpoints_max):
             await self._store.events.deliver(self._ledger)
             return endpoint, True
         known = None if key is None else await self._store.by_idempotency_key(chain, key)
-        if known is None:
+        if known is None or not await self._trust.counting([known]):
             raise TooManyEndpoints
         if known.description != description:
             raise IdempotencyConflict
@@ -86,19 +99,33 @@ class StripeEndpoints:
         now_us = self._clock.now_us()
         wrapped = await self._vault.wrap(secret.encode(), old.context)
         expires_us = now_us + grace_s * _SECOND_US if grace_s and old.secret is not None else None
-        until = format_moment(expires_us)
-        event = self._event(
-            chain, kinds.ENDPOINT_SECRET_SET, actor, {"endpoint_id": endpoint_id, "previous_good_until": until}
+        new = replace(
+            old,
+            secret=wrapped,
+            secret_hint=secret[-_HINT_CHARACTERS:],
+            secret_set_us=now_us,
+            secret_fingerprint=secret_fingerprint(secret),
+            previous_secret=None if expires_us is None else old.secret,
+            previous_expires_us=expires_us,
+            previous_fingerprint=None if expires_us is None else old.secret_fingerprint,
         )
-        hint = secret[-_HINT_CHARACTERS:]
-        if not await self._store.set_secret(old, wrapped, hint, now_us, expires_us, event):
+        body: dict[str, object] = {
+            "endpoint_id": endpoint_id,
+            "previous_good_until": format_moment(expires_us),
+            "secret_fingerprint": new.secret_fingerprint,
+        }
+        event = self._event(chain, kinds.ENDPOINT_SECRET_SET, actor, body)
+        if not await self._store.set_secret(old, new, event):
             raise Unavailable("the endpoint was changed meanwhile; try again")
         await self._store.events.deliver(self._ledger)
         return await self.get(chain, endpoint_id)
 
     async def delete(self, chain: Chain, endpoint_id: str, actor: str) -> StripeEndpoint:
         """Delete the endpoint and its secrets: deliveries to it are refused from now on. Raises ``NotFound``."""
-        endpoint = await self.get(chain, endpoint_id)
+        endpoint = await self._store.by_id(endpoint_id)
+        # A chain that cannot be read must not keep it alive.
+        if endpoint is None or endpoint.chain != chain or not await self._trust.is_ours(endpoint):
+            raise NotFound
         event = self._event(chain, kinds.ENDPOINT_DELETED, actor, {"endpoint_id": endpoint_id})
         if not await self._store.delete(endpoint, event):
             raise NotFound
@@ -106,15 +133,15 @@ class StripeEndpoints:
         return endpoint
 
     async def get(self, chain: Chain, endpoint_id: str) -> StripeEndpoint:
-        """That endpoint. Raises ``NotFound``, also for an endpoint of another chain."""
-        for endpoint in await self._store.of_chain(chain):
+        """That endpoint. Raises ``NotFound``, also for one of another chain, and for a row that does not count."""
+        for endpoint in await self.of_chain(chain):
             if endpoint.endpoint_id == endpoint_id:
                 return endpoint
         raise NotFound
 
     async def of_chain(self, chain: Chain) -> list[StripeEndpoint]:
-        """All of that chain, newest first."""
-        return await self._store.of_chain(chain)
+        """All of that chain that count, newest first."""
+        return await self._trust.counting(await self._store.of_chain(chain))
 
     def run(self, background: Background, interval_s: float) -> AbstractAsyncContextManager[None]:
         """While the context is entered, seal events that could not be sealed at once, and forget expired secrets."""

@@ -8,6 +8,7 @@ FINANCIAL_EVENT = "financial_event"
 ENDPOINT_CREATED = "stripe_endpoint_created"
 ENDPOINT_SECRET_SET = "stripe_endpoint_secret_set"
 ENDPOINT_DELETED = "stripe_endpoint_deleted"
+PLAN_SUBSCRIPTION_CHANGED = "plan_subscription_changed"
 
 BODY_FIELDS = (
     "source",
@@ -24,6 +25,17 @@ BODY_FIELDS = (
 """Of a financial event: what accounts and audits need. ``metadata`` is payload, and can be erased."""
 
 _ENDPOINT_FIELDS = ("endpoint_id",)
+_SUBSCRIPTION_FIELDS = (
+    "subscription_id",
+    "status",
+    "price_ids",
+    "period_start",
+    "period_end",
+    "is_deleted",
+    "is_elsewhere",
+    "stripe_event_id",
+    "version",
+)
 
 
 def kinds(present: Present) -> tuple[EntryKind, ...]:
@@ -40,13 +52,13 @@ def kinds(present: Present) -> tuple[EntryKind, ...]:
         EntryKind(
             ENDPOINT_CREATED,
             "an endpoint for Stripe's events was made",
-            (*_ENDPOINT_FIELDS, "description"),
+            (*_ENDPOINT_FIELDS, "description", "secret_fingerprint"),
             event="stripe_endpoint.created",
         ),
         EntryKind(
             ENDPOINT_SECRET_SET,
             "the signing secret of a Stripe endpoint was set or replaced",
-            (*_ENDPOINT_FIELDS, "previous_good_until"),
+            (*_ENDPOINT_FIELDS, "previous_good_until", "secret_fingerprint"),
             event="stripe_endpoint.secret_set",
         ),
         EntryKind(
@@ -54,5 +66,11 @@ def kinds(present: Present) -> tuple[EntryKind, ...]:
             "an endpoint for Stripe's events was deleted",
             _ENDPOINT_FIELDS,
             event="stripe_endpoint.deleted",
+        ),
+        EntryKind(
+            PLAN_SUBSCRIPTION_CHANGED,
+            "a subscription that gives the organisation its plan changed",
+            _SUBSCRIPTION_FIELDS,
+            event="plan_subscription.changed",
         ),
     )

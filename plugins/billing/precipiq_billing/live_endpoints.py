@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from precipiq_billing.endpoint_store import EndpointStore, StripeEndpoint
+from precipiq_billing.endpoint_trust import EndpointTrust
 from precipiq_billing.errors import SignatureInvalid
 from precipiq_billing.signatures import check_signature
 from precipiq_contracts.chain import Chain
@@ -29,9 +30,17 @@ class LiveEndpoints:
     """Checks the signatures of deliveries. ``cached_max`` bounds endpoints and secrets in memory."""
 
     def __init__(
-        self, store: EndpointStore, vault: KeyVault, clock: Clock, *, refresh_s: float, cached_max: int
+        self,
+        store: EndpointStore,
+        trust: EndpointTrust,
+        vault: KeyVault,
+        clock: Clock,
+        *,
+        refresh_s: float,
+        cached_max: int,
     ) -> None:
         self._store = store
+        self._trust = trust
         self._vault = vault
         self._clock = clock
         self._refresh_s = refresh_s
@@ -48,7 +57,9 @@ class LiveEndpoints:
 
         async def load() -> _Live | None:
             endpoint = await self._store.by_id(endpoint_id)
-            return None if endpoint is None else await self._make_live(endpoint.chain, [endpoint])
+            if endpoint is None or not (counted := await self._trust.counting([endpoint])):
+                return None
+            return await self._make_live(endpoint.chain, counted)
 
         return await self._check(endpoint_id, load, body, signature)
 
@@ -56,7 +67,7 @@ class LiveEndpoints:
         """Check that a secret of any endpoint of that chain signed the body. Raises as :meth:`check_endpoint`."""
 
         async def load() -> _Live:
-            return await self._make_live(chain, await self._store.of_chain(chain))
+            return await self._make_live(chain, await self._trust.counting(await self._store.of_chain(chain)))
 
         await self._check(chain, load, body, signature)
 

@@ -13,13 +13,16 @@ from precipiq_billing.command_index import COMMANDS
 from precipiq_billing.config import BillingConfig
 from precipiq_billing.deliveries import Deliveries
 from precipiq_billing.delivery_store import DeliveryStore
+from precipiq_billing.delivery_trust import DeliveryTrust, RegisterTrust
 from precipiq_billing.endpoint_store import EndpointStore
+from precipiq_billing.endpoint_trust import EndpointTrust
 from precipiq_billing.endpoints import EndpointLimits, StripeEndpoints
 from precipiq_billing.kinds import kinds
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.metrics import DeliveryMetrics
 from precipiq_billing.plans.service import PlanBook, UnlimitedPlans
 from precipiq_billing.plans.store import SubscriptionStore
+from precipiq_billing.plans.trust import PlanTrust
 from precipiq_billing.service import FinancialEvents
 from precipiq_contracts.background import Background
 from precipiq_contracts.chain import EntryKind
@@ -32,6 +35,7 @@ from precipiq_contracts.services import Services
 from precipiq_contracts.vault import KeyVault, WrappedSecrets
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.plugin import PluginBase, hookimpl
+from precipiq_macs.row_macs import RowMacs, TrustedRows
 
 if TYPE_CHECKING:
     import click
@@ -54,7 +58,7 @@ class BillingPlugin(PluginBase[BillingConfig]):
     name = "billing"
     Config = BillingConfig
     provides: ClassVar[tuple[type, ...]] = (FinancialEvents, StripeEndpoints, Deliveries, Plans)
-    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, KeyVault)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, KeyVault, RowMacs)
 
     def check_serving(self) -> None:
         if self.config.plans is not None:
@@ -67,10 +71,13 @@ class BillingPlugin(PluginBase[BillingConfig]):
         database, ledger = services.get(Database), services.get(Ledger)
         vault = services.get(KeyVault)
         self._metrics = DeliveryMetrics(services.get(CollectorRegistry))
-        self._endpoint_store = EndpointStore(database)
+        macs = services.get(RowMacs)
+        self._endpoint_store = EndpointStore(database, macs)
+        trust = EndpointTrust(self._endpoint_store, ledger, macs)
+        self._trusted: list[TrustedRows] = [trust, DeliveryTrust(database, ledger, macs), RegisterTrust(database, macs)]
         events = FinancialEvents(ledger)
         deliveries = Deliveries(
-            DeliveryStore(database),
+            DeliveryStore(database, macs),
             events,
             clock,
             self._metrics,
@@ -80,14 +87,18 @@ class BillingPlugin(PluginBase[BillingConfig]):
         limits = EndpointLimits(config.endpoints_max, config.secret_grace_max_s)
         self._live = LiveEndpoints(
             self._endpoint_store,
+            trust,
             vault,
             clock,
             refresh_s=config.endpoint_refresh_s,
             cached_max=config.endpoints_cached_max,
         )
+        subscriptions = SubscriptionStore(database, macs, self._endpoint_store.events)
+        plan_trust = PlanTrust(subscriptions, ledger, macs)
+        self._trusted.append(plan_trust)
         self._book: PlanBook | None = None
         if config.plans is not None:
-            self._book = PlanBook(SubscriptionStore(database), config.plans, clock)
+            self._book = PlanBook(subscriptions, plan_trust, config.plans, clock)
             from precipiq_billing.plans.routes import PlanWebhook
 
             self._plan_webhook = PlanWebhook(self._book, config.plans, clock)
@@ -95,12 +106,16 @@ class BillingPlugin(PluginBase[BillingConfig]):
         services.provide(FinancialEvents, events)
         services.provide(Deliveries, deliveries)
         services.provide(
-            StripeEndpoints, StripeEndpoints(self._endpoint_store, vault, ledger, clock, randomness, limits)
+            StripeEndpoints, StripeEndpoints(self._endpoint_store, trust, vault, ledger, clock, randomness, limits)
         )
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         return kinds(services.get(FinancialEvents).present)
+
+    @hookimpl
+    def trusted_rows(self, services: Services) -> Sequence[TrustedRows]:
+        return self._trusted
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from precipiq_billing.delivery_store import NEW_REGISTER, DeliveryStore, NewDelivery, RegisterState, StoredDelivery
+from precipiq_billing.delivery_rows import NEW_REGISTER, NewDelivery, RegisterState, StoredDelivery
+from precipiq_billing.delivery_store import DeliveryStore
 from precipiq_billing.service import FinancialEvents
 from precipiq_billing.stripe_events import Booking
 from precipiq_billing.stripe_facts import Fact, Total
@@ -48,7 +49,8 @@ class Registers:
     async def enter(self, chain: Chain, booking: Booking) -> StoredDelivery | NotEntered:
         """Store what the event told, with what it adds.
 
-        Raises ``Unavailable`` when others change the register without end: then nothing is stored.
+        Raises ``Unavailable`` when others change the register without end, or somebody else wrote it: then nothing is
+        stored.
         """
         if booking.event_type == "payment":  # most are told once: a guess saves a read
             stored = await self._attempt(chain, booking, NEW_REGISTER)
@@ -112,7 +114,7 @@ class Registers:
         untold = [each for each in state.deliveries if each.created_s is None]
         found = {each.event_id: await self._created_of(chain, each) for each in untold}
         if found:
-            await self._store.note_created(chain, found)
+            await self._store.note_created([(each, found[each.event_id]) for each in untold])
         return {each.event_id: found.get(each.event_id, each.created_s or 0) for each in state.deliveries}
 
     async def _created_of(self, chain: Chain, delivery: StoredDelivery) -> int:

@@ -19,6 +19,16 @@ class UnauthenticEntry(Conflict):
     default_message = "an entry of the range was made by no server of this deployment"
 
 
+class KeyUnanchored(Conflict):
+    """The chain's signing key is not what the chain announces: nothing is signed with it, and no other takes its place.
+
+    ``precipiq signing-keys rotate`` makes a new one where the key's row is gone; an altered row goes first.
+    """
+
+    code = "key_unanchored"
+    default_message = "the stored signing key is not the one that the chain announces"
+
+
 class ExportExpired(Gone):
     """The bundle was deleted, by its expiry or by a client."""
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass, replace
+from typing import cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
+from precipiq_chain.chain_columns import chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.outbox import Outbox, OutboxEvent
-from precipiq_exports.jobs import Failure, Job, Range, Request, Status
-
-_COLUMNS = (
-    "export_id, org_id, environment, status, request, actor, created_us, started_us, finished_us, expires_us, attempt, "
-    "failures, after_seq, through_seq, steps_done, steps_total, size_bytes, sha256, result, error_code, error_message"
-)
+from precipiq_exports.job_rows import COLUMNS, job_of, request_values, result_values, sealed_request, sealed_result
+from precipiq_exports.job_trust import JobRows
+from precipiq_exports.jobs import BACKOFF_MAX_S, Failure, Job, Range, Status
+from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs
 
 _LOCK = Statement("UPDATE export_claims SET claims = claims + 1 WHERE id = 1")
 """The first statement where a count must still hold at its use: the row's lock serialises these on all nodes."""
 
 _MINE = "export_id = :export_id AND status = 'running' AND lease_owner = :owner AND attempt = :attempt"
-
-
-BACKOFF_MAX_S = 300.0
-"""The longest wait of an export after a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +43,18 @@ class Lease:
 
 
 class JobStore:
-    """Exports of all chains; ``events``: their events that wait to be sealed."""
+    """Exports of all chains that this deployment wrote; ``events``: their events that wait to be sealed."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, macs: RowMacs) -> None:
         self._database = database
-        self.events = Outbox(database, "export_events", key_prefix="exports")
+        self._macs = macs
+        self._rows = JobRows(macs)
+        self.events = Outbox(database, "export_events", key_prefix="exports", macs=macs)
 
     async def add(self, job: Job, idempotency_key: str | None, event: OutboxEvent, *, open_max: int) -> bool:
         """Store a new export; False when as many of the organisation are open, or its idempotency key is known."""
-        return bool((await self._database.transaction(self._insertion(job, idempotency_key, event, open_max)))[1])
+        statements = await self._insertion(job, idempotency_key, event, open_max)
+        return bool((await self._database.transaction(statements))[1])
 
     async def add_leased(self, job: Job, event: OutboxEvent, owner: str, lease_until_us: int, *, open_max: int) -> bool:
         """As :meth:`add`, with a lease for the caller, which works on the export at once."""
@@ -66,22 +62,24 @@ class JobStore:
             f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id",  # noqa: S608
             {"export_id": job.export_id, "owner": owner, "now": job.created_us, "until": lease_until_us},
         )
-        return bool((await self._database.transaction([*self._insertion(job, None, event, open_max), begin]))[1])
+        statements = await self._insertion(job, None, event, open_max)
+        return bool((await self._database.transaction([*statements, begin]))[1])
 
-    def _insertion(self, job: Job, idempotency_key: str | None, event: OutboxEvent, open_max: int) -> list[Statement]:
+    async def _insertion(
+        self, job: Job, idempotency_key: str | None, event: OutboxEvent, open_max: int
+    ) -> list[Statement]:
+        values = request_values(job)
         insert = Statement(
-            "INSERT INTO exports (export_id, org_id, environment, status, request, actor, idempotency_key, created_us) "
-            "SELECT :export_id, :org_id, :environment, 'pending', :request, :actor, :idempotency_key, :created_us "
+            "INSERT INTO exports (export_id, org_id, environment, status, request, actor, idempotency_key, created_us, "
+            "mac) SELECT :export_id, :org_id, :environment, 'pending', :request, :actor, :idempotency_key, "
+            ":created_us, :mac "
             "WHERE (SELECT COUNT(*) FROM exports WHERE org_id = :org_id AND status IN ('pending', 'running')) < :max "
             "AND NOT EXISTS (SELECT 1 FROM exports WHERE org_id = :org_id AND environment = :environment "
             "AND idempotency_key = :idempotency_key) RETURNING export_id",
             {
-                "export_id": job.export_id,
-                **chain_values(job.chain),
-                "request": json.dumps(asdict(job.request), separators=(",", ":")),
-                "actor": job.actor,
+                **values,
                 "idempotency_key": idempotency_key,
-                "created_us": job.created_us,
+                "mac": await self._macs.make(sealed_request(values)),
                 "max": open_max,
             },
         )
@@ -98,10 +96,17 @@ class JobStore:
 
     async def page(self, chain: Chain, before_id: str | None, limit: int) -> list[Job]:
         """Newest first: ids grow with time. ``before_id``: the last id of the page before."""
-        where, values = "", dict[str, Scalar](limit=limit)
-        if before_id is not None:
-            where, values["before"] = "WHERE export_id < :before", before_id
-        return await self._select_as(chain, f"{where} ORDER BY export_id DESC LIMIT :limit", values)
+        found: list[Job] = []
+        while True:
+            where, values = "", dict[str, Scalar](limit=limit)
+            if before_id is not None:
+                where, values["before"] = "WHERE export_id < :before", before_id
+            sql = f"SELECT {COLUMNS} FROM exports {where} ORDER BY export_id DESC LIMIT :limit"  # noqa: S608
+            rows = await self._database.fetch_as(chain, Statement(sql, values))
+            found += map(job_of, await self._rows.ours(rows))
+            if len(rows) < limit or len(found) >= limit:
+                return found[:limit]
+            before_id = str(rows[-1]["export_id"])
 
     async def has_open(self, now_us: int) -> bool:
         """Whether an export waits for a runner; locks nothing."""
@@ -120,11 +125,11 @@ class JobStore:
         """Claim an export that runs, unless it gave another sign of life after that one."""
         sql = (
             f"UPDATE exports SET {_BEGIN} WHERE export_id = :export_id AND status = 'running' "  # noqa: S608
-            f"AND attempt = :attempt AND lease_until_us = :beat RETURNING {_COLUMNS}"
+            f"AND attempt = :attempt AND lease_until_us = :beat RETURNING {COLUMNS}"
         )
         values: dict[str, Scalar] = {**asdict(beat), "owner": owner, "now": now_us, "until": lease_until_us}
         [rows] = await self._database.transaction([Statement(sql, values)])
-        return _job(rows[0]) if rows else None
+        return await self._begun(rows)
 
     async def claim(self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int) -> Job | None:
         """Claim the oldest export that waits; None when there is none. Others that run count, also abandoned ones."""
@@ -132,11 +137,26 @@ class JobStore:
             f"UPDATE exports SET {_BEGIN} WHERE export_id = (SELECT e.export_id FROM exports e WHERE {_CLAIMABLE} "  # noqa: S608
             "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running') "
             "< :max ORDER BY e.created_us, e.export_id LIMIT 1) "
-            f"RETURNING {_COLUMNS}"
+            f"RETURNING {COLUMNS}"
         )
         values = _times(now_us) | {"owner": owner, "until": lease_until_us, "max": per_organisation_max}
-        rows = (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]
-        return _job(rows[0]) if rows else None
+        while rows := (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]:
+            job = await self._begun(rows)
+            if job is not None:
+                return job
+        return None
+
+    async def _begun(self, rows: Sequence[Row]) -> Job | None:
+        """The job that was claimed, if it is this deployment's; another is ended, and no entry tells of it."""
+        if not rows:
+            return None
+        if ours := await self._rows.ours(rows):
+            return job_of(ours[0])
+        sql = "UPDATE exports SET status = 'failed', error_code = :code WHERE export_id = :id AND attempt = :attempt"
+        [row] = rows
+        values: dict[str, Scalar] = {"code": ROW_UNANNOUNCED, "id": row["export_id"], "attempt": row["attempt"]}
+        await self._database.transaction([Statement(sql, values)])
+        return None
 
     async def renew(self, lease: Lease, lease_until_us: int, steps_done: int, steps_total: int) -> bool:
         """Renew the lease, and note the progress; False when the export was cancelled or taken over."""
@@ -155,14 +175,16 @@ class JobStore:
         """Note the finished bundle; False when the export was cancelled or taken over: it does not count then."""
         changes = (
             "status = 'completed', finished_us = :finished, expires_us = :expires, size_bytes = :size, "
-            "sha256 = :sha256, result = :result"
+            "sha256 = :sha256, result = :result, result_mac = :mac"
         )
+        row = result_values(replace(job, attempt=lease.attempt))
         values: dict[str, Scalar] = {
-            "finished": job.finished_us,
-            "expires": job.expires_us,
-            "size": job.size_bytes,
-            "sha256": job.sha256,
-            "result": json.dumps(job.result, separators=(",", ":")),
+            "finished": row["finished_us"],
+            "expires": row["expires_us"],
+            "size": row["size_bytes"],
+            "sha256": row["sha256"],
+            "result": row["result"],
+            "mac": await self._macs.make(sealed_result(row)),
         }
         return await self._change(lease, changes, values, event, "completed")
 
@@ -197,11 +219,19 @@ class JobStore:
 
     async def with_leftovers(self, limit: int) -> Sequence[Job]:
         """Exports that ended and may have superfluous files."""
+        found: list[Job] = []
+        after = ""
         sql = (
-            f"SELECT {_COLUMNS} FROM exports WHERE has_files = 1 "  # noqa: S608
-            "AND (status IN ('failed', 'cancelled', 'expired') OR (status = 'completed' AND attempt > 1)) LIMIT :limit"
+            f"SELECT {COLUMNS} FROM exports WHERE has_files = 1 AND export_id > :after "  # noqa: S608
+            "AND (status IN ('failed', 'cancelled', 'expired') OR (status = 'completed' AND attempt > 1)) "
+            "ORDER BY export_id LIMIT :limit"
         )
-        return [_job(row) for row in await self._database.fetch(Statement(sql, {"limit": limit}))]
+        while rows := await self._database.fetch(Statement(sql, {"after": after, "limit": limit})):
+            found += map(job_of, await self._rows.ours(rows))
+            if len(found) >= limit:
+                return found[:limit]
+            after = str(rows[-1]["export_id"])
+        return found
 
     async def note_tidied(self, job: Job) -> None:
         """Note that the export's superfluous files are deleted."""
@@ -248,8 +278,8 @@ class JobStore:
         return bool((await self._database.transaction(statements))[2])
 
     async def _select_as(self, chain: Chain, rest: str, values: dict[str, Scalar]) -> list[Job]:
-        sql = f"SELECT {_COLUMNS} FROM exports {rest}"  # noqa: S608
-        return [_job(row) for row in await self._database.fetch_as(chain, Statement(sql, values))]
+        sql = f"SELECT {COLUMNS} FROM exports {rest}"  # noqa: S608
+        return list(map(job_of, await self._rows.ours(await self._database.fetch_as(chain, Statement(sql, values)))))
 
 
 _CLAIMABLE = "(status = 'pending' AND (not_before_us <= :now OR not_before_us > :latest)) "
@@ -268,31 +298,3 @@ _BEGIN = (
     "lease_owner = :owner, lease_until_us = :until, started_us = COALESCE(started_us, :now), has_files = 1, "
     "steps_done = 0, not_before_us = 0"
 )
-
-
-def _job(row: Row) -> Job:
-    request: dict[str, Any] = json.loads(str(row["request"]))
-    total = cast("int", row["steps_total"])
-    done = cast("int", row["steps_done"])
-    is_ranged = row["through_seq"] is not None
-    failure = None if row["error_code"] is None else Failure(str(row["error_code"]), str(row["error_message"]))
-    status = cast("Status", row["status"])
-    return Job(
-        str(row["export_id"]),
-        chain_in(row),
-        status,
-        Request(**{**request, "formats": tuple(request["formats"])}),
-        str(row["actor"]),
-        cast("int", row["created_us"]),
-        cast("int | None", row["started_us"]),
-        cast("int | None", row["finished_us"]),
-        cast("int | None", row["expires_us"]),
-        cast("int", row["attempt"]),
-        cast("int", row["failures"]),
-        Range(cast("int", row["after_seq"]), cast("int", row["through_seq"])) if is_ranged else None,
-        1.0 if status in ("completed", "expired") else min(done / total, 0.99) if total else 0.0,
-        cast("int | None", row["size_bytes"]),
-        cast("str | None", row["sha256"]),
-        {} if row["result"] is None else json.loads(str(row["result"])),
-        failure,
-    )

@@ -11,6 +11,9 @@ from precipiq_contracts.chain import Chain
 Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
 Format: TypeAlias = Literal["jsonl", "csv"]
 
+BACKOFF_MAX_S = 300.0
+"""The longest wait of an export after a failure."""
+
 FORMATS: tuple[Format, ...] = ("jsonl", "csv")
 
 

@@ -69,8 +69,8 @@ class BundleMaker:
         self._options = options
 
     async def make(self, job: Job, lease: Lease, progress: Progress) -> MadeBundle:
-        """Make the export's bundle. Raises ``LeaseLost``, ``VaultRefused``, ``UnauthenticEntry`` and ``Unavailable``;
-        leaves no file then.
+        """Make the export's bundle. Raises ``LeaseLost``, ``VaultRefused``, ``UnauthenticEntry``, ``KeyUnanchored``
+        and ``Unavailable``; leaves no file then.
         """
         key = await self._keys.current(job.chain)
         range = job.range or await self._fix_range(job, lease)

@@ -28,6 +28,7 @@ from precipiq_exports.config import ExportsConfig
 from precipiq_exports.download_store import DownloadStore
 from precipiq_exports.downloads import Downloads
 from precipiq_exports.job_store import JobStore
+from precipiq_exports.job_trust import JobTrust
 from precipiq_exports.kinds import KINDS
 from precipiq_exports.leases import LeaseKeeper, LeaseObserver
 from precipiq_exports.local_bundles import LocalBundles
@@ -37,8 +38,10 @@ from precipiq_exports.runner import ExportRunner, RunnerLimits
 from precipiq_exports.service import ExportService, ServiceLimits
 from precipiq_exports.signer import Signer
 from precipiq_exports.signing_key_store import SigningKeyStore
+from precipiq_exports.signing_key_trust import SigningKeyTrust
 from precipiq_exports.signing_keys import SigningKeys
 from precipiq_exports.upkeep import Upkeep
+from precipiq_macs.row_macs import RowMacs, TrustedRows
 
 if TYPE_CHECKING:
     import click
@@ -61,7 +64,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
     name = "exports"
     Config = ExportsConfig
     provides: ClassVar[tuple[type, ...]] = (ExportService, SigningKeys, ExportRunner, Downloads)
-    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault)
+    requires: ClassVar[tuple[type, ...]] = (Database, Ledger, ChainAudit, KeyVault, RowMacs)
     optional: ClassVar[tuple[type, ...]] = (BundleStore, AddressLimiter, Plans)
 
     @hookimpl
@@ -72,11 +75,14 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         folder = services.get(DeploymentInfo).data_dir / config.folder
         work_folder = folder / "work"
         bundles = services.find(BundleStore) or LocalBundles(folder / "bundles", is_shared=config.folder_is_shared)
-        store = JobStore(services.get(Database))
-        self._key_store = SigningKeyStore(services.get(Database))
+        database, macs = services.get(Database), services.get(RowMacs)
+        store = JobStore(database, macs)
+        self._key_store = SigningKeyStore(database, macs)
+        trust = SigningKeyTrust(self._key_store, ledger, macs)
+        self._trusted = (trust, JobTrust(database, store.events, ledger, macs))
         self._signer = Signer(services.get(KeyVault).access())
         self._metrics = ExportMetrics(services.get(CollectorRegistry))
-        keys = SigningKeys(self._key_store, self._signer, ledger, clock, randomness)
+        keys = SigningKeys(self._key_store, trust, self._signer, ledger, clock, randomness)
         limits = ServiceLimits(config.open_per_organisation_max, config.downloads_max, config.lease_s)
         plans = services.find(Plans)
         service = ExportService(store, bundles, ledger, clock, randomness, limits, plans)
@@ -115,7 +121,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         services.provide(
             Downloads,
             Downloads(
-                DownloadStore(services.get(Database)),
+                DownloadStore(database),
                 ledger,
                 clock,
                 randomness,
@@ -127,6 +133,10 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
         return KINDS
+
+    @hookimpl
+    def trusted_rows(self, services: Services) -> Sequence[TrustedRows]:
+        return self._trusted
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Endpoint]:

@@ -60,7 +60,13 @@ class ExportRoutes:
             Endpoint("GET", "/exports", self.list_exports, "export", models.ExportList, query=PageQuery),
             Endpoint("GET", "/exports/signing-keys", self.list_keys, "export", models.SigningKeyList, query=PageQuery),
             Endpoint(
-                "POST", "/exports/signing-keys/rotate", self.rotate_key, "admin", models.SigningKeyOut, status=201
+                "POST",
+                "/exports/signing-keys/rotate",
+                self.rotate_key,
+                "admin",
+                models.SigningKeyOut,
+                status=201,
+                errors=("key_unanchored",),
             ),
             Endpoint(
                 "GET",

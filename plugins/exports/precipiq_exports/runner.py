@@ -15,9 +15,9 @@ from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import PrecipiqError, Unavailable, VaultRefused
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
-from precipiq_exports.errors import UnauthenticEntry
-from precipiq_exports.job_store import BACKOFF_MAX_S, JobStore, Lease
-from precipiq_exports.jobs import Failure, Job
+from precipiq_exports.errors import KeyUnanchored, UnauthenticEntry
+from precipiq_exports.job_store import JobStore, Lease
+from precipiq_exports.jobs import BACKOFF_MAX_S, Failure, Job
 from precipiq_exports.leases import LeaseKeeper, LeaseLost, LeaseObserver, Progress
 from precipiq_exports.maker import BundleMaker, MadeBundle
 from precipiq_exports.metrics import ExportMetrics
@@ -138,7 +138,7 @@ class ExportRunner:
                 self._metrics.count("lost")
                 log.warning("export is not ours any more: cancelled, or taken over by another process")
             except PrecipiqError as error:
-                is_final = isinstance(error, VaultRefused | UnauthenticEntry)
+                is_final = isinstance(error, VaultRefused | UnauthenticEntry | KeyUnanchored)
                 await self._handle_failure(job, lease, Failure(error.code, error.message), is_final=is_final)
             except Exception:  # the export must end with a reason for any error, and the others go on
                 log.exception("export failed unexpectedly")

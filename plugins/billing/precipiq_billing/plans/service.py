@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import structlog
@@ -21,12 +21,14 @@ from precipiq_billing.plans.subscriptions import (
     standing_of,
     state_of,
 )
+from precipiq_billing.plans.trust import PlanTrust
 from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.plans import NO_LIMITS, PlanLimits
 
 DUPLICATE = "duplicate event; already processed"
 OUTDATED = "a later state of the subscription is known"
+UNKNOWN_ORGANISATION = "the organisation that the subscription names has no entry yet: nothing can announce its plan"
 
 _ROWS_AT_ONCE = 1000
 _REASONS: Mapping[Kept, str | None] = {"kept": None, "known": DUPLICATE, "outdated": OUTDATED}
@@ -64,8 +66,10 @@ class Account:
 class PlanBook:
     """``Plans`` from Stripe's subscriptions. Holds in memory the subscriptions that can give a plan."""
 
-    def __init__(self, store: SubscriptionStore, config: PlansConfig, clock: Clock) -> None:
+    def __init__(self, store: SubscriptionStore, trust: PlanTrust, config: PlansConfig, clock: Clock) -> None:
         self._store = store
+        self._trust = trust
+        trust.on_audit = self._drop_outdated
         self._config = config
         self._clock = clock
         self._default = _Resolved(Standing(config.default, None), config.tiers[config.default].limits)
@@ -91,10 +95,14 @@ class PlanBook:
         state = state_of(event)
         if isinstance(state, str):
             return state
-        kept = await self._store.keep(state)
+        is_unknown = bool(state.org_id) and not await self._trust.is_known(state.org_id)
+        kept = await self._store.keep(replace(state, org_id="") if is_unknown else state)
         if kept == "kept":
+            await self._trust.announce()
             await self.refresh()
             self._note(state)
+        if is_unknown:
+            return UNKNOWN_ORGANISATION
         if not state.org_id:
             return NO_ORGANISATION
         return _REASONS[kept]
@@ -104,10 +112,10 @@ class PlanBook:
         async with self._refreshing:
             while True:
                 changed = await self._store.changed_after(self._seen_change, _ROWS_AT_ONCE)
-                for state in changed.states:
+                for state in await self._trust.counting(changed.rows):
                     self._put(state)
                 self._seen_change = changed.change
-                if len(changed.states) < _ROWS_AT_ONCE:
+                if len(changed.rows) < _ROWS_AT_ONCE:
                     return
 
     def run(self, background: Background) -> AbstractAsyncContextManager[None]:
@@ -119,10 +127,18 @@ class PlanBook:
     async def accounts(self) -> list[Account]:
         """Every organisation that ever had a subscription, by id; read from the database."""
         now_s = self._now_s()
+        counting = await self._trust.counting(await self._store.all_of_organisations())
         return [
             self._account(org_id, list(states), now_s)
-            for org_id, states in groupby(await self._store.all_of_organisations(), lambda state: state.org_id)
+            for org_id, states in groupby(counting, lambda state: state.org_id)
         ]
+
+    async def _drop_outdated(self, org_id: str, versions: Mapping[str, str]) -> None:
+        """Forget what the chain says to have changed, where its row is hidden from this process."""
+        await self.refresh()  # a row changes before its entry is sealed: what is not hidden is here now
+        held = self._states.get(org_id, {})
+        for state in [each for each in held.values() if each.version < versions.get(each.subscription_id, "")]:
+            self._put(replace(state, is_deleted=True))
 
     def _account(self, org_id: str, states: Sequence[SubscriptionState], now_s: int) -> Account:
         given = [(state, standing_of(state, now_s, self._config)) for state in states]
