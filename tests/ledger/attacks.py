@@ -201,7 +201,57 @@ FILES = (
 )
 """Those that reach the disk too."""
 
-ALL: tuple[Attack, ...] = (*ROWS, *FILES)
+_KEY = "key_id, org_id, environment, secret_hash, prefix, last_four, scopes, created_us"
+_SIGNING_KEY = "key_id, org_id, environment, public_key, wrapped_key, created_us"
+
+
+def _insert(table: str, columns: str, *values: object) -> Callable[[Intruder], object]:
+    """A row of that chain: its own id, the chain, those values."""
+
+    def insert(intruder: Intruder) -> None:
+        chain = intruder.chain
+        row = (f"forged_{chain.org_id}", chain.org_id, chain.environment, *values)
+        intruder.execute(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", *row)
+
+    return insert
+
+
+def _change_key(assignment: str) -> Callable[[Intruder], object]:
+    def change(intruder: Intruder) -> None:
+        intruder.execute(f"UPDATE api_keys SET {assignment} WHERE org_id = ?", intruder.chain.org_id)
+
+    return change
+
+
+NO_ENTRY = 0
+
+BESIDE = (
+    Attack(
+        "A17_a_signing_key_is_put_in",
+        "T1",
+        ("KEY_UNANCHORED",),
+        NO_ENTRY,
+        _insert("signing_keys", _SIGNING_KEY, "AAAA", "AAAA", 1),
+    ),
+    Attack(
+        "A17_an_api_key_is_put_in",
+        "T1",
+        ("ROW_UNANNOUNCED",),
+        NO_ENTRY,
+        _insert("api_keys", _KEY, "0" * 64, "pq_test_", "0000", "read write admin", 1),
+    ),
+    Attack("A17_the_scopes_of_a_key_are_altered", "T1", ("ROW_UNANNOUNCED",), NO_ENTRY, _change_key("scopes = 'read'")),
+    Attack(
+        "A17_the_end_of_a_key_is_taken_away",
+        "T1",
+        ("ROW_UNANNOUNCED",),
+        NO_ENTRY,
+        _change_key("expires_us = 9000000000000000"),
+    ),
+)
+"""Those on rows beside the chain, which stays whole: they grant nothing."""
+
+ALL: tuple[Attack, ...] = (*ROWS, *FILES, *BESIDE)
 
 
 def attack(intruder: Intruder, what: Attack, checkpoints: Path) -> Any:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-import structlog
-
 from precipiq_auth_keys.kinds import KEY_CREATED, KEY_REVOKED, KEY_ROTATED
 from precipiq_auth_keys.store import KeyRecord, KeyStore
 from precipiq_chain.chain_format import parse_statement
@@ -18,11 +16,7 @@ from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.ledger import Ledger
 from precipiq_macs.announcements import Announcements
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowFinding, RowMacs
-
-log = structlog.get_logger("precipiq.auth_keys")
-
-_LOGGED_MAX = 1000
-_NOT_OURS = "its row was not written by a server of this deployment"
+from precipiq_macs.row_reports import NOT_OURS, RowReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class KeyTrust:
         self._ledger = ledger
         self._macs = macs
         self._announcements = Announcements(ledger, (KEY_CREATED, KEY_ROTATED, KEY_REVOKED), _nothing, _fold)
-        self._logged: set[tuple[str, str]] = set()
+        self._reports = RowReports("precipiq.auth_keys", "an API key does not count: it opens nothing")
 
     async def counts(self, key: KeyRecord) -> bool:
         """As :meth:`counting`."""
@@ -63,17 +57,15 @@ class KeyTrust:
     async def counting(self, keys: Sequence[KeyRecord]) -> list[KeyRecord]:
         """Those of these keys of one chain that count; what is wrong is logged once. Raises ``Unavailable``."""
         problems = await self._problems(keys)
-        for key in keys:
-            problem = problems.get(key.key_id)
-            if problem is not None:
-                self._report(key, problem)
+        if problems:
+            self._reports.note(keys[0].chain, _findings(problems))
         return [key for key in keys if key.key_id not in problems]
 
     async def is_ours(self, key: KeyRecord) -> bool:
         """Whether a server of this deployment wrote the row, as it once was; asks no chain. Raises ``Unavailable``."""
         is_ours = await self._macs.hold(key.sealed, key.mac)
         if not is_ours:
-            self._report(key, _NOT_OURS)
+            self._reports.note(key.chain, _findings({key.key_id: NOT_OURS}))
         return is_ours
 
     async def chains(self) -> AsyncIterator[Chain]:
@@ -83,8 +75,7 @@ class KeyTrust:
 
     async def audit(self, chain: Chain) -> Sequence[RowFinding]:
         """See ``TrustedRows.audit``."""
-        problems = await self._problems(await self._store.keys(chain))
-        return [RowFinding(ROW_UNANNOUNCED, key_id, problem) for key_id, problem in problems.items()]
+        return _findings(await self._problems(await self._store.keys(chain)))
 
     async def adopt(self) -> None:
         """See ``TrustedRows.adopt``."""
@@ -116,7 +107,7 @@ class KeyTrust:
 
     async def _problem(self, key: KeyRecord, said: Mapping[str, Announced]) -> str | None:
         if not await self._macs.hold(key.sealed, key.mac):
-            return _NOT_OURS
+            return NOT_OURS
         announced = said.get(key.key_id)
         return "no entry of the chain announces it" if announced is None else _contradiction(announced, key)
 
@@ -130,11 +121,9 @@ class KeyTrust:
             _take(waiting, event.kind, event.body)
         return {**waiting, **await self._announcements.of(chain)}  # again: it may have been sealed in between
 
-    def _report(self, key: KeyRecord, problem: str) -> None:
-        if (key.key_id, problem) not in self._logged and len(self._logged) < _LOGGED_MAX:
-            self._logged.add((key.key_id, problem))
-            log.critical("an API key does not count", code=ROW_UNANNOUNCED, key_id=key.key_id,
-                         org_id=key.chain.org_id, environment=key.chain.environment, reason=problem)  # fmt: skip
+
+def _findings(problems: Mapping[str, str]) -> list[RowFinding]:
+    return [RowFinding(ROW_UNANNOUNCED, key_id, problem) for key_id, problem in problems.items()]
 
 
 def _nothing() -> dict[str, Announced]:

@@ -8,6 +8,7 @@ from precipiq_chain.verify import CHECKPOINT_FORGED, INCONSISTENT_WITH_CHECKPOIN
 from precipiq_contracts.ledger import ChainBreak
 from precipiq_ledger.anchors import CHECKPOINTS_LOST, WRONG_ORIGIN
 from precipiq_ledger.grading import ANCHOR_STALE, CHECKED_ZERO
+from precipiq_ledger.row_trust import NO_ENTRY
 from precipiq_macs.row_macs import KEY_UNANCHORED
 
 _BEGIN_ANEW = (
@@ -16,6 +17,10 @@ _BEGIN_ANEW = (
     "see 'Checkpoints' in docs/operators.md"
 )
 _RESTORED = "if you restored an old copy, declare it with the server stopped: precipiq ledger restored --reason ..."
+_OF_A_ROW = (
+    "find out who wrote into the database; keep a copy of the row, which grants nothing, then remove it. Make what was "
+    "meant by it again, by the interface or a command"
+)
 _NEXT_STEPS = {
     ORG_MISSING: "find out who deleted the entries; " + _RESTORED,
     INCONSISTENT_WITH_CHECKPOINT: "compare with receipts and backups; " + _RESTORED,
@@ -33,6 +38,8 @@ _NEXT_STEPS = {
 
 def next_steps(findings: Sequence[ChainBreak]) -> Iterator[str]:
     """What an operator does about each, in a sentence."""
+    if any(finding.seq == NO_ENTRY for finding in findings):
+        yield _OF_A_ROW
     for finding in findings:
-        if finding.code in _NEXT_STEPS:
+        if finding.code in _NEXT_STEPS and finding.seq != NO_ENTRY:
             yield _NEXT_STEPS[finding.code]
