@@ -46,6 +46,7 @@ pytestmark = pytest.mark.anyio
 
 CHAIN = Chain("org_alpha", "test")
 ENTRIES = 10
+INCONSISTENT = "INCONSISTENT_WITH_CHECKPOINT"
 LIMITS = VerifierLimits(100, 1, 1000, 2, 100)
 STALE = ChainBreak(8, "ANCHOR_STALE", "entry 8 is without a checkpoint for 901 s")
 
@@ -205,7 +206,7 @@ async def test_a_chain_that_is_gone_and_that_the_sweep_saw_is_missing(files: Che
     file = SweepFile(tmp_path / "sweep", Signing())
     file.write(SweepBook({CHAIN: Swept(1, tail=Anchor(4, "a" * 64)), Chain("org_beta", "test"): Swept(1)}))
     verifier.remembered = SweepMemory(tmp_path / "sweep", Signing())
-    assert dict(verifier.remembered()) == {CHAIN: Seen(4)}
+    assert dict(verifier.remembered()) == {CHAIN: Seen(4, "a" * 64)}
     gone = await verifier.verify(nothing, CHAIN)
     assert (gone.is_valid, gone.verdict, [finding.code for finding in gone.findings]) == (
         False,
@@ -220,11 +221,28 @@ async def test_a_chain_that_is_gone_and_that_the_sweep_saw_is_missing(files: Che
     assert SweepMemory(tmp_path / "sweep", Signing())() == {}, "a record that somebody changed is none"
 
 
+@pytest.mark.parametrize(("seq", "code", "at"), [(ENTRIES + 3, "TRUNCATED", ENTRIES + 1), (4, INCONSISTENT, 4)])
+async def test_an_entry_that_the_sweep_saw_and_that_is_gone_fails_the_chain(
+    auditor: MemoryAuditor, files: CheckpointFiles, tmp_path: Path, seq: int, code: str, at: int
+) -> None:
+    """Newer than every checkpoint: the sweep of this machine is the only witness."""
+    sign(files, auditor, 2)
+    verifier = Verifier(Signing(), files, LIMITS)
+    verifier.remembered = SweepMemory(tmp_path / "sweep", Signing())
+    assert (await verifier.verify(auditor, CHAIN)).verdict == "checkpointed"
+    SweepFile(tmp_path / "sweep", Signing()).write(SweepBook({CHAIN: Swept(1, tail=Anchor(seq, "a" * 64))}))
+    for from_seq in (1, 3):
+        found = await verifier.verify(auditor, CHAIN, from_seq)
+        assert (found.verdict, [(each.code, each.seq) for each in found.findings]) == ("failed", [(code, at)])
+
+
 async def test_checkpoints_that_the_sweep_saw_and_that_are_gone_fail_the_chain(
     auditor: MemoryAuditor, files: CheckpointFiles, tmp_path: Path
 ) -> None:
     """Who removes the whole folder, manifest and all, leaves the chain not merely without an anchor."""
     swept = Site().swept
+    newest = auditor.entries[CHAIN][-1]
+    swept.tail = Anchor(newest.seq, newest.hash)
     SweepFile(tmp_path / "sweep", Signing()).write(SweepBook({CHAIN: swept}))
     verifier = Verifier(Signing(), files, LIMITS)
     assert (await verifier.verify(auditor, CHAIN)).verdict == "unanchored"

@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,19 @@ class SweepFile:
     def __init__(self, folder: Path, master_key: MasterKey) -> None:
         self._folder = folder
         self._path = folder / "sweep.json"
-        self._key = Ed25519PrivateKey.from_private_bytes(master_key.derive(KEY_PURPOSE))
+        self._master_key = master_key
+
+    @cached_property
+    def _key(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self._master_key.derive(KEY_PURPOSE))
+
+    def version(self) -> tuple[int, int, int] | None:
+        """Another value whenever the record was written anew; None without one."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def read(self) -> SweepBook | None:
         """The record; None without one. Raises ``OSError``, and ``ValueError`` for one of another deployment."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from precipiq_chain.verify import ORG_MISSING
+from precipiq_chain.verify import INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.ledger import ChainBreak
 from precipiq_contracts.vault import MasterKey
@@ -20,30 +20,46 @@ class Seen:
     """The newest entry that was seen of a chain, and that of the newest checkpoint; None without one."""
 
     seq: int
+    hash: str
     checkpoint_seq: int | None = None
 
 
 class SweepMemory:
-    """Reads the record in that folder. Another deployment's, or one that cannot be read, is none."""
+    """Reads the record in that folder, when it changed. Another deployment's, or one that cannot be read, is none."""
 
     def __init__(self, folder: Path, master_key: MasterKey) -> None:
-        self._folder = folder
-        self._master_key = master_key
+        self._file = SweepFile(folder, master_key)
+        self._read: tuple[object, Mapping[Chain, Seen]] | None = None
 
     def __call__(self) -> Mapping[Chain, Seen]:
         """What was seen of each chain that had an entry. Blocks."""
+        version = self._file.version()
+        if self._read is None or self._read[0] != version:
+            self._read = (version, self._seen())
+        return self._read[1]
+
+    def _seen(self) -> Mapping[Chain, Seen]:
         try:
-            book = SweepFile(self._folder, self._master_key).read()
+            book = self._file.read()
         except (OSError, ValueError):
             return {}
         return {} if book is None else {chain: _seen(swept) for chain, swept in book.chains.items() if swept.tail.seq}
 
 
-def with_memory(compared: Compared, seen: Seen, ends_at: int) -> Compared:
-    """The comparison of a chain that ends there, with what is missing: its entries, or each of its checkpoints."""
-    if not ends_at:
+def with_memory(compared: Compared, seen: Seen, ends_at: int, stored: str | None) -> Compared:
+    """The comparison of a chain that ended there, with what the sweep saw and is gone: entries, or all checkpoints.
+
+    ``stored``: the hash that the chain has now where the sweep saw an entry; it may have grown meanwhile.
+    """
+    if not ends_at and stored is None:
         reason = f"all entries of the chain are gone: the sweep of this machine saw entry {seen.seq}"
         broken = ChainBreak(1, ORG_MISSING, reason)
+    elif stored is None:
+        reason = f"the sweep of this machine saw entry {seen.seq}: the tail was cut or an old copy restored"
+        broken = ChainBreak(min(ends_at + 1, seen.seq), TRUNCATED, reason)
+    elif stored != seen.hash:
+        reason = f"the sweep of this machine saw another entry {seen.seq}: the chain was rewritten at or before it"
+        broken = ChainBreak(seen.seq, INCONSISTENT_WITH_CHECKPOINT, reason)
     elif seen.checkpoint_seq is not None and not compared.comparison.compared_count:
         reason = f"no checkpoint of the chain is held: the sweep of this machine saw one of entry {seen.checkpoint_seq}"
         broken = ChainBreak(seen.checkpoint_seq, CHECKPOINTS_LOST, reason)
@@ -54,4 +70,6 @@ def with_memory(compared: Compared, seen: Seen, ends_at: int) -> Compared:
 
 
 def _seen(swept: Swept) -> Seen:
-    return Seen(swept.tail.seq, None if swept.compared is None else swept.compared.comparison.newest_seq)
+    return Seen(
+        swept.tail.seq, swept.tail.hash, None if swept.compared is None else swept.compared.comparison.newest_seq
+    )

@@ -153,10 +153,11 @@ class Verifier:
             compared = await asyncio.to_thread(work)
         except OSError as error:
             raise Unavailable(f"the checkpoints cannot be read: {error.strerror}") from error
-        if compared.comparison.broken is not None or (ends_at and compared.comparison.compared_count):
-            return compared
         seen = (await asyncio.to_thread(self.remembered)).get(asked.chain)
-        return compared if seen is None else with_memory(compared, seen, ends_at)
+        if compared.comparison.broken is not None or seen is None:
+            return compared
+        [stored] = await asyncio.to_thread(asked.auditor.hashes_at, asked.chain, [seen.seq])
+        return with_memory(compared, seen, ends_at, stored)
 
     def _evidence(self) -> Evidence:
         """Made when it is first asked for: a deployment that is only checked reads no master key."""
