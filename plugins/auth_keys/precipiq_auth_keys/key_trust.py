@@ -30,6 +30,10 @@ class Announced:
     replaced_by: str | None = None
 
 
+_ENDED = Announced((), None, None, is_revoked=True)
+"""What is kept of all keys that were revoked: a tenant may have made and revoked any number."""
+
+
 def fingerprint_of(secret_hash: str) -> str:
     """What a chain says of a key's secret: the SHA-256, in hex, of the hash that is stored of it."""
     return sha256(f"precipiq key\n{secret_hash}".encode()).hexdigest()
@@ -145,7 +149,7 @@ def _take(said: dict[str, Announced], kind: str, body: Mapping[str, Any]) -> Non
         if key_id in said:
             said[key_id] = replace(said[key_id], replaced_by=new_id)
     elif key_id in said:
-        said[key_id] = replace(said[key_id], is_revoked=True)
+        said[key_id] = _ENDED
 
 
 def _announced(body: Mapping[str, Any]) -> Announced:
@@ -159,14 +163,14 @@ def _announced(body: Mapping[str, Any]) -> Announced:
 
 def _contradiction(said: Announced, key: KeyRecord) -> str | None:
     """Where the row grants more than the chain says. A row that grants less is ahead of an event that waits."""
+    if said.is_revoked:
+        return None if key.is_revoked else "the chain says that it was revoked"
     if key.scopes != said.scopes:
         return f"the chain gives it the scopes {' '.join(said.scopes)}"
     if said.fingerprint is not None and said.fingerprint != fingerprint_of(key.secret_hash):
         return "the chain announces another secret"
     if said.fingerprint is not None and said.expires_us != key.expires_us:
         return "the chain announces another expiry"
-    if said.is_revoked and not key.is_revoked:
-        return "the chain says that it was revoked"
     if said.replaced_by is not None and key.revoked_us is None:
         return f"the chain says that {said.replaced_by} replaced it"
     return None
