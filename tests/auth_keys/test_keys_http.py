@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from precipiq_auth_keys.secret_format import is_well_formed, make_key
+from precipiq_auth_keys.secret_format import is_well_formed, key_hash, make_key
 from precipiq_testkit.server import ServerProcess
 from tests.system.stored import places_with
 
@@ -130,6 +130,7 @@ def test_a_new_key_is_an_entry_of_its_chain_by_the_key_that_made_it(
     assert (entry["org_id"], entry["environment"]) == (shared_server.org_id, "test")
     assert entry["body"] == {
         "key_id": made["id"], "environment": "test", "prefix": "pq_test_", "scopes": ["write", "read"],
+        "expires_at": None, "fingerprint": sha256(f"precipiq key\n{key_hash(made['key'])}".encode()).hexdigest(),
     }  # fmt: skip
     for key in (live_key, stranger_key):
         assert made["id"] not in {item["body"]["key_id"] for item in events(shared_server, "key_created", key)}

@@ -36,7 +36,7 @@ from precipiq_ledger.grading import (
 from precipiq_ledger.next_steps import next_steps
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.restore_command import restored
-from precipiq_ledger.row_trust import RowTrust, judge
+from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Progress, Verifier
 
@@ -112,7 +112,7 @@ async def _verify_one(chain: Chain, from_seq: int, with_bar: bool, services: Ser
     last_seq = await asyncio.to_thread(auditor.last_seq, chain)
     with _bar("verifying", last_seq - from_seq + 1, shown=with_bar) as progress:
         verdict = await services.get(Verifier).verify(auditor, chain, from_seq, progress=progress)
-    verdict = judge(verdict, await services.get(RowTrust).audit(chain))
+    verdict = await services.get(RowTrust).judged(chain, verdict)
     return Verified(verdict, services.get(Clock).now_us())
 
 

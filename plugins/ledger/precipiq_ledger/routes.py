@@ -18,7 +18,7 @@ from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.late_answer import LateAnswer
-from precipiq_ledger.row_trust import RowTrust, judge
+from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
 
@@ -200,7 +200,7 @@ class LedgerRoutes:
         async def work() -> object:
             chain = call.principal.chain
             verdict = await self._verifier.verify(auditor, chain, call.query.from_seq)
-            verdict = judge(verdict, await self._rows.audit(chain))
+            verdict = await self._rows.judged(chain, verdict)
             return records.verdict_record(verdict, self._clock.now_us())
 
         def encode(verdict: object) -> bytes:

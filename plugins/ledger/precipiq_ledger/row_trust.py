@@ -63,6 +63,13 @@ class RowTrust:
         """The rows that stand for something the chain does not say. Raises ``Unavailable``."""
         return tuple([finding for table in self.tables for finding in await table.audit(chain)])
 
+    async def judged(self, chain: Chain, verdict: ChainVerdict) -> ChainVerdict:
+        """The verdict on a chain and its rows; of a broken chain they are not compared. Raises ``Unavailable``."""
+        if verdict.broken is not None:
+            unchecked = (*verdict.unchecked, "the rows that grant something: what the chain says does not hold")
+            return replace(verdict, unchecked=unchecked) if self.tables else verdict
+        return judge(verdict, await self.audit(chain))
+
 
 def judge(verdict: ChainVerdict, findings: Sequence[RowFinding]) -> ChainVerdict:
     """The verdict on a chain and its rows: a chain that holds does not vouch for rows that it does not announce."""
