@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.serving import listen
+from precipiq_hypercorn.shared_metrics import whole
 from precipiq_hypercorn.supervisor import DEATHS_MAX, Supervisor
 from precipiq_testkit.server import ServerProcess
 
@@ -237,6 +239,18 @@ async def test_a_second_signal_ends_at_once_with_3(several: Several) -> None:
     assert await asyncio.to_thread(several.process.wait, WAIT_S) == 3
     writer.close()
     assert not any(map(is_alive, several.pids()))
+
+
+def test_a_histogram_that_is_just_being_made_is_not_shown() -> None:
+    metric = Metric("seconds", "seconds of something", "histogram")
+    for path, ends in (("/a", (0.1, "+Inf")), ("/b", (0.1,))):
+        for le in ends:
+            metric.add_sample("seconds_bucket", {"path": path, "le": str(le)}, 1.0)
+        metric.add_sample("seconds_sum", {"path": path}, 1.0)
+    assert [sample.labels["path"] for sample in whole(metric)] == ["/a"] * 3
+    counter = Metric("things", "things", "counter")
+    counter.add_sample("things_total", {}, 1.0)
+    assert list(whole(counter)) == counter.samples
 
 
 def metrics(server: Several) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:

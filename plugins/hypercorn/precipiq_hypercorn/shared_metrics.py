@@ -55,7 +55,7 @@ class SharedRegistry(CollectorRegistry):
             known = own.pop(metric.name, None)
             unit = known.unit if known is not None else ""
             is_gauge = metric.type == "gauge"
-            yield _metric(metric, unit, map(_with_worker_for_pid, metric.samples) if is_gauge else metric.samples)
+            yield _metric(metric, unit, map(_with_worker_for_pid, metric.samples) if is_gauge else whole(metric))
         for metric in own.values():
             samples = (item._replace(labels={"worker": self._worker, **item.labels}) for item in metric.samples)
             yield _metric(metric, metric.unit, samples)
@@ -70,6 +70,16 @@ class SharedRegistry(CollectorRegistry):
                     raise
                 time.sleep(_READ_PAUSE_S)  # a worker that starts or ends is making or removing a file
         return ()
+
+
+def whole(metric: Metric) -> Iterator[Sample]:
+    """Its samples, without histograms that another worker is just making: readers refuse one without its last bucket."""
+    made = {_name_of(sample) for sample in metric.samples if sample.labels.get("le") == "+Inf"}
+    return (sample for sample in metric.samples if metric.type != "histogram" or _name_of(sample) in made)
+
+
+def _name_of(sample: Sample) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in sample.labels.items() if name != "le")
 
 
 def _metric(metric: Metric, unit: str, samples: Iterable[Sample]) -> Metric:
