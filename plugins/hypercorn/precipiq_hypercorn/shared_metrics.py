@@ -73,7 +73,7 @@ class SharedRegistry(CollectorRegistry):
 
 
 def whole(metric: Metric) -> Iterator[Sample]:
-    """Its samples, without histograms that another worker is just making: readers refuse one without its last bucket."""
+    """Its samples, without histograms that another worker is just making: readers refuse one without its end."""
     made = {_name_of(sample) for sample in metric.samples if sample.labels.get("le") == "+Inf"}
     return (sample for sample in metric.samples if metric.type != "histogram" or _name_of(sample) in made)
 
