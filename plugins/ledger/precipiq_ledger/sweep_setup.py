@@ -24,7 +24,7 @@ from precipiq_ledger.sweeper import Sweeper
 from precipiq_ledger.verifier import Verifier
 from precipiq_schema.schema_state import GuardedDatabase, IndexedDatabase
 
-_ROWS_SHARE = 0.1
+_ROWS_SHARE = 0.03
 """Of a round, for the comparison of rows: what it does not come to waits for the next one."""
 
 
