@@ -9,6 +9,7 @@ import structlog
 
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Statement
+from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict
 from precipiq_ledger.adoption_marks import AdoptionMarks
 from precipiq_ledger.grading import grade
@@ -68,7 +69,13 @@ class RowTrust:
         if verdict.broken is not None:
             unchecked = (*verdict.unchecked, "the rows that grant something: what the chain says does not hold")
             return replace(verdict, unchecked=unchecked) if self.tables else verdict
-        return judge(verdict, await self.audit(chain))
+        try:
+            return judge(verdict, await self.audit(chain))
+        except PrecipiqError:
+            raise
+        except Exception as error:  # of a table that a plugin, or somebody else, damaged
+            log.exception("rows cannot be compared with their chain")
+            raise Unavailable("the rows that grant something cannot be compared; see the server's log") from error
 
 
 def judge(verdict: ChainVerdict, findings: Sequence[RowFinding]) -> ChainVerdict:

@@ -26,13 +26,21 @@ class RowWatch:
         self._audited_s: dict[Chain, float] = {}
 
     async def look(self) -> None:
-        """Compare once, the chains first that were not compared for the longest time. Raises ``Unavailable``."""
+        """Compare once, the chains first that were not compared for the longest time.
+
+        Raises the first error at the end: a chain that cannot be compared keeps no other from being compared.
+        """
+        failure: Exception | None = None
         until_s = self._clock.monotonic_s() + self._round_s
         chains = await self._rows.chains() | self._integrity.book.chains.keys()
         self._audited_s = {chain: at for chain, at in self._audited_s.items() if chain in chains}
         for chain in sorted(chains, key=lambda each: (self._audited_s.get(each, 0.0), each.org_id, each.environment)):
-            findings = (await self._rows.audit(chain))[:FINDINGS_NAMED_MAX]
+            try:
+                self._integrity.note_rows(chain, (await self._rows.audit(chain))[:FINDINGS_NAMED_MAX])
+            except Exception as error:  # noqa: BLE001  (raised below)
+                failure = failure or error
             self._audited_s[chain] = self._clock.monotonic_s()
-            self._integrity.note_rows(chain, findings)
-            if self._clock.monotonic_s() >= until_s:
-                return
+            if self._audited_s[chain] >= until_s:
+                break
+        if failure is not None:
+            raise failure
