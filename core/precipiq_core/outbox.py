@@ -17,7 +17,7 @@ import structlog
 from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Row, Scalar, Statement
-from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError
+from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs, SealedValues
 
@@ -30,7 +30,7 @@ With ``macs`` the table has a further column ``mac``, TEXT, which may be NULL.
 """
 
 _AT_ONCE_MAX = 100
-_OF_A_CHAIN_MAX = 10_000
+_DOWN_MAX = 3
 _REFUSED_NAMED_MAX = 100
 
 
@@ -88,24 +88,41 @@ class Outbox:
         """Seal the events that wait. An event that cannot be sealed now stays; the failure is logged once."""
         try:
             async with self._delivering:
+                stuck: dict[Chain, PrecipiqError] = {}
                 after = ""
                 while rows := await self._waiting(after, _AT_ONCE_MAX):
                     events = [_event(row) for row in rows if await self._is_ours(row)]
-                    await self._forget([event for event in events if await self._seal(ledger, event)])
+                    await self._forget([event for event in events if await self._seal(ledger, event, stuck)])
                     after = str(rows[-1]["event_id"])
+            if stuck:
+                raise next(iter(stuck.values()))
             self._is_failing = False
         except PrecipiqError as error:
             if not self._is_failing:
                 log.warning("event not sealed yet; it is stored and will be", outbox=self._table, reason=error.message)
             self._is_failing = True
 
-    async def _seal(self, ledger: Ledger, event: OutboxEvent) -> bool:
-        """Whether it is sealed; one that was sealed with other content before stays, and delays no other."""
+    async def deliver_all(self, ledger: Ledger) -> None:
+        """As :meth:`deliver`. Raises ``Unavailable`` while one without a MAC waits, which would count for nothing."""
+        await self.deliver(ledger)
+        sql = f"SELECT 1 AS found FROM {self._table} WHERE mac IS NULL LIMIT 1"  # noqa: S608
+        if await self._database.fetch(Statement(sql)):
+            raise Unavailable(f"events of {self._table} wait to be sealed: rows are adopted after them")
+
+    async def _seal(self, ledger: Ledger, event: OutboxEvent, stuck: dict[Chain, PrecipiqError]) -> bool:
+        """Whether it is sealed; one that cannot be stays, and keeps those of no other chain from it."""
+        if event.chain in stuck:
+            return False
         key = f"{self._key_prefix}:{event.event_id}"
         try:
             await ledger.append(event.chain, [Draft(event.kind, event.actor, event.body, None, key)])
         except IdempotencyConflict:
             self._refuse(event.event_id, "an event was sealed with other content before: its row was set back")
+            return False
+        except PrecipiqError as error:
+            stuck[event.chain] = error
+            if sum(type(each) is Unavailable for each in stuck.values()) >= _DOWN_MAX:
+                raise  # the ledger is down: each further chain would wait for nothing
             return False
         return True
 
@@ -115,9 +132,12 @@ class Outbox:
 
     async def fetch_ours(self, chain: Chain) -> list[OutboxEvent]:
         """The events of that chain that wait, without those that somebody else stored."""
-        sql = f"SELECT {self._columns} FROM {self._table} ORDER BY event_id LIMIT :limit"  # noqa: S608
-        rows = await self._database.fetch_as(chain, Statement(sql, {"limit": _OF_A_CHAIN_MAX}))
-        return [_event(row) for row in rows if await self._is_ours(row)]
+        sql = f"SELECT {self._columns} FROM {self._table} WHERE event_id > :after ORDER BY event_id LIMIT :limit"  # noqa: S608
+        found, after = list[OutboxEvent](), ""
+        while rows := await self._database.fetch_as(chain, Statement(sql, {"after": after, "limit": _AT_ONCE_MAX})):
+            found += [_event(row) for row in rows if await self._is_ours(row)]
+            after = str(rows[-1]["event_id"])
+        return found
 
     async def _waiting(self, after: str, limit: int) -> list[Row]:
         sql = f"SELECT {self._columns} FROM {self._table} WHERE event_id > :after ORDER BY event_id LIMIT :limit"  # noqa: S608
@@ -131,8 +151,7 @@ class Outbox:
         event_id = str(row["event_id"])
         if await self._macs.hold(SealedValues(self._table, values), cast("str | None", row["mac"])):
             return True
-        what = "an event that no server of this deployment stored is not sealed: somebody wrote to the database"
-        self._refuse(event_id, what)
+        self._refuse(event_id, "an event that no server of this deployment stored is not sealed")
         return False
 
     def _refuse(self, event_id: str, what: str) -> None:

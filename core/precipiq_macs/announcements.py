@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.ledger import Ledger
 
 State = TypeVar("State")
@@ -47,7 +48,10 @@ class Announcements(Generic[State]):
         self._folded: OrderedDict[Chain, _Folded[State]] = OrderedDict()
 
     async def of(self, chain: Chain) -> State:
-        """The state of the chain as it is now, not to be changed. Raises ``Unavailable``."""
+        """The state of the chain as it is now, not to be changed.
+
+        Raises ``Unavailable``, for good when the chain was cut: no server runs while an old copy is restored.
+        """
         folded = self._folded.setdefault(chain, _Folded(self._new()))
         self._folded.move_to_end(chain)
         while len(self._folded) > self._chains_max:
@@ -55,8 +59,8 @@ class Announcements(Generic[State]):
         async with folded.lock:
             head = await self._ledger.head(chain)
             through_seq = 0 if head is None else head.seq
-            if through_seq < folded.through_seq:  # the chain was cut: what it said is not known any more
-                folded.state, folded.through_seq = self._new(), 0
+            if through_seq < folded.through_seq:  # what it said and does not say any more must not be forgotten
+                raise Unavailable(f"the chain ends at {through_seq}, and entry {folded.through_seq} was there")
             if through_seq > folded.through_seq:
                 entries = await self._read(chain, folded.through_seq, through_seq)
                 for entry in entries:

@@ -55,7 +55,7 @@ class RowMacs:
                 raise
             return None
 
-    async def hold(self, row: SealedValues, mac: str | None) -> bool:
+    async def hold(self, row: SealedValues, mac: object) -> bool:
         """Whether the row may have that MAC. Raises ``Unavailable``.
 
         Until all is settled it may have any: a server of the version before changes a row and leaves its MAC.
@@ -74,9 +74,12 @@ class RowMacs:
         except DeploymentError:
             return None
 
-    def matches(self, row: SealedValues, mac: str) -> bool:
-        """Whether that is the row's MAC."""
-        return mac.isascii() and hmac.compare_digest(mac, self.mac(row))
+    def matches(self, row: SealedValues, mac: object) -> bool:
+        """Whether that is the row's MAC. Somebody else may have put values of any type into the row."""
+        try:
+            return isinstance(mac, str) and mac.isascii() and hmac.compare_digest(mac, self.mac(row))
+        except (TypeError, ValueError):
+            return False
 
 
 async def _always() -> bool:

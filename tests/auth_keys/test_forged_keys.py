@@ -18,7 +18,7 @@ from precipiq_auth_keys.secret_format import key_hash, make_key
 from precipiq_auth_keys.service import KeyService, NewKey
 from precipiq_auth_keys.store import KeyStore
 from precipiq_chain.chain_format import parse_statement
-from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.chain import Chain, Draft, Entry, Head
 from precipiq_contracts.credential import Credential
 from precipiq_contracts.database import Database, Migration, Statement
 from precipiq_contracts.errors import DeploymentError, NotFound, Unavailable
@@ -200,6 +200,55 @@ async def test_an_event_that_somebody_puts_in_becomes_no_entry(bench: Bench) -> 
     said = [parse_statement(entry.statement).body for entry in await bench.ledger.read(key.record.chain, 0, 100)]
     assert [body.get("key_id") for body in said] == [key.record.key_id, other.record.key_id]
     assert not await bench.accepts(SECRET)
+
+
+async def test_an_old_event_that_is_sealed_again_brings_no_key_back(bench: Bench) -> None:
+    """He takes the key beside the first entry away, so that the ledger does not know the event any more."""
+    key = await bench.made("read")
+    chain, key_id = key.record.chain, key.record.key_id
+    row = await bench.copy_of(key_id)
+    rotated = await bench.service.rotate(chain, key_id, 3600, "system")
+    await bench.service.revoke(chain, rotated.record.key_id, "system")
+    said = [parse_statement(entry.statement) for entry in await bench.ledger.read(chain, 0, 10)]
+    for statement in said[:2]:  # sealed once more, with right MACs: no row of the outbox is left to refuse
+        await bench.ledger.append(chain, [Draft(statement.kind, "system", statement.body, None, None)])
+    await bench.put_back(row)
+    await bench.sql(
+        "UPDATE api_keys SET revoked_us = NULL, is_revoked = 0, mac = :mac WHERE key_id = :key_id",
+        key_id=rotated.record.key_id,
+        mac=bench.macs.mac(rotated.record.sealed),
+    )
+    assert [await bench.accepts(each.secret) for each in (key, rotated)] == [False, False]
+    assert {row for _, row in await bench.findings(chain)} == {key_id, rotated.record.key_id}
+
+
+async def test_a_cut_chain_makes_a_server_forget_no_revocation(bench: Bench) -> None:
+    key = await bench.made("read")
+    row = await bench.copy_of(key.record.key_id)
+    await bench.service.revoke(key.record.chain, key.record.key_id, "system")
+    head = await bench.ledger.head(key.record.chain)
+    assert head is not None
+    assert await bench.trust.audit(key.record.chain) == []
+    await bench.put_back(row)
+
+    async def cut(chain: Chain) -> Head:
+        return replace(head, seq=head.seq - 1)
+
+    bench.ledger.head = cut  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="was there"):
+        await bench.trust.counts(key.record)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("value", [b"\xff", 5, 1.5])
+async def test_a_value_of_another_type_opens_nothing_and_stops_nothing(bench: Bench, value: object) -> None:
+    """SQLite keeps values of any type in any column."""
+    key, other = await bench.made(), await bench.made()
+    for column in ("mac", "prefix"):
+        await bench.sql(f"UPDATE api_keys SET {column} = :value WHERE key_id = :id", id=key.record.key_id, value=value)
+        assert not await bench.accepts(key.secret)
+        assert await bench.findings(key.record.chain) == [(ROW_UNANNOUNCED, key.record.key_id)]
+    assert await bench.accepts(other.secret)
 
 
 async def test_an_honest_life_of_keys_is_no_finding(bench: Bench) -> None:

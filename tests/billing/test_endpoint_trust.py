@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from precipiq_billing.kinds import kinds
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.service import FinancialEvents
 from precipiq_chain.chain_format import parse_statement
-from precipiq_contracts.chain import Chain, Draft
+from precipiq_contracts.chain import Chain, Draft, Entry
 from precipiq_contracts.database import Database, Scalar
 from precipiq_contracts.errors import NotFound, Unavailable
 from precipiq_ledger.service import LedgerService
@@ -242,3 +242,20 @@ async def test_rows_from_before_the_macs_are_adopted_as_the_chain_announces_them
     settled = True
     assert await upgraded.findings() == [(ROW_UNANNOUNCED, gone.endpoint_id)]
     assert [await upgraded.takes(kept, secret) for secret in (OLD, NEW)] == [True, True]
+
+
+async def test_an_entry_without_its_idempotency_key_makes_its_endpoint_doubtful(bench: Bench) -> None:
+    """Its event could be sealed a second time, as the newest, and make an old secret the current one."""
+    endpoint, neighbour = await bench.make(), await bench.make(BETA)
+    assert await bench.takes(endpoint, OLD)
+    read = bench.ledger.read
+
+    async def without_keys(chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
+        found = await read(chain, after_seq, limit, kind)
+        return [replace(entry, idempotency_key=None) if chain == ALPHA else entry for entry in found]
+
+    bench.ledger.read = without_keys  # type: ignore[method-assign]
+    bench.trust = EndpointTrust(bench.store, bench.ledger, bench.macs)
+    assert not await bench.takes(endpoint, OLD)
+    assert await bench.findings() == [(ROW_UNANNOUNCED, endpoint.endpoint_id)]
+    assert await bench.takes(neighbour, OLD)

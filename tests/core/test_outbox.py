@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import structlog
 
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Migration, Statement
-from precipiq_contracts.errors import Conflict, Unavailable
+from precipiq_contracts.errors import Conflict, Unavailable, ValidationFailed
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_testkit.postgres import PostgresDatabase
 from tests.databases import new_database
@@ -38,8 +39,10 @@ class FakeLedger:
     def __init__(self) -> None:
         self.sealed: dict[str | None, Draft] = {}
         self.down_after = 1000
+        self.on_append: Callable[[Chain], object] = lambda chain: None
 
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> None:
+        self.on_append(chain)
         if len(self.sealed) >= self.down_after:
             raise Unavailable
         for draft in drafts:
@@ -97,6 +100,36 @@ async def test_what_cannot_be_sealed_stays_and_is_told_once(opened: Database, ou
     ledger.down_after = 1000
     await outbox.deliver(ledger)  # type: ignore[arg-type]
     assert ledger.bodies() == [0, 1, 2]
+
+
+async def test_a_chain_that_takes_nothing_keeps_no_other_from_it(opened: Database, outbox: Outbox) -> None:
+    class Pinned(FakeLedger):
+        async def append(self, chain: Chain, drafts: Sequence[Draft]) -> None:
+            if chain == CHAIN:
+                raise ValidationFailed("its clock is wrong")
+            await super().append(chain, drafts)
+
+    other = Chain("org_beta", "test")
+    await opened.transaction([outbox.insert(event(number)) for number in range(3)])
+    await opened.transaction([outbox.insert(replace(event(number), chain=other)) for number in range(3, 150)])
+    ledger = Pinned()
+    await outbox.deliver(ledger)  # type: ignore[arg-type]
+    assert ledger.bodies() == list(range(3, 150))
+    assert [item.event_id for item in await outbox.fetch_waiting(9)] == ["event-0000", "event-0001", "event-0002"]
+    ledger = FakeLedger()
+    await outbox.deliver(ledger)  # type: ignore[arg-type]
+    assert ledger.bodies() == [0, 1, 2]
+
+
+async def test_a_ledger_that_is_down_is_not_asked_for_every_chain(opened: Database, outbox: Outbox) -> None:
+    ledger = FakeLedger()
+    ledger.down_after, asked = 0, []
+    ledger.on_append = asked.append
+    events = [replace(event(number), chain=Chain(f"org_{number}", "test")) for number in range(50)]
+    await opened.transaction([outbox.insert(each) for each in events])
+    await outbox.deliver(ledger)  # type: ignore[arg-type]
+    assert len(asked) == 3
+    assert len(await outbox.fetch_waiting(99)) == 50
 
 
 async def test_an_event_is_stored_with_its_change_or_not_at_all(opened: Database, outbox: Outbox) -> None:

@@ -106,3 +106,11 @@ async def test_what_is_found_is_bounded_and_gone_when_it_is_gone(tmp_path: Path)
     site.table.findings = {}
     await site.watch.look()
     assert site.integrity.book.rows == {}
+
+
+async def test_a_finding_of_a_chain_whose_rows_are_gone_is_gone(tmp_path: Path) -> None:
+    site = Site(tmp_path, 100.0)
+    nowhere = Chain("org_of_nobody", "live")
+    site.integrity.note_rows(nowhere, (RowFinding(ROW_UNANNOUNCED, "v", "?"),))
+    await site.watch.look()
+    assert site.integrity.book.rows == {}

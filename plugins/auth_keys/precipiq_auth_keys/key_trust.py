@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from precipiq_contracts.ledger import Ledger
 from precipiq_macs.announcements import Announcements
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowFinding, RowMacs
 from precipiq_macs.row_reports import NOT_OURS, RowReports
+
+_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class KeyTrust:
 
     async def adopt(self) -> None:
         """See ``TrustedRows.adopt``."""
-        await self._store.events.deliver(self._ledger)
+        await self._store.events.deliver_all(self._ledger)
         after = ""
         while page := await self._store.page(after):
             for key in page:
@@ -99,7 +102,9 @@ class KeyTrust:
             return {}
         said = await self._said(keys[0].chain, {key.key_id for key in keys})
         found: dict[str, str] = {}
-        for key in keys:
+        for number, key in enumerate(keys, start=1):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # a tenant may have made any number of keys: others have their turn
             problem = await self._problem(key, said)
             if problem is not None:
                 # A row changes before its entry is sealed: read after the entries, it is at least as new as they are.
@@ -116,14 +121,15 @@ class KeyTrust:
         return "no entry of the chain announces it" if announced is None else _contradiction(announced, key)
 
     async def _said(self, chain: Chain, key_ids: AbstractSet[str]) -> Mapping[str, Announced]:
-        """What the chain says of keys, and of those that it does not name what waits to be sealed."""
+        """What the chain says of these keys, and of those that it does not name what waits to be sealed."""
         said = await self._announcements.of(chain)
         if key_ids <= said.keys():
-            return said.copy()
+            return {key_id: said[key_id] for key_id in key_ids}
         waiting: dict[str, Announced] = {}
         for event in await self._store.events.fetch_ours(chain):
             _take(waiting, event.kind, event.body)
-        return {**waiting, **await self._announcements.of(chain)}  # again: it may have been sealed in between
+        said = {**waiting, **await self._announcements.of(chain)}  # again: it may have been sealed in between
+        return {key_id: said[key_id] for key_id in key_ids & said.keys()}
 
 
 def _findings(problems: Mapping[str, str]) -> list[RowFinding]:
@@ -140,15 +146,16 @@ def _fold(said: dict[str, Announced], entry: Entry) -> None:
 
 
 def _take(said: dict[str, Announced], kind: str, body: Mapping[str, Any]) -> None:
+    """A first announcement stands, and an end is final: who has an old event sealed again gains nothing by it."""
     key_id = str(body.get("key_id"))
     if kind == KEY_CREATED:
-        said[key_id] = _announced(body)
+        said.setdefault(key_id, _announced(body))
     elif kind == KEY_ROTATED:
         new_id = str(body.get("new_key_id"))
-        said[new_id] = _announced(body)
-        if key_id in said:
+        said.setdefault(new_id, _announced(body))
+        if key_id in said and not said[key_id].is_revoked:
             said[key_id] = replace(said[key_id], replaced_by=new_id)
-    elif key_id in said:
+    else:
         said[key_id] = _ENDED
 
 

@@ -76,7 +76,8 @@ class _Table:
 class DeliveryTrust(_Table):
     """Deliveries: each written by this deployment and in a register, and those that entries tell of are there.
 
-    The entries of a long chain are compared in turns, ``_ENTRIES_AT_ONCE_MAX`` in an audit.
+    The entries of a long chain are compared in turns, ``_ENTRIES_AT_ONCE_MAX`` in an audit; what is found to be missing
+    stays so until it is there again.
     """
 
     name = "stripe_deliveries"
@@ -85,6 +86,7 @@ class DeliveryTrust(_Table):
         super().__init__(database, macs)
         self._ledger = ledger
         self._compared_through: dict[Chain, int] = {}
+        self._gone: dict[Chain, set[str]] = {}
 
     async def audit(self, chain: Chain) -> Sequence[RowFinding]:
         """See ``TrustedRows.audit``."""
@@ -103,17 +105,19 @@ class DeliveryTrust(_Table):
 
     async def _missing(self, chain: Chain) -> Sequence[str]:
         """The events that entries tell of and no delivery: with a register of that time, they would be booked again."""
-        missing: list[str] = []
+        known = sorted(self._gone.get(chain, ()))[:_PAGE]
+        missing = set(await self._without_row(chain, known))
         seq = self._compared_through.get(chain, 0)
         for _ in range(0, _ENTRIES_AT_ONCE_MAX, _PAGE):
             page = await self._ledger.read(chain, seq, _PAGE, FINANCIAL_EVENT)
             told = [str(body["external_id"]) for body in map(_delivered, page) if body is not None]
-            missing += await self._without_row(chain, told)
+            missing.update(await self._without_row(chain, told))
             seq = page[-1].seq if len(page) == _PAGE else 0
             if seq == 0:
                 break
         self._compared_through[chain] = seq
-        return missing
+        self._gone[chain] = missing
+        return sorted(missing)
 
     async def _without_row(self, chain: Chain, event_ids: Sequence[str]) -> Sequence[str]:
         if not event_ids:

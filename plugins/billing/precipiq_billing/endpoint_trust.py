@@ -22,6 +22,7 @@ class AnnouncedEndpoint:
     """What the chain says of one endpoint. Fingerprints: None without a secret, and in entries of older versions.
 
     ``known``: those of all secrets that it ever had; ``previous_until_us``: how long the one before is good.
+    ``is_doubtful``: somebody took the idempotency key from an entry about it, so that its event can be sealed again.
     """
 
     fingerprint: str | None = None
@@ -29,6 +30,7 @@ class AnnouncedEndpoint:
     previous_until_us: int = -1
     known: frozenset[str] = frozenset()
     is_deleted: bool = False
+    is_doubtful: bool = False
 
 
 class EndpointTrust:
@@ -70,7 +72,7 @@ class EndpointTrust:
 
     async def adopt(self) -> None:
         """See ``TrustedRows.adopt``. The secret is taken as it was found: older entries do not say which it is."""
-        await self._store.events.deliver(self._ledger)
+        await self._store.events.deliver_all(self._ledger)
         after = ""
         while page := await self._store.page(after):
             for old in page:
@@ -126,6 +128,8 @@ class EndpointTrust:
             return "no entry of the chain announces it"
         if said.is_deleted:
             return "the chain says that it was deleted"
+        if said.is_doubtful:
+            return "an entry about it has lost its idempotency key"
         if not self._matches(endpoint):
             return None  # not settled: a server of the version before sets secrets without their fingerprints
         if endpoint.secret_fingerprint != said.fingerprint:
@@ -141,6 +145,9 @@ class EndpointTrust:
 def _fold(said: dict[str, AnnouncedEndpoint], entry: Entry) -> None:
     statement = parse_statement(entry.statement)
     _take(said, statement.kind, statement.body)
+    if entry.idempotency_key is None:
+        endpoint_id = str(statement.body.get("endpoint_id"))
+        said[endpoint_id] = replace(said[endpoint_id], is_doubtful=True)
 
 
 def _take(said: dict[str, AnnouncedEndpoint], kind: str, body: Mapping[str, Any]) -> None:
@@ -156,4 +163,5 @@ def _take(said: dict[str, AnnouncedEndpoint], kind: str, body: Mapping[str, Any]
             -1 if until is None else parse_timestamp(str(until)),
             before.known | ({fingerprint} if fingerprint is not None else set()),
             before.is_deleted,
+            before.is_doubtful,
         )

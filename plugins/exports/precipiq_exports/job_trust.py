@@ -86,7 +86,7 @@ class JobTrust:
 
     async def adopt(self) -> None:
         """See ``TrustedRows.adopt``."""
-        await self._events.deliver(self._ledger)
+        await self._events.deliver_all(self._ledger)
         said = Announcements[dict[str, Mapping[str, Any]]](
             self._ledger, (REQUESTED, COMPLETED), dict[str, Mapping[str, Any]], _fold
         )

@@ -16,6 +16,8 @@ log = structlog.get_logger("precipiq.ledger")
 INDEX_INCOMPLETE = "INDEX_INCOMPLETE"
 
 _LONGEST_S = 7 * 86_400.0
+_AGAIN_SHARE = 10.0
+"""How long it rests while something is wrong: so many times what finding out took."""
 
 
 class IndexWatch:
@@ -45,9 +47,11 @@ class IndexWatch:
         """Check if it is time; soon again while something is wrong. Raises ``Unavailable``."""
         if self._clock.monotonic_s() < self._next_s:
             return
+        began_s = self._clock.monotonic_s()
         problems = tuple(await self._database.check_indexes(self._core_share))
-        if not problems:
-            self._next_s = self._clock.monotonic_s() + self._within_s / 2
+        took_s = self._clock.monotonic_s() - began_s
+        rest_s = _AGAIN_SHARE * took_s if problems else self._within_s / 2
+        self._next_s = self._clock.monotonic_s() + min(rest_s, self._within_s / 2)
         if problems == self._integrity.index_problems:
             return
         self._integrity.index_problems = problems

@@ -18,12 +18,12 @@ from precipiq_chain.chain_format import parse_statement
 from precipiq_chain.verify import INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED
 from precipiq_contracts.chain import SYSTEM, Chain, Draft, Entry
 from precipiq_contracts.clock import Clock
-from precipiq_contracts.errors import Unavailable
+from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.ledger import ChainBreak
 from precipiq_core.key_files import make_folder
 from precipiq_ledger.anchors import CODES_OF_FILES
-from precipiq_ledger.checkpoint_files import CheckpointFiles
-from precipiq_ledger.checkpoint_manifest import CheckpointManifest
+from precipiq_ledger.checkpoint_files import CheckpointFiles, UnnameableChain
+from precipiq_ledger.checkpoint_manifest import CheckpointManifest, Manifest
 from precipiq_ledger.checkpoints import CheckpointSigner
 from precipiq_ledger.service import RESTORE, LedgerService
 from precipiq_ledger.sweep_book import SweepBook
@@ -95,20 +95,27 @@ class Restores:
     async def _declare_all(self, reason: str, book: SweepBook) -> AsyncIterator[Declared]:
         stored = {chain async for chain in self._service.store.chains()}
         known = stored | book.chains.keys() | await asyncio.to_thread(self._verifier.checkpointed_chains)
+        manifest = await asyncio.to_thread(self._manifest.read)
         for chain in sorted(known, key=lambda chain: (chain.org_id, chain.environment)):
-            seen = await self._lost(chain, book)
-            if seen is None:
-                continue
+            try:
+                seen = await self._lost(chain, book, manifest)
+            except UnnameableChain:
+                continue  # rows of no chain, which no checkpoint can be of
+            if seen is not None:
+                yield await self._declare_one(chain, seen, reason)
+
+    async def _declare_one(self, chain: Chain, seen: Seen, reason: str) -> Declared:
+        try:
             verdict = await self._verifier.verify(self._service.store.auditor(), chain)
             if verdict.broken is not None and verdict.broken.code not in _BY_A_RESTORE:
-                yield Declared(chain, seen, None, verdict.broken)
-            else:
-                yield Declared(chain, seen, await self._append(chain, seen, reason), None)
+                return Declared(chain, seen, None, verdict.broken)
+            return Declared(chain, seen, await self._append(chain, seen, reason), None)
+        except PrecipiqError as error:  # of this chain: the others are declared
+            return Declared(chain, seen, None, ChainBreak(seen.seq, "COULD_NOT_CHECK", error.message))
 
-    async def _lost(self, chain: Chain, book: SweepBook) -> Seen | None:
+    async def _lost(self, chain: Chain, book: SweepBook, manifest: Manifest | None) -> Seen | None:
         """The furthest that was seen of the chain, if the chain has not that entry."""
         place = await asyncio.to_thread(self._files.newest, chain, self._signer)
-        manifest = await asyncio.to_thread(self._manifest.read)
         record = None if manifest is None else manifest.records.get(chain)
         swept = book.chains.get(chain)
         seen = [

@@ -61,8 +61,20 @@ class RowTrust:
         return {chain for table in self.tables async for chain in table.chains()}
 
     async def audit(self, chain: Chain) -> tuple[RowFinding, ...]:
-        """The rows that stand for something the chain does not say. Raises ``Unavailable``."""
-        return tuple([finding for table in self.tables for finding in await table.audit(chain)])
+        """The rows that stand for something the chain does not say, of all tables.
+
+        Raises the first error where no table that can be compared has a finding.
+        """
+        findings: list[RowFinding] = []
+        failure: Exception | None = None
+        for table in self.tables:
+            try:
+                findings += await table.audit(chain)
+            except Exception as error:  # noqa: BLE001  (raised below)
+                failure = failure or error
+        if failure is not None and not findings:
+            raise failure
+        return tuple(findings)
 
     async def judged(self, chain: Chain, verdict: ChainVerdict) -> ChainVerdict:
         """The verdict on a chain and its rows; of a broken chain they are not compared. Raises ``Unavailable``."""

@@ -32,7 +32,8 @@ class RowWatch:
         """
         failure: Exception | None = None
         until_s = self._clock.monotonic_s() + self._round_s
-        chains = await self._rows.chains() | self._integrity.book.chains.keys()
+        book = self._integrity.book
+        chains = await self._rows.chains() | book.chains.keys() | book.rows.keys()
         self._audited_s = {chain: at for chain, at in self._audited_s.items() if chain in chains}
         for chain in sorted(chains, key=lambda each: (self._audited_s.get(each, 0.0), each.org_id, each.environment)):
             try:

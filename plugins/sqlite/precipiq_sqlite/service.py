@@ -20,7 +20,7 @@ from precipiq_schema.schema_state import SchemaState
 from precipiq_sqlite.config import SqliteConfig
 from precipiq_sqlite.connection import open_for_reading, open_for_writing
 from precipiq_sqlite.guards import read_schema
-from precipiq_sqlite.index_check import IndexCheck
+from precipiq_sqlite.index_check import SHARE_MIN, IndexCheck
 from precipiq_sqlite.migrate import migrate, pending_revisions
 from precipiq_sqlite.plain_reads import PlainReads, open_plain_reads
 from precipiq_sqlite.readers import SqliteReaders
@@ -142,7 +142,7 @@ class SqliteDatabase:
 
     async def check_indexes(self, core_share: float) -> list[str]:
         """See ``IndexedDatabase``."""
-        check = IndexCheck(self.path, core_share)
+        check = IndexCheck(self.path, max(core_share, SHARE_MIN))
         try:
             return await asyncio.to_thread(check.run)
         finally:
