@@ -45,6 +45,7 @@ TASKS = {
     "ledger.follower_sweep",
     "ledger.clock",
     "ledger.integrity",
+    "ledger.rows",
     "ledger.sweep",
     "ledger.followers",
     "ledger.followers_behind",

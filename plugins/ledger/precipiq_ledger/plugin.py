@@ -285,12 +285,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         if not self.config.sweep_enabled:
             yield
             return
-        from precipiq_ledger.sweep_setup import make_index_watch, make_sweeper
+        from precipiq_ledger.sweep_setup import run_sweep
 
-        background = services.get(Background)
-        async with AsyncExitStack() as stack:
-            sweeper = make_sweeper(self.config, services, self._sweep_metrics, self._rows)
-            await stack.enter_async_context(sweeper.run(background))
-            if (indexes := make_index_watch(self.config, services)) is not None:
-                await stack.enter_async_context(indexes.run(background, self.config.sweep_interval_s))
+        async with run_sweep(self.config, services, self._sweep_metrics, self._rows):
             yield

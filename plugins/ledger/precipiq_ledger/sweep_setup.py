@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from precipiq_contracts.background import Background
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database
 from precipiq_contracts.deployment import DeploymentInfo
@@ -28,29 +30,35 @@ _ROWS_SHARE = 0.03
 """Of a round, for the comparison of rows: what it does not come to waits for the next one."""
 
 
-def make_sweeper(config: LedgerConfig, services: Services, metrics: SweepMetrics, rows: RowTrust) -> Sweeper:
-    """The sweep over the open store."""
+@asynccontextmanager
+async def run_sweep(
+    config: LedgerConfig, services: Services, metrics: SweepMetrics, rows: RowTrust
+) -> AsyncIterator[None]:
+    """Sweep the open store while the context is entered; beside it, compare rows and check indexes."""
+    background, clock, every_s = services.get(Background), services.get(Clock), config.sweep_interval_s
+    database, integrity = services.find(Database), services.get(Integrity)
+    sweeper = _make_sweeper(config, services, metrics)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(sweeper.run(background))
+        watch = RowWatch(rows, integrity, clock, every_s * _ROWS_SHARE, lambda: sweeper.is_sweeping)
+        await stack.enter_async_context(watch.run(background, every_s))
+        if isinstance(database, IndexedDatabase):
+            indexes = IndexWatch(database, integrity, clock, config.sweep_within_s, config.sweep_cpu_share)
+            await stack.enter_async_context(indexes.run(background, every_s))
+        yield
+
+
+def _make_sweeper(config: LedgerConfig, services: Services, metrics: SweepMetrics) -> Sweeper:
     store, newest_entries = services.get(LedgerService).store, config.verify_inline_entries_max
-    database, integrity, clock = services.find(Database), services.get(Integrity), services.get(Clock)
-    schema: list[Callable[[], Awaitable[None]]] = (
-        [SchemaWatch(database, integrity).look] if isinstance(database, GuardedDatabase) else []
-    )
+    database, integrity = services.find(Database), services.get(Integrity)
     return Sweeper(
         integrity,
         store,
         services.get(Verifier),
         SweepFile(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey)),
-        clock,
+        services.get(Clock),
         SweepLimits(config.sweep_interval_s, config.sweep_within_s, config.sweep_cpu_share, max(newest_entries, 1)),
         SweepWorker(store.auditor(), batch_entries=config.verify_batch_entries, inline_entries_max=newest_entries),
         metrics,
-        [*schema, RowWatch(rows, integrity, clock, config.sweep_interval_s * _ROWS_SHARE).look],
+        SchemaWatch(database, integrity) if isinstance(database, GuardedDatabase) else None,
     )
-
-
-def make_index_watch(config: LedgerConfig, services: Services) -> IndexWatch | None:
-    """None where the database cannot check its indexes."""
-    database, integrity = services.find(Database), services.get(Integrity)
-    if not isinstance(database, IndexedDatabase):
-        return None
-    return IndexWatch(database, integrity, services.get(Clock), config.sweep_within_s, config.sweep_cpu_share)

@@ -7,7 +7,7 @@ and so its own sweep: nodes do not trust each other's word.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -19,6 +19,7 @@ from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.ledger import ChainBreak
 from precipiq_ledger.integrity import Integrity
+from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.sweep_book import Pass, Swept
 from precipiq_ledger.sweep_file import SweepFile
 from precipiq_ledger.sweep_limits import SweepLimits
@@ -35,7 +36,7 @@ _AGAIN_SHARE = 10.0
 
 
 class Sweeper:
-    """The sweep of one process, into ``integrity``. ``watches``: what else each round looks at, into the same."""
+    """The sweep of one process, into ``integrity``."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Sweeper:
         limits: SweepLimits,
         worker: SweepWorker,
         metrics: SweepMetrics,
-        watches: Sequence[Callable[[], Awaitable[None]]] = (),
+        schema: SchemaWatch | None = None,
     ) -> None:
         self._integrity = integrity
         self._store = store
@@ -57,9 +58,14 @@ class Sweeper:
         self._limits = limits
         self._worker = worker
         self._metrics = metrics
-        self._watches = watches
+        self._schema = schema
         self._lock: AsyncExitStack | None = None
         self._failure: Exception | None = None
+
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether this process is the one that sweeps."""
+        return self._lock is not None
 
     @asynccontextmanager
     async def run(self, background: Background) -> AsyncIterator[None]:
@@ -96,8 +102,8 @@ class Sweeper:
         if self._lock is None and not await self._begin():
             return
         self._failure = None
-        for look in self._watches:
-            await self._try(look())
+        if self._schema is not None:
+            await self._try(self._schema.look())
         until_s = self._clock.monotonic_s() + self._limits.interval_s
         known = await asyncio.to_thread(self._verifier.checkpointed_chains)
         for chain in {*self._integrity.book.chains, *known}:
