@@ -1,7 +1,6 @@
 """Verifies all chains all the time: what is new first, then everything again within a set time, in turns.
 
-One process of those that share a data folder sweeps; the others read its record. Every node has a folder of its own,
-and so its own sweep: nodes do not trust each other's word.
+Of the processes that share a data folder one sweeps, the others read its record. Nodes do not trust each other's word.
 """
 
 from __future__ import annotations
@@ -135,7 +134,6 @@ class Sweeper:
         return is_mine
 
     async def _try(self, work: Awaitable[None]) -> bool:
-        """Whether the work succeeded."""
         try:
             await work
         except Exception as error:  # noqa: BLE001  (raised at the round's end)
