@@ -114,7 +114,8 @@ class Site:
         names = {org_id: name for name, org_id in self.ids.items()}
         found: dict[str, tuple[int, str]] = {}
         for line in self.server.log_lines():
-            if line.get("event") in (BROKEN, UNANNOUNCED) and line["org_id"] in names:
+            is_attacked = line.get("org_id") in names and line.get("environment") == "test"
+            if line.get("event") in (BROKEN, UNANNOUNCED) and is_attacked:
                 found.setdefault(names[line["org_id"]], (line.get("seq", NO_ENTRY), line["code"]))
         return found
 

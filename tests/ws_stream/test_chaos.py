@@ -40,7 +40,7 @@ EVENT_CYCLES = 5 * ROUNDS
 ENTRIES_BEFORE = 1500
 NEW_CLIENT_EVERY = 60
 SAMPLES = 30
-GONE_WITHIN_S = 20.0
+GONE_WITHIN_S = 120.0
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
