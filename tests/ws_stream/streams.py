@@ -102,7 +102,7 @@ async def _events(answer: httpx2.Response) -> AsyncIterator[Frame]:
 
 async def logged(server: ServerProcess, event: str) -> dict[str, object]:
     """The first line with that event, waiting for it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             for line in server.log_lines():
                 if line.get("event") == event:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -66,8 +67,10 @@ async def drained(connection: ClientConnection) -> tuple[list[Frame], int, str]:
 
 
 def sockets_of(server: ServerProcess) -> int:
-    """Descriptors of the server that are sockets."""
-    return sum("socket:" in path for path in open_files(server.process.pid))
+    """Its connections and listeners: not the pairs that it talks to its children by."""
+    pid = server.process.pid
+    inodes = {line.split()[9] for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]}
+    return sum(path.removeprefix("socket:[").removesuffix("]") in inodes for path in open_files(pid))
 
 
 async def test_a_stuck_reader_is_evicted_and_resumes_where_it_was_told(server: ServerProcess) -> None:
@@ -97,6 +100,7 @@ async def test_a_stuck_reader_that_never_comes_back_is_evicted_once(server: Serv
         await Stream(connection).ready()
         assert sockets_of(server) == before + 1
         await asyncio.to_thread(fill, client, 300, 4000)
+        await logged(server, "stream evicted: the client does not read")
         start_s = time.monotonic()
         while sockets_of(server) > before:
             assert time.monotonic() - start_s < PATIENCE_S

@@ -36,6 +36,10 @@ class SweepFile:
         self._path = folder / "sweep.json"
         self._master_key = master_key
 
+    def derive_key(self) -> None:
+        """Derive the key now, and not when it is first used. Raises ``DeploymentError``."""
+        _ = self._key
+
     @cached_property
     def _key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self._master_key.derive(KEY_PURPOSE))

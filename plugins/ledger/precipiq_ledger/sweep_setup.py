@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -37,7 +38,9 @@ async def run_sweep(
     """Sweep the open store while the context is entered; beside it, compare rows and check indexes."""
     background, clock, every_s = services.get(Background), services.get(Clock), config.sweep_interval_s
     database, integrity = services.find(Database), services.get(Integrity)
-    sweeper = _make_sweeper(config, services, metrics)
+    file = SweepFile(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey))
+    await asyncio.to_thread(file.derive_key)
+    sweeper = _make_sweeper(config, services, metrics, file)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(sweeper.run(background))
         watch = RowWatch(rows, integrity, clock, every_s * _ROWS_SHARE, lambda: sweeper.is_sweeping)
@@ -48,14 +51,14 @@ async def run_sweep(
         yield
 
 
-def _make_sweeper(config: LedgerConfig, services: Services, metrics: SweepMetrics) -> Sweeper:
+def _make_sweeper(config: LedgerConfig, services: Services, metrics: SweepMetrics, file: SweepFile) -> Sweeper:
     store, newest_entries = services.get(LedgerService).store, config.verify_inline_entries_max
     database, integrity = services.find(Database), services.get(Integrity)
     return Sweeper(
         integrity,
         store,
         services.get(Verifier),
-        SweepFile(services.get(DeploymentInfo).data_dir / "sweep", services.get(MasterKey)),
+        file,
         services.get(Clock),
         SweepLimits(config.sweep_interval_s, config.sweep_within_s, config.sweep_cpu_share, max(newest_entries, 1)),
         SweepWorker(store.auditor(), batch_entries=config.verify_batch_entries, inline_entries_max=newest_entries),
