@@ -110,3 +110,14 @@ def test_a_restore_without_a_reason_is_not_declared(server: ServerProcess) -> No
     assert server.stop() == 0
     for reason in ("", "  ", "x" * 1001):
         assert server.run_warm("ledger", "restored", "--reason", reason, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", ["sweep/sweep.json", "checkpoints/manifest.json"])
+def test_a_record_that_somebody_altered_is_no_ground_to_declare_anything(server: ServerProcess, name: str) -> None:
+    assert server.stop() == 0
+    path = server.data_dir / name
+    path.write_bytes(path.read_bytes()[:-20])
+    done = server.run("ledger", "restored", "--reason", REASON, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: what this machine saw cannot be read: ")

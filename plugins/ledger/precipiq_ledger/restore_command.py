@@ -10,6 +10,7 @@ import orjson
 from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.deployment import DeploymentInfo
+from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import MasterKey
 from precipiq_core.cli.context import json_option, refuse_bytes, run_in_deployment
@@ -59,7 +60,10 @@ async def _declare(reason: str, services: Services) -> list[Declared]:
         SweepFile(data_dir / "sweep", master_key),
         services.get(Clock),
     )
-    return await restores.declare(reason)
+    try:
+        return await restores.declare(reason)
+    except (OSError, ValueError) as error:  # of files that somebody altered: they say nothing of what was seen
+        raise Unavailable(f"what this machine saw cannot be read: {error}") from error
 
 
 def _document(each: Declared) -> dict[str, object]:

@@ -70,8 +70,10 @@ class RowTrust:
         for table in self.tables:
             try:
                 findings += await table.audit(chain)
-            except Exception as error:  # noqa: BLE001  (raised below)
+            except Exception as error:
                 failure = failure or error
+                log.exception("rows cannot be compared with their chain", table=table.name, org_id=chain.org_id,
+                              environment=chain.environment)  # fmt: skip
         if failure is not None and not findings:
             raise failure
         return tuple(findings)
@@ -86,7 +88,6 @@ class RowTrust:
         except PrecipiqError:
             raise
         except Exception as error:  # of a table that a plugin, or somebody else, damaged
-            log.exception("rows cannot be compared with their chain")
             raise Unavailable("the rows that grant something cannot be compared; see the server's log") from error
 
 
