@@ -10,14 +10,13 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import structlog
 
 from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Row, Scalar, Statement
-from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable
+from precipiq_contracts.errors import IdempotencyConflict, InternalError, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs, SealedValues
 
@@ -119,8 +118,10 @@ class Outbox:
         except IdempotencyConflict:
             self._refuse(event.event_id, "an event was sealed with other content before: its row was set back")
             return False
-        except PrecipiqError as error:
-            stuck[event.chain] = error
+        except Exception as error:  # a damaged chain fails in any way, and the change is stored already
+            if not isinstance(error, PrecipiqError):
+                log.exception("event cannot be sealed", outbox=self._table, event_id=event.event_id)
+            stuck[event.chain] = error if isinstance(error, PrecipiqError) else InternalError()
             if sum(type(each) is Unavailable for each in stuck.values()) >= _DOWN_MAX:
                 raise  # the ledger is down: each further chain would wait for nothing
             return False
@@ -148,10 +149,9 @@ class Outbox:
         if self._macs is None:
             return True
         values = {name.strip(): row[name.strip()] for name in COLUMNS.split(",")}
-        event_id = str(row["event_id"])
-        if await self._macs.hold(SealedValues(self._table, values), cast("str | None", row["mac"])):
+        if await self._macs.hold(SealedValues(self._table, values), row["mac"]):
             return True
-        self._refuse(event_id, "an event that no server of this deployment stored is not sealed")
+        self._refuse(str(row["event_id"]), "an event that no server of this deployment stored is not sealed")
         return False
 
     def _refuse(self, event_id: str, what: str) -> None:

@@ -102,11 +102,14 @@ async def test_what_cannot_be_sealed_stays_and_is_told_once(opened: Database, ou
     assert ledger.bodies() == [0, 1, 2]
 
 
-async def test_a_chain_that_takes_nothing_keeps_no_other_from_it(opened: Database, outbox: Outbox) -> None:
+@pytest.mark.parametrize("error", [ValidationFailed("its clock is wrong"), KeyError("unforeseen")], ids=repr)
+async def test_a_chain_that_takes_nothing_keeps_no_other_from_it(
+    opened: Database, outbox: Outbox, error: Exception
+) -> None:
     class Pinned(FakeLedger):
         async def append(self, chain: Chain, drafts: Sequence[Draft]) -> None:
             if chain == CHAIN:
-                raise ValidationFailed("its clock is wrong")
+                raise error
             await super().append(chain, drafts)
 
     other = Chain("org_beta", "test")
