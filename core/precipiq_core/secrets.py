@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from precipiq_contracts.clock import Randomness
 from precipiq_contracts.errors import DeploymentError, Unavailable
-from precipiq_core.child_process import call_once
 from precipiq_core.deployment import SecretSettings
 from precipiq_core.master_key import SETTING, MasterKeyFile, derive_key
+from precipiq_work.child_process import call_once
 
 
 class DeploymentMasterKey:

@@ -23,7 +23,6 @@ from typing import cast
 from precipiq_chain.verify import GENESIS
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.secret_location import SecretLocation
-from precipiq_core.child_process_main import LENGTH_BYTES, frame
 from precipiq_core.master_key import MasterKeyFile
 from precipiq_core.system import SystemRandomness
 from precipiq_exports.bundle.spec import BundleSpec, BundleTask
@@ -33,6 +32,7 @@ from precipiq_ledger.verify_worker import Task
 from precipiq_sqlite.entries.audit import SqliteAuditor
 from precipiq_testkit.server import ServerProcess, running_server
 from precipiq_vault_local.keys import LocalVaultAccess
+from precipiq_work.child_process_main import LENGTH_BYTES, frame
 
 STARTS = int(os.environ.get("BENCH_STARTS", "9"))
 EMBEDDED = Path(__file__).parents[2] / "deployments/embedded/precipiq.toml"
@@ -116,7 +116,7 @@ def children(starts: Starts, server: ServerProcess) -> dict[str, Callable[[], Co
     auditor = SqliteAuditor(server.database_file, 5.0)
     task = Task(auditor, Chain(server.org_id, "live"), GENESIS, None, 1000)
     bundle = BundleServant(BundleTask(auditor, cast("BundleSpec", None), server.data_dir))
-    child = ("-P", "-m", "precipiq_core.child_process_main")
+    child = ("-P", "-m", "precipiq_work.child_process_main")
     return {
         "child: master key": lambda: starts.python(*child, sends=[master_key, ("derive", ("bench",), {})]),
         "child: signing": lambda: starts.python(*child, sends=[signing]),

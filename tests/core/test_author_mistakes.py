@@ -17,10 +17,10 @@ from starlette.routing import Mount, Route
 from precipiq_contracts.database import Migration
 from precipiq_contracts.errors import DeploymentError, ValidationFailed
 from precipiq_core.app import Application
-from precipiq_core.child_process import ChildProcess
 from precipiq_core.http.endpoint import Endpoint
 from precipiq_core.plugin import LayeredMiddleware, PluginBase, PluginConfig, hookimpl
 from precipiq_core.running import run_lifespans
+from precipiq_work.child_process import ChildProcess
 from tests.core.servants import OddlyMadeError, Thrower
 
 pytestmark = pytest.mark.anyio

@@ -17,9 +17,9 @@ import pytest
 import structlog
 
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
-from precipiq_core import child_process
-from precipiq_core.child_process import ChildProcess, Role, call_once
-from precipiq_core.child_process_main import frame
+from precipiq_work import child_process
+from precipiq_work.child_process import ChildProcess, Role, call_once
+from precipiq_work.child_process_main import frame
 from tests.core.servants import SECRET, DiesWhenTaken, Servant, Unloadable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
@@ -374,7 +374,7 @@ async def test_it_dumps_no_core(process: ChildProcess) -> None:
 
 _PARENT = """
 import asyncio, sys
-from precipiq_core.child_process import ChildProcess
+from precipiq_work.child_process import ChildProcess
 from tests.core.servants import Servant
 
 async def main():

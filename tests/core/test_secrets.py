@@ -119,7 +119,7 @@ def test_an_empty_or_short_key_in_a_file_is_refused_without_showing_it(value: st
 def test_a_process_that_cannot_read_the_key_is_a_deployment_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precipiq_core.child_process._COMMAND", ("nowhere",))
+    monkeypatch.setattr("precipiq_work.child_process._COMMAND", ("nowhere",))
 
     with pytest.raises(DeploymentError, match="did not answer"):
         DeploymentMasterKey(settings(True, file=tmp_path / "master.key"), SeededRandomness()).derive("")

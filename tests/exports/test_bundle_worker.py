@@ -24,18 +24,18 @@ import structlog
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import AuditBatch
 from precipiq_contracts.errors import InternalError, Unavailable, VaultRefused
-from precipiq_core.child_process_main import LENGTH_BYTES, frame
 from precipiq_exports.bundle.entries import Context
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle_process import run_bundle_worker
 from precipiq_exports.bundle_worker import BundleServant
+from precipiq_work.child_process_main import LENGTH_BYTES, frame
 from tests.effort import rounds
 
 from .chains import MadeChain, bundle_of, key, longer, problems, sign, spec_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-WORKER = [sys.executable, "-m", "precipiq_core.child_process_main"]
+WORKER = [sys.executable, "-m", "precipiq_work.child_process_main"]
 LONG = rounds(20_000, long=60_000)
 GROWTH_BYTES_MAX = LONG * 1000
 

@@ -20,7 +20,7 @@ REASONS = {
     "plugins/sqlite/precipiq_sqlite/plain_reads.py": "a read, run to its end; who asked waits for it",
     "core/precipiq_core/http/answers.py": "lives as long as its request",
     "plugins/ledger/precipiq_ledger/late_answer.py": "lives as long as its request",
-    "core/precipiq_core/child_process.py": "a call, run to its end; who asked waits for it",
+    "core/precipiq_work/child_process.py": "a call, run to its end; who asked waits for it",
     "plugins/hypercorn/precipiq_hypercorn/connections.py": "Hypercorn's: live as long as their connection",
     "plugins/hypercorn/precipiq_hypercorn/drain.py": "closes sockets while the server stops, and is waited for",
     "plugins/hypercorn/precipiq_hypercorn/protocols.py": "gives Hypercorn the cured task group",

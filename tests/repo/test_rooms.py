@@ -20,6 +20,7 @@ BUDGETS = {
     "precipiq_chain": 1_500,
     "precipiq_schema": 275,
     "precipiq_logs": 800,
+    "precipiq_work": 600,
     "precipiq_core": 5_000,
     "precipiq_hypercorn": 2_300,
 }
@@ -88,6 +89,7 @@ def test_a_third_party_needs_nothing_of_ours_but_core(guest: str) -> None:
         "precipiq_chain",
         "precipiq_schema",
         "precipiq_logs",
+        "precipiq_work",
         "precipiq_core",
     }
 

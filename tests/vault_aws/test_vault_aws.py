@@ -31,13 +31,13 @@ from precipiq_contracts.errors import DeploymentError, InternalError, Unavailabl
 from precipiq_contracts.vault import SECRET_BYTES_MAX, KeyVault
 from precipiq_core.app import Application
 from precipiq_core.boot import Assembly, assemble
-from precipiq_core.child_process import ChildProcess
 from precipiq_core.deployment import parse_deployment
 from precipiq_core.running import run_lifespans
 from precipiq_testkit.aws import REGION, AwsServer, aws
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 from precipiq_vault_aws.kms import KmsAccess, KmsSettings
 from precipiq_vault_aws.service import AwsVault
+from precipiq_work.child_process import ChildProcess
 
 __all__ = ["aws"]
 

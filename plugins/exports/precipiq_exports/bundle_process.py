@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from precipiq_core.child_process import ChildProcess, Role
 from precipiq_exports.bundle.spec import BundleSummary, BundleTask
 from precipiq_exports.bundle_worker import BundleServant
+from precipiq_work.child_process import ChildProcess, Role
 
 _ROLE = Role(
     "the process that writes a bundle",

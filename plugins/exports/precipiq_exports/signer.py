@@ -8,8 +8,8 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from precipiq_contracts.vault import VaultAccess
-from precipiq_core.child_process import ChildProcess
 from precipiq_exports.signing_servant import SigningServant
+from precipiq_work.child_process import ChildProcess
 
 
 class Signer:

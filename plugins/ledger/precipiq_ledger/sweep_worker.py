@@ -13,8 +13,8 @@ import structlog
 from precipiq_chain.verify import Anchor, Stretch, verify_stretch
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.entry_store import EntryAuditor
-from precipiq_core.child_process import ChildProcess, Role
 from precipiq_macs.entry_macs import MacCheck
+from precipiq_work.child_process import ChildProcess, Role
 
 _ROLE = Role(
     "a sweeping process",

@@ -15,7 +15,6 @@ from precipiq_contracts.entry_store import EntryAuditor
 from precipiq_contracts.errors import InternalError, Unavailable, ValidationFailed
 from precipiq_contracts.ledger import ChainBreak, ChainVerdict, CheckpointComparison
 from precipiq_contracts.vault import MasterKey
-from precipiq_core.child_process import ChildProcess, Role
 from precipiq_ledger import omissions
 from precipiq_ledger.anchors import AnchorAge, Compared, Evidence, compare
 from precipiq_ledger.checkpoint_files import CheckpointFiles
@@ -26,6 +25,7 @@ from precipiq_ledger.grading import CHECKED_ZERO, first_failing, grade
 from precipiq_ledger.sweep_memory import Seen, with_memory
 from precipiq_ledger.verify_worker import Task
 from precipiq_macs.entry_macs import PURPOSE, MacCheck
+from precipiq_work.child_process import ChildProcess, Role
 
 Progress = Callable[[int], None]
 

@@ -10,8 +10,8 @@ from prometheus_client import Gauge
 from precipiq_contracts.background import Background
 from precipiq_contracts.errors import PrecipiqError, VaultRefused
 from precipiq_contracts.vault import Context
-from precipiq_core.child_process import ChildProcess
 from precipiq_vault_local.keys import KeyReport, LocalVaultAccess, key_id_in
+from precipiq_work.child_process import ChildProcess
 
 log = structlog.get_logger("precipiq.vault")
 

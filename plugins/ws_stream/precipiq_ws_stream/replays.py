@@ -8,10 +8,10 @@ from collections import OrderedDict
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.ledger import Ledger
+from precipiq_work.turns import Turns
 from precipiq_ws_stream.frames import EVERYTHING, Batch, Encoder, Frame, Wanted
 from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import Position, read_after
-from precipiq_ws_stream.turns import Turns
 
 _SLICE_ENTRIES = 16
 _BUSY_S = 0.5

@@ -20,10 +20,10 @@ from typing import Any, TypeAlias
 import structlog
 
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
-from precipiq_core.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, frame
+from precipiq_work.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, frame
 
 # -P: no module of the working folder may replace another in a process that holds secrets.
-_COMMAND = (sys.executable, "-P", "-m", "precipiq_core.child_process_main")
+_COMMAND = (sys.executable, "-P", "-m", "precipiq_work.child_process_main")
 _MESSAGE_BYTES_MAX = 1024 * 1024
 
 Callback: TypeAlias = Callable[..., Any]

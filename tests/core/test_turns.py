@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from precipiq_contracts.chain import Chain, Entry
+from precipiq_work.turns import Turns
 from precipiq_ws_stream.frames import EVERYTHING, Wanted
 from precipiq_ws_stream.pages import PageSize
 from precipiq_ws_stream.position import START, Position
-from precipiq_ws_stream.turns import Turns
 from tests.ws_stream.following import CHAIN, a_world
 
 pytestmark = pytest.mark.anyio
