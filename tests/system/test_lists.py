@@ -106,3 +106,24 @@ def test_a_cursor_is_of_one_list_and_new_items_do_not_move_its_pages(client: Cli
         if "cursor" in parameters and not path.endswith("/api-keys"):
             answer = client.http.get(path.removeprefix(PREFIX), params={"cursor": first["next_cursor"]})
             assert (answer.status_code, list(answer.json()["error"]["details"])) == (422, ["cursor"]), path
+
+
+def test_a_page_of_large_entries_ends_at_a_budget_of_bytes(shared_server: ServerProcess, spare_keys: list[str]) -> None:
+    client = Client(shared_server, spare_keys.pop())
+    made = [client.decide(number, inputs={"text": "x" * 240_000})["hash"] for number in range(7)]
+    for path, name in (("/decisions", "next_cursor"), ("/ledger/entries", "next_after_seq")):
+        found: list[Any] = []
+        asked: dict[str, Any] = {"limit": 500}
+        pages = 0
+        while True:
+            answer = client.http.get(path, params=asked)
+            assert len(answer.content) < 1_300_000, path
+            page = answer.json()["data"]
+            found += [each["hash"] for each in page["items"]]
+            pages += 1
+            if page[name] is None:
+                break
+            asked = {"limit": 500, name.removeprefix("next_"): page[name]}
+        assert sorted(each for each in found if each in made) == sorted(made), path
+        assert len(found) == len(set(found)), path
+        assert pages > 1, path

@@ -22,3 +22,6 @@ class HttpSettings(Settings):
     depth_max: int = Field(64, ge=4, le=200, description="nesting of a request body, levels")
     list_limit_default: int = Field(50, ge=1, description="items of a page when the caller names no limit")
     list_limit_max: int = Field(500, ge=1, description="items of a page at most")
+    page_bytes_max: int = Field(
+        1024 * 1024, ge=1024, description="statements and payloads of a page of entries, bytes; one larger is a page"
+    )

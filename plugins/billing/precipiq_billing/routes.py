@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from precipiq_billing import models
 from precipiq_billing.kinds import FINANCIAL_EVENT
@@ -12,6 +13,7 @@ from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.ledger import Ledger
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.entry_pages import find_page
 from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
 
@@ -94,7 +96,7 @@ class FinancialEventRoutes:
     async def list_financial_events(self, call: Call[NoBody, models.FinancialEventQuery]) -> object:
         """List financial events, newest first by when they were recorded.
 
-        A page of a filtered list may be short, even empty, while `next_cursor` is set.
+        A page may be short, of a filtered list even empty, while `next_cursor` is set.
         """
         query = call.query
         values = {name: getattr(query, name) for name in _FILTERS}
@@ -106,7 +108,8 @@ class FinancialEventRoutes:
             None if query.end is None else parse_timestamp(query.end),
         )
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
-        page = await self._events.find(call.principal.chain, wanted, before, page_limit(query.limit, self._http))
+        find = partial(self._events.find, call.principal.chain, wanted)
+        page = await find_page(find, before, page_limit(query.limit, self._http), self._http.page_bytes_max)
         next_cursor = None if page.next_before_seq is None else encode_cursor(_CURSOR, page.next_before_seq)
         return {
             "items": await self._events.records(call.principal.chain, page.entries),

@@ -9,9 +9,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+from weakref import WeakValueDictionary
 
 import structlog
 
+from precipiq_chain.heads import heads_of
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock
@@ -24,6 +28,10 @@ from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
 log = structlog.get_logger("precipiq.ledger")
 
 _REMEMBERED_CHAINS_MAX = 100_000
+_AT_ONCE = 16
+"""Files that are written at the same time: the file system makes them durable together."""
+STOP_S_MAX = 5.0
+"""How long the checkpoints at the end may take; the next start writes those that are left."""
 _SHORTER = "chain is shorter than a checkpoint saw it: its tail was cut or an old copy restored"
 _REWRITTEN = "chain was rewritten: it does not extend its newest checkpoint, and gets no other"
 _BROKEN = "chain has a known break: it gets no checkpoint"
@@ -67,7 +75,8 @@ class Checkpointer:
         self._written: dict[Chain, int] = {}
         self._refused: dict[Chain, str] = {}
         self._unnoted: dict[Chain, Place] = {}
-        self._writing = asyncio.Lock()
+        self._writing: WeakValueDictionary[Chain, asyncio.Lock] = WeakValueDictionary()
+        self._noting = asyncio.Lock()
         self.on_signed: Callable[[Chain, Checkpoint], None] = lambda chain, checkpoint: None
         self.on_head: Callable[[Chain, Head | None], object] = lambda chain, head: None
         self.on_round: Callable[[], None] = lambda: None
@@ -84,7 +93,7 @@ class Checkpointer:
             failing="checkpoints not written",
             waits_first=True,
             round_s_max=LONG_ROUND_S_MAX,
-            final=self.write_all,
+            final=partial(self.write_all, within_s=STOP_S_MAX),
         )
         with self._manifest.serving():
             async with task:
@@ -101,11 +110,11 @@ class Checkpointer:
             log.error("the manifest of the checkpoints is not written", error=str(error))
         with suppress(OSError):
             unseen = await asyncio.to_thread(self._manifest.chains)
-        async for chain in self._store.chains():
+        async for chain, known in heads_of(self._store):
             unseen.discard(chain)
             try:
                 file_name(chain)
-                head = await self._store.head(chain)
+                head = known or await self._store.head(chain)
                 self.on_head(chain, head)
                 if head is not None:
                     await self._compare_at_start(chain, head)
@@ -123,13 +132,15 @@ class Checkpointer:
         if anchor is not None and anchor.seq > head.seq:
             self._refuse(chain, _SHORTER, head_seq=head.seq, checkpoint_seq=anchor.seq)
 
-    async def write_all(self) -> int:
+    async def write_all(self, *, within_s: float | None = None) -> int:
         """Write a checkpoint of every chain whose head moved since its last one; gives their number.
 
+        ``within_s``: begin no more after that time, and log how many chains wait for the next round.
         Raises the first error at the end: a chain whose file is broken keeps no other from its checkpoint.
         """
+        until_s = None if within_s is None else self._clock.monotonic_s() + within_s
         try:
-            count = await self._write_those(self._store.chains())
+            count = await self._write_those(heads_of(self._store), until_s)
         except Unavailable:
             raise
         except Exception:
@@ -141,30 +152,42 @@ class Checkpointer:
     async def write_for(self, chains: Iterable[Chain]) -> int:
         """The same for these chains."""
 
-        async def given() -> AsyncIterator[Chain]:
+        async def given() -> AsyncIterator[tuple[Chain, Head | None]]:
             for chain in chains:
-                yield chain
+                yield chain, None
 
         return await self._write_those(given())
 
-    async def _write_those(self, chains: AsyncIterator[Chain]) -> int:
-        count = 0
-        failure: Exception | None = None
-        async for chain in chains:
-            try:
-                count += await self._look_at(chain)
-            except UnnameableChain as error:
-                self._refuse(chain, _UNNAMEABLE, reason=str(error))
-            except Exception as error:  # noqa: BLE001  (raised below)
-                failure = failure or error
+    async def _write_those(self, heads: AsyncIterator[tuple[Chain, Head | None]], until_s: float | None = None) -> int:
+        signed: list[bool | BaseException] = []
+        group: list[tuple[Chain, Head | None]] = []
+        left_count = 0
+        async for chain, head in heads:
+            if head is not None and self._written.get(chain) == head.seq:
+                self.on_head(chain, head)
+            elif until_s is not None and self._clock.monotonic_s() >= until_s:
+                left_count += 1
+            else:
+                group.append((chain, head))
+            if len(group) == _AT_ONCE:
+                signed += await asyncio.gather(*starmap(self._look_at, group), return_exceptions=True)
+                group = []
+        signed += await asyncio.gather(*starmap(self._look_at, group), return_exceptions=True)
         await self.note()
-        if failure is not None:
-            raise failure
-        return count
+        if left_count:
+            log.warning("checkpoints of some chains wait for the next start", chains=left_count)
+        for result in signed:
+            if isinstance(result, BaseException):
+                raise result
+        return sum(map(bool, signed))
 
-    async def _look_at(self, chain: Chain) -> bool:
-        file_name(chain)  # before the store is asked for what no chain can be called
-        head = await self._store.head(chain)
+    async def _look_at(self, chain: Chain, known: Head | None) -> bool:
+        try:
+            file_name(chain)  # before the store is asked for what no chain can be called
+        except UnnameableChain as error:
+            self._refuse(chain, _UNNAMEABLE, reason=str(error))
+            return False
+        head = known or await self._store.head(chain)
         self.on_head(chain, head)
         if head is None or self._written.get(chain) == head.seq:
             return False
@@ -178,14 +201,14 @@ class Checkpointer:
     async def keep(self, checkpoint: Checkpoint) -> None:
         """Write another node's checkpoint, unless this node holds one at least as new. Call :meth:`note` afterwards."""
         chain = checkpoint.chain
-        async with self._writing:
+        async with self._writing.setdefault(chain, asyncio.Lock()):
             anchor = await asyncio.to_thread(self._anchor, chain)
             if anchor is None or anchor.seq < checkpoint.seq:
                 self._unnoted[chain] = await asyncio.to_thread(self._files.append, checkpoint)
 
     async def note(self) -> None:
         """Put what was written into the manifest. Raises ``OSError``."""
-        async with self._writing:
+        async with self._noting:
             places = dict(self._unnoted)
             if not places:
                 return
@@ -193,10 +216,11 @@ class Checkpointer:
                 self._tell_lost(await asyncio.to_thread(self._manifest.note, places))
             except ManifestRefused as error:
                 self._tell_refused_manifest(error)
-            self._unnoted.clear()
+            for chain in [chain for chain, place in places.items() if self._unnoted.get(chain) is place]:
+                del self._unnoted[chain]
 
     async def _write(self, chain: Chain, head: Head) -> bool:
-        async with self._writing:
+        async with self._writing.setdefault(chain, asyncio.Lock()):
             anchor = await asyncio.to_thread(self._anchor, chain)
             if not await self._may_follow(chain, head, anchor):
                 return False

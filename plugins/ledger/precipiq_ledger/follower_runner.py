@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from precipiq_chain.heads import heads_of
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import PrecipiqError, Unavailable
@@ -82,8 +83,8 @@ class FollowerRunner:
     async def _sweep(self) -> None:
         """Find the chains that grew without this process."""
         store = self._service.store
-        async for chain in store.chains():
-            head = await store.head(chain)
+        async for chain, known in heads_of(store):
+            head = known or await store.head(chain)
             if head is not None and self._seen.get(chain) != head.seq:
                 self._remember(chain, head.seq)
                 self._grown[chain] = None

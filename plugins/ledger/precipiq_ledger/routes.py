@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
@@ -11,6 +12,7 @@ from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.errors import NotFound, ValidationFailed
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
+from precipiq_core.http.entry_pages import find_page, read_page
 from precipiq_core.http.envelope import raw_json, success
 from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
@@ -129,8 +131,8 @@ class LedgerRoutes:
     async def list_decisions(self, call: Call[NoBody, models.DecisionQuery]) -> object:
         """List decisions, newest first.
 
-        ``metadata.KEY=VALUE`` finds decisions whose metadata has that value. A page of a filtered list may be short,
-        even empty, while ``next_cursor`` is set: one request looks at a bounded number of entries.
+        ``metadata.KEY=VALUE`` finds decisions whose metadata has that value. A page may be short, of a filtered list
+        even empty, while ``next_cursor`` is set: one request looks at a bounded number of entries and of bytes.
         """
         query = call.query
         fields = {"agent_id": query.agent_id, "action_type": query.action_type}
@@ -142,7 +144,8 @@ class LedgerRoutes:
             end_us=None if query.end is None else parse_timestamp(query.end),
         )
         before = None if query.cursor is None else decode_cursor(_CURSOR, query.cursor)
-        page = await self._service.find(call.principal.chain, wanted, before, page_limit(query.limit, self._http))
+        find = partial(self._service.find, call.principal.chain, wanted)
+        page = await find_page(find, before, page_limit(query.limit, self._http), self._http.page_bytes_max)
         items = await self._records(page.entries)
         next_cursor = None if page.next_before_seq is None else encode_cursor(_CURSOR, page.next_before_seq)
         return {"items": items, "next_cursor": next_cursor}
@@ -166,10 +169,13 @@ class LedgerRoutes:
         return await redact(self._service, call, records.DECISION, "decision_id")
 
     async def list_entries(self, call: Call[NoBody, models.EntryQueryParameters]) -> object:
-        """Read the raw entries of the chain, oldest first: enough to verify it without our help."""
-        limit = page_limit(call.query.limit, self._http)
-        entries = await self._service.read(call.principal.chain, call.query.after_seq, limit, call.query.kind)
-        next_after = entries[-1].seq if len(entries) == limit else None
+        """Read the raw entries of the chain, oldest first: enough to verify it without our help.
+
+        A page may be short while ``next_after_seq`` is set: an answer has a bounded number of bytes.
+        """
+        limit, query = page_limit(call.query.limit, self._http), call.query
+        read = partial(self._service.read, call.principal.chain, kind=query.kind)
+        entries, next_after = await read_page(read, query.after_seq, limit, self._http.page_bytes_max)
         return {"items": [raw_entry(entry) for entry in entries], "next_after_seq": next_after}
 
     async def get_head(self, call: Call[NoBody, NoQuery]) -> object:

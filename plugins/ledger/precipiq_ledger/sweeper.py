@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
+from precipiq_chain.heads import heads_of
 from precipiq_chain.verify import GENESIS, INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED, Anchor, anchor_at
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain, Head
@@ -94,10 +95,7 @@ class Sweeper:
                 await self._lock.aclose()
 
     async def sweep(self) -> None:
-        """One round: look at every head, check what is new, then go on with the passes over everything.
-
-        Raises the first error at the end: a chain that cannot be read keeps no other from being checked.
-        """
+        """One round: look at every head, check what is new, then go on with the passes. Raises the first error last."""
         if self._lock is None and not await self._begin():
             return
         self._failure = None
@@ -105,11 +103,12 @@ class Sweeper:
             await self._try(self._schema.look())
         until_s = self._clock.monotonic_s() + self._limits.interval_s
         known = await asyncio.to_thread(self._verifier.checkpointed_chains)
-        for chain in {*self._integrity.book.chains, *known}:
-            await self._try(self._look(chain, is_known=chain in known))
-        async for chain in self._store.chains():
-            if chain not in self._integrity.book.chains:
-                await self._try(self._look(chain, is_known=False))
+        unseen = {*self._integrity.book.chains, *known}
+        async for chain, head in heads_of(self._store):
+            unseen.discard(chain)
+            await self._try(self._look(chain, head, is_known=chain in known))
+        for chain in unseen:
+            await self._try(self._look(chain, None, is_known=chain in known))
         await self._go_on_with_passes(until_s)
         self._integrity.book.written_us = self._clock.now_us()
         self._integrity.show()
@@ -141,10 +140,10 @@ class Sweeper:
             return False
         return True
 
-    async def _look(self, chain: Chain, *, is_known: bool) -> None:
+    async def _look(self, chain: Chain, head: Head | None, *, is_known: bool) -> None:
         """As :meth:`_look_at_news`. What cannot even be read may be a fault: the whole verification tells."""
         try:
-            await self._look_at_news(chain, is_known=is_known)
+            await self._look_at_news(chain, head or await self._store.head(chain), is_known=is_known)
         except Exception:
             swept = self._integrity.book.chains.get(chain)
             verdict = await self._verifier.verify(self._store.auditor(), chain)
@@ -152,9 +151,8 @@ class Sweeper:
                 raise
             self._note_broken(chain, swept, verdict.broken)
 
-    async def _look_at_news(self, chain: Chain, *, is_known: bool) -> None:
+    async def _look_at_news(self, chain: Chain, head: Head | None, *, is_known: bool) -> None:
         """Check what is new in the chain, and that what was checked is still there."""
-        head = await self._store.head(chain)
         if head is None and not is_known and chain not in self._integrity.book.chains:
             return  # rows that no chain can have
         now_us, now_s = self._clock.now_us(), self._clock.monotonic_s()

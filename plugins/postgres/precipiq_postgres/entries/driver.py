@@ -30,7 +30,7 @@ from precipiq_postgres.entries.audit import PostgresAuditor
 from precipiq_postgres.entries.columns import column_text
 from precipiq_postgres.entries.find import ENTRY_COLUMNS, entry_from_row, find_page
 from precipiq_postgres.entries.rows import head_from_row
-from precipiq_postgres.entries.schema import CHAINS_AFTER
+from precipiq_postgres.entries.schema import CHAINS_AFTER, HEADS_AFTER
 from precipiq_postgres.entries.watch import PostgresWatchers
 from precipiq_postgres.roles import SCHEMA, begin_as
 from precipiq_postgres.service import PostgresDatabase
@@ -175,11 +175,24 @@ class PostgresEntryStore:
 
     async def chains(self) -> AsyncIterator[Chain]:
         """See ``EntryStore.chains``."""
+        async for row in self._pages(CHAINS_AFTER):
+            yield _chain_in(row)
+
+    async def heads(self) -> AsyncIterator[tuple[Chain, Head | None]]:
+        """See ``HeadLister``."""
+        async for row in self._pages(HEADS_AFTER):
+            try:
+                head = head_from_row(row)
+            except (ValueError, TypeError):
+                head = None
+            yield _chain_in(row), head
+
+    async def _pages(self, sql: str) -> AsyncIterator[asyncpg.Record]:
         last = ("", "")
         begin = self._database.roles.begin_as_auditor()
-        while rows := await self._database.read_in(begin, lambda connection: connection.fetch(CHAINS_AFTER, *last)):  # noqa: B023
+        while rows := await self._database.read_in(begin, lambda connection: connection.fetch(sql, *last)):  # noqa: B023
             for row in rows:
-                yield Chain(row["org_id"], cast("Environment", row["environment"]))
+                yield row
             last = (rows[-1]["org_id"], rows[-1]["environment"])
 
     def auditor(self) -> EntryAuditor:
@@ -194,6 +207,10 @@ class PostgresEntryStore:
     async def ping(self) -> None:
         """See ``EntryStore.ping``."""
         await self._database.ping()
+
+
+def _chain_in(row: asyncpg.Record) -> Chain:
+    return Chain(row["org_id"], cast("Environment", row["environment"]))
 
 
 def _is_id(text: str) -> bool:

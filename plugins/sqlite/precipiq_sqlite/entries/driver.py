@@ -51,6 +51,10 @@ _REDACTION_IDS = """
 SELECT redacts_seq, id FROM entries
 WHERE kind = 'redaction' AND redacts_seq IN (SELECT value FROM json_each(?)) AND seq > redacts_seq
 """
+_HEAD_OF = """
+SELECT seq, hash, substr(statement, -35, 27) FROM entries
+WHERE org_id = ? AND environment = ? ORDER BY seq DESC LIMIT 1
+"""
 _NEXT_CHAIN = """
 SELECT CAST(org_id AS BLOB), environment FROM entries
 WHERE (org_id, environment) > (CAST(? AS TEXT), ?) AND org_id < x'' AND environment IN ('live', 'test')
@@ -132,8 +136,7 @@ class SqliteEntryStore:
         """See ``EntryStore.head``."""
 
         def work(connection: sqlite3.Connection) -> Head | None:
-            row = connection.execute(_HEAD).fetchone()
-            return None if row is None else Head(row[0], row[1], parse_timestamp(row[2]))
+            return _head_in(connection.execute(_HEAD).fetchone())
 
         return await self._database.readers.run_as(chain, work)
 
@@ -181,9 +184,17 @@ class SqliteEntryStore:
         """See ``EntryStore.chains``."""
         last = (b"", "")
         while found := await self._database.readers.run(partial(_next_chains, last)):
-            for org_id, environment in found:
-                yield Chain(org_id.decode(errors="replace"), cast("Environment", environment))
+            for named in found:
+                yield _chain_named(named)
             last = found[-1]
+
+    async def heads(self) -> AsyncIterator[tuple[Chain, Head | None]]:
+        """See ``HeadLister``."""
+        last = (b"", "")
+        while found := await self._database.readers.run(partial(_next_heads, last)):
+            for named, head in found:
+                yield _chain_named(named), head
+            last = found[-1][0]
 
     def auditor(self) -> EntryAuditor:
         """See ``EntryStore.auditor``."""
@@ -201,3 +212,23 @@ def _next_chains(last: tuple[bytes, str], connection: sqlite3.Connection) -> lis
         last = row
         found.append(row)
     return found
+
+
+def _next_heads(last: tuple[bytes, str], connection: sqlite3.Connection) -> list[tuple[tuple[bytes, str], Head | None]]:
+    found: list[tuple[tuple[bytes, str], Head | None]] = []
+    for named in _next_chains(last, connection):
+        chain = _chain_named(named)
+        try:
+            head = _head_in(connection.execute(_HEAD_OF, (chain.org_id, chain.environment)).fetchone())
+        except (ValueError, TypeError):
+            head = None
+        found.append((named, head))
+    return found
+
+
+def _head_in(row: tuple[int, str, str] | None) -> Head | None:
+    return None if row is None else Head(row[0], row[1], parse_timestamp(row[2]))
+
+
+def _chain_named(named: tuple[bytes, str]) -> Chain:
+    return Chain(named[0].decode(errors="replace"), cast("Environment", named[1]))

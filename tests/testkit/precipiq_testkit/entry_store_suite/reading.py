@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from precipiq_chain.heads import heads_of
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_testkit.entry_store_suite.support import (
@@ -178,3 +179,14 @@ class IsolationTests(StoreTests):
         """
         listed = [chain async for chain in store.chains()]
         assert sorted(listed, key=repr) == sorted(chains_with_entries, key=repr)
+
+    async def test_heads_told_at_once_are_those_of_the_chains(
+        self, store: EntryStore, chains_with_entries: dict[Chain, list[Entry]]
+    ) -> None:
+        """A store that is a ``HeadLister`` MUST tell of every chain, once, its head, or None.
+
+        On failure: is the last entry looked for in each chain by itself?
+        """
+        told = [(chain, known or await store.head(chain)) async for chain, known in heads_of(store)]
+        assert sorted((chain for chain, _ in told), key=repr) == sorted(chains_with_entries, key=repr)
+        assert dict(told) == {chain: await store.head(chain) for chain in chains_with_entries}
