@@ -31,10 +31,14 @@ def stopped(
     (folder / "data").mkdir(mode=0o700)
     write_private(folder / "data" / "master.key", token_hex(32))  # an entry of a command is sealed at once
     if database == "sqlite":
-        yield ServerProcess(folder)
+        server = ServerProcess(folder)
+        server.run_warm("migrate")
+        yield server
         return
     postgres = request.getfixturevalue("postgres_server").new_database()
-    yield ServerProcess(folder, postgres=postgres)
+    server = ServerProcess(folder, postgres=postgres)
+    server.run_warm("migrate")
+    yield server
     postgres.drop()
 
 

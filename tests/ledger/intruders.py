@@ -202,7 +202,9 @@ class SqliteIntruder(Intruder):
         assignments = ", ".join(f"{name} = {_sqlite_value(name)}" for name in values)
         try:
             self.execute(f"UPDATE entries SET {assignments} WHERE rowid = ?", *values.values(), place)
-        except sqlite3.OperationalError:  # the statement would be no JSON any more, so nothing can be generated
+        except sqlite3.OperationalError as error:  # the statement would be no JSON any more: nothing can be generated
+            if "JSON" not in str(error):
+                raise
             return None
         return place
 

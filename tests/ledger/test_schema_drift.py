@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 SWEEP = {"PRECIPIQ__PLUGINS__LEDGER__SWEEP_INTERVAL_S": "0.1"}
 CHANGED, AS_IT_WAS = "the schema was changed, and not by a migration", "the schema is as it was recorded again"
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 SQLITE = {
     "a trigger dropped": ("DROP TRIGGER {trigger}", "{trigger_sql}", "trigger {trigger}"),

@@ -33,7 +33,7 @@ SWEEP = {
 AGAIN = {**SWEEP, "PRECIPIQ__PLUGINS__LEDGER__SWEEP_WITHIN_S": "2"}
 DECISIONS = 12
 LAST = DECISIONS + 1  # the first entry is the key's creation
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 class Tenant:
