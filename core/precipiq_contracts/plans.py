@@ -10,8 +10,8 @@ from typing import Protocol
 class PlanLimits:
     """Bounds of one organisation, each at least 1. None: the deployment's own setting applies.
 
-    ``writes_per_second_max``, ``batches_per_second_max``, ``reads_per_second_max``: requests in each environment.
-    ``streams_max``: open streams in each process. ``open_exports_max``: exports that wait or run.
+    ``*_per_second_max``: requests in each environment. ``streams_max``: open streams in each process.
+    ``open_exports_max``: exports that wait or run. ``stored_bytes_max``: statements and payloads of each environment.
     """
 
     writes_per_second_max: int | None = None
@@ -19,10 +19,10 @@ class PlanLimits:
     reads_per_second_max: int | None = None
     streams_max: int | None = None
     open_exports_max: int | None = None
+    stored_bytes_max: int | None = None
 
 
 NO_LIMITS = PlanLimits()
-"""Every setting of the deployment applies."""
 
 
 class Plans(Protocol):

@@ -452,7 +452,7 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
-    rest = {"request_keys": 3, "billing": 4, "outcomes": 1, "auth_keys": 3, "exports": 3}
+    rest = {"request_keys": 3, "ledger_usage": 1, "billing": 4, "outcomes": 1, "auth_keys": 3, "exports": 3}
     names = (*ENTRIES, *(f"{branch}_000{number}" for branch, most in rest.items() for number in range(1, most + 1)))
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"

@@ -46,6 +46,7 @@ TASKS = {
     "ledger.clock",
     "ledger.integrity",
     "ledger.rows",
+    "ledger.usage",
     "ledger.sweep",
     "ledger.followers",
     "ledger.followers_behind",

@@ -16,6 +16,9 @@ class LedgerConfig(PluginConfig):
         None, description="entry store driver, by the name it registered under; by itself that of the database"
     )
     entry_bytes_max: int = Field(256 * 1024, ge=1024, description="canonical statement and payload of one entry, bytes")
+    stored_bytes_max: int | None = Field(
+        None, ge=1, description="statements and payloads that one environment of an organisation may store, bytes"
+    )
     batch_entries_max: int = Field(100, ge=1, le=1000, description="decisions of one batch")
     checkpoint_interval_s: float = Field(60.0, gt=0, description="time between signed checkpoints, seconds")
     checkpoint_dir: Path = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precipiq_contracts.errors import Conflict, Unavailable, ValidationFailed
+from precipiq_contracts.errors import Conflict, Forbidden, Unavailable, ValidationFailed
 
 
 class ClockUntrusted(Unavailable):
@@ -17,6 +17,13 @@ class EntryTooLarge(ValidationFailed):
 
     code = "payload_too_large"
     default_message = "an entry is too large"
+
+
+class QuotaExceeded(Forbidden):
+    """The environment's quota of stored bytes is used up; nothing was stored."""
+
+    code = "quota_exceeded"
+    default_message = "the quota of stored bytes is used up"
 
 
 class UnknownKind(ValidationFailed):

@@ -278,3 +278,10 @@ class IntegrityOut(Grade):
     checked_through: CheckedThrough | None
     last_pass: LastPass | None
     unannounced_rows: list[UnannouncedRow]
+
+
+class UsageOut(BaseModel):
+    """What the environment stores, and may store."""
+
+    stored_bytes: int | None
+    stored_bytes_max: int | None

@@ -21,6 +21,7 @@ from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.followers import Follower
 from precipiq_contracts.hooks import Hooks
 from precipiq_contracts.ledger import ChainAudit, Ledger
+from precipiq_contracts.plans import Plans
 from precipiq_contracts.registries import EntryKinds, EntryStoreDrivers, Followers
 from precipiq_contracts.services import Services
 from precipiq_contracts.vault import MasterKey
@@ -44,6 +45,7 @@ from precipiq_ledger.request_keys import NoRequestKeys, StoredRequestKeys
 from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.sealing import EntrySealer, MasterEpochKeys
 from precipiq_ledger.service import REDACTION, RESTORE, LedgerService, Limits
+from precipiq_ledger.stored_bytes import StoredBytes
 from precipiq_ledger.stored_chains import StoredChains
 from precipiq_ledger.sweep_memory import SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
@@ -57,8 +59,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("precipiq.ledger")
 
-_MIGRATIONS = Path(__file__).parent / "sql" / "migrations"
-_TENANT_TABLES: dict[str, tuple[str, str | None]] = {"request_keys": ("org_id", "environment")}
+_SQL = Path(__file__).parent / "sql"
+_OWN_TABLES = {"request_keys": _SQL / "migrations", "ledger_usage": _SQL / "usage" / "migrations"}
 
 
 class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
@@ -101,6 +103,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         folder = services.get(DeploymentInfo).data_dir / config.checkpoint_dir
         files = CheckpointFiles(folder)
         database = services.find(Database)
+        service.usage = StoredBytes(database, config.stored_bytes_max)
         marks = AdoptionMarks(folder, database, lambda: keys.root)
         self._authenticity = Authenticity(lambda: service.store, lambda: keys.root, marks)
         service.authenticate = self._authenticity.first_unauthentic
@@ -146,6 +149,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._tables.fill(hooks.collect("trusted_rows"))
         self._rows.tables = tuple(self._tables.by_name.values())
         self._driver = choose_driver(self.config.driver, self._drivers, services)
+        # Not declared as optional: who provides plans needs the ledger.
+        services.get(LedgerService).usage.plans = services.find(Plans)
 
     @hookimpl
     def entry_kinds(self, services: Services) -> Sequence[EntryKind]:
@@ -178,7 +183,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     @hookimpl
     def migrations(self, services: Services) -> Sequence[Migration]:
         """The driver's, and those of the ledger's own tables where the deployment has a database for them."""
-        own = [] if services.find(Database) is None else [Migration("request_keys", _MIGRATIONS, _TENANT_TABLES)]
+        tables = {} if services.find(Database) is None else _OWN_TABLES
+        own = [Migration(name, folder, {name: ("org_id", "environment")}) for name, folder in tables.items()]
         return [*getattr(self._driver, "migrations", ()), *own]
 
     @hookimpl
@@ -205,12 +211,14 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             try:
                 if services.get(DeploymentInfo).serving:
                     async with AsyncExitStack() as stack:
+                        await stack.enter_async_context(service.usage.run(services.get(Background), store))
                         for part in (self._adoption, self._checkpoints, self._followers, self._clock, self._sweep):
                             await stack.enter_async_context(part(services))
                         yield
                 else:
                     async with checkpoints_of_command(self._checkpointing(services), services):
                         yield
+                    await service.usage.flush()
             finally:
                 service.stop()
 

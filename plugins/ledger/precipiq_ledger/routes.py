@@ -102,6 +102,7 @@ class LedgerRoutes:
                 query=models.EntryQueryParameters,
             ),
             Endpoint("GET", "/ledger/head", self.get_head, "read", models.HeadOut),
+            Endpoint("GET", "/ledger/usage", self.get_usage, "read", models.UsageOut),
             Endpoint("GET", "/ledger/integrity", self.get_integrity, "read", models.IntegrityOut),
         ]
 
@@ -182,6 +183,14 @@ class LedgerRoutes:
         """Get the last entry's seq and hash; keep them, and nobody can cut the chain's tail without your noticing."""
         head = await self._service.head(call.principal.chain)
         return {"seq": 0, "hash": GENESIS_HASH} if head is None else {"seq": head.seq, "hash": head.hash}
+
+    async def get_usage(self, call: Call[NoBody, NoQuery]) -> object:
+        """Get how much this environment stores, and its quota: bytes of statements and payloads.
+
+        Null: not counted yet, which takes a moment for a chain from before the count, or no quota.
+        """
+        usage, chain = self._service.usage, call.principal.chain
+        return {"stored_bytes": await usage.load(chain), "stored_bytes_max": usage.limit_of(chain)}
 
     async def get_integrity(self, call: Call[NoBody, NoQuery]) -> object:
         """Get what the sweep found, which verifies every chain continually: no work is done for this answer.

@@ -35,11 +35,11 @@ from precipiq_ledger.clock_watch import ClockLimits, ClockWatch
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
 from precipiq_ledger.sealing import EntrySealer
+from precipiq_ledger.stored_bytes import STATEMENT_OVERHEAD_BYTES, StoredBytes
 
 REDACTION = "redaction"
 RESTORE = "restore"
 
-_STATEMENT_OVERHEAD_BYTES = 600
 _ADOPTION_KEY = "ledger:adoption"
 _ADOPTION_NOTE = "no server proved that it made the entries before this one: they are older than the sealer's MACs"
 
@@ -72,6 +72,7 @@ class LedgerService:
         self._limits = limits
         self._store: EntryStore | None = None
         self._kinds: Mapping[str, EntryKind] = {}
+        self.usage = StoredBytes(None, None)
         self.on_append: Callable[[Chain], None] = lambda chain: None
         self.authenticate: Callable[[Chain, Sequence[Entry]], Awaitable[Entry | None]] | None = None
 
@@ -95,7 +96,10 @@ class LedgerService:
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
         """See ``precipiq_contracts.ledger.Ledger.append``."""
         prepared = self._prepare(chain, drafts)
+        if self.usage.limit_of(chain) is not None:
+            await self.usage.load(chain)
         appended = await self.store.append(chain, prepared, self._seal(chain, prepared))
+        self.usage.note(chain, appended.entries, appended.created)
         self.on_append(chain)
         for new, entry, created in zip(prepared, appended.entries, appended.created, strict=True):
             if not created and not same_content(new, entry):
@@ -162,6 +166,7 @@ class LedgerService:
         draft = Draft(REDACTION, actor, body, None, f"{REDACTION}:{target.seq}")
         prepared = self._prepare(chain, [draft])
         entry = await self.store.redact(chain, target, prepared[0], self._seal(chain, prepared))
+        self.usage.note(chain, [entry], [True], erased=target)
         self.on_append(chain)
         told = parse_statement(entry.statement)
         if (told.actor, told.body) != (actor, body):  # of a request that was faster
@@ -214,7 +219,7 @@ class LedgerService:
             except NotCanonical as error:
                 path = ".".join(map(str, _draft_path(error.path, index, len(drafts))))
                 raise ValidationFailed(details={path: [error.problem]}) from None
-            size = len(item.body) + len(item.payload or b"") + _STATEMENT_OVERHEAD_BYTES
+            size = len(item.body) + len(item.payload or b"") + STATEMENT_OVERHEAD_BYTES
             if size > self._limits.entry_bytes_max:
                 where = f"decisions.{index}" if len(drafts) > 1 else "body"
                 problem = f"is larger than {self._limits.entry_bytes_max} bytes"
@@ -229,18 +234,20 @@ class LedgerService:
             self._watch,
             self._randomness,
             self._sealer,
+            self.usage,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Sealer:
-    """Seals under the chain's lock; refuses a request with known and new drafts, and all while a clock is wrong."""
+    """Seals under the chain's lock; refuses known with new drafts, too many bytes, and all while a clock is wrong."""
 
     chain: Chain
     request_drafts: int
     watch: ClockWatch
     randomness: Randomness
     sealer: EntrySealer | None
+    usage: StoredBytes
 
     def __call__(self, head: Head | None, drafts: Sequence[PreparedDraft]) -> list[Entry]:
         new = sum(is_request_key(item.idempotency_key) for item in drafts)
@@ -248,6 +255,7 @@ class _Sealer:
             raise IdempotencyConflict
         if not drafts:
             return []
+        self.usage.refuse_beyond(self.chain, drafts)
         now_us = self.watch.time_of_seal(self.chain, head)
         randomness = self.randomness.bytes(ID_RANDOM_BYTES * len(drafts))
         mac = None if self.sealer is None else self.sealer.mac

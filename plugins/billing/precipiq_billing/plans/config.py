@@ -26,6 +26,7 @@ class TierConfig(PluginConfig):
     reads_per_second_max: int | None = Field(None, ge=1, description="reads per environment")
     streams_max: int | None = Field(None, ge=1, description="open streams of a process")
     open_exports_max: int | None = Field(None, ge=1, description="exports that wait or run")
+    stored_bytes_max: int | None = Field(None, ge=1, description="statements and payloads per environment, bytes")
 
     @field_validator("prices")
     @classmethod
@@ -43,6 +44,7 @@ class TierConfig(PluginConfig):
             self.reads_per_second_max,
             self.streams_max,
             self.open_exports_max,
+            self.stored_bytes_max,
         )
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 class PlanLimitsOut(BaseModel):
     """What the plan allows; null: the deployment's own setting applies.
 
-    Requests per second count in each environment, streams on each server process.
+    Requests per second and stored bytes count in each environment, streams on each server process.
     """
 
     writes_per_second_max: int | None
@@ -16,6 +16,7 @@ class PlanLimitsOut(BaseModel):
     reads_per_second_max: int | None
     streams_max: int | None
     open_exports_max: int | None
+    stored_bytes_max: int | None
 
 
 class PlanOut(BaseModel):

@@ -30,7 +30,7 @@ from precipiq_postgres.entries.audit import PostgresAuditor
 from precipiq_postgres.entries.columns import column_text
 from precipiq_postgres.entries.find import ENTRY_COLUMNS, entry_from_row, find_page
 from precipiq_postgres.entries.rows import head_from_row
-from precipiq_postgres.entries.schema import CHAINS_AFTER, HEADS_AFTER
+from precipiq_postgres.entries.schema import CHAINS_AFTER
 from precipiq_postgres.entries.watch import PostgresWatchers
 from precipiq_postgres.roles import SCHEMA, begin_as
 from precipiq_postgres.service import PostgresDatabase
@@ -41,6 +41,14 @@ MIGRATIONS = Path(__file__).parents[1] / "sql" / "migrations"
 
 _FILED = "org_id = $1 AND environment = $2"
 _HEAD = f"SELECT seq, hash, statement FROM entries WHERE {_FILED} ORDER BY seq DESC LIMIT 1"  # noqa: S608
+_HEADS_AFTER = f"""
+SELECT named.org_id, named.environment, head.seq, head.hash, head.statement FROM ({CHAINS_AFTER}) AS named
+CROSS JOIN LATERAL (
+    SELECT seq, hash, statement FROM entries
+    WHERE entries.org_id = named.org_id AND entries.environment = named.environment ORDER BY seq DESC LIMIT 1
+) AS head
+ORDER BY named.org_id, named.environment
+"""  # noqa: S608
 _GET = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND id = $3"  # noqa: S608
 _READ = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND seq > $3 {{kind}} ORDER BY seq LIMIT $4"  # noqa: S608
 
@@ -180,7 +188,7 @@ class PostgresEntryStore:
 
     async def heads(self) -> AsyncIterator[tuple[Chain, Head | None]]:
         """See ``HeadLister``."""
-        async for row in self._pages(HEADS_AFTER):
+        async for row in self._pages(_HEADS_AFTER):
             try:
                 head = head_from_row(row)
             except (ValueError, TypeError):

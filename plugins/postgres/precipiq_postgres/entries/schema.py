@@ -40,16 +40,6 @@ SELECT org_id, environment FROM chain LIMIT 500
 """
 """The next chains in order: steps from group to group along the primary key, past the rows in between."""
 
-HEADS_AFTER = f"""
-SELECT named.org_id, named.environment, head.seq, head.hash, head.statement FROM ({CHAINS_AFTER}) AS named
-CROSS JOIN LATERAL (
-    SELECT seq, hash, statement FROM entries
-    WHERE entries.org_id = named.org_id AND entries.environment = named.environment ORDER BY seq DESC LIMIT 1
-) AS head
-ORDER BY named.org_id, named.environment
-"""  # noqa: S608
-"""The same with the last entry of each."""
-
 ENTRIES_TABLE = """
 CREATE TABLE entries (
     org_id             text COLLATE "C" NOT NULL,
