@@ -8,6 +8,8 @@ from pydantic import Field
 
 from precipiq_core.plugin import PluginConfig
 
+BATCH_ENTRIES_MAX = 1000
+
 
 class LedgerConfig(PluginConfig):
     """Settings of the ledger."""
@@ -16,7 +18,7 @@ class LedgerConfig(PluginConfig):
         None, description="entry store driver, by the name it registered under; by itself that of the database"
     )
     entry_bytes_max: int = Field(256 * 1024, ge=1024, description="canonical statement and payload of one entry, bytes")
-    batch_entries_max: int = Field(100, ge=1, le=1000, description="decisions of one batch")
+    batch_entries_max: int = Field(100, ge=1, le=BATCH_ENTRIES_MAX, description="decisions of one batch")
     checkpoint_interval_s: float = Field(60.0, gt=0, description="time between signed checkpoints, seconds")
     checkpoint_dir: Path = Field(
         Path("checkpoints"), description="folder of the checkpoint files; best on another disk"

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    create_model,
+)
 
 from precipiq_core.http.validation import EndMoment, Moment, RequestModel, no_nul
+from precipiq_ledger.config import BATCH_ENTRIES_MAX
 from precipiq_ledger.grading import Verdict
 
 Name = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
@@ -22,7 +33,7 @@ class DecisionIn(RequestModel):
     inputs: JsonObject
     outputs: JsonObject
     confidence: Confidence
-    alternatives: list[JsonObject] | None = None
+    alternatives: list[JsonObject] | None = Field(None, fail_fast=True)
     human_in_loop: StrictBool = False
     metadata: JsonObject | None = None
     external_id: Name | None = Field(None, description="your own id; a second decision with it returns the first")
@@ -31,7 +42,15 @@ class DecisionIn(RequestModel):
 class DecisionBatchIn(RequestModel):
     """Decisions to record together: all or none, in this order."""
 
-    decisions: list[DecisionIn] = Field(min_length=1)
+    decisions: list[DecisionIn] = Field(min_length=1, max_length=BATCH_ENTRIES_MAX)
+
+
+def batch_model(entries_max: int) -> type[DecisionBatchIn]:
+    """The model of a batch of so many decisions at most: the others of a longer one are not looked at."""
+    decisions = (list[DecisionIn], Field(min_length=1, max_length=entries_max))
+    return create_model(
+        "DecisionBatchIn", __base__=DecisionBatchIn, __doc__=DecisionBatchIn.__doc__, decisions=decisions
+    )
 
 
 class DecisionQuery(RequestModel):

@@ -49,6 +49,7 @@ from precipiq_ledger.sweep_memory import SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_macs.row_macs import RowMacs, TrustedRows
+from precipiq_work.off_loop import OffLoop
 
 if TYPE_CHECKING:
     import click
@@ -97,7 +98,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         self._watch = ClockWatch(clock, clock_limits, metrics)
         keys = MasterEpochKeys(services.get(MasterKey))
         entry_limits = Limits(config.entry_bytes_max, depth_max)
-        service = LedgerService(clock, randomness, entry_limits, self._watch, EntrySealer(keys))
+        sealer = EntrySealer(keys)
+        service = LedgerService(clock, randomness, entry_limits, self._watch, sealer, services.get(OffLoop))
         folder = services.get(DeploymentInfo).data_dir / config.checkpoint_dir
         files = CheckpointFiles(folder)
         database = services.find(Database)

@@ -8,7 +8,7 @@ from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_contracts.clock import Clock, format_timestamp, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
-from precipiq_contracts.errors import NotFound, ValidationFailed
+from precipiq_contracts.errors import NotFound
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
 from precipiq_core.http.envelope import raw_json, success
@@ -67,7 +67,7 @@ class LedgerRoutes:
                 self.create_decisions,
                 "write",
                 models.Receipts,
-                body=models.DecisionBatchIn,
+                body=models.batch_model(self._config.batch_entries_max),
                 status=201,
                 rate="batch",
             ),
@@ -116,11 +116,7 @@ class LedgerRoutes:
 
     async def create_decisions(self, call: Call[models.DecisionBatchIn, NoQuery]) -> Reply:
         """Record a batch of decisions: all or none, in the array's order."""
-        decisions = call.body.decisions
-        if len(decisions) > self._config.batch_entries_max:
-            problem = f"must have at most {self._config.batch_entries_max} items"
-            raise ValidationFailed(details={"decisions": [problem]})
-        drafts = [decision_draft(decision, call.principal.key_id) for decision in decisions]
+        drafts = [decision_draft(decision, call.principal.key_id) for decision in call.body.decisions]
         appended = await self._service.append_request(call.principal.chain, drafts, call.idempotency_key)
         receipts = [records.receipt(entry) for entry in appended.entries]
         headers = () if any(appended.created) else (REPLAYED,)

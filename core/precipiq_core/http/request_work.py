@@ -1,0 +1,73 @@
+"""The weight of one request's body: large ones take turns for memory, and are worked on beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from precipiq_chain.strict_json import has_more_nodes, nodes_at_most
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import Unavailable
+from precipiq_core.http.errors import PayloadTooLarge
+from precipiq_core.http.settings import HttpSettings
+from precipiq_work.off_loop import LIGHT_BYTES, LIGHT_NODES, OffLoop
+from precipiq_work.shares import Shares
+
+UNCOUNTED_BYTES = 64 * 1024
+"""Bodies up to this size are read at once: the number of connections bounds their memory."""
+
+T = TypeVar("T")
+
+
+class RequestWork:
+    """What the bodies of all requests of an application share: memory and a thread."""
+
+    def __init__(self, http: HttpSettings, off_loop: OffLoop) -> None:
+        self.off_loop = off_loop
+        share_bytes_max = max(http.body_bytes_max, http.bodies_bytes_max // 2)
+        self.shares = Shares(max(http.bodies_bytes_max, share_bytes_max), share_bytes_max)
+        self.wait_s = http.body_timeout_s
+
+
+class BodyWork:
+    """The body of one request of ``chain``; of no chain where the sender is not known yet."""
+
+    __slots__ = ("_chain", "_held_bytes", "_work", "is_light")
+
+    def __init__(self, work: RequestWork, chain: Chain | None) -> None:
+        self._work = work
+        self._chain = chain or _NOBODYS
+        self._held_bytes = 0
+        self.is_light = True
+
+    async def hold(self, size: int) -> None:
+        """Wait for so many bytes, which are held until :meth:`release`. Raises ``Unavailable`` after too long."""
+        try:
+            async with asyncio.timeout(self._work.wait_s):
+                self._held_bytes = await self._work.shares.take(self._chain, size)
+        except TimeoutError:
+            raise Unavailable("too many large request bodies at once; try again") from None
+
+    def release(self) -> None:
+        if self._held_bytes:
+            self._work.shares.give_back(self._chain, self._held_bytes)
+            self._held_bytes = 0
+
+    def weigh(self, raw: bytes | bytearray) -> None:
+        """Note whether work on the JSON may stay on the loop."""
+        size = len(raw)
+        self.is_light = size <= LIGHT_NODES or (size <= LIGHT_BYTES and nodes_at_most(raw) <= LIGHT_NODES)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of ``work()``, on the loop or beside it, by the body's weight."""
+        return work() if self.is_light else await self._work.off_loop.run(self._chain, work)
+
+
+_NOBODYS = Chain("", "live")
+
+
+def refuse_many_nodes(raw: bytes | bytearray, nodes_max: int) -> None:
+    """Raises ``PayloadTooLarge``."""
+    if len(raw) > nodes_max and has_more_nodes(raw, nodes_max):
+        raise PayloadTooLarge(f"the request body holds more than {nodes_max} JSON values and names")
