@@ -37,6 +37,8 @@ class OffLoop:
             except asyncio.CancelledError:
                 await asyncio.wait([running])
                 raise
+            finally:
+                del running  # an exception holds this frame, and the future the exception: a body would stay in memory
 
 
 def is_light(values: Iterable[object]) -> bool:

@@ -14,8 +14,11 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_work.off_loop import LIGHT_BYTES, LIGHT_NODES, OffLoop
 from precipiq_work.shares import Shares
 
-UNCOUNTED_BYTES = 64 * 1024
+UNCOUNTED_BYTES = 16 * 1024
 """Bodies up to this size are read at once: the number of connections bounds their memory."""
+
+_NODE_BYTES = 72  # an empty object and its place in a list; a member with its name takes twice as much
+_NODE_TEXT_BYTES = 3  # an empty object and a comma
 
 T = TypeVar("T")
 
@@ -25,9 +28,15 @@ class RequestWork:
 
     def __init__(self, http: HttpSettings, off_loop: OffLoop) -> None:
         self.off_loop = off_loop
-        share_bytes_max = max(http.body_bytes_max, http.bodies_bytes_max // 2)
-        self.shares = Shares(max(http.bodies_bytes_max, share_bytes_max), share_bytes_max)
+        self.nodes_max = http.nodes_max
+        share_bytes_max = max(self.memory_of(http.body_bytes_max), http.bodies_memory_bytes_max // 2)
+        self.shares = Shares(max(http.bodies_memory_bytes_max, share_bytes_max), share_bytes_max)
         self.wait_s = http.body_timeout_s
+
+    def memory_of(self, size: int, nodes: int | None = None) -> int:
+        """Bytes that a body of that size, and what is parsed from it, may take; of unknown nodes: the most."""
+        nodes = size // _NODE_TEXT_BYTES if nodes is None else nodes
+        return size + _NODE_BYTES * min(nodes, self.nodes_max)
 
 
 class BodyWork:
@@ -42,22 +51,29 @@ class BodyWork:
         self.is_light = True
 
     async def hold(self, size: int) -> None:
-        """Wait for so many bytes, which are held until :meth:`release`. Raises ``Unavailable`` after too long."""
+        """Wait for the memory of a body of that size, until :meth:`release`. Raises ``Unavailable`` after too long."""
         try:
             async with asyncio.timeout(self._work.wait_s):
-                self._held_bytes = await self._work.shares.take(self._chain, size)
+                self._held_bytes = await self._work.shares.take(self._chain, self._work.memory_of(size))
         except TimeoutError:
             raise Unavailable("too many large request bodies at once; try again") from None
 
     def release(self) -> None:
-        if self._held_bytes:
-            self._work.shares.give_back(self._chain, self._held_bytes)
-            self._held_bytes = 0
+        self._keep(0)
 
     def weigh(self, raw: bytes | bytearray) -> None:
-        """Note whether work on the JSON may stay on the loop."""
+        """Note whether work on the JSON may stay on the loop; give back the memory that it cannot take."""
         size = len(raw)
-        self.is_light = size <= LIGHT_NODES or (size <= LIGHT_BYTES and nodes_at_most(raw) <= LIGHT_NODES)
+        if size <= LIGHT_NODES:
+            return
+        nodes = nodes_at_most(raw)
+        self.is_light = size <= LIGHT_BYTES and nodes <= LIGHT_NODES
+        self._keep(self._work.memory_of(size, nodes))
+
+    def _keep(self, size: int) -> None:
+        if self._held_bytes > size:
+            self._work.shares.give_back(self._chain, self._held_bytes - size)
+            self._held_bytes = size
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of ``work()``, on the loop or beside it, by the body's weight."""
