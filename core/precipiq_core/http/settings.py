@@ -31,3 +31,6 @@ class HttpSettings(Settings):
     )
     list_limit_default: int = Field(50, ge=1, description="items of a page when the caller names no limit")
     list_limit_max: int = Field(500, ge=1, description="items of a page at most")
+    page_bytes_max: int = Field(
+        8 * 1024 * 1024, ge=1024 * 1024, description="entries of a page, bytes; the page then ends early, with a cursor"
+    )

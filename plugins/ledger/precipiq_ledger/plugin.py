@@ -89,7 +89,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config
-        depth_max = services.get(HttpSettings).depth_max
+        http = services.get(HttpSettings)
         clock, randomness = services.get(Clock), services.get(Randomness)
         clock_limits = ClockLimits(
             config.clock_ahead_warn_s, config.clock_ahead_max_s, config.clock_step_max_s, config.clock_watch_interval_s
@@ -97,7 +97,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         metrics = ClockMetrics(services.get(CollectorRegistry))
         self._watch = ClockWatch(clock, clock_limits, metrics)
         keys = MasterEpochKeys(services.get(MasterKey))
-        entry_limits = Limits(config.entry_bytes_max, depth_max)
+        entry_limits = Limits(config.entry_bytes_max, http.depth_max, http.page_bytes_max)
         sealer = EntrySealer(keys)
         service = LedgerService(clock, randomness, entry_limits, self._watch, sealer, services.get(OffLoop))
         folder = services.get(DeploymentInfo).data_dir / config.checkpoint_dir

@@ -18,6 +18,7 @@ from precipiq_ledger import models, records
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.late_answer import LateAnswer
+from precipiq_ledger.pages import size_of, within
 from precipiq_ledger.row_trust import RowTrust
 from precipiq_ledger.service import LedgerService
 from precipiq_ledger.verifier import Verifier
@@ -164,8 +165,10 @@ class LedgerRoutes:
     async def list_entries(self, call: Call[NoBody, models.EntryQueryParameters]) -> object:
         """Read the raw entries of the chain, oldest first: enough to verify it without our help."""
         limit = page_limit(call.query.limit, self._http)
-        entries = await self._service.read(call.principal.chain, call.query.after_seq, limit, call.query.kind)
-        next_after = entries[-1].seq if len(entries) == limit else None
+        bytes_max = self._http.page_bytes_max
+        read = await self._service.read(call.principal.chain, call.query.after_seq, limit, call.query.kind)
+        entries = within(read, bytes_max)
+        next_after = entries[-1].seq if len(read) == limit or size_of(read) >= bytes_max else None
         return {"items": [raw_entry(entry) for entry in entries], "next_after_seq": next_after}
 
     async def get_head(self, call: Call[NoBody, NoQuery]) -> object:

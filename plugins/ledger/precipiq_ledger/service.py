@@ -30,6 +30,7 @@ from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable
 from precipiq_ledger.clock_watch import ClockLimits, ClockWatch
 from precipiq_ledger.drafts import refuse_too_long, same_contents
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
+from precipiq_ledger.pages import find_page, read_page
 from precipiq_ledger.records import decision_json
 from precipiq_ledger.sealing import EntrySealer
 from precipiq_work.off_loop import LIGHT_BYTES, OffLoop, is_light
@@ -46,10 +47,11 @@ _ADOPTION_NOTE = "no server proved that it made the entries before this one: the
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one entry may cost: bytes of statement and payload, levels of nesting."""
+    """What one entry may cost: bytes of statement and payload, levels of nesting; and bytes of a page of entries."""
 
     entry_bytes_max: int
     depth_max: int
+    page_bytes_max: int = 8 * 1024 * 1024
 
 
 class LedgerService:
@@ -132,13 +134,13 @@ class LedgerService:
         return await self.store.head(chain)
 
     async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
-        return await self.store.read(chain, after_seq, limit, kind)
+        return await read_page(self.store, chain, after_seq, limit, kind, self._limits.page_bytes_max)
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
         return await self.store.get(chain, entry_id)
 
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
-        return await self.store.find(chain, query, before_seq, limit)
+        return await find_page(self.store, chain, query, before_seq, limit, self._limits.page_bytes_max)
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         return self.store.watch(chain)
