@@ -132,7 +132,7 @@ class EntryReader(Protocol):
         ...
 
     async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
-        """Up to ``limit`` entries with seq > ``after_seq``, oldest first; MAY be fewer. MUST give the next ones."""
+        """Up to ``limit`` entries with seq > ``after_seq``, oldest first. A ledger MAY give fewer. No gaps."""
         ...
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:

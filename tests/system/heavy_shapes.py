@@ -58,6 +58,7 @@ SHAPES: dict[str, Make] = {
     "a text of line breaks": _text(b"\\n"),
     "a text of backslashes": _text(b"\\\\"),
     "a text of emoji": _text("\U0001f680".encode()),
+    "a long text with an emoji": lambda size: '"\U0001f680'.encode() + b"x" * size + b'"',
     "a text of lone surrogates": _text(b"\\ud800"),
     "white space": lambda size: b" " * size + b"1",
     "never closed": lambda size: b"[" * size,

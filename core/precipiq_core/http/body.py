@@ -8,10 +8,10 @@ from functools import partial
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from precipiq_chain.strict_json import JsonRefused, loads
+from precipiq_chain.strict_json import JsonRefused, has_more_nodes, loads
 from precipiq_contracts.errors import ValidationFailed
 from precipiq_core.http.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-from precipiq_core.http.request_work import UNCOUNTED_BYTES, BodyWork, refuse_many_nodes
+from precipiq_core.http.request_work import UNCOUNTED_BYTES, BodyWork
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.http.validation import ModelT, parse_body
 
@@ -32,7 +32,8 @@ async def read_json(
 
 
 def _parse(model: type[ModelT], raw: bytes | bytearray, limits: HttpSettings) -> ModelT:
-    refuse_many_nodes(raw, limits.nodes_max)
+    if len(raw) > limits.nodes_max and has_more_nodes(raw, limits.nodes_max):
+        raise PayloadTooLarge(f"the request body holds more than {limits.nodes_max} JSON values and names")
     try:
         value = loads(raw, max_depth=limits.depth_max)
     except JsonRefused as error:

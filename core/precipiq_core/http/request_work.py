@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from precipiq_chain.strict_json import has_more_nodes, nodes_at_most
+from precipiq_chain.strict_json import nodes_at_most
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.http.errors import PayloadTooLarge
 from precipiq_core.http.settings import HttpSettings
 from precipiq_work.off_loop import LIGHT_BYTES, LIGHT_NODES, OffLoop
 from precipiq_work.shares import Shares
 
-UNCOUNTED_BYTES = 16 * 1024
-"""Bodies up to this size are read at once: the number of connections bounds their memory."""
+UNCOUNTED_BYTES = 16 * 1024  # such bodies are read at once: the number of connections bounds their memory
 
 _NODE_BYTES = 72  # an empty object and its place in a list; a member with its name takes twice as much
 _NODE_TEXT_BYTES = 3  # an empty object and a comma
@@ -63,12 +61,10 @@ class BodyWork:
 
     def weigh(self, raw: bytes | bytearray) -> None:
         """Note whether work on the JSON may stay on the loop; give back the memory that it cannot take."""
-        size = len(raw)
-        if size <= LIGHT_NODES:
-            return
-        nodes = nodes_at_most(raw)
-        self.is_light = size <= LIGHT_BYTES and nodes <= LIGHT_NODES
-        self._keep(self._work.memory_of(size, nodes))
+        if len(raw) > LIGHT_NODES:  # so there may be more nodes
+            nodes = nodes_at_most(raw)
+            self.is_light = len(raw) <= LIGHT_BYTES and nodes <= LIGHT_NODES
+            self._keep(self._work.memory_of(len(raw), nodes))
 
     def _keep(self, size: int) -> None:
         if self._held_bytes > size:
@@ -81,9 +77,3 @@ class BodyWork:
 
 
 _NOBODYS = Chain("", "live")
-
-
-def refuse_many_nodes(raw: bytes | bytearray, nodes_max: int) -> None:
-    """Raises ``PayloadTooLarge``."""
-    if len(raw) > nodes_max and has_more_nodes(raw, nodes_max):
-        raise PayloadTooLarge(f"the request body holds more than {nodes_max} JSON values and names")

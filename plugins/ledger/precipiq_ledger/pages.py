@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.entry_store import EntryPage, EntryQuery, EntryReader
 
-_AT_ONCE = 50
-"""Entries of one reading; with entries of 256 KiB these are 12.5 MiB."""
+_AT_ONCE = 25
+"""Entries of one reading; with entries of 256 KiB these are 6 MiB, and a few times as much while they are read."""
 
 
 async def read_page(
