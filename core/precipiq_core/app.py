@@ -25,9 +25,11 @@ from precipiq_core.edge.request_metrics import RequestMetrics
 from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.http.endpoint_app import Edge
 from precipiq_core.http.request_keys import RequestKeys
+from precipiq_core.http.request_work import RequestWork
 from precipiq_core.http.router import build_router
 from precipiq_core.running import run_lifespans
 from precipiq_logs.sink import Sink
+from precipiq_work.off_loop import OffLoop
 
 
 class Application:
@@ -92,5 +94,6 @@ def _edge(assembly: Assembly) -> Edge:
         rate_limiter=assembly.services.find(RateLimiter),
         http=assembly.deployment.http,
         clock=assembly.services.get(Clock),
+        work=RequestWork(assembly.deployment.http, assembly.services.get(OffLoop)),
         request_keys=assembly.services.find(RequestKeys),
     )

@@ -37,6 +37,7 @@ from precipiq_core.plugin import AnyPlugin
 from precipiq_core.registry import Registry
 from precipiq_core.secrets import DeploymentMasterKey
 from precipiq_macs.row_macs import RowMacs
+from precipiq_work.off_loop import OffLoop
 
 if TYPE_CHECKING:
     import click
@@ -140,6 +141,7 @@ def _info(deployment: Deployment, enabled: Enabled, serving: bool, seat: str | N
 
 def _provide_core(services: Services, deployment: Deployment, enabled: Enabled, *, may_make: bool) -> None:
     services.provide(HttpSettings, deployment.http)
+    services.provide(OffLoop, OffLoop())
     services.provide(Migrations, Registry[Migration]("schema", "branch", "location", "tenant_tables"))
     services.provide(WrappedSecretsRegistry, Registry[WrappedSecrets]("store of wrapped secrets", "all", "replace"))
     services.provide(Routes, Routes())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.entry_store import EntryPage
-from precipiq_core.http.entry_pages import find_page, read_page
+from precipiq_core.entry_pages import find_page, read_page
 
 CHAIN = Chain("org_pages", "live")
 

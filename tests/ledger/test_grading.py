@@ -29,12 +29,12 @@ from precipiq_ledger.grading import (
     windows,
 )
 from precipiq_ledger.integrity import Integrity
-from precipiq_ledger.models import AnchorOut, Grade, IntegrityOut, Verification, WindowOut
 from precipiq_ledger.records import verdict_record
 from precipiq_ledger.sweep_book import Pass, SweepBook, Swept, book_of
 from precipiq_ledger.sweep_file import SweepFile
 from precipiq_ledger.sweep_memory import Seen, SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
+from precipiq_ledger.verdict_models import AnchorOut, Grade, IntegrityOut, Verification, WindowOut
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_macs.entry_macs import ALL
 from precipiq_testkit.clock import START_US, ManualClock

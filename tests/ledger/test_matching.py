@@ -12,7 +12,8 @@ from precipiq_chain.matching import matcher
 from precipiq_contracts.chain import Chain, Draft, Entry, EntryKind
 from precipiq_contracts.entry_store import EntryQuery
 from precipiq_core.system import SystemClock
-from precipiq_ledger.service import LedgerService, Limits, same_content
+from precipiq_ledger.drafts import same_content
+from precipiq_ledger.service import LedgerService, Limits
 from precipiq_testkit.clock import SeededRandomness
 from precipiq_testkit.memory import MemoryDriver
 

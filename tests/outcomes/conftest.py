@@ -30,6 +30,7 @@ from precipiq_outcomes.service import LinkService
 from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.sums import Sums
 from precipiq_testkit.postgres import PostgresDatabase
+from precipiq_work.off_loop import OffLoop
 from tests.system.open_ledger import migration_of, open_ledger, serve_kinds
 
 _numbers = itertools.count(1)
@@ -76,6 +77,7 @@ class Outcomes:
             SystemClock(),
             self.correlation,
             self.set_aside,
+            OffLoop(),
         )
 
     async def decide(self, agent_id: str = "agent", **changes: Any) -> str:

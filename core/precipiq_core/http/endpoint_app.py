@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -30,8 +31,10 @@ from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.request_keys import RequestKeys, request_content
+from precipiq_core.http.request_work import BodyWork, RequestWork
 from precipiq_core.http.settings import HttpSettings
-from precipiq_core.http.validation import parse_body, parse_query
+from precipiq_core.http.validation import parse_query
+from precipiq_work.off_loop import OffLoop
 
 _IDEMPOTENCY_KEY_BYTES_MAX = 255
 
@@ -45,6 +48,7 @@ class Edge:
     http: HttpSettings
     clock: Clock
     request_keys: RequestKeys | None = None
+    work: RequestWork | None = None
 
 
 class EndpointApp:
@@ -54,13 +58,14 @@ class EndpointApp:
         self._endpoint = endpoint
         self._edge = edge
         self._route = route
+        self._work = edge.work or RequestWork(edge.http, OffLoop())
         self._key_in_query = endpoint.answer.key_in_query
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         scope["precipiq.route"] = self._route
         headers: tuple[tuple[bytes, bytes], ...] = ()
         needed, admission = self._endpoint.scope, self._endpoint.admission
-        credential = principal = None
+        credential = principal = work = None
         try:
             if admission is not None:
                 await admission.admit(address_of(scope))
@@ -72,13 +77,12 @@ class EndpointApp:
                     headers = _rate_headers(state)
                     if state.retry_after_s > 0:
                         raise RateLimited(retry_after_s=state.retry_after_s)
-            call = await self._parse(principal, credential, scope, receive)
-            async with asyncio.timeout(self._edge.http.handler_timeout_s):
-                result = await self._act(call)
+            work = BodyWork(self._work, None if principal is None else principal.chain)
+            result = await self._act(await self._parse(principal, credential, scope, receive, work), work)
             if callable(result):
                 await send_own(result, headers, scope, receive, send)
                 return
-            answer = self._answer(result, call.request_id)
+            answer = self._answer(result, scope["precipiq.request_id"])
         except InternalError:
             raise  # the boundary logs errors that no client caused
         except PrecipiqError as error:
@@ -89,12 +93,21 @@ class EndpointApp:
             answer = error_answer(Unavailable("the request took too long; its outcome is unknown"))
         except ClientDisconnect:
             return
+        finally:
+            if work is not None:
+                work.release()
         await send_answer(send, answer, headers)
 
     async def _parse(
-        self, principal: Principal | None, credential: Credential | None, scope: AsgiScope, receive: Receive
+        self,
+        principal: Principal | None,
+        credential: Credential | None,
+        scope: AsgiScope,
+        receive: Receive,
+        work: BodyWork,
     ) -> Call[Any, Any]:
-        endpoint, headers, path = self._endpoint, scope["headers"], scope.get("path_params", {})
+        endpoint, http = self._endpoint, self._edge.http
+        headers, path = scope["headers"], scope.get("path_params", {})
         if any("\x00" in str(value) for value in path.values()):  # no id holds it, and PostgreSQL's texts cannot
             raise NotFound
         query: BaseModel = _NO_QUERY
@@ -102,9 +115,9 @@ class EndpointApp:
             query = parse_query(endpoint.query, scope["query_string"])
         body: BaseModel | bytes = _NO_BODY
         if isinstance(endpoint.body, RawBody):
-            body = await read_raw(headers, receive, endpoint.body.bytes_max, self._edge.http.body_timeout_s)
+            body = bytes(await read_raw(headers, receive, endpoint.body.bytes_max, http.body_timeout_s, work))
         elif endpoint.body is not NoBody:
-            body = parse_body(endpoint.body, await read_json(headers, receive, self._edge.http))
+            body = await read_json(endpoint.body, headers, receive, http, work)
         kind: type[PublicCall[Any, Any]] = PublicCall if principal is None else Call
         call = kind(
             principal,
@@ -118,20 +131,22 @@ class EndpointApp:
         )
         return cast("Call[Any, Any]", call)  # a public endpoint's handler needs only a PublicCall
 
-    async def _act(self, call: Call[Any, Any]) -> object:
+    async def _act(self, call: Call[Any, Any], work: BodyWork) -> object:
         """Call the handler, with the request's ``Idempotency-Key`` bound to this request, unless it was refused."""
-        keys, key, principal = self._edge.request_keys, call.idempotency_key, cast("Principal | None", call.principal)
-        if keys is None or key is None or principal is None:
-            return await self._endpoint.handler(call)
-        name = f"{self._endpoint.method} {self._route} {key}"
-        content = request_content(call.path, call.body, depth_max=self._edge.http.depth_max)
-        is_first = await keys.bind(principal.chain, name, content)
-        try:
-            return await self._endpoint.handler(call)
-        except RequestError:
-            if is_first:
-                await keys.release(principal.chain, name, content)
-            raise
+        async with asyncio.timeout(self._edge.http.handler_timeout_s):
+            keys, key, principal = self._edge.request_keys, call.idempotency_key, call.principal
+            if keys is None or key is None or cast("Principal | None", principal) is None:
+                return await self._endpoint.handler(call)
+            name = f"{self._endpoint.method} {self._route} {key}"
+            depth_max = self._edge.http.depth_max
+            content = await work.run(partial(request_content, call.path, call.body, depth_max=depth_max))
+            is_first = await keys.bind(principal.chain, name, content)
+            try:
+                return await self._endpoint.handler(call)
+            except RequestError:
+                if is_first:
+                    await keys.release(principal.chain, name, content)
+                raise
 
     def _answer(self, result: object, request_id: str) -> Answer:
         reply = result if isinstance(result, Reply) else Reply(result)

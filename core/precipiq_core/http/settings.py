@@ -20,6 +20,15 @@ class HttpSettings(Settings):
         "at all ends with `server.tcp_user_timeout_s`",
     )
     depth_max: int = Field(64, ge=4, le=200, description="nesting of a request body, levels")
+    nodes_max: int = Field(
+        150_000, ge=1000, description="JSON values and names in a request body; the member of an object is two"
+    )
+    bodies_memory_bytes_max: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="memory of request bodies above 16 KiB and of what is parsed from them, bytes; one organisation's "
+        "environment has half of it, or what one body of the largest size may take",
+    )
     list_limit_default: int = Field(50, ge=1, description="items of a page when the caller names no limit")
     list_limit_max: int = Field(500, ge=1, description="items of a page at most")
     page_bytes_max: int = Field(

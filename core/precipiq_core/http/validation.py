@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_plus
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
 from precipiq_chain.canonical import Json
 from precipiq_contracts.clock import format_timestamp
@@ -18,6 +18,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _PATH_CHARACTERS_MAX = 200
 _QUERY_BYTES_MAX = 16 * 1024
 _QUERY_PAIRS_MAX = 64
+_PROBLEMS_MAX = 20
+_UNKNOWN_FIELDS_MAX = 20
 
 _WORDS = {
     "extra_forbidden": "unknown field",
@@ -33,9 +35,20 @@ _WORDS = {
 
 
 class RequestModel(BaseModel):
-    """Base of request bodies and query strings: unknown keys are refused, values are never echoed."""
+    """Base of request bodies and query strings: unknown keys are refused, values are never echoed.
+
+    A field that is a list has a ``max_length``, or ``fail_fast=True`` where any number may stand in it: pydantic would
+    gather the problems of hundreds of thousands of items.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_unknown(cls, value: Any) -> Any:
+        if type(value) is dict and len(value) > len(cls.model_fields) + _UNKNOWN_FIELDS_MAX:
+            raise ValueError(f"has more than {_UNKNOWN_FIELDS_MAX} unknown fields")
+        return value
 
 
 class FieldProblem(ValueError):
@@ -63,13 +76,13 @@ EndMoment = Annotated[
 
 
 def parse_body(model: type[ModelT], value: Json) -> ModelT:
-    """Raises ``ValidationFailed`` naming every wrong field."""
+    """Raises ``ValidationFailed`` naming the wrong fields: the first ``_PROBLEMS_MAX``, and how many there are."""
     if not isinstance(value, dict):
         raise ValidationFailed(details={"body": ["must be an object"]})
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ValidationFailed(details=_details(error, value)) from None
+        raise _refusal(error, value) from None
 
 
 def parse_query(model: type[ModelT], query_string: bytes) -> ModelT:
@@ -93,7 +106,7 @@ def _validate(model: type[ModelT], values: dict[str, Any]) -> ModelT:
     try:
         return model.model_validate_strings(values)
     except ValidationError as error:
-        raise ValidationFailed(details=_details(error, values)) from None
+        raise _refusal(error, values) from None
 
 
 def _pairs(query_string: bytes) -> list[tuple[str, str]]:
@@ -118,14 +131,18 @@ def _decode(text: bytes) -> str:
     return unquote_plus(text.decode("ascii"), errors="strict")
 
 
-def _details(error: ValidationError, value: object) -> dict[str, list[str]]:
+def _refusal(error: ValidationError, value: object) -> ValidationFailed:
+    found = error.errors(include_url=False, include_context=True, include_input=False)
     details: dict[str, list[str]] = {}
-    for item in error.errors(include_url=False, include_context=True, include_input=False):
+    for item in found[:_PROBLEMS_MAX]:
         fault = item.get("ctx", {}).get("error")
         field = [fault.field] if isinstance(fault, FieldProblem) else []
         path = ".".join([*keys_in(item, value), *field])[:_PATH_CHARACTERS_MAX] or "body"
         details.setdefault(path, []).append(_message(item["type"], item.get("ctx", {}), item["msg"]))
-    return details
+    more = len(found) - _PROBLEMS_MAX
+    return ValidationFailed(
+        f"the request is not valid; {more} more problems are not shown" if more > 0 else None, details=details
+    )
 
 
 def _message(kind: str, context: dict[str, Any], message: str) -> str:

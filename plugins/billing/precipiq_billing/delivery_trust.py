@@ -112,7 +112,7 @@ class DeliveryTrust(_Table):
             page = await self._ledger.read(chain, seq, _PAGE, FINANCIAL_EVENT)
             told = [str(body["external_id"]) for body in map(_delivered, page) if body is not None]
             missing.update(await self._without_row(chain, told))
-            seq = page[-1].seq if len(page) == _PAGE else 0
+            seq = page[-1].seq if page else 0
             if seq == 0:
                 break
         self._compared_through[chain] = seq

@@ -11,9 +11,9 @@ from precipiq_billing.service import FinancialEvents, NewEvent
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.entry_pages import find_page
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
-from precipiq_core.http.entry_pages import find_page
 from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
 

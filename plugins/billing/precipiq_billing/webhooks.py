@@ -14,10 +14,14 @@ from precipiq_billing.endpoint_records import ENDPOINT_PATH
 from precipiq_billing.errors import NotAStripeEvent, SignatureInvalid
 from precipiq_billing.live_endpoints import LiveEndpoints
 from precipiq_billing.metrics import DeliveryMetrics
+from precipiq_chain.strict_json import has_more_nodes
 from precipiq_contracts.chain import Chain
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, Handler, NoQuery, PublicCall, RawBody
 
 SIGNATURE = "stripe-signature"
+
+_NODES_MAX = 20_000
+"""Values and names in the JSON of an event; parsing so many takes some milliseconds."""
 
 _ERRORS = ("signature_invalid", "not_a_stripe_event")
 
@@ -48,7 +52,9 @@ def signature_of(call: PublicCall[Any, Any]) -> str | None:
 
 
 def parse_event(body: bytes) -> object:
-    """The JSON of a verified body. Raises ``NotAStripeEvent``."""
+    """The JSON of a verified body. Raises ``NotAStripeEvent``, also for more nodes than any event of Stripe's has."""
+    if has_more_nodes(body, _NODES_MAX):
+        raise NotAStripeEvent
     try:
         return orjson.loads(body)
     except ValueError:

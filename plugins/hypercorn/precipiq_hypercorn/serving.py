@@ -31,6 +31,7 @@ from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_hypercorn.unread_body import UnreadBody
 from precipiq_hypercorn.worker import Worker
 from precipiq_logs.setup import loop_exception_handler
+from precipiq_work.memory import return_large_blocks
 
 log = structlog.get_logger("precipiq.serving")
 
@@ -199,6 +200,7 @@ def run(
         else:
             worker.stop_with_parent(loop, stop)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        return_large_blocks()
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)

@@ -15,12 +15,12 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from precipiq_chain.heads import heads_of
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.heads import heads_of
 from precipiq_ledger.checkpoint_files import CheckpointFiles, Place, UnnameableChain, file_name
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest, ManifestRefused
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner

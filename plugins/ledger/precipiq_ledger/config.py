@@ -8,6 +8,8 @@ from pydantic import Field
 
 from precipiq_core.plugin import PluginConfig
 
+BATCH_ENTRIES_MAX = 1000
+
 
 class LedgerConfig(PluginConfig):
     """Settings of the ledger."""
@@ -19,7 +21,7 @@ class LedgerConfig(PluginConfig):
     stored_bytes_max: int | None = Field(
         None, ge=1, description="statements and payloads that one environment of an organisation may store, bytes"
     )
-    batch_entries_max: int = Field(100, ge=1, le=1000, description="decisions of one batch")
+    batch_entries_max: int = Field(100, ge=1, le=BATCH_ENTRIES_MAX, description="decisions of one batch")
     checkpoint_interval_s: float = Field(60.0, gt=0, description="time between signed checkpoints, seconds")
     checkpoint_dir: Path = Field(
         Path("checkpoints"), description="folder of the checkpoint files; best on another disk"

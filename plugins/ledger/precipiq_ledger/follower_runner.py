@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from precipiq_chain.heads import heads_of
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.followers import Follower
+from precipiq_core.heads import heads_of
 from precipiq_ledger.service import LedgerService
 
 log = structlog.get_logger("precipiq.ledger")

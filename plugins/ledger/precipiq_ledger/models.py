@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    create_model,
+)
 
 from precipiq_core.http.validation import EndMoment, Moment, RequestModel, no_nul
-from precipiq_ledger.grading import Verdict
+from precipiq_ledger.config import BATCH_ENTRIES_MAX
 
 Name = Annotated[StrictStr, Field(min_length=1, max_length=255), AfterValidator(no_nul)]
 Confidence = Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)]
@@ -22,7 +32,7 @@ class DecisionIn(RequestModel):
     inputs: JsonObject
     outputs: JsonObject
     confidence: Confidence
-    alternatives: list[JsonObject] | None = None
+    alternatives: list[JsonObject] | None = Field(None, fail_fast=True)
     human_in_loop: StrictBool = False
     metadata: JsonObject | None = None
     external_id: Name | None = Field(None, description="your own id; a second decision with it returns the first")
@@ -31,7 +41,15 @@ class DecisionIn(RequestModel):
 class DecisionBatchIn(RequestModel):
     """Decisions to record together: all or none, in this order."""
 
-    decisions: list[DecisionIn] = Field(min_length=1)
+    decisions: list[DecisionIn] = Field(min_length=1, max_length=BATCH_ENTRIES_MAX)
+
+
+def batch_model(entries_max: int) -> type[DecisionBatchIn]:
+    """The model of a batch of so many decisions at most: the others of a longer one are not looked at."""
+    decisions = (list[DecisionIn], Field(min_length=1, max_length=entries_max))
+    return create_model(
+        "DecisionBatchIn", __base__=DecisionBatchIn, __doc__=DecisionBatchIn.__doc__, decisions=decisions
+    )
 
 
 class DecisionQuery(RequestModel):
@@ -147,13 +165,6 @@ class RawEntries(BaseModel):
     next_after_seq: int | None
 
 
-class HeadOut(BaseModel):
-    """The last entry of a chain: 0 and 64 zeros while it is empty."""
-
-    seq: int
-    hash: str
-
-
 class RedactionOut(BaseModel):
     """The redaction entry that took the payload's place."""
 
@@ -162,122 +173,6 @@ class RedactionOut(BaseModel):
     hash: str
     timestamp: str
     decision_id: str
-
-
-class BrokenLink(BaseModel):
-    """The first entry that does not hold."""
-
-    seq: int
-    code: str
-    reason: str
-    id: str | None = None
-
-
-class Checkpoints(BaseModel):
-    """What the checkpoints outside the database said.
-
-    ``newest_seq``, ``newest_time`` and ``newest_age_s`` (seconds): of the newest one that counts. ``findings``: what
-    contradicts the chain or is missing, the first of each code, the gravest first.
-    """
-
-    compared: int
-    signatures_checked: int
-    newest_seq: int | None
-    newest_time: str | None
-    newest_age_s: int | None
-    findings: list[BrokenLink]
-
-
-class AnchorOut(BaseModel):
-    """Evidence of one kind outside the database.
-
-    ``newest_seq``, ``newest_time``, ``age_s`` (seconds): of the newest that confirms a checked entry, null without one.
-    """
-
-    kind: str
-    newest_seq: int | None
-    newest_time: str | None
-    age_s: int | None
-    compared: int
-    signatures_checked: int
-
-
-class WindowOut(BaseModel):
-    """What a thief could still do unseen by any verification here.
-
-    ``threat``: T1 writes the database, T2 this machine's disk too, T3 has the keys too. ``act``: ``make`` (make up or
-    alter) or ``remove``. ``from_seq`` null: no entry; ``through_seq`` null: all from there on. ``is_worst_case``:
-    copies on other machines, of which the server does not know, may make it smaller.
-    """
-
-    threat: Literal["T1", "T2", "T3"]
-    act: Literal["make", "remove"]
-    from_seq: int | None
-    through_seq: int | None
-    is_worst_case: bool
-    sentence: str
-
-
-class Grade(BaseModel):
-    """What a verdict is worth.
-
-    ``is_valid`` means: not failed; null when nothing was checked. ``findings``: the gravest first; ``ANCHOR_STALE``,
-    ``CHECKED_ZERO`` and ``SWEEP_STALE`` fail nothing. ``forgeable``: empty when the chain failed.
-    """
-
-    is_valid: bool | None
-    verdict: Verdict
-    findings: list[BrokenLink]
-    anchors: list[AnchorOut]
-    not_checked: list[str]
-    forgeable: list[WindowOut]
-
-
-class Verification(Grade):
-    """The verdict on a chain. ``reason``: of the fault, or why nothing was checked. ``unchecked``: ``not_checked``."""
-
-    records_checked: int
-    first_broken_link: BrokenLink | None
-    reason: str | None
-    head: HeadOut
-    from_seq: int
-    checkpoints: Checkpoints
-    unchecked: list[str]
-
-
-class CheckedThrough(BaseModel):
-    """The newest entry that was verified, and when; ``at`` is null before the first time."""
-
-    seq: int
-    hash: str
-    at: str | None
-
-
-class LastPass(BaseModel):
-    """The last verification of the whole chain that found it whole."""
-
-    began_at: str
-    ended_at: str
-    records_checked: int
-    head: HeadOut
-
-
-class UnannouncedRow(BaseModel):
-    """A row of the database that grants something which the chain does not say: it does not count."""
-
-    code: str
-    row: str
-    reason: str
-
-
-class IntegrityOut(Grade):
-    """What the continual verification knows of the chain; anchors and findings are those of its last pass."""
-
-    status: Literal["whole", "broken", "stale", "not_checked"]
-    first_broken_link: BrokenLink | None
-    checked_through: CheckedThrough | None
-    last_pass: LastPass | None
-    unannounced_rows: list[UnannouncedRow]
 
 
 class UsageOut(BaseModel):

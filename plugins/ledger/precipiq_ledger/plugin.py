@@ -51,6 +51,7 @@ from precipiq_ledger.sweep_memory import SweepMemory
 from precipiq_ledger.sweep_metrics import SweepMetrics
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_macs.row_macs import RowMacs, TrustedRows
+from precipiq_work.off_loop import OffLoop
 
 if TYPE_CHECKING:
     import click
@@ -90,7 +91,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     @hookimpl
     def provide(self, services: Services) -> None:
         config = self.config
-        depth_max = services.get(HttpSettings).depth_max
+        http = services.get(HttpSettings)
         clock, randomness = services.get(Clock), services.get(Randomness)
         clock_limits = ClockLimits(
             config.clock_ahead_warn_s, config.clock_ahead_max_s, config.clock_step_max_s, config.clock_watch_interval_s
@@ -98,8 +99,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         metrics = ClockMetrics(services.get(CollectorRegistry))
         self._watch = ClockWatch(clock, clock_limits, metrics)
         keys = MasterEpochKeys(services.get(MasterKey))
-        entry_limits = Limits(config.entry_bytes_max, depth_max)
-        service = LedgerService(clock, randomness, entry_limits, self._watch, EntrySealer(keys))
+        entry_limits = Limits(config.entry_bytes_max, http.depth_max)
+        service = LedgerService(clock, randomness, entry_limits, self._watch, EntrySealer(keys), services.get(OffLoop))
         folder = services.get(DeploymentInfo).data_dir / config.checkpoint_dir
         files = CheckpointFiles(folder)
         database = services.find(Database)

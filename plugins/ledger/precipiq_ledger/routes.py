@@ -9,14 +9,14 @@ from precipiq_chain.entry_record import raw_entry
 from precipiq_contracts.chain import GENESIS_HASH, Draft, Entry
 from precipiq_contracts.clock import Clock, format_timestamp, parse_timestamp
 from precipiq_contracts.entry_store import EntryQuery
-from precipiq_contracts.errors import NotFound, ValidationFailed
+from precipiq_contracts.errors import NotFound
+from precipiq_core.entry_pages import find_page, read_page
 from precipiq_core.http.cursors import decode_cursor, encode_cursor, page_limit
 from precipiq_core.http.endpoint import REPLAYED, Call, Endpoint, NoBody, NoQuery, Reply
-from precipiq_core.http.entry_pages import find_page, read_page
 from precipiq_core.http.envelope import raw_json, success
 from precipiq_core.http.redaction import RedactionIn, redact
 from precipiq_core.http.settings import HttpSettings
-from precipiq_ledger import models, records
+from precipiq_ledger import models, records, verdict_models
 from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.late_answer import LateAnswer
@@ -69,7 +69,7 @@ class LedgerRoutes:
                 self.create_decisions,
                 "write",
                 models.Receipts,
-                body=models.DecisionBatchIn,
+                body=models.batch_model(self._config.batch_entries_max),
                 status=201,
                 rate="batch",
             ),
@@ -79,7 +79,7 @@ class LedgerRoutes:
                 "/decisions/chain/verify",
                 self.verify_chain,
                 "read",
-                models.Verification,
+                verdict_models.Verification,
                 query=models.VerifyQuery,
             ),
             Endpoint("GET", "/decisions/{id}", self.get_decision, "read", models.Decision, path_parameters=by_id),
@@ -101,9 +101,9 @@ class LedgerRoutes:
                 models.RawEntries,
                 query=models.EntryQueryParameters,
             ),
-            Endpoint("GET", "/ledger/head", self.get_head, "read", models.HeadOut),
+            Endpoint("GET", "/ledger/head", self.get_head, "read", verdict_models.HeadOut),
             Endpoint("GET", "/ledger/usage", self.get_usage, "read", models.UsageOut),
-            Endpoint("GET", "/ledger/integrity", self.get_integrity, "read", models.IntegrityOut),
+            Endpoint("GET", "/ledger/integrity", self.get_integrity, "read", verdict_models.IntegrityOut),
         ]
 
     async def create_decision(self, call: Call[models.DecisionIn, NoQuery]) -> Reply:
@@ -119,11 +119,7 @@ class LedgerRoutes:
 
     async def create_decisions(self, call: Call[models.DecisionBatchIn, NoQuery]) -> Reply:
         """Record a batch of decisions: all or none, in the array's order."""
-        decisions = call.body.decisions
-        if len(decisions) > self._config.batch_entries_max:
-            problem = f"must have at most {self._config.batch_entries_max} items"
-            raise ValidationFailed(details={"decisions": [problem]})
-        drafts = [decision_draft(decision, call.principal.key_id) for decision in decisions]
+        drafts = [decision_draft(decision, call.principal.key_id) for decision in call.body.decisions]
         appended = await self._service.append_request(call.principal.chain, drafts, call.idempotency_key)
         receipts = [records.receipt(entry) for entry in appended.entries]
         headers = () if any(appended.created) else (REPLAYED,)

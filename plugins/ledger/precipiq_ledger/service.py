@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from precipiq_chain.canonical import Json, NotCanonical
 from precipiq_chain.chain_format import (
@@ -12,19 +14,13 @@ from precipiq_chain.chain_format import (
     SALT_BYTES,
     parse_statement,
     prepare,
-    salted_payload_hash,
     seal_entries,
-    split_payload,
     statement_kind,
 )
 from precipiq_chain.entry_record import parts_of
 from precipiq_contracts.chain import ADOPTION, SYSTEM, Chain, Draft, Entry, EntryKind, Head, PreparedDraft
 from precipiq_contracts.clock import Clock, Randomness
 from precipiq_contracts.entry_store import (
-    ACTOR_BYTES_MAX,
-    IDEMPOTENCY_KEY_BYTES_MAX,
-    KIND_BYTES_MAX,
-    ORG_ID_BYTES_MAX,
     Appended,
     EntryPage,
     EntryQuery,
@@ -32,10 +28,14 @@ from precipiq_contracts.entry_store import (
 )
 from precipiq_contracts.errors import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from precipiq_ledger.clock_watch import ClockLimits, ClockWatch
+from precipiq_ledger.drafts import refuse_too_long, same_contents
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
 from precipiq_ledger.sealing import EntrySealer
 from precipiq_ledger.stored_bytes import STATEMENT_OVERHEAD_BYTES, StoredBytes
+from precipiq_work.off_loop import LIGHT_BYTES, OffLoop, is_light
+
+T = TypeVar("T")
 
 REDACTION = "redaction"
 RESTORE = "restore"
@@ -65,8 +65,10 @@ class LedgerService:
         limits: Limits,
         watch: ClockWatch | None = None,
         sealer: EntrySealer | None = None,
+        off_loop: OffLoop | None = None,
     ) -> None:
         self._sealer = sealer
+        self._off_loop = off_loop or OffLoop()
         self._watch = watch or ClockWatch(clock, ClockLimits())
         self._randomness = randomness
         self._limits = limits
@@ -95,15 +97,15 @@ class LedgerService:
 
     async def append(self, chain: Chain, drafts: Sequence[Draft]) -> Appended:
         """See ``precipiq_contracts.ledger.Ledger.append``."""
-        prepared = self._prepare(chain, drafts)
         if self.usage.limit_of(chain) is not None:
             await self.usage.load(chain)
+        light = is_light([part for draft in drafts for part in (draft.body, draft.payload)])
+        prepared = await self._work(chain, light, partial(self._prepare, chain, drafts))
         appended = await self.store.append(chain, prepared, self._seal(chain, prepared))
         self.usage.note(chain, appended.entries, appended.created)
         self.on_append(chain)
-        for new, entry, created in zip(prepared, appended.entries, appended.created, strict=True):
-            if not created and not same_content(new, entry):
-                raise IdempotencyConflict
+        if not all(appended.created) and not await self._work(chain, light, partial(same_contents, prepared, appended)):
+            raise IdempotencyConflict
         return appended
 
     async def append_request(self, chain: Chain, drafts: Sequence[Draft], key: str | None) -> Appended:
@@ -200,11 +202,19 @@ class LedgerService:
         """Decisions as the REST interface shows them. See ``precipiq_contracts.chain.Present``."""
         erased = [entry.seq for entry in entries if entry.payload is None]
         redaction_ids = await self.redaction_ids(chain, erased)
-        return [decision_json(entry, redaction_ids.get(entry.seq)) for entry in entries]
+
+        def show() -> list[bytes]:
+            return [decision_json(entry, redaction_ids.get(entry.seq)) for entry in entries]
+
+        light = sum([len(entry.payload or b"") for entry in entries]) <= LIGHT_BYTES
+        return await self._work(chain, light, show)
 
     async def redaction_ids(self, chain: Chain, target_seqs: Sequence[int]) -> Mapping[int, str]:
         """See ``precipiq_contracts.entry_store.EntryReader.redaction_ids``."""
         return await self.store.redaction_ids(chain, target_seqs) if target_seqs else {}
+
+    async def _work(self, chain: Chain, light: bool, work: Callable[[], T]) -> T:
+        return work() if light else await self._off_loop.run(chain, work)
 
     def _prepare(self, chain: Chain, drafts: Sequence[Draft]) -> list[PreparedDraft]:
         salts = self._randomness.bytes(SALT_BYTES * len(drafts))
@@ -212,7 +222,7 @@ class LedgerService:
         for index, draft in enumerate(drafts):
             if draft.kind not in self._kinds:
                 raise UnknownKind(f"no enabled plugin registers entries of kind {draft.kind!r}")
-            _refuse_too_long(chain, draft)
+            refuse_too_long(chain, draft)
             salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
             try:
                 item = prepare(draft, salt, max_depth=self._limits.depth_max)
@@ -262,18 +272,6 @@ class _Sealer:
         return seal_entries(self.chain, head, drafts, now_us=now_us, randomness=randomness, mac=mac)
 
 
-def _refuse_too_long(chain: Chain, draft: Draft) -> None:
-    """Refuse texts longer than ``precipiq_contracts.entry_store`` demands of every driver."""
-    for name, text, bytes_max in (
-        ("idempotency key", draft.idempotency_key or "", IDEMPOTENCY_KEY_BYTES_MAX),
-        ("organisation id", chain.org_id, ORG_ID_BYTES_MAX),
-        ("kind", draft.kind, KIND_BYTES_MAX),
-        ("actor", draft.actor, ACTOR_BYTES_MAX),
-    ):
-        if len(text) * 4 > bytes_max and len(text.encode(errors="surrogatepass")) > bytes_max:
-            raise ValidationFailed(f"the {name} is longer than {bytes_max} bytes")
-
-
 def request_key(key: str, index: int) -> str:
     """The idempotency key of a request's draft."""
     return f"request:{index}:{key}"
@@ -281,18 +279,6 @@ def request_key(key: str, index: int) -> str:
 
 def is_request_key(key: str | None) -> bool:
     return key is not None and key.startswith("request:")
-
-
-def same_content(new: PreparedDraft, stored: Entry) -> bool:
-    """Whether draft and stored entry have equal content. Once the payload is erased, the body decides."""
-    parts = parts_of(stored.statement)
-    if parts.kind.decode() != new.draft.kind or parts.body != new.body:
-        return False
-    if stored.payload is None or new.payload is None:
-        return (new.payload is None) == (parts.payload_hash == b"null")
-    _, salt = split_payload(stored.payload)
-    payload, _ = split_payload(new.payload)
-    return f'"{salted_payload_hash(payload, salt)}"'.encode() == parts.payload_hash
 
 
 def _draft_path(path: Sequence[str | int], index: int, count: int) -> list[str | int]:

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from precipiq_chain.heads import heads_of
 from precipiq_chain.verify import GENESIS, INCONSISTENT_WITH_CHECKPOINT, ORG_MISSING, TRUNCATED, Anchor, anchor_at
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.ledger import ChainBreak
+from precipiq_core.heads import heads_of
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.sweep_book import Pass, Swept

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from precipiq_chain.chain_format import parse_json, parse_statement, split_payload, statement_kind
@@ -24,11 +26,13 @@ from precipiq_outcomes.projection_store import ProjectionStore
 from precipiq_outcomes.scoring import REFERENCE_NAMES, Candidate, Money, Score, Weights, score
 from precipiq_outcomes.service import LinkService, NewLink
 from precipiq_outcomes.set_aside import SetAside
+from precipiq_work.off_loop import OffLoop
 
 CURSOR = "correlation"
 
 _CHAINS_MAX = 100
 _EVENTS_AT_ONCE = 20
+_GROUP_BYTES = 64 * 1024
 _REST_FACTOR = 3
 """The worker rests three times as long as it works, so that a backlog takes a quarter of a core at most."""
 
@@ -51,6 +55,13 @@ class _Event:
     money: Money
 
 
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    id: str
+    decided_us: int
+    agent_id: str
+
+
 class Correlator:
     """Proposes links for all chains. Several processes may propose; a pair gets one proposal."""
 
@@ -64,7 +75,9 @@ class Correlator:
         clock: Clock,
         config: CorrelationConfig,
         set_aside: SetAside,
+        off_loop: OffLoop,
     ) -> None:
+        self._off_loop = off_loop
         self._store = store
         self._links = links
         self._service = service
@@ -115,7 +128,7 @@ class Correlator:
         for entry in entries:
             began_s = self._clock.monotonic_s()
             try:
-                event = _event(entry)
+                event = await self._off_loop.run(chain, partial(_event, entry))
                 if event is not None:
                     await self._propose(chain, event)
             except Unavailable:
@@ -134,17 +147,17 @@ class Correlator:
     async def _propose(self, chain: Chain, event: _Event) -> None:
         """Propose the best links of one event, above the least score of a suggestion."""
         known = {link.decision_id for link in await self._links.of_event(chain, event.event_id)}
-        scored: list[tuple[Score, Candidate]] = []
-        for candidate in await self._candidates(chain, event):
-            found = score(event.money, candidate, self._weights, self._config.half_life_s * 1_000_000)
-            if candidate.decision_id not in known and found.total >= self._config.suggested_min:
-                scored.append((found, candidate))
+        scored = [
+            (found, decision)
+            for found, decision in await self._scores(chain, event)
+            if decision.id not in known and found.total >= self._config.suggested_min
+        ]
         scored.sort(key=lambda pair: (-pair[0].total, -pair[1].decided_us))
-        for found, candidate in scored[: self._config.links_per_event_max]:
+        for found, decision in scored[: self._config.links_per_event_max]:
             is_sure = found.total >= self._config.inferred_min
             link_type = _TYPES.get(event.event_type) or ("revenue" if event.money.amount > 0 else "cost")
             link = NewLink(
-                candidate.decision_id,
+                decision.id,
                 event.event_id,
                 found.total,
                 ML_INFERRED if is_sure else ML_SUGGESTED,
@@ -155,31 +168,43 @@ class Correlator:
             )
             await self._service.propose(chain, link, SYSTEM)
 
-    async def _candidates(self, chain: Chain, event: _Event) -> list[Candidate]:
-        """The newest decisions of the time before the event, and the decision that its metadata name."""
+    async def _scores(self, chain: Chain, event: _Event) -> list[tuple[Score, _Decision]]:
+        """Scores of the newest decisions of the time before the event, and of the decision that its metadata name."""
         until_us = event.money.occurred_us + 1
         query = EntryQuery(DECISION, start_us=until_us - self._config.window_s * 1_000_000, end_us=until_us)
         page = await self._ledger.find(chain, query, None, self._config.candidates_max)
         named = [await self._find_named(chain, event, name) for name in REFERENCE_NAMES]
         entries = {entry.seq: entry for entry in (*page.entries, *named) if entry is not None}
         answers: dict[str, tuple[int, int]] = {}
-        found = []
-        for entry in entries.values():
-            statement = parse_statement(entry.statement)
-            agent_id = str(statement.body.get("agent_id"))
-            if agent_id not in answers:
+        found: list[tuple[Score, _Decision]] = []
+        for group in _groups(list(entries.values())):
+            decisions = [_decision(entry) for entry in group]
+            for agent_id in {decision.agent_id for decision in decisions} - answers.keys():
                 answers[agent_id] = await self._links.counts_of_agent(chain, agent_id)
+            score_all = partial(self._score_all, event, group, decisions, answers)
+            found += zip(await self._off_loop.run(chain, score_all), decisions, strict=True)
+        return found
+
+    def _score_all(
+        self,
+        event: _Event,
+        entries: Sequence[Entry],
+        decisions: Sequence[_Decision],
+        answers: Mapping[str, tuple[int, int]],
+    ) -> list[Score]:
+        """Runs in a thread. One payload at a time: parsed, it may take fifty times the room of its text."""
+        found = []
+        for entry, decision in zip(entries, decisions, strict=True):
             payload = _payload(entry)
             metadata = payload.get("metadata")
-            found.append(
-                Candidate(
-                    statement.id,
-                    parse_timestamp(statement.timestamp),
-                    metadata if isinstance(metadata, dict) else {},
-                    [payload.get("inputs"), payload.get("outputs")],
-                    answers[agent_id],
-                )
+            candidate = Candidate(
+                decision.id,
+                decision.decided_us,
+                metadata if isinstance(metadata, dict) else {},
+                [payload.get("inputs"), payload.get("outputs")],
+                answers[decision.agent_id],
             )
+            found.append(score(event.money, candidate, self._weights, self._config.half_life_s * 1_000_000))
         return found
 
     async def _find_named(self, chain: Chain, event: _Event, name: str) -> Entry | None:
@@ -188,6 +213,25 @@ class Correlator:
             return None
         entry = await self._ledger.get(chain, decision_id)
         return entry if entry is not None and statement_kind(entry.statement) == DECISION else None
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """The entries in groups whose payloads are small together; a large one is a group of its own."""
+    group: list[Entry] = []
+    size = 0
+    for entry in entries:
+        size += len(entry.payload or b"")
+        if group and size > _GROUP_BYTES:
+            yield group
+            group, size = [], len(entry.payload or b"")
+        group.append(entry)
+    if group:
+        yield group
+
+
+def _decision(entry: Entry) -> _Decision:
+    statement = parse_statement(entry.statement)
+    return _Decision(statement.id, parse_timestamp(statement.timestamp), str(statement.body.get("agent_id")))
 
 
 def _event(entry: Entry) -> _Event | None:

@@ -32,6 +32,7 @@ from precipiq_outcomes.projection_store import TABLES, ProjectionStore
 from precipiq_outcomes.service import LinkService
 from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.sums import Sums
+from precipiq_work.off_loop import OffLoop
 
 if TYPE_CHECKING:
     import click
@@ -75,7 +76,9 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
         self._estimator = Estimator(
             database, analytics, ledger, clock, set_aside, currency=risk.currency, interval_s=config.estimate_interval_s
         )
-        self._correlator = Correlator(store, links, service, projection, ledger, clock, config.correlation, set_aside)
+        self._correlator = Correlator(
+            store, links, service, projection, ledger, clock, config.correlation, set_aside, services.get(OffLoop)
+        )
         services.provide(LinkService, service)
         services.provide(Analytics, analytics)
         services.provide(Projection, projection)

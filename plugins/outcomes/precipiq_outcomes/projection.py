@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from precipiq_chain.chain_format import parse_json, parse_statement, split_payload, statement_kind
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import Conflict, Unavailable
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.entry_pages import read_page
 from precipiq_outcomes import kinds
 from precipiq_outcomes.fold import Fold, FoldedEntry, Money
 from precipiq_outcomes.links import Link
 from precipiq_outcomes.projection_store import ASIDE_CURSOR, LINKS_CURSOR, ProjectionStore
 from precipiq_outcomes.set_aside import SetAside
 
+_BATCH_BYTES_MAX = 8 * 1024 * 1024
 _FOLDED = frozenset(
     (
         kinds.DECISION,
@@ -79,7 +82,7 @@ class Projection:
         try:
             cursor = 0
             while cursor < through_seq:
-                entries = await self._ledger.read(chain, cursor, min(self._batch_entries, through_seq - cursor))
+                entries = await self._read(chain, cursor, min(self._batch_entries, through_seq - cursor))
                 if not entries:
                     break
                 cursor = await self._take(aside, cursor, entries, ASIDE_CURSOR)
@@ -95,7 +98,7 @@ class Projection:
                 raise Unavailable(
                     f"{through_seq - cursor} entries are still being taken in; try again", retry_after_s=5
                 )
-            entries = await self._ledger.read(chain, cursor, self._batch_entries)
+            entries = await self._read(chain, cursor, self._batch_entries)
             if not entries:
                 return
             try:
@@ -103,6 +106,10 @@ class Projection:
             except Conflict:
                 cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
             await asyncio.sleep(0)
+
+    async def _read(self, chain: Chain, cursor: int, limit: int) -> Sequence[Entry]:
+        entries, _ = await read_page(partial(self._ledger.read, chain), cursor, limit, _BATCH_BYTES_MAX)
+        return entries
 
     async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry], cursor_name: str = LINKS_CURSOR) -> int:
         is_long = len(entries) > _INLINE_MAX

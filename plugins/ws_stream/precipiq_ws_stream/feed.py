@@ -186,7 +186,7 @@ class Feed:
             self._publish(batches(before, frames, end, SEND_BYTES))
             self._on_entries(statement_timestamp(entries[-1].statement))
             await asyncio.sleep(0)  # the waiting subscribers write now
-            if len(entries) < limit:
+            if len(entries) < limit and not self._page_size.is_reached(entries):
                 return
 
     def _publish(self, new: Sequence[Batch]) -> None:

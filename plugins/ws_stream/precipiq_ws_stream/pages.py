@@ -28,6 +28,10 @@ class PageSize:
         average_bytes = sum(map(_size, entries)) // len(entries) + 1
         self.entries = _power_of_two(max(1, min(self._entries_max, self._bytes_aim // average_bytes)))
 
+    def is_reached(self, entries: Sequence[Entry]) -> bool:
+        """Whether the entries are so large together that the ledger may have given fewer than there are."""
+        return sum(map(_size, entries)) >= self._bytes_aim
+
     def cut(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The first entries, together of about a page's size; at least one."""
         total = 0

@@ -30,6 +30,8 @@ from precipiq_postgres.roles import SCHEMA, Roles
 T = TypeVar("T")
 
 _SEQ_END = 2**63 - 1
+_BATCH_BYTES_MAX = 8 * 1024 * 1024
+_AT_ONCE = 200
 
 # Casts to the type that a column has cost nothing; with them a column whose type was altered is mostly still readable.
 _FILED = "org_id::text = $1 AND environment::text = $2"
@@ -104,7 +106,7 @@ class PostgresAuditor:
                 )
             )
             is_empty = True
-            while rows := session.run(lambda _: cursor.fetch(size)):
+            while rows := session.run(lambda _: _next_rows(cursor, size)):
                 is_empty = False
                 yield _batch(rows, problem)
             if is_empty and problem is not None:  # a policy may hide rows
@@ -213,6 +215,18 @@ async def _problem_of_table(connection: asyncpg.Connection) -> str | None:
     if row["path"].split(",")[0].strip() not in (SCHEMA, f'"{SCHEMA}"') or "pg_catalog" in row["path"]:
         return f"the role that serves looks for the table of entries elsewhere than in schema {SCHEMA}"
     return None
+
+
+async def _next_rows(cursor: Any, count_max: int) -> list[Any]:
+    """The next rows, fewer than asked for where they are large; some at a time, so that memory bounds them."""
+    rows: list[Any] = []
+    size = 0
+    while size < _BATCH_BYTES_MAX and (more := await cursor.fetch(min(count_max - len(rows), _AT_ONCE))):
+        rows += more
+        size += sum([len(text) for row in more for text in (row[2], row[3]) if isinstance(text, str | bytes)])
+        if len(rows) == count_max:
+            break
+    return rows
 
 
 def _batch(rows: Sequence[Any], problem_of_table: str | None) -> AuditBatch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -18,6 +19,7 @@ ENTRY_COLUMNS = "seq, hash, statement, payload, idempotency_key, mac"
 _INDEXED_FIELDS = ("agent_id", "action_type")
 _UNINDEXED_KIND = "decision"
 _SEQ_END = 2**63 - 1
+_INLINE_BYTES_MAX = 64 * 1024
 _TIME_BYTES_FROM_END = 34  # a canonical statement ends with "timestamp":"<27 characters>","v":1}
 
 _TIME_AT_MIDDLE = f"""
@@ -58,12 +60,19 @@ async def find_page(
     search = _Search(chain, query, before_seq, limit, scan_rows_max)
     await search.bound_by_time(connection)
     rows = [entry_from_row(chain, row) for row in await connection.fetch(search.sql(), *search.parameters)]
-    found = list(filter(matcher(query), rows))
+    found = await _matching(query, rows)
     if len(found) > limit:
         return EntryPage(tuple(found[:limit]), found[limit - 1].seq)
     if len(rows) > limit:
         return EntryPage(tuple(found), rows[-1].seq)
     return EntryPage(tuple(found), await search.next_candidate(connection))
+
+
+async def _matching(query: EntryQuery, rows: Sequence[Entry]) -> list[Entry]:
+    """Those whose values match; payloads are parsed for it, large ones in a thread."""
+    if not query.metadata or sum([len(entry.payload or b"") for entry in rows]) <= _INLINE_BYTES_MAX:
+        return list(filter(matcher(query), rows))
+    return await asyncio.to_thread(lambda: list(filter(matcher(query), rows)))
 
 
 class _Search:

@@ -55,6 +55,8 @@ SELECT seq, statement FROM entries WHERE (org_id, environment) = {_OF_ROW} AND s
 """  # noqa: S608
 _GROUPS_OF_ROWS = f"SELECT min(rowid), {_GROUP} NOT INDEXED GROUP BY org_id, environment"
 _SEQ_END = 2**63 - 1
+_BATCH_BYTES_MAX = 8 * 1024 * 1024
+_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class SqliteAuditor:
         with self._open() as connection:
             problem = _problem_of_table(connection)
             cursor = connection.execute(f"{sql} ORDER BY filed.seq", (chain.org_id, chain.environment, *bounds))
-            while rows := cursor.fetchmany(size):
+            while rows := _next_rows(cursor, size):
                 yield _batch(rows, problem)
 
     def last_seq(self, chain: Chain) -> int:
@@ -147,6 +149,18 @@ def _groups(connection: sqlite3.Connection) -> Iterator[tuple[int, Any, Any, int
         group = connection.execute(_NEXT_GROUP, {"row": group[0]}).fetchone()
     if group is not None:
         yield from connection.execute(_GROUPS_OF_ROWS).fetchall()
+
+
+def _next_rows(cursor: sqlite3.Cursor, count_max: int) -> list[tuple[Any, ...]]:
+    """The next rows, fewer than asked for where they are large; some at a time, so that memory bounds them."""
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    while size < _BATCH_BYTES_MAX and (more := cursor.fetchmany(min(count_max - len(rows), _AT_ONCE))):
+        rows += more
+        size += sum([len(text) for row in more for text in row[:2] if isinstance(text, str | bytes)])
+        if len(rows) == count_max:
+            break
+    return rows
 
 
 def _batch(rows: list[tuple[Any, ...]], problem_of_table: str | None) -> AuditBatch:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from precipiq_chain.heads import heads_of
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.entry_store import EntryStore
+from precipiq_core.heads import heads_of
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,

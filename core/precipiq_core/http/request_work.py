@@ -1,0 +1,79 @@
+"""The weight of one request's body: large ones take turns for memory, and are worked on beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from precipiq_chain.strict_json import nodes_at_most
+from precipiq_contracts.chain import Chain
+from precipiq_contracts.errors import Unavailable
+from precipiq_core.http.settings import HttpSettings
+from precipiq_work.off_loop import LIGHT_BYTES, LIGHT_NODES, OffLoop
+from precipiq_work.shares import Shares
+
+UNCOUNTED_BYTES = 16 * 1024  # such bodies are read at once: the number of connections bounds their memory
+
+_NODE_BYTES = 72  # an empty object and its place in a list; a member with its name takes twice as much
+_NODE_TEXT_BYTES = 3  # an empty object and a comma
+
+T = TypeVar("T")
+
+
+class RequestWork:
+    """What the bodies of all requests of an application share: memory and a thread."""
+
+    def __init__(self, http: HttpSettings, off_loop: OffLoop) -> None:
+        self.off_loop = off_loop
+        self.nodes_max = http.nodes_max
+        share_bytes_max = max(self.memory_of(http.body_bytes_max), http.bodies_memory_bytes_max // 2)
+        self.shares = Shares(max(http.bodies_memory_bytes_max, share_bytes_max), share_bytes_max)
+        self.wait_s = http.body_timeout_s
+
+    def memory_of(self, size: int, nodes: int | None = None) -> int:
+        """Bytes that a body of that size, and what is parsed from it, may take; of unknown nodes: the most."""
+        nodes = size // _NODE_TEXT_BYTES if nodes is None else nodes
+        return size + _NODE_BYTES * min(nodes, self.nodes_max)
+
+
+class BodyWork:
+    """The body of one request of ``chain``; of no chain where the sender is not known yet."""
+
+    __slots__ = ("_chain", "_held_bytes", "_work", "is_light")
+
+    def __init__(self, work: RequestWork, chain: Chain | None) -> None:
+        self._work = work
+        self._chain = chain or _NOBODYS
+        self._held_bytes = 0
+        self.is_light = True
+
+    async def hold(self, size: int) -> None:
+        """Wait for the memory of a body of that size, until :meth:`release`. Raises ``Unavailable`` after too long."""
+        try:
+            async with asyncio.timeout(self._work.wait_s):
+                self._held_bytes = await self._work.shares.take(self._chain, self._work.memory_of(size))
+        except TimeoutError:
+            raise Unavailable("too many large request bodies at once; try again") from None
+
+    def release(self) -> None:
+        self._keep(0)
+
+    def weigh(self, raw: bytes | bytearray) -> None:
+        """Note whether work on the JSON may stay on the loop; give back the memory that it cannot take."""
+        if len(raw) > LIGHT_NODES:  # so there may be more nodes
+            nodes = nodes_at_most(raw)
+            self.is_light = len(raw) <= LIGHT_BYTES and nodes <= LIGHT_NODES
+            self._keep(self._work.memory_of(len(raw), nodes))
+
+    def _keep(self, size: int) -> None:
+        if self._held_bytes > size:
+            self._work.shares.give_back(self._chain, self._held_bytes - size)
+            self._held_bytes = size
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of ``work()``, on the loop or beside it, by the body's weight."""
+        return work() if self.is_light else await self._work.off_loop.run(self._chain, work)
+
+
+_NOBODYS = Chain("", "live")
