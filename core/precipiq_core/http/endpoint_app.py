@@ -24,7 +24,7 @@ from precipiq_contracts.errors import (
     Unavailable,
     ValidationFailed,
 )
-from precipiq_core.http.answers import send_own
+from precipiq_core.http.answers import send_own, while_client_stays
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
@@ -34,6 +34,7 @@ from precipiq_core.http.settings import HttpSettings
 from precipiq_core.http.validation import parse_body, parse_query
 
 _IDEMPOTENCY_KEY_BYTES_MAX = 255
+_PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,13 @@ class EndpointApp:
                     if state.retry_after_s > 0:
                         raise RateLimited(retry_after_s=state.retry_after_s)
             call = await self._parse(principal, credential, scope, receive)
-            async with asyncio.timeout(self._edge.http.handler_timeout_s):
-                result = await self._act(call)
+            if self._endpoint.method != "GET":
+                result = await self._act_in_time(call)
+            else:  # work that changes nothing ends with its client
+                async with while_client_stays(receive, after_s=_PATIENCE_S) as left:
+                    result = await self._act_in_time(call)
+                if left.expired():
+                    return
             if callable(result):
                 await send_own(result, headers, scope, receive, send)
                 return
@@ -117,6 +123,10 @@ class EndpointApp:
             scope,
         )
         return cast("Call[Any, Any]", call)  # a public endpoint's handler needs only a PublicCall
+
+    async def _act_in_time(self, call: Call[Any, Any]) -> object:
+        async with asyncio.timeout(self._edge.http.handler_timeout_s):
+            return await self._act(call)
 
     async def _act(self, call: Call[Any, Any]) -> object:
         """Call the handler, with the request's ``Idempotency-Key`` bound to this request, unless it was refused."""

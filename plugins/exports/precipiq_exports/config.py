@@ -37,7 +37,12 @@ class ExportsConfig(PluginConfig):
     )
     batch_entries: int = Field(1000, ge=10, le=20_000, description="entries read at once")
     compression_level: int = Field(6, ge=1, le=9, description="1 is fastest, 9 is smallest")
-    downloads_max: int = Field(50, ge=1, description="downloads that one process serves at the same time")
+    downloads_max: int = Field(
+        50, ge=1, description="downloads that one process serves at the same time; half of them of one organisation"
+    )
+    signing_queue_max: int = Field(
+        1000, ge=1, description="signatures and new signing keys that wait; more are told to try again"
+    )
     download_session_s: float = Field(
         21_600.0,
         ge=1,

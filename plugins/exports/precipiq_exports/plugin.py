@@ -80,7 +80,7 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         self._key_store = SigningKeyStore(database, macs)
         trust = SigningKeyTrust(self._key_store, ledger, macs)
         self._trusted = (trust, JobTrust(database, store.events, ledger, macs))
-        self._signer = Signer(services.get(KeyVault).access())
+        self._signer = Signer(services.get(KeyVault).access(), waiting_max=config.signing_queue_max)
         self._metrics = ExportMetrics(services.get(CollectorRegistry))
         keys = SigningKeys(self._key_store, trust, self._signer, ledger, clock, randomness)
         limits = ServiceLimits(config.open_per_organisation_max, config.downloads_max, config.lease_s)

@@ -112,6 +112,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             config.verify_inline_entries_max,
             config.verify_concurrency_max,
             config.checkpoint_signatures_max,
+            config.verify_queue_max,
         )
         self._files = files
         self._age = AnchorAge(clock, max(config.checkpoint_stale_s, ROUNDS_MISSED_MAX * config.checkpoint_interval_s))
