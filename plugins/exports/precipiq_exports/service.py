@@ -16,8 +16,8 @@ from precipiq_contracts.plans import Plans
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
 from precipiq_exports.errors import ExportExpired, ExportNotReady, TooManyExports
-from precipiq_exports.job_store import JobStore, Lease
-from precipiq_exports.jobs import Job, Request
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Job, Lease, Request
 
 
 @dataclass(frozen=True, slots=True)
