@@ -22,14 +22,15 @@ WAITING_MAX = 10_000
 class Slots(Generic[ItemT]):
     """``count`` slots, and who waits for them. Needs a lock among threads.
 
-    ``kept_free``: slots that no organisation may hold beside its others, for work that holds one long; the ``test``
-    environments of all organisations together leave as many to ``live``. One slot is had by everybody in turn.
+    ``kept_free``: slots that no chain may hold beside its others, for work that holds one long. The ``test``
+    environments of all organisations together leave as many to ``live``, and an organisation's counts what its ``live``
+    holds, but not the other way round. One slot is had by everybody in turn.
     """
 
     def __init__(self, count: int, waiting_max: int, full: str, *, kept_free: int = 0) -> None:
         self._free = count
         self._each_max = max(count - kept_free, 1)
-        self._held: Counter[str] = Counter()
+        self._held: Counter[Chain] = Counter()
         self._tests = 0
         self._waiting: FairQueue[ItemT] = FairQueue(waiting_max, full)
 
@@ -56,9 +57,9 @@ class Slots(Generic[ItemT]):
         """Give a slot back; who has one now instead."""
         self._free += 1
         if chain is not None:
-            self._held[chain.org_id] -= 1
-            if not self._held[chain.org_id]:
-                del self._held[chain.org_id]
+            self._held[chain] -= 1
+            if not self._held[chain]:
+                del self._held[chain]
             self._tests -= chain.environment == "test"
         heir = self._waiting.pop(self._may_go)
         if heir is not None:
@@ -72,14 +73,15 @@ class Slots(Generic[ItemT]):
     def _may_go(self, chain: Chain | None) -> bool:
         if chain is None:
             return True
-        if chain.environment == "test" and self._tests >= self._each_max:
-            return False
-        return self._held.get(chain.org_id, 0) < self._each_max
+        held = self._held.get(chain, 0)
+        if chain.environment == "test":
+            held = max(self._tests, held + self._held.get(Chain(chain.org_id, "live"), 0))
+        return held < self._each_max
 
     def _take(self, chain: Chain | None) -> None:
         self._free -= 1
         if chain is not None:
-            self._held[chain.org_id] += 1
+            self._held[chain] += 1
             self._tests += chain.environment == "test"
 
 

@@ -52,8 +52,9 @@ class Waiters:
         async with asyncio.timeout(WAIT_S):
             await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    async def assert_nothing_is_lost(self) -> None:
+    async def assert_nothing_is_lost(self, at_once: int | None = None) -> None:
         """Every slot can be had at once and one more cannot; of who is gone nothing is remembered."""
+        self.at_once_max = at_once or self.at_once_max
         self.tasks.clear()
         self.order.clear()
         await self.add(OTHER, self.at_once_max + 1)
@@ -181,16 +182,24 @@ async def test_live_and_test_of_an_organisation_share_its_turns() -> None:
 
 
 async def test_slots_are_kept_free_for_others_and_for_live() -> None:
-    """An organisation has all but one slot, its environments together; so have the tests of all organisations."""
+    """An organisation's live has all but one slot; so have the tests of all organisations, and its own with live's."""
+    live = Chain(CROWDED.org_id, "live")
     waiters = Waiters(3, kept_free=1)
     await waiters.add(CROWDED, 3)
-    await waiters.add(Chain(CROWDED.org_id, "live"), 3)
     await waiters.add(OTHER, 3)
     assert {chain for chain, _ in waiters.holding} == {CROWDED}
-    await waiters.add(Chain(OTHER.org_id, "live"))
-    assert [chain for chain, _ in waiters.holding] == [CROWDED, CROWDED, Chain(OTHER.org_id, "live")]
+    await waiters.add(live)
+    assert [chain for chain, _ in waiters.holding] == [CROWDED, CROWDED, live]
     await waiters.finish()
-    assert len(waiters.order) == 10
+    assert len(waiters.order) == 7
+
+    await waiters.add(live, 3)
+    await waiters.add(CROWDED, 3)
+    assert [chain for chain, _ in waiters.holding] == [live, live]
+    await waiters.add(Chain(OTHER.org_id, "live"))
+    assert len(waiters.holding) == 3
+    await waiters.finish()
+    await waiters.assert_nothing_is_lost(at_once=2)
 
 
 @pytest.mark.parametrize("kept_free", [1, 2, 9])
