@@ -31,6 +31,8 @@ COUNT_FOR_EVER = f"SELECT count(*) AS n FROM {ZEROS} AS a, {ZEROS} AS b, {ZEROS}
 SLEEP_FOR_EVER = "SELECT CAST(pg_sleep(600) AS TEXT) AS slept"
 CROWD = 12
 WAIT_S = 15.0
+ENDED_WITHIN_S = 5.0
+"""Less than the time after which the database ends any statement by itself."""
 
 
 class Endless:
@@ -59,8 +61,8 @@ class Endless:
         return len(await testkit.execute(self._place.admin_url, sql))
 
 
-async def until(look: Callable[[], Awaitable[int]], is_good: Callable[[int], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
+async def until(look: Callable[[], Awaitable[int]], is_good: Callable[[int], bool], within_s: float = WAIT_S) -> None:
+    async with asyncio.timeout(within_s):
         while not is_good(await look()):
             await asyncio.sleep(0.01)
 
@@ -99,9 +101,9 @@ async def test_a_crowd_of_test_leaves_readers_to_live(endless: Endless) -> None:
 async def test_a_read_ends_with_its_caller(endless: Endless) -> None:
     await endless.begin(CROWDED, CROWD)
     await endless.leave()
+    await until(endless.running, lambda running: running == 0, ENDED_WITHIN_S)
     async with asyncio.timeout(WAIT_S):
         await asyncio.gather(*(endless.database.fetch_as(CROWDED, QUICK) for _ in range(CROWD)))
-    await until(endless.running, lambda running: running == 0)
 
 
 async def test_reads_that_wait_are_bounded_and_those_that_left_make_room(endless: Endless) -> None:
