@@ -17,6 +17,7 @@ from precipiq_core.system import SystemRandomness
 from precipiq_ledger import verifier as verifier_module
 from precipiq_ledger.checkpoint_files import CheckpointFiles
 from precipiq_ledger.errors import AlreadyRedacted
+from precipiq_ledger.late_answer import LateAnswer
 from precipiq_ledger.service import LedgerService, Limits
 from precipiq_ledger.verifier import Verifier, VerifierLimits
 from precipiq_testkit.clock import ManualClock
@@ -106,3 +107,8 @@ async def test_one_chain_and_test_leave_a_verification_to_others(
     finally:
         held.let_go.set()
     assert len(await asyncio.gather(*running)) == 2
+
+
+def test_a_verification_that_gets_no_turn_is_refused_before_its_answer_has_begun() -> None:
+    """Else its client got a status 200 and a broken answer."""
+    assert LateAnswer.patience_s > verifier_module._WAIT_FOR_A_TURN_S

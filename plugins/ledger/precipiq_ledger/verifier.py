@@ -30,7 +30,7 @@ from precipiq_work.turns import Turns
 
 Progress = Callable[[int], None]
 
-_WAIT_FOR_A_TURN_S = 10.0
+_WAIT_FOR_A_TURN_S = 4.0  # before a late answer has begun with a status 200, beyond which it cannot be refused
 _FULL = "too many verifications are waiting; try again"
 _SILENT_S_MAX = 600.0
 _ROLE = Role(
