@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain, Draft
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.errors import IdempotencyConflict, InternalError, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs, SealedValues
 
 log = structlog.get_logger("precipiq.outbox")

@@ -19,12 +19,15 @@ from typing import Any, TypeAlias
 
 import structlog
 
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable
 from precipiq_work.child_process_main import ASKED, FAULT, LENGTH_BYTES, RESULT, TELLS_FAULTS, TOLD, frame
+from precipiq_work.turns import Turns
 
 # -P: no module of the working folder may replace another in a process that holds secrets.
 _COMMAND = (sys.executable, "-P", "-m", "precipiq_work.child_process_main")
 _MESSAGE_BYTES_MAX = 1024 * 1024
+_WAITING_MAX = 1_000
 
 Callback: TypeAlias = Callable[..., Any]
 
@@ -58,15 +61,18 @@ class ChildProcess:
     """Calls methods of ``servant`` in a process of its own, started at the first call.
 
     ``servant``: picklable; its package must be installed. ``timeout_s``: the longest wait for a message
-    of it; then it is replaced. To be used from one event loop, in a thread that outlives the process.
+    of it; then it is replaced. ``waiting_max``: calls that wait for others. To be used from one event loop, in a
+    thread that outlives the process.
     """
 
-    def __init__(self, servant: object, role: Role = SECRETS, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, servant: object, role: Role = SECRETS, *, timeout_s: float = 30.0, waiting_max: int = _WAITING_MAX
+    ) -> None:
         self._servant = pickle.dumps(servant)
         self._role = role
         self._timeout_s = timeout_s
         self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._turns = Turns(1, waiting_max, f"too many calls of {role.name} are waiting; try again")
 
     @property
     def pid(self) -> int | None:
@@ -74,18 +80,21 @@ class ChildProcess:
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
-    async def call(self, method: str, *arguments: object, **callbacks: Callback) -> Any:
+    async def call(self, method: str, *arguments: object, chain: Chain | None = None, **callbacks: Callback) -> Any:
         """The result of ``servant.method(*arguments, **callbacks)`` in the child.
+
+        ``chain``: whose work it is; organisations take turns. A call that is cancelled before its turn is never sent.
 
         For a callback that is a coroutine function the servant waits for its result from here. For any other the
         servant does not wait. An exception of a callback is raised here, and ends the process.
 
         A ``PrecipiqError`` of the servant is raised here; another error becomes ``InternalError``. Raises
-        ``Unavailable`` when the process cannot be started, dies, or is silent too long. The next call starts another.
+        ``Unavailable`` when the process cannot be started, dies, or is silent too long, and when too many calls wait.
+        The next call starts another.
         """
+        await self._turns.take(chain)
         task = asyncio.ensure_future(self._exchange(method, arguments, callbacks))
-        # The caller may have left by then: without this, asyncio would log the error as never retrieved.
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        task.add_done_callback(lambda task: self._note_end(task, chain))
         try:
             return await asyncio.shield(task)  # survives its caller, so that the next answer is the next call's
         except DeploymentError as error:
@@ -94,31 +103,39 @@ class ChildProcess:
 
     async def call_and_end(self, method: str, *arguments: object, **callbacks: Callback) -> Any:
         """As :meth:`call`, for a single call: the process ends with it, and at once when the caller is cancelled."""
-        try:
-            return await self._exchange(method, arguments, callbacks)
-        finally:
-            await self._end()
+        async with self._turns.of(None):
+            try:
+                return await self._exchange(method, arguments, callbacks)
+            finally:
+                await self._end()
 
     async def close(self) -> None:
         """End the process, after the waiting calls were answered. A later call would start another."""
-        async with self._turn:
-            await self._end()
+        while True:
+            async with self._turns.of(None):
+                if self._turns.is_idle:
+                    await self._end()
+                    return
+
+    def _note_end(self, task: asyncio.Task[Any], chain: Chain | None) -> None:
+        self._turns.give_back(chain)
+        if not task.cancelled():
+            task.exception()  # the caller may have left: without this, asyncio would log the error as never retrieved
 
     async def _exchange(self, method: str, arguments: tuple[object, ...], callbacks: dict[str, Callback]) -> Any:
         kinds = {name: iscoroutinefunction(callback) for name, callback in callbacks.items()}
         message = pickle.dumps((method, arguments, kinds))
-        async with self._turn:
-            try:
-                process = await self._start()
-                await self._send(process, message)
-                kind, value = await self._answer(process, callbacks)
-            except _Gone as error:
-                code = await self._end()
-                self._role.log.error(f"{self._role.name} ended", error=str(error), exit_code=code)
-                raise Unavailable(self._role.no_answer) from None
-            except BaseException:
-                await self._end()
-                raise
+        try:
+            process = await self._start()
+            await self._send(process, message)
+            kind, value = await self._answer(process, callbacks)
+        except _Gone as error:
+            code = await self._end()
+            self._role.log.error(f"{self._role.name} ended", error=str(error), exit_code=code)
+            raise Unavailable(self._role.no_answer) from None
+        except BaseException:
+            await self._end()
+            raise
         return self._unwrap(kind, value)
 
     async def _start(self) -> asyncio.subprocess.Process:

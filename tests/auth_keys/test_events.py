@@ -13,7 +13,8 @@ import httpx2
 import pytest
 
 import precipiq_auth_keys.plugin
-from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys import store as key_store
+from precipiq_auth_keys.errors import KeyNotActive, TooManyKeys
 from precipiq_auth_keys.key_trust import KeyTrust
 from precipiq_auth_keys.plugin import AuthKeysPlugin
 from precipiq_auth_keys.service import KeyService
@@ -230,3 +231,50 @@ def test_an_event_that_a_crash_left_behind_is_sealed_at_the_next_start_exactly_o
 
     assert after_the_row == after_the_entry == (1, 1)
     assert waiting(server) == 0
+
+
+async def test_active_keys_are_bounded_and_ended_ones_make_room(bench: Bench) -> None:
+    """A grace keeps a key active; its end, an expiry and a revocation end it."""
+    service = KeyService(
+        bench.store,
+        bench.ledger,  # type: ignore[arg-type]
+        bench.trust,
+        bench.clock,
+        SeededRandomness(),
+        active_max=3,
+    )
+    organisation = await service.create_organisation("o")
+    chain = Chain(organisation.org_id, "live")
+
+    async def create(expires_us: int | None = None, environment: Any = "live") -> str:
+        made = await service.create_key(organisation.org_id, environment, ["read"], expires_us, "system")
+        return made.record.key_id
+
+    first, second = await create(), await create()
+    await create(bench.clock.now_us() + 10_000_000)
+    with pytest.raises(TooManyKeys):
+        await create()
+    with pytest.raises(TooManyKeys):
+        await service.rotate(chain, first, 5, "system")
+    await create(environment="test")
+    await service.rotate(chain, first, 0, "system")
+    await service.revoke(chain, second, "system")
+    replaced = await create()
+    bench.clock.advance(11)
+    await service.rotate(chain, replaced, 5, "system")
+    with pytest.raises(TooManyKeys):
+        await create()
+    bench.clock.advance(6)
+    await create()
+
+
+async def test_a_list_of_many_keys_is_whole_and_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_store, "_PAGE", 3)
+    organisation = await bench.service.create_organisation("o")
+    made = []
+    for number in range(8):
+        new = await bench.service.create_key(organisation.org_id, "live", ["read"], None, "system")
+        made.append((-new.record.created_us, new.record.key_id))
+        bench.clock.advance(number % 2)
+    listed = await bench.service.keys(Chain(organisation.org_id, "live"))
+    assert [(-key.created_us, key.key_id) for key in listed] == sorted(made)

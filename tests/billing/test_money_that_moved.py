@@ -19,10 +19,10 @@ from precipiq_billing.stripe_events import NO_CURRENCY, Booking, NotBooked, book
 from precipiq_billing.stripe_facts import Fact, Failure, Total, resolve_payment, resolve_refund
 from precipiq_billing.stripe_fields import NOT_HANDLED
 from precipiq_billing.stripe_objects import MIXED, STANDS
-from precipiq_chain.chain_columns import chain_values
 from precipiq_chain.chain_format import parse_statement, split_payload, statement_id
 from precipiq_contracts.chain import SYSTEM, Chain
 from precipiq_contracts.database import Statement
+from precipiq_core.chain_columns import chain_values
 from precipiq_ledger.service import LedgerService
 from precipiq_testkit.macs import ROW_MACS
 from tests.billing import stripe_events as stripe

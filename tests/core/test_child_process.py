@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import structlog
 
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import DeploymentError, InternalError, Unavailable, VaultRefused
 from precipiq_work import child_process
 from precipiq_work.child_process import ChildProcess, Role, call_once
@@ -425,3 +426,39 @@ def test_errors_of_one_call_are_those_of_any_but_that_boots_see_theirs() -> None
     assert (caught.value.problems, str(caught.value)) == (("no file a", "no file b"), "no file a\nno file b")
     with pytest.raises(InternalError, match=r"^RuntimeError"):
         call_once(Unloadable(), "pid")
+
+
+async def test_calls_of_organisations_take_turns_and_those_that_were_cancelled_are_never_sent(
+    tmp_path: Path, process: ChildProcess
+) -> None:
+    crowded, other = Chain("org_a", "live"), Chain("org_b", "live")
+    go = tmp_path / "go"
+    first = asyncio.create_task(process.call("wait_for", str(go), "", chain=crowded))
+    crowd = [asyncio.create_task(process.call("hear", number, chain=crowded)) for number in range(50)]
+    await asyncio.sleep(0)
+    one = asyncio.create_task(process.call("hear", "other", chain=other))
+    await asyncio.sleep(0)
+    for task in crowd[5:]:
+        task.cancel()
+    go.touch()
+    await asyncio.gather(first, one, *crowd, return_exceptions=True)
+
+    assert await process.call("hear", "end") == (0, "other", 1, 2, 3, 4, "end")
+    assert len([task for task in crowd if task.cancelled()]) == 45
+
+
+async def test_calls_that_wait_are_bounded_and_closing_answers_them(tmp_path: Path) -> None:
+    process = ChildProcess(Servant(), waiting_max=3)
+    go = tmp_path / "go"
+    first = asyncio.create_task(process.call("wait_for", str(go), "first"))
+    waiting = [asyncio.create_task(process.call("hear", number)) for number in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="too many calls of a process that holds secrets"):
+        await process.call("hear", "one more")
+    waiting.pop().cancel()
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(process.close())
+    go.touch()
+    assert await asyncio.gather(first, *waiting) == ["first", (0,), (0, 1)]
+    await closing
+    assert process.pid is None

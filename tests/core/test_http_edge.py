@@ -239,3 +239,42 @@ def test_a_value_that_is_missing_in_a_fixed_list_is_named() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_body(Pair, {"pair": [1]})
     assert list(caught.value.details or {}) == ["pair.1"]
+
+
+@pytest.mark.parametrize(("method", "ends"), [("GET", True), ("POST", False)])
+async def test_work_that_changes_nothing_ends_when_its_client_leaves(method: str, ends: bool) -> None:
+    """A client that stays is the control: so is a POST, whose work goes on to its end."""
+    ended: list[str] = []
+    let_go = asyncio.Event()
+
+    async def handler(call: Call[Any, Any]) -> object:
+        try:
+            await let_go.wait()
+            ended.append("at its end")
+        except asyncio.CancelledError:
+            ended.append("with its client")
+            raise
+        return {"text": "x"}
+
+    site = Site()
+    await site.ask(method, "/api/v1/notes", {"text": "a"} if method == "POST" else b"")
+    endpoint = Endpoint("GET", "/notes", handler, "read", NoteOut)
+    if method == "POST":
+        endpoint = Endpoint("POST", "/notes", handler, "write", NoteOut)
+    edge = Edge([Keys()], site.limiter, http_limits(100, 0.2, 8, 30), ManualClock())
+    app = build_router([Contribution("notes", endpoint)], edge)
+    messages = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asking = asyncio.create_task(app(site.scope, receive, send))
+    done, _ = await asyncio.wait([asking], timeout=5 if ends else 0.6)
+    assert bool(done) is ends
+    let_go.set()
+    await asking
+    assert (ended, bool(sent)) == (["with its client" if ends else "at its end"], not ends)

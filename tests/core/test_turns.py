@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 from precipiq_contracts.chain import Chain, Entry
+from precipiq_contracts.errors import Unavailable
+from precipiq_work.fair_queue import chain_share
 from precipiq_work.turns import Turns
 from precipiq_ws_stream.frames import EVERYTHING, Wanted
 from precipiq_ws_stream.pages import PageSize
@@ -25,9 +27,9 @@ WAIT_S = 10
 class Waiters:
     """Tasks that wait for turns; each holds its slot until it is told to let go. ``order``: who had one."""
 
-    def __init__(self, at_once_max: int) -> None:
+    def __init__(self, at_once_max: int, waiting_max: int = 10_000, *, kept_free: int = 0) -> None:
         self.at_once_max = at_once_max
-        self.turns = Turns(at_once_max)
+        self.turns = Turns(at_once_max, waiting_max, "too many wait", kept_free=kept_free)
         self.order: list[tuple[Chain, int]] = []
         self.holding: dict[tuple[Chain, int], asyncio.Event] = {}
         self.holding_max = 0
@@ -50,8 +52,9 @@ class Waiters:
         async with asyncio.timeout(WAIT_S):
             await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    async def assert_nothing_is_lost(self) -> None:
+    async def assert_nothing_is_lost(self, at_once: int | None = None) -> None:
         """Every slot can be had at once and one more cannot; of who is gone nothing is remembered."""
+        self.at_once_max = at_once or self.at_once_max
         self.tasks.clear()
         self.order.clear()
         await self.add(OTHER, self.at_once_max + 1)
@@ -60,7 +63,8 @@ class Waiters:
         assert len(self.order) == self.at_once_max + 1
         self.tasks.clear()
         await settled()
-        assert not self.turns._queues
+        assert self.turns.is_idle
+        assert not self.turns._slots._held
 
     @property
     def chains(self) -> list[Chain]:
@@ -165,6 +169,90 @@ async def test_no_slot_is_lost_whatever_happens_in_whatever_order(seed: int) -> 
     served = {name for name, task in waiters.tasks.items() if not task.cancelled()}
     assert served <= set(waiters.order)
     await waiters.assert_nothing_is_lost()
+
+
+async def test_live_and_test_of_an_organisation_share_its_turns() -> None:
+    live, test = Chain("org_a", "live"), Chain("org_a", "test")
+    waiters = Waiters(1)
+    await waiters.add(test, 4)
+    await waiters.add(live, 2)
+    await waiters.add(OTHER, 2)
+    await waiters.finish()
+    assert waiters.chains == [test, test, OTHER, live, OTHER, test, live, test]
+
+
+async def test_slots_are_kept_free_for_others_and_for_live() -> None:
+    """An organisation's live has all but one slot; so have the tests of all organisations, and its own with live's."""
+    live = Chain(CROWDED.org_id, "live")
+    waiters = Waiters(3, kept_free=1)
+    await waiters.add(CROWDED, 3)
+    await waiters.add(OTHER, 3)
+    assert {chain for chain, _ in waiters.holding} == {CROWDED}
+    await waiters.add(live)
+    assert [chain for chain, _ in waiters.holding] == [CROWDED, CROWDED, live]
+    await waiters.finish()
+    assert len(waiters.order) == 7
+
+    await waiters.add(live, 3)
+    await waiters.add(CROWDED, 3)
+    assert [chain for chain, _ in waiters.holding] == [live, live]
+    await waiters.add(Chain(OTHER.org_id, "live"))
+    assert len(waiters.holding) == 3
+    await waiters.finish()
+    await waiters.assert_nothing_is_lost(at_once=2)
+
+
+@pytest.mark.parametrize("kept_free", [1, 2, 9])
+async def test_a_single_slot_is_everybodys(kept_free: int) -> None:
+    waiters = Waiters(1, kept_free=kept_free)
+    await waiters.add(CROWDED, 2)
+    await waiters.finish()
+    assert len(waiters.order) == 2
+
+
+async def test_the_work_of_the_deployment_takes_turns_and_has_no_share() -> None:
+    waiters = Waiters(2, kept_free=1)
+    for _ in range(2):
+        await waiters.add(None)  # type: ignore[arg-type]
+    assert len(waiters.holding) == 2
+    await waiters.finish()
+
+
+async def test_one_chain_fills_its_share_of_the_queue_and_no_others() -> None:
+    waiters = Waiters(1, 2_000)
+    await waiters.add(CROWDED, 1 + 200)
+    for refused in range(3):
+        with pytest.raises(Unavailable, match="too many wait"):
+            await waiters.turns.take(CROWDED)
+        await waiters.add(Chain(f"org_{refused}", "live"), 200)
+        await waiters.add(Chain(CROWDED.org_id, "live"), 10)
+    gone = list(waiters.tasks.values())[1]
+    gone.cancel()
+    await settled()
+    await waiters.add(CROWDED)  # a caller that left made room at once
+    await waiters.finish()
+    assert len(waiters.order) == 1 + 200 + 3 * 210
+    assert chain_share(1) == 1
+    assert chain_share(99) == 99
+
+
+async def test_the_queue_is_bounded_in_all() -> None:
+    waiters = Waiters(1, 300)
+    for number in range(3):
+        await waiters.add(Chain(f"org_{number}", "live"), 101 if not number else 100)
+    with pytest.raises(Unavailable, match="too many wait"):
+        await waiters.turns.take(OTHER)
+    await waiters.finish()
+    await waiters.assert_nothing_is_lost()
+
+
+async def test_a_free_slot_is_had_without_a_pause() -> None:
+    """Nothing runs in between: no task, no turn of the loop."""
+    turns = Turns(2, kept_free=1)
+    for _ in range(100):
+        with pytest.raises(StopIteration):
+            turns.take(CROWDED).send(None)
+        turns.give_back(CROWDED)
 
 
 @pytest.mark.parametrize("wanted", [EVERYTHING, Wanted(None, "agent")], ids=["shared pages", "own pages"])

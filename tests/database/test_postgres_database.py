@@ -230,9 +230,9 @@ async def test_transactions_that_deadlock_are_done_nevertheless(
     tries: list[Unavailable] = []
     run = database.run
 
-    async def counted(work):
+    async def counted(work, **named: bool):
         try:
-            return await run(work)
+            return await run(work, **named)
         except Unavailable as error:
             tries.append(error)
             raise

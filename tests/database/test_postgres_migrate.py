@@ -30,7 +30,7 @@ from .plugins import ALPHA, ALPHA_TEST, BETA, COLUMNS, KEYS, LEDGER, new_databas
 pytestmark = pytest.mark.slow
 
 DEADLINE_S = 60.0
-KEY_STEPS = ["auth_keys_0001", "auth_keys_0002", "auth_keys_0003"]
+KEY_STEPS = ["auth_keys_0001", "auth_keys_0002", "auth_keys_0003", "auth_keys_0004"]
 ENTRIES = ["ledger_0001", "ledger_0002", "ledger_0003"]
 _RIGHTS = """
 SELECT c.relname::text, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity, c.xmin::text,
@@ -452,7 +452,7 @@ def test_a_deadlock_with_a_server_is_tried_again(postgres: testkit.PostgresDatab
 
 def test_the_command(postgres: testkit.PostgresDatabase, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / "server", postgres=postgres)
-    rest = {"request_keys": 3, "ledger_usage": 1, "billing": 4, "outcomes": 1, "auth_keys": 3, "exports": 3}
+    rest = {"request_keys": 3, "ledger_usage": 1, "billing": 4, "outcomes": 1, "auth_keys": 4, "exports": 3}
     names = (*ENTRIES, *(f"{branch}_000{number}" for branch, most in rest.items() for number in range(1, most + 1)))
     assert server.run("migrate").stdout == "".join(f"applied {name}\n" for name in names)
     assert server.run("migrate", "--post").stdout == "the schema is up to date\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import Conflict, Unavailable
 from precipiq_sqlite.connection import open_for_writing
 from precipiq_sqlite.writer import SqliteWriter
@@ -128,6 +129,34 @@ async def test_handlers_that_wait_take_turns(writer: SqliteWriter) -> None:
 def _note(order: list[str], name: str, connection: sqlite3.Connection, items: Sequence[int]) -> list[int]:
     order.append(name)
     return list(items)
+
+
+@pytest.mark.parametrize("chain", [Chain("org_b", "live"), Chain("org_a", "live")], ids=["another", "control"])
+async def test_a_crowd_of_writes_delays_another_organisation_by_one_group(
+    chain: Chain, path: Path, writer: SqliteWriter
+) -> None:
+    crowd = Chain("org_a", "live")
+    groups = Groups()
+    held, release = hold(writer)
+    futures = [writer.submit(groups.insert, number, 10, crowd) for number in range(150)]
+    one = writer.submit(groups.insert, 1_000, 10, chain)
+    release.set()
+    await asyncio.gather(held, *futures, one)
+    at = next(index for index, group in enumerate(groups.seen) if 1_000 in group)
+    assert at == (0 if chain != crowd else len(groups.seen) - 1)
+    assert len(groups.seen) >= 15
+
+
+async def test_one_chain_fills_its_share_of_the_queue_alone(writer: SqliteWriter, path: Path) -> None:
+    groups = Groups()
+    held, release = hold(writer)
+    futures = [writer.submit(groups.insert, number, 1, Chain("org_a", "test")) for number in range(200)]
+    with pytest.raises(Unavailable, match="too many writes"):
+        writer.submit(groups.insert, 999, 1, Chain("org_a", "test"))
+    futures.append(writer.submit(groups.insert, 1_000, 1, Chain("org_a", "live")))
+    release.set()
+    await asyncio.gather(held, *futures)
+    assert len(stored(path)) == 201
 
 
 async def test_a_result_that_is_an_exception_fails_its_item_alone(writer: SqliteWriter, path: Path) -> None:

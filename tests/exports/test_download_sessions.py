@@ -26,8 +26,8 @@ from precipiq_core.outbox import OutboxEvent
 from precipiq_exports.download_store import DownloadStore, RecordedDownload
 from precipiq_exports.downloads import Downloads
 from precipiq_exports.errors import ExportExpired
-from precipiq_exports.job_store import JobStore, Lease
-from precipiq_exports.jobs import Job, Request
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Job, Lease, Request
 from precipiq_exports.kinds import DOWNLOADED, KINDS
 from precipiq_exports.metrics import ExportMetrics
 from precipiq_exports.sending import Sending
@@ -106,7 +106,7 @@ async def finished(jobs: JobStore) -> Job:
     job = Job(export_id, CHAIN, "pending", Request(), "key_1", *times, 0, 0, None, 0.0, None, None, {}, None)
     event = OutboxEvent(f"{export_id}:0", CHAIN, "export_requested", "key_1", {"export_id": export_id})
     assert await jobs.add(job, None, event, open_max=9)
-    claimed = await jobs.claim("one", 2, 3, per_organisation_max=9)
+    claimed = await jobs.claim("one", 2, 3, per_organisation_max=9, after_org="", tests=True)
     assert claimed is not None
     done = replace(claimed, finished_us=5, expires_us=10**18, size_bytes=SIZE, sha256="ab" * 32, result={})
     assert await jobs.complete(Lease(export_id, 1, "one"), done, event)

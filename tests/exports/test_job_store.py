@@ -14,8 +14,8 @@ from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import uuid7
 from precipiq_contracts.database import Migration
 from precipiq_core.outbox import OutboxEvent
-from precipiq_exports.job_store import Beat, JobStore, Lease
-from precipiq_exports.jobs import Failure, Job, Range, Request
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Beat, Failure, Job, Lease, Range, Request
 from precipiq_testkit.clock import SeededRandomness
 from precipiq_testkit.macs import ROW_MACS
 from precipiq_testkit.postgres import PostgresDatabase
@@ -54,8 +54,17 @@ async def added(store: JobStore, chain: Chain = ALPHA, created_us: int = 1) -> J
     return job
 
 
-async def claimed(store: JobStore, owner: str = "one", now_us: int = SECOND_US, each: int = 1) -> Job | None:
-    return await store.claim(owner, now_us, now_us + 10 * SECOND_US, per_organisation_max=each)
+async def claimed(
+    store: JobStore,
+    owner: str = "one",
+    now_us: int = SECOND_US,
+    each: int = 1,
+    after_org: str = "",
+    *,
+    tests: bool = True,
+) -> Job | None:
+    until_us = now_us + 10 * SECOND_US
+    return await store.claim(owner, now_us, until_us, per_organisation_max=each, after_org=after_org, tests=tests)
 
 
 def lease(job: Job, owner: str = "one") -> Lease:
@@ -88,8 +97,12 @@ async def test_no_more_than_the_bound_are_open_and_a_known_key_adds_nothing(stor
     assert not await store.add(second, "key", event(second), open_max=2)
     live = new_job(Chain("org_alpha", "live"))
     assert await store.add(live, "key", event(live), open_max=2)
-    assert not await store.add(second, None, event(second), open_max=2)
-    assert len(await waiting(store)) == 2
+    assert await store.add(second, None, event(second), open_max=2)
+    third = new_job()
+    assert not await store.add(third, None, event(third), open_max=2)
+    live = new_job(Chain("org_alpha", "live"))
+    assert await store.add(live, None, event(live), open_max=2)
+    assert len(await waiting(store)) == 4
     beta = new_job(BETA)
     assert await store.add(beta, None, event(beta), open_max=2)
 
@@ -104,6 +117,32 @@ async def test_the_oldest_is_claimed_first_by_one_and_per_organisation_no_more_t
     assert more is not None
     assert more.export_id == jobs[1].export_id
     assert not await store.has_open(SECOND_US)
+
+
+async def test_organisations_take_turns_and_live_does_not_wait_for_test(store: JobStore) -> None:
+    live = Chain("org_alpha", "live")
+    for created, chain in enumerate((ALPHA, ALPHA, ALPHA, live, BETA, BETA), start=1):
+        await added(store, chain, created)
+    order: list[Chain] = []
+    last = ""
+    while (job := await claimed(store, each=9, after_org=last)) is not None:
+        order.append(job.chain)
+        last = job.chain.org_id
+    assert order == [live, BETA, ALPHA, BETA, ALPHA, ALPHA]
+
+
+async def test_what_runs_for_test_keeps_no_live_export_waiting(store: JobStore) -> None:
+    await added(store)
+    assert await claimed(store) is not None
+    await added(store)
+    await added(store, Chain("org_alpha", "live"))
+    await added(store, BETA)
+    live = await claimed(store)
+    assert live is not None
+    assert live.chain.environment == "live"
+    assert await claimed(store, tests=False) is None
+    assert await claimed(store) is not None
+    assert await claimed(store) is None
 
 
 async def test_an_export_whose_worker_is_silent_is_taken_over_and_the_old_one_has_no_say(store: JobStore) -> None:

@@ -53,7 +53,7 @@ class Bench:
         return job
 
     async def claim(self) -> Job | None:
-        return await self.store.claim("one", 1, 2, per_organisation_max=10)
+        return await self.store.claim("one", 1, 2, per_organisation_max=10, after_org="", tests=True)
 
     async def complete(self, entries: int = 3) -> Job:
         job = await self.claim()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from precipiq_contracts.errors import Unavailable
-from precipiq_exports.job_store import Beat, Lease
+from precipiq_exports.jobs import Beat, Lease
 from precipiq_exports.leases import LeaseKeeper, LeaseLost, LeaseObserver, Progress
 from precipiq_testkit.clock import ManualClock
 

@@ -109,8 +109,44 @@ async def test_a_follower_that_fails_is_tried_again_and_delays_no_other(error: E
 async def test_no_more_chains_than_allowed_are_caught_up_at_once() -> None:
     follower = Counting()
     async with following(follower) as service:
-        chains = [Chain(f"org_{number}", "test") for number in range(12)]
+        chains = [Chain(f"org_{number}", "live") for number in range(12)]
         for chain in chains:
             await write(service, chain)
         await until(lambda: all(follower.calls[chain] for chain in chains))
         assert follower.most == 2
+
+
+async def test_a_chain_that_takes_for_ever_keeps_no_other_waiting_and_ends_with_the_server() -> None:
+    class Endless(Counting):
+        async def catch_up(self, chain: Chain) -> None:
+            await super().catch_up(chain)
+            if chain == ONE:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.calls.clear()
+
+    follower = Endless()
+    async with following(follower) as service:
+        await until(lambda: follower.calls[ONE] == 1)
+        for count in range(1, 4):
+            await write(service, OTHER)
+            await write(service, ONE)
+            await until(lambda: follower.calls[OTHER] >= count)  # noqa: B023
+        assert follower.calls[ONE] == 1, "a chain is caught up by one at a time"
+    assert not follower.calls
+
+
+async def test_what_grew_while_its_chain_was_caught_up_is_not_forgotten() -> None:
+    heads: list[int] = []
+
+    class Reading(Counting):
+        async def catch_up(self, chain: Chain) -> None:
+            head = await service.head(chain)
+            await super().catch_up(chain)
+            if chain == OTHER and head is not None:
+                heads.append(head.seq)
+
+    async with following(Reading(), delay_s=0.0) as service:
+        await write(service, OTHER, 30)
+        await until(lambda: heads and heads[-1] == 30)

@@ -381,14 +381,15 @@ class Waiting:
 
 
 async def test_only_so_many_verifications_run_at_once(files: CheckpointFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifier_module, "_WAIT_FOR_A_PLACE_S", 0.05)
+    monkeypatch.setattr(verifier_module, "_WAIT_FOR_A_TURN_S", 0.05)
     verifier = Verifier(Key(), files, replace(INLINE, concurrency_max=2))
     waiting = Waiting(Event(), [])
     try:
-        tasks = [asyncio.create_task(verifier.verify(waiting, CHAIN)) for _ in range(2)]  # type: ignore[arg-type]
+        chains = CHAIN, Chain("org_other", "live")
+        tasks = [asyncio.create_task(verifier.verify(waiting, chain)) for chain in chains]  # type: ignore[arg-type]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="too many verifications") as refused:
-            await verifier.verify(waiting, CHAIN)  # type: ignore[arg-type]
+            await verifier.verify(waiting, Chain("org_third", "live"))  # type: ignore[arg-type]
         assert refused.value.retry_after_s >= 1
         assert len(waiting.running) == 2
     finally:

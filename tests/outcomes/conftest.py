@@ -31,6 +31,7 @@ from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.sums import Sums
 from precipiq_testkit.postgres import PostgresDatabase
 from precipiq_work.off_loop import OffLoop
+from precipiq_work.turns import Turns
 from tests.system.open_ledger import migration_of, open_ledger, serve_kinds
 
 _numbers = itertools.count(1)
@@ -64,6 +65,7 @@ class Outcomes:
             self.clock,
             default_currency="USD",
             timeline_points_max=1000,
+            turns=Turns(2),
         )
         self.estimator = Estimator(
             self.database, self.analytics, self.ledger, self.clock, self.set_aside, currency="USD", interval_s=1

@@ -20,7 +20,7 @@ BUDGETS = {
     "precipiq_chain": 1_500,
     "precipiq_schema": 275,
     "precipiq_logs": 800,
-    "precipiq_work": 600,
+    "precipiq_work": 800,
     "precipiq_core": 5_000,
     "precipiq_hypercorn": 2_300,
 }

@@ -61,19 +61,27 @@ async def send_own(
 
 
 @asynccontextmanager
-async def while_client_stays(receive: Receive) -> AsyncIterator[asyncio.Timeout]:
+async def while_client_stays(receive: Receive, *, after_s: float = 0.0) -> AsyncIterator[asyncio.Timeout]:
     """Cancel the block when the client leaves; then ``expired()`` of the yielded timeout is true, nothing is raised.
 
-    The block runs in the caller's task, so that its resources are released.
+    The block runs in the caller's task, so that its resources are released. A block that ends within ``after_s`` costs
+    no task, and is not cancelled.
     """
     left = asyncio.timeout(None)
+    watching: set[asyncio.Task[None]] = set()
+
+    def watch() -> None:
+        watching.add(asyncio.ensure_future(_wait_for_disconnect(receive, lambda: left.reschedule(0))))
+
     try:
         async with left:
-            watching = asyncio.create_task(_wait_for_disconnect(receive, lambda: left.reschedule(0)))
+            timer = asyncio.get_running_loop().call_later(after_s, watch)
             try:
                 yield left
             finally:
-                watching.cancel()
+                timer.cancel()
+                for task in watching:
+                    task.cancel()
     except TimeoutError:
         if not left.expired():
             raise

@@ -25,7 +25,7 @@ from precipiq_contracts.errors import (
     Unavailable,
     ValidationFailed,
 )
-from precipiq_core.http.answers import send_own
+from precipiq_core.http.answers import send_own, while_client_stays
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
@@ -37,6 +37,7 @@ from precipiq_core.http.validation import parse_query
 from precipiq_work.off_loop import OffLoop
 
 _IDEMPOTENCY_KEY_BYTES_MAX = 255
+_PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,14 @@ class EndpointApp:
                     if state.retry_after_s > 0:
                         raise RateLimited(retry_after_s=state.retry_after_s)
             work = BodyWork(self._work, None if principal is None else principal.chain)
-            result = await self._act(await self._parse(principal, credential, scope, receive, work), work)
+            call = await self._parse(principal, credential, scope, receive, work)
+            if self._endpoint.method != "GET":
+                result = await self._act(call, work)
+            else:  # work that changes nothing ends with its client
+                async with while_client_stays(receive, after_s=_PATIENCE_S) as left:
+                    result = await self._act(call, work)
+                if left.expired():
+                    return
             if callable(result):
                 await send_own(result, headers, scope, receive, send)
                 return

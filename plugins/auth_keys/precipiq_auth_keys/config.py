@@ -48,6 +48,7 @@ class AuthKeysConfig(PluginConfig):
         1.0, gt=0, le=4, description="time between looks for another process's changes, seconds"
     )
     last_used_interval_s: float = Field(60.0, gt=0, description="time between writes of keys' last use, seconds")
+    active_keys_max: int = Field(1000, ge=1, description="active keys of one organisation and environment")
     rotation_grace_max_s: int = Field(30 * 86_400, ge=0, description="longest grace of a rotation, seconds")
     first_start_organisation: str | None = Field(
         None, min_length=1, max_length=200, description="make this organisation and a test key when there is none yet"

@@ -73,7 +73,7 @@ class AuthKeysPlugin(PluginBase[AuthKeysConfig]):
         ledger, macs, randomness = services.get(Ledger), services.get(RowMacs), services.get(Randomness)
         self._store = KeyStore(services.get(Database), macs)
         self._trust = KeyTrust(self._store, ledger, macs)
-        service = KeyService(self._store, ledger, self._trust, clock, randomness)
+        service = KeyService(self._store, ledger, self._trust, clock, randomness, active_max=config.active_keys_max)
         self._authenticator = KeyAuthenticator(
             self._store,
             self._trust,

@@ -29,7 +29,16 @@ class KeyRoutes:
         by_id = {"id": "a key's id"}
         return [
             Endpoint("GET", "/api-keys", self.list_keys, "admin", models.KeyList, query=PageQuery),
-            Endpoint("POST", "/api-keys", self.create_key, "admin", models.NewKeyOut, body=models.KeyIn, status=201),
+            Endpoint(
+                "POST",
+                "/api-keys",
+                self.create_key,
+                "admin",
+                models.NewKeyOut,
+                body=models.KeyIn,
+                status=201,
+                errors=("too_many_keys",),
+            ),
             Endpoint(
                 "POST",
                 "/api-keys/{id}/rotate",
@@ -38,7 +47,7 @@ class KeyRoutes:
                 models.NewKeyOut,
                 body=models.RotationIn,
                 status=201,
-                errors=("key_not_active",),
+                errors=("key_not_active", "too_many_keys"),
                 path_parameters=by_id,
             ),
             Endpoint(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from precipiq_auth_keys.errors import KeyNotActive
+from precipiq_auth_keys.errors import KeyNotActive, TooManyKeys
 from precipiq_auth_keys.key_trust import KeyTrust, fingerprint_of
 from precipiq_auth_keys.kinds import KEY_CREATED, KEY_REVOKED, KEY_ROTATED
 from precipiq_auth_keys.secret_format import RANDOM_BYTES, base62, key_hash, make_key
@@ -33,14 +33,27 @@ class NewKey:
 
 
 class KeyService:
-    """The operations on organisations and keys. Each change of a key calls ``on_change``."""
+    """The operations on organisations and keys. Each change of a key calls ``on_change``.
 
-    def __init__(self, store: KeyStore, ledger: Ledger, trust: KeyTrust, clock: Clock, randomness: Randomness) -> None:
+    ``active_max``: active keys of one chain; those that are made at the same moment may be a few more.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        ledger: Ledger,
+        trust: KeyTrust,
+        clock: Clock,
+        randomness: Randomness,
+        *,
+        active_max: int = 1000,
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._trust = trust
         self._clock = clock
         self._randomness = randomness
+        self._active_max = active_max
         self.on_change: Callable[[], None] = lambda: None
 
     async def create_organisation(self, name: str) -> Organisation:
@@ -61,11 +74,15 @@ class KeyService:
     async def create_key(
         self, org_id: str, environment: Environment, scopes: Sequence[Scope], expires_us: int | None, actor: str
     ) -> NewKey:
-        """Make a key. Raises ``NotFound`` for an unknown organisation, ``ValidationFailed`` for a past expiry."""
+        """Make a key.
+
+        Raises ``NotFound`` for an unknown organisation, ``ValidationFailed`` for a past expiry, and ``TooManyKeys``.
+        """
         if not await self._store.has_organisation(org_id):
             raise NotFound("there is no such organisation")
         if expires_us is not None and expires_us <= self._clock.now_us():
             raise ValidationFailed(details={"expires_at": ["must lie in the future"]})
+        await self._refuse_too_many(Chain(org_id, environment))
         new = self._make(Chain(org_id, environment), scopes, expires_us)
         body = {"key_id": new.record.key_id, **_describe(new.record)}
         await self._store.add_key(new.record, self._event(new.record.chain, KEY_CREATED, actor, body))
@@ -80,13 +97,15 @@ class KeyService:
         return await self._trust.counting(await self._store.keys(chain))
 
     async def rotate(self, chain: Chain, key_id: str, grace_s: int, actor: str) -> NewKey:
-        """Replace a key; the old one ends after the grace. Raises ``NotFound`` and ``KeyNotActive``."""
+        """Replace a key; the old one ends after the grace. Raises ``NotFound``, ``KeyNotActive``, ``TooManyKeys``."""
         old = await self._store.key(chain, key_id)
         if old is None or not await self._trust.counts(old):  # a row that does not count must not be made to count
             raise NotFound
         now_us = self._clock.now_us()
         if not old.is_active(now_us) or old.replaced_by is not None:
             raise KeyNotActive
+        if grace_s:  # the old one counts on beside the new one
+            await self._refuse_too_many(chain)
         new = self._make(chain, old.scopes, old.expires_us)
         body = {"key_id": key_id, "new_key_id": new.record.key_id, "grace_seconds": grace_s, **_describe(new.record)}
         event = self._event(chain, KEY_ROTATED, actor, body)
@@ -118,6 +137,10 @@ class KeyService:
     async def deliver_events(self) -> None:
         """Seal the waiting events. An event that cannot be sealed now stays durable, and is tried again."""
         await self._store.events.deliver(self._ledger)
+
+    async def _refuse_too_many(self, chain: Chain) -> None:
+        if await self._store.open_count(chain, self._clock.now_us(), self._active_max) >= self._active_max:
+            raise TooManyKeys
 
     async def _announce_change(self) -> None:
         self.on_change()

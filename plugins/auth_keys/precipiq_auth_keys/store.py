@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.auth import Scope
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_macs.row_macs import RowMacs, SealedValues
 
@@ -18,6 +18,12 @@ _KEY_COLUMNS = (
     "created_us, expires_us, revoked_us, replaced_by, last_used_us, is_revoked, secret_hash, mac"
 )
 _PAGE = 500
+_NEVER_US = 2**63 - 1
+_ENDS_US = (
+    f"(CASE WHEN revoked_us IS NULL THEN COALESCE(expires_us, {_NEVER_US}) "
+    "WHEN expires_us IS NULL OR expires_us > revoked_us THEN revoked_us ELSE expires_us END)"
+)
+"""When a key ends by itself, word for word as in the index ``api_keys_open``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,28 @@ class KeyStore:
         return bool(await self._database.fetch(Statement(sql, {"org_id": org_id})))
 
     async def keys(self, chain: Chain) -> list[KeyRecord]:
-        sql = f"SELECT {_KEY_COLUMNS} FROM api_keys ORDER BY created_us DESC, key_id"  # noqa: S608
-        return [_key(row) for row in await self._database.fetch_as(chain, Statement(sql))]
+        """Newest first; read a page at a time, so that a chain with very many delays nobody."""
+        sql = (
+            f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE created_us < :before "  # noqa: S608
+            "OR (created_us = :before AND key_id > :after) ORDER BY created_us DESC, key_id LIMIT :limit"
+        )
+        found: list[KeyRecord] = []
+        page: dict[str, Scalar] = {"before": _NEVER_US, "after": "", "limit": _PAGE}
+        while True:
+            rows = await self._database.fetch_as(chain, Statement(sql, page))
+            found += map(_key, rows)
+            if len(rows) < _PAGE:
+                return found
+            page |= {"before": found[-1].created_us, "after": found[-1].key_id}
+
+    async def open_count(self, chain: Chain, now_us: int, most: int) -> int:
+        """The chain's keys that are active at that time; counts no further than ``most``."""
+        sql = (
+            f"SELECT COUNT(*) AS keys FROM (SELECT 1 FROM api_keys WHERE is_revoked = 0 AND {_ENDS_US} > :now "  # noqa: S608
+            "LIMIT :most) AS counted"
+        )
+        rows = await self._database.fetch_as(chain, Statement(sql, {"now": now_us, "most": most}))
+        return cast("int", rows[0]["keys"])
 
     async def key(self, chain: Chain, key_id: str) -> KeyRecord | None:
         sql = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE key_id = :key_id"  # noqa: S608

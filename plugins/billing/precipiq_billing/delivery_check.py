@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from precipiq_billing.delivery_rows import StoredDelivery, delivery_of, sealed_delivery, sealed_register
-from precipiq_chain.chain_columns import chain_in
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Row
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.chain_columns import chain_in
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowFinding, RowMacs
 from precipiq_macs.row_reports import NOT_OURS, RowReports
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from precipiq_billing.stripe_facts import Told, read_told
-from precipiq_chain.chain_columns import chain_in
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Row, Scalar
+from precipiq_core.chain_columns import chain_in
 from precipiq_macs.row_macs import SealedValues
 
 _SEALED = (

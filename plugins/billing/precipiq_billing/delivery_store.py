@@ -23,10 +23,10 @@ from precipiq_billing.delivery_rows import (
     sealed_register,
 )
 from precipiq_billing.stripe_facts import write_told
-from precipiq_chain.chain_columns import chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.chain_columns import chain_values
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs
 
 _EVENT = "org_id = :org_id AND environment = :environment AND event_id = :event_id"

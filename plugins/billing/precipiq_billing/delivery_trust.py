@@ -12,11 +12,11 @@ from typing import cast
 from precipiq_billing.delivery_check import DeliveryCheck
 from precipiq_billing.delivery_rows import DELIVERY_COLUMNS, REGISTER_COLUMNS, sealed_delivery, sealed_register
 from precipiq_billing.kinds import FINANCIAL_EVENT
-from precipiq_chain.chain_columns import chain_in
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import SYSTEM, Chain, Entry
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.chain_columns import chain_in
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowFinding, RowMacs, SealedValues
 from precipiq_macs.row_reports import NOT_OURS
 

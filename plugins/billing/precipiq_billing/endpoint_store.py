@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.vault import WrappedSecret
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_macs.row_macs import RowMacs, SealedValues
 

@@ -13,12 +13,20 @@ class ExportsConfig(PluginConfig):
     """Settings of exports."""
 
     retention_s: int = Field(7 * 86_400, ge=60, description="time that a bundle can be downloaded, seconds")
-    running_max: int = Field(1, ge=1, le=16, description="exports that one process runs at the same time")
+    running_max: int = Field(
+        2, ge=1, le=16, description="exports that one process runs at the same time; `test` leaves one place to `live`"
+    )
     running_per_organisation_max: int = Field(
-        1, ge=1, description="exports of one organisation that run at the same time, on all machines"
+        1,
+        ge=1,
+        description="exports of one organisation that run at the same time, on all machines; those of `test` do not "
+        "count against `live`",
     )
     open_per_organisation_max: int = Field(
-        20, ge=1, description="exports of one organisation that wait or run; more are told to try again"
+        20, ge=1, description="exports of one organisation and environment that wait or run; more: try again"
+    )
+    key_rotations_per_hour_max: int = Field(
+        20, ge=1, description="new signing keys of one organisation and environment in any hour of one process"
     )
     failures_max: int = Field(
         10, ge=1, le=100, description="failures, killed servers included, after which an export is given up"
@@ -37,7 +45,12 @@ class ExportsConfig(PluginConfig):
     )
     batch_entries: int = Field(1000, ge=10, le=20_000, description="entries read at once")
     compression_level: int = Field(6, ge=1, le=9, description="1 is fastest, 9 is smallest")
-    downloads_max: int = Field(50, ge=1, description="downloads that one process serves at the same time")
+    downloads_max: int = Field(
+        50, ge=1, description="downloads that one process serves at the same time; half of them of one organisation"
+    )
+    signing_queue_max: int = Field(
+        1000, ge=1, description="signatures and new signing keys that wait; more are told to try again"
+    )
     download_session_s: float = Field(
         21_600.0,
         ge=1,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.errors import Unavailable
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_exports.jobs import Job
 
 _COLUMNS = (

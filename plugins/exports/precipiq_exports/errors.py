@@ -37,7 +37,7 @@ class ExportExpired(Gone):
 
 
 class TooManyExports(RateLimited):
-    """As many exports of the organisation wait as the deployment allows."""
+    """As many exports of the organisation and environment wait or run as the deployment allows."""
 
     code = "too_many_exports"
     default_message = "too many exports of this organisation wait or run; try again when one has ended"

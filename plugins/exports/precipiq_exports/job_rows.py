@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.database import Row, Scalar
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_exports.jobs import Failure, Job, Range, Request, Status
 from precipiq_macs.row_macs import SealedValues
 

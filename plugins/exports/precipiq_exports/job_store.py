@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import cast
 
-from precipiq_chain.chain_columns import chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
+from precipiq_core.chain_columns import chain_values
 from precipiq_core.outbox import Outbox, OutboxEvent
 from precipiq_exports.job_rows import COLUMNS, job_of, request_values, result_values, sealed_request, sealed_result
 from precipiq_exports.job_trust import JobRows
-from precipiq_exports.jobs import BACKOFF_MAX_S, Failure, Job, Range, Status
+from precipiq_exports.jobs import BACKOFF_MAX_S, Beat, Failure, Job, Lease, Range, Status
 from precipiq_macs.row_macs import ROW_UNANNOUNCED, RowMacs
 
 _LOCK = Statement("UPDATE export_claims SET claims = claims + 1 WHERE id = 1")
 """The first statement where a count must still hold at its use: the row's lock serialises these on all nodes."""
 
 _MINE = "export_id = :export_id AND status = 'running' AND lease_owner = :owner AND attempt = :attempt"
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """A sign of life: another with each renewal of an attempt's lease. ``leases.LeaseObserver`` judges by it."""
-
-    export_id: str
-    attempt: int
-    beat: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The owner of an attempt: while it gives signs of life, no other process works on the export."""
-
-    export_id: str
-    attempt: int
-    owner: str
-
-    def values(self, **more: Scalar) -> dict[str, Scalar]:
-        return {"export_id": self.export_id, "attempt": self.attempt, "owner": self.owner, **more}
 
 
 class JobStore:
@@ -52,7 +31,7 @@ class JobStore:
         self.events = Outbox(database, "export_events", key_prefix="exports", macs=macs)
 
     async def add(self, job: Job, idempotency_key: str | None, event: OutboxEvent, *, open_max: int) -> bool:
-        """Store a new export; False when as many of the organisation are open, or its idempotency key is known."""
+        """Store a new export; False when as many of its chain are open, or its idempotency key is known."""
         statements = await self._insertion(job, idempotency_key, event, open_max)
         return bool((await self._database.transaction(statements))[1])
 
@@ -73,7 +52,8 @@ class JobStore:
             "INSERT INTO exports (export_id, org_id, environment, status, request, actor, idempotency_key, created_us, "
             "mac) SELECT :export_id, :org_id, :environment, 'pending', :request, :actor, :idempotency_key, "
             ":created_us, :mac "
-            "WHERE (SELECT COUNT(*) FROM exports WHERE org_id = :org_id AND status IN ('pending', 'running')) < :max "
+            "WHERE (SELECT COUNT(*) FROM exports WHERE org_id = :org_id AND environment = :environment "
+            "AND status IN ('pending', 'running')) < :max "
             "AND NOT EXISTS (SELECT 1 FROM exports WHERE org_id = :org_id AND environment = :environment "
             "AND idempotency_key = :idempotency_key) RETURNING export_id",
             {
@@ -131,15 +111,24 @@ class JobStore:
         [rows] = await self._database.transaction([Statement(sql, values)])
         return await self._begun(rows)
 
-    async def claim(self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int) -> Job | None:
-        """Claim the oldest export that waits; None when there is none. Others that run count, also abandoned ones."""
+    async def claim(
+        self, owner: str, now_us: int, lease_until_us: int, *, per_organisation_max: int, after_org: str, tests: bool
+    ) -> Job | None:
+        """Claim an export that waits; None when there is none. Others that run count, also abandoned ones.
+
+        Organisations take turns: ``after_org`` is the one that had the last. Of one, ``live`` goes first, and what runs
+        for ``test`` does not count against it; then the oldest. ``tests``: whether one of ``test`` may be claimed.
+        """
         sql = (
             f"UPDATE exports SET {_BEGIN} WHERE export_id = (SELECT e.export_id FROM exports e WHERE {_CLAIMABLE} "  # noqa: S608
-            "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running') "
-            "< :max ORDER BY e.created_us, e.export_id LIMIT 1) "
-            f"RETURNING {COLUMNS}"
+            "AND (e.environment = 'live' OR :tests = 1) "
+            "AND (SELECT COUNT(*) FROM exports r WHERE r.org_id = e.org_id AND r.status = 'running' "
+            "AND (e.environment = 'test' OR r.environment = 'live')) < :max "
+            "ORDER BY CASE WHEN e.org_id > :after_org THEN 0 ELSE 1 END, e.org_id, e.environment, e.created_us, "
+            f"e.export_id LIMIT 1) RETURNING {COLUMNS}"
         )
         values = _times(now_us) | {"owner": owner, "until": lease_until_us, "max": per_organisation_max}
+        values |= {"after_org": after_org, "tests": int(tests)}
         while rows := (await self._database.transaction([_LOCK, Statement(sql, values)]))[1]:
             job = await self._begun(rows)
             if job is not None:

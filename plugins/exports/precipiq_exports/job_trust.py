@@ -9,11 +9,11 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from precipiq_chain.chain_columns import chain_in
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.database import Database, Row, Statement
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.chain_columns import chain_in
 from precipiq_core.outbox import Outbox
 from precipiq_exports.job_rows import COLUMNS, sealed_request, sealed_result
 from precipiq_exports.kinds import COMPLETED, REQUESTED

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from precipiq_contracts.chain import Chain
+from precipiq_contracts.database import Scalar
 
 Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
 Format: TypeAlias = Literal["jsonl", "csv"]
@@ -101,3 +102,24 @@ class Job:
 def bundle_name(export_id: str, attempt: int) -> str:
     """The name of an attempt's file: an abandoned attempt cannot touch the file of another."""
     return f"{export_id}.{attempt}.zip"
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life: another with each renewal of an attempt's lease. ``leases.LeaseObserver`` judges by it."""
+
+    export_id: str
+    attempt: int
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The owner of an attempt: while it gives signs of life, no other process works on the export."""
+
+    export_id: str
+    attempt: int
+    owner: str
+
+    def values(self, **more: Scalar) -> dict[str, Scalar]:
+        return {"export_id": self.export_id, "attempt": self.attempt, "owner": self.owner, **more}

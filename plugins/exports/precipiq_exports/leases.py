@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import Unavailable
-from precipiq_exports.job_store import Beat, JobStore, Lease
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Beat, Lease
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from precipiq_core.key_files import make_folder
 from precipiq_exports.bundle.spec import BundleSpec, BundleSummary, BundleTask, SigningKeyInfo, Table
 from precipiq_exports.bundle_process import run_bundle_worker
 from precipiq_exports.errors import UnauthenticEntry
-from precipiq_exports.job_store import JobStore, Lease
-from precipiq_exports.jobs import Job, Range
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Job, Lease, Range
 from precipiq_exports.leases import LeaseLost, Progress
 from precipiq_exports.ranges import range_of
 from precipiq_exports.signer import fingerprint, public_key_pem

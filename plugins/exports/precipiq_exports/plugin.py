@@ -34,6 +34,7 @@ from precipiq_exports.leases import LeaseKeeper, LeaseObserver
 from precipiq_exports.local_bundles import LocalBundles
 from precipiq_exports.maker import BundleMaker, MakerOptions
 from precipiq_exports.metrics import ExportMetrics
+from precipiq_exports.rotation_limit import RotationLimit
 from precipiq_exports.runner import ExportRunner, RunnerLimits
 from precipiq_exports.service import ExportService, ServiceLimits
 from precipiq_exports.signer import Signer
@@ -80,9 +81,10 @@ class ExportsPlugin(PluginBase[ExportsConfig]):
         self._key_store = SigningKeyStore(database, macs)
         trust = SigningKeyTrust(self._key_store, ledger, macs)
         self._trusted = (trust, JobTrust(database, store.events, ledger, macs))
-        self._signer = Signer(services.get(KeyVault).access())
+        self._signer = Signer(services.get(KeyVault).access(), waiting_max=config.signing_queue_max)
         self._metrics = ExportMetrics(services.get(CollectorRegistry))
-        keys = SigningKeys(self._key_store, trust, self._signer, ledger, clock, randomness)
+        rotations = RotationLimit(clock, config.key_rotations_per_hour_max)
+        keys = SigningKeys(self._key_store, trust, self._signer, ledger, clock, randomness, rotations)
         limits = ServiceLimits(config.open_per_organisation_max, config.downloads_max, config.lease_s)
         plans = services.find(Plans)
         service = ExportService(store, bundles, ledger, clock, randomness, limits, plans)

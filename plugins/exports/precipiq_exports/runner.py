@@ -16,8 +16,8 @@ from precipiq_contracts.errors import PrecipiqError, Unavailable, VaultRefused
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
 from precipiq_exports.errors import KeyUnanchored, UnauthenticEntry
-from precipiq_exports.job_store import JobStore, Lease
-from precipiq_exports.jobs import BACKOFF_MAX_S, Failure, Job
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import BACKOFF_MAX_S, Failure, Job, Lease
 from precipiq_exports.leases import LeaseKeeper, LeaseLost, LeaseObserver, Progress
 from precipiq_exports.maker import BundleMaker, MadeBundle
 from precipiq_exports.metrics import ExportMetrics
@@ -66,7 +66,8 @@ class ExportRunner:
         self._metrics = metrics
         self._limits = limits
         self._news = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Job] = {}
+        self._last_org = ""
 
     def wake(self) -> None:
         """Claim at once: an export was requested."""
@@ -84,7 +85,7 @@ class ExportRunner:
         )
 
     async def _leave_all(self) -> None:
-        for task in self._running:
+        for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
@@ -95,11 +96,12 @@ class ExportRunner:
                 return
             # A bare task: it ends with its export, and an expired lease shows other processes that it died.
             task = asyncio.create_task(self._work_unattended(job))
-            self._running.add(task)
+            self._running[task] = job
+            self._last_org = job.chain.org_id
             task.add_done_callback(self._note_end)
 
     async def _claim(self) -> Job | None:
-        """An abandoned export, else the oldest one that waits."""
+        """An abandoned export, else the one whose turn it is. ``test`` leaves a place to ``live``."""
         now_us, until_us = self._clock.now_us(), self._keeper.until_us()
         for beat in self._observer.abandoned(await self._store.beats()):
             job = await self._store.take_over(self.owner, beat, now_us, until_us)
@@ -107,11 +109,18 @@ class ExportRunner:
                 return job
         if not await self._store.has_open(now_us):
             return None
-        each = self._limits.running_per_organisation_max
-        return await self._store.claim(self.owner, now_us, until_us, per_organisation_max=each)
+        tests = sum(running.chain.environment == "test" for running in self._running.values())
+        return await self._store.claim(
+            self.owner,
+            now_us,
+            until_us,
+            per_organisation_max=self._limits.running_per_organisation_max,
+            after_org=self._last_org,
+            tests=tests < max(self._limits.running_max - 1, 1),
+        )
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("export failed unexpectedly", exc_info=error)
         self.wake()

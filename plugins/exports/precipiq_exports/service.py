@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from precipiq_contracts.plans import Plans
 from precipiq_core.outbox import OutboxEvent
 from precipiq_exports import kinds
 from precipiq_exports.errors import ExportExpired, ExportNotReady, TooManyExports
-from precipiq_exports.job_store import JobStore, Lease
-from precipiq_exports.jobs import Job, Request
+from precipiq_exports.job_store import JobStore
+from precipiq_exports.jobs import Job, Lease, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ExportService:
         self._randomness = randomness
         self._limits = limits
         self._plans = plans
-        self._downloads = 0
+        self._downloads: Counter[str] = Counter()
         self.on_change: Callable[[], None] = lambda: None
 
     async def request(self, chain: Chain, request: Request, actor: str, key: str | None = None) -> tuple[Job, bool]:
@@ -120,7 +121,7 @@ class ExportService:
             raise ExportExpired
         if job.status != "completed":
             raise ExportNotReady(f"the export is {job.status}: it has no bundle to download")
-        if self._downloads >= self._limits.downloads_max:
+        if not self._may_download(chain.org_id):
             raise Unavailable("too many bundles are downloaded; try again", retry_after_s=10)
         size_bytes = await self._bundles.size(job.bundle)
         if size_bytes != job.size_bytes:
@@ -130,13 +131,21 @@ class ExportService:
 
     async def read(self, job: Job, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes of its bundle from ``start`` to before ``end``. ``Downloads.begin`` precedes their leaving."""
-        self._downloads += 1
+        org_id = job.chain.org_id
+        self._downloads[org_id] += 1
         try:
             async with aclosing(self._bundles.read(job.bundle, start, end)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
-            self._downloads -= 1
+            self._downloads[org_id] -= 1
+            if not self._downloads[org_id]:
+                del self._downloads[org_id]
+
+    def _may_download(self, org_id: str) -> bool:
+        """One organisation has at most half of the places."""
+        most = self._limits.downloads_max
+        return self._downloads.total() < most and self._downloads[org_id] < max(most // 2, 1)
 
     async def deliver_events(self) -> None:
         """Seal the waiting events. An event that cannot be sealed now stays durable, and is tried again."""

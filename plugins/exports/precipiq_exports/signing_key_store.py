@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_contracts.errors import Conflict
 from precipiq_contracts.vault import WrappedSecret
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_macs.row_macs import RowMacs, SealedValues
 
 _COLUMNS = "key_id, org_id, environment, public_key, wrapped_key, created_us, retired_us, replaces, announced_seq, mac"

@@ -16,6 +16,7 @@ from precipiq_contracts.errors import IdempotencyConflict, Unavailable
 from precipiq_contracts.ledger import Ledger
 from precipiq_exports.errors import KeyUnanchored
 from precipiq_exports.kinds import KEY_CREATED, KEY_ROTATED
+from precipiq_exports.rotation_limit import RotationLimit
 from precipiq_exports.signer import Signer, fingerprint, public_key_pem
 from precipiq_exports.signing_key_store import SigningKey, SigningKeyStore, context_of
 from precipiq_exports.signing_key_trust import AnnouncedKeys, SigningKeyTrust
@@ -38,13 +39,16 @@ class SigningKeys:
         ledger: Ledger,
         clock: Clock,
         randomness: Randomness,
+        rotations: RotationLimit | None = None,
     ) -> None:
+        """``rotations``: None where the operator alone rotates."""
         self._store = store
         self._trust = trust
         self._signer = signer
         self._ledger = ledger
         self._clock = clock
         self._randomness = randomness
+        self._rotations = rotations
 
     async def current(self, chain: Chain) -> SigningKey:
         """The chain's key; makes a missing key, and announces it in the chain.
@@ -67,10 +71,17 @@ class SigningKeys:
         raise Unavailable("the signing key was replaced meanwhile; try again")
 
     async def rotate(self, chain: Chain, actor: str) -> SigningKey:
-        """Replace the chain's key by a new one, and forget the old private half. Raises as :meth:`current`.
+        """Replace the chain's key by a new one, and forget the old private half.
 
-        A key whose row is gone, or retired by somebody else, is replaced too.
+        A key whose row is gone, or retired by somebody else, is replaced too. Raises as :meth:`current`, and
+        ``RateLimited`` while the chain rotates or when it did too often: before a key is made, which costs most.
         """
+        if self._rotations is None:
+            return await self._rotate(chain, actor)
+        with self._rotations.admit(chain):
+            return await self._rotate(chain, actor)
+
+    async def _rotate(self, chain: Chain, actor: str) -> SigningKey:
         said = await self._trust.said(chain)
         if said.current is not None and await self._store.active(chain) is None:
             new = await self._generate(chain, said.current)

@@ -40,7 +40,10 @@ class LedgerConfig(PluginConfig):
     verify_inline_entries_max: int = Field(
         2000, ge=0, description="chains up to this long are verified without a process"
     )
-    verify_concurrency_max: int = Field(2, ge=1, description="verifications at the same time; more are told to wait")
+    verify_concurrency_max: int = Field(
+        2, ge=1, description="verifications at the same time, in turns; of one organisation one fewer, but one at least"
+    )
+    verify_queue_max: int = Field(100, ge=1, description="verifications that wait; more are told to try again")
     sweep_enabled: bool = Field(True, description="verify all chains continually while serving")
     sweep_interval_s: float = Field(30.0, gt=0, description="time between looks for new entries to verify, seconds")
     sweep_within_s: float = Field(

@@ -15,6 +15,7 @@ from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.followers import Follower
 from precipiq_core.heads import heads_of
 from precipiq_ledger.service import LedgerService
+from precipiq_work.turns import Turns
 
 log = structlog.get_logger("precipiq.ledger")
 
@@ -25,7 +26,7 @@ _REMEMBERED_CHAINS_MAX = 100_000
 class RunnerLimits:
     """``delay_s``: how long a growing chain gathers entries first. ``sweep_s``: between looks at all heads.
 
-    ``running_max``: chains that followers catch up with at the same time.
+    ``running_max``: chains that followers catch up with at the same time; organisations take turns, and none has all.
     """
 
     delay_s: float
@@ -41,6 +42,9 @@ class FollowerRunner:
         self._followers = followers
         self._limits = limits
         self._grown: dict[Chain, None] = {}
+        self._turns = Turns(limits.running_max, _REMEMBERED_CHAINS_MAX, kept_free=1)
+        self._running: dict[Chain, asyncio.Task[None]] = {}
+        self._grown_again: set[Chain] = set()
         self._news = asyncio.Event()
         self._seen: dict[Chain, int] = {}
         self._failing: set[str] = set()
@@ -72,7 +76,7 @@ class FollowerRunner:
             every_s=sweep_s,
             failing="followers are not told of grown chains",
             wake=self._news,
-            round_s_max=None,  # a follower takes as long as the longest chain that is new to it
+            final=self._leave_all,
         )
         reporting = background(
             "ledger.followers_behind", self._report_behind, every_s=sweep_s, failing="followers are behind"
@@ -101,14 +105,31 @@ class FollowerRunner:
             return
         await asyncio.sleep(self._limits.delay_s)
         chains, self._grown = list(self._grown), {}
-        gate = asyncio.Semaphore(self._limits.running_max)
+        for chain in chains:
+            if chain in self._running:
+                self._grown_again.add(chain)
+            elif len(self._running) < _REMEMBERED_CHAINS_MAX:
+                # A bare task: the longest chain must not keep the next round, and so the others, waiting.
+                self._running[chain] = asyncio.create_task(self._catch_up_chain(chain))
+            else:
+                self._grown[chain] = None
 
-        async def catch_up(chain: Chain) -> None:
-            async with gate:
+    async def _catch_up_chain(self, chain: Chain) -> None:
+        try:
+            async with self._turns.of(chain):
                 for name, follower in self._followers.items():
                     await self._catch_up(name, follower, chain)
+        finally:
+            del self._running[chain]
+            if chain in self._grown_again:
+                self._grown_again.discard(chain)
+                self.note(chain)
 
-        await asyncio.gather(*map(catch_up, chains))
+    async def _leave_all(self) -> None:
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _catch_up(self, name: str, follower: Follower, chain: Chain) -> None:
         try:

@@ -116,6 +116,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
             config.verify_inline_entries_max,
             config.verify_concurrency_max,
             config.checkpoint_signatures_max,
+            config.verify_queue_max,
         )
         self._files = files
         self._age = AnchorAge(clock, max(config.checkpoint_stale_s, ROUNDS_MISSED_MAX * config.checkpoint_interval_s))
@@ -137,8 +138,7 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
         services.provide(Integrity, integrity)
         services.provide(RowTrust, self._rows)
         services.provide(CheckpointFiles, files)
-        master_key = services.get(MasterKey)
-        bound = NoRequestKeys() if database is None else StoredRequestKeys(database, master_key, clock)
+        bound = NoRequestKeys() if database is None else StoredRequestKeys(database, services.get(MasterKey), clock)
         services.provide(RequestKeys, bound)
 
     def gather(self, hooks: Hooks, services: Services) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hmac
 from functools import cached_property
 
-from precipiq_chain.chain_columns import chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Statement
 from precipiq_contracts.errors import IdempotencyConflict
 from precipiq_contracts.vault import MasterKey
+from precipiq_core.chain_columns import chain_values
 
 KEY_PURPOSE = "precipiq/request-keys/1"
 

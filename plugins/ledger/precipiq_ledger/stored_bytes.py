@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from precipiq_chain.chain_columns import chain_values
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Entry, PreparedDraft
 from precipiq_contracts.database import Database, Row, Statement
 from precipiq_contracts.entry_store import EntryReader
 from precipiq_contracts.plans import Plans
+from precipiq_core.chain_columns import chain_values
 from precipiq_ledger.errors import QuotaExceeded
 
 ROUND_S = 5.0

@@ -26,10 +26,12 @@ from precipiq_ledger.sweep_memory import Seen, with_memory
 from precipiq_ledger.verify_worker import Task
 from precipiq_macs.entry_macs import PURPOSE, MacCheck
 from precipiq_work.child_process import ChildProcess, Role
+from precipiq_work.turns import Turns
 
 Progress = Callable[[int], None]
 
-_WAIT_FOR_A_PLACE_S = 10.0
+_WAIT_FOR_A_TURN_S = 4.0  # before a late answer has begun with a status 200, beyond which it cannot be refused
+_FULL = "too many verifications are waiting; try again"
 _SILENT_S_MAX = 600.0
 _ROLE = Role(
     "a verifying process",
@@ -47,6 +49,7 @@ class VerifierLimits:
     inline_entries_max: int
     concurrency_max: int
     checkpoint_signatures_max: int
+    waiting_max: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class _Range:
 
 
 class Verifier:
-    """Verifies chains; at most ``concurrency_max`` at a time.
+    """Verifies chains; at most ``concurrency_max`` at a time. No organisation, and no ``test``, ever has all places.
 
     ``check_of``: gives the check of a chain's MACs; by itself, every entry must have one. ``remembered``: see
     ``SweepMemory``.
@@ -88,7 +91,7 @@ class Verifier:
         self._watch = watch
         self._files = files
         self._limits = limits
-        self._places = asyncio.Semaphore(limits.concurrency_max)
+        self._turns = Turns(limits.concurrency_max, limits.waiting_max, _FULL, kept_free=1)
 
     async def verify(
         self,
@@ -106,14 +109,14 @@ class Verifier:
         later entry. A chain or range without an entry is no success: ``CHECKED_ZERO``, or ``ORG_MISSING``.
         """
         try:
-            async with asyncio.timeout(_WAIT_FOR_A_PLACE_S):
-                await self._places.acquire()
+            async with asyncio.timeout(_WAIT_FOR_A_TURN_S):
+                await self._turns.take(chain)
         except TimeoutError:
             raise Unavailable("too many verifications are running; try again", retry_after_s=10) from None
         try:
             return await self._verify(_Range(auditor, chain, from_seq, through_seq), progress)
         finally:
-            self._places.release()
+            self._turns.give_back(chain)
 
     async def _check_all(self, chain: Chain) -> MacCheck:
         return MacCheck(await asyncio.to_thread(self._master_key.derive, PURPOSE))

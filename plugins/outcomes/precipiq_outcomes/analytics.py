@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from precipiq_contracts.chain import Chain
@@ -15,9 +16,11 @@ from precipiq_outcomes.amounts import cents
 from precipiq_outcomes.errors import MultiCurrency
 from precipiq_outcomes.fold import EVERYBODY, Group
 from precipiq_outcomes.liability import Circumstances, Estimate, RiskModel, estimate
+from precipiq_outcomes.off_loop import off_loop
 from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.spans import Interval, cover, floor, next_start
 from precipiq_outcomes.sums import Groups, Sums, Totals
+from precipiq_work.turns import Turns
 
 REVENUE, COST = "revenue", "cost"
 
@@ -48,7 +51,10 @@ class Exposure:
 
 
 class Analytics:
-    """Answers from the sums; every answer reflects all entries written before its request."""
+    """Answers from the sums; every answer reflects all entries written before its request.
+
+    ``turns``: of questions, which may be about very many agents; each raises ``Unavailable`` when too many wait.
+    """
 
     def __init__(
         self,
@@ -59,6 +65,7 @@ class Analytics:
         *,
         default_currency: str,
         timeline_points_max: int,
+        turns: Turns,
     ) -> None:
         self._sums = sums
         self._projection = projection
@@ -66,22 +73,38 @@ class Analytics:
         self._clock = clock
         self._default_currency = default_currency
         self._timeline_points_max = timeline_points_max
+        self._turns = turns
 
     async def profit_and_loss(self, chain: Chain, asked: Range, currency: str | None) -> dict[str, Any]:
         """Linked money by the time it moved; decisions and their exposure by the time they were taken.
 
         Raises ``MultiCurrency`` when the range has several currencies and the caller names none.
         """
+        async with self._turns.of(chain):
+            return await self._profit_and_loss(chain, asked, currency)
+
+    async def _profit_and_loss(self, chain: Chain, asked: Range, currency: str | None) -> dict[str, Any]:
         await self._projection.current(chain)
         pieces = cover(asked.start_us, asked.end_us)
         totals = await self._sums.money(chain, pieces, asked.agent_id)
         groups = await self._sums.groups(chain)
         decisions = await self._sums.decisions(chain, pieces, asked.agent_id, groups)
+        exposures = await self._exposures(chain, decisions, groups)
+        counted = partial(self._add_up, asked, totals, decisions, exposures, currency)
+        return await off_loop(len(decisions) + len(totals.links), counted)
+
+    def _add_up(
+        self,
+        asked: Range,
+        totals: Totals,
+        decisions: Mapping[Group, int],
+        exposures: Sequence[Exposure],
+        currency: str | None,
+    ) -> dict[str, Any]:
         whose = asked.agent_id or EVERYBODY
         currency = currency or self._only_currency(totals, whose)
         revenue = totals.amounts.get((currency, REVENUE, whose), 0)
         cost = totals.amounts.get((currency, COST, whose), 0)
-        exposures = await self._exposures(chain, decisions, groups)
         links = sum(count for (of, _, agent), count in totals.links.items() if of == currency and agent == whose)
         return {
             "currency": currency,
@@ -104,6 +127,12 @@ class Analytics:
         Raises ``MultiCurrency`` and ``ValidationFailed`` (too many intervals).
         """
         starts = self._starts(asked, interval)
+        async with self._turns.of(chain):
+            return await self._timeline(chain, asked, interval, currency, starts)
+
+    async def _timeline(
+        self, chain: Chain, asked: Range, interval: Interval, currency: str | None, starts: Sequence[int]
+    ) -> dict[str, Any]:
         await self._projection.current(chain)
         end = next_start(interval, starts[-1])
         money = await self._sums.money_by_day(chain, starts[0], end, asked.agent_id)
@@ -140,20 +169,20 @@ class Analytics:
 
     async def liability(self, chain: Chain, asked: Range, action_type: str | None) -> dict[str, Any]:
         """The exposure of a range's decisions, in all and by agent and type of action, the highest first."""
+        async with self._turns.of(chain):
+            return await self._liability(chain, asked, action_type)
+
+    async def _liability(self, chain: Chain, asked: Range, action_type: str | None) -> dict[str, Any]:
         await self._projection.current(chain)
         groups = await self._sums.groups(chain)
         pieces = cover(asked.start_us, asked.end_us)
         decisions = await self._sums.decisions(chain, pieces, asked.agent_id, groups)
         wanted = {group: n for group, n in decisions.items() if action_type in (None, group.action_type)}
         exposures = await self._exposures(chain, wanted, groups)
-        by_pair: dict[tuple[str, str], list[Exposure]] = defaultdict(list)
-        for item in exposures:
-            by_pair[item.group.agent_id, item.group.action_type].append(item)
-        pairs = [_pair_record(agent, action, items) for (agent, action), items in by_pair.items()]
-        pairs.sort(key=lambda pair: (-Decimal(pair["estimated_exposure"]), pair["agent_id"], pair["action_type"]))
+        summed, pairs = await off_loop(exposures, lambda: (_sum_record(exposures), _by_pair(exposures)))
         return {
             "currency": self._model.currency,
-            **_sum_record(exposures),
+            **summed,
             "by_agent_and_action": pairs,
             "start": format_moment(asked.start_us),
             "end": format_moment(asked.end_us),
@@ -171,17 +200,7 @@ class Analytics:
         if not decisions:
             return []
         losses = await self._sums.losses(chain)
-        past: dict[tuple[str, str], int] = defaultdict(int)
-        for group, count in groups.values():
-            past[group.agent_id, group.action_type] += count
-        found = []
-        for group, count in decisions.items():
-            pair = (group.agent_id, group.action_type)
-            facts = Circumstances(
-                group.action_type, group.low_confidence, group.human_in_loop, past[pair], losses.get(pair, 0)
-            )
-            found.append(Exposure(group, count, estimate(self._model, facts)))
-        return found
+        return await off_loop(groups, partial(_estimate_all, self._model, decisions, groups, losses))
 
     def _only_currency(self, totals: Totals, whose: str) -> str:
         found = sorted({of for (of, _, agent), links in totals.links.items() if agent == whose and links})
@@ -205,6 +224,31 @@ class Analytics:
                 problem = f"makes more than {self._timeline_points_max} intervals"
                 raise ValidationFailed(details={"start": [problem]})
         return starts
+
+
+def _estimate_all(
+    model: RiskModel, decisions: Mapping[Group, int], groups: Groups, losses: Mapping[tuple[str, str], int]
+) -> list[Exposure]:
+    past: dict[tuple[str, str], int] = defaultdict(int)
+    for group, count in groups.values():
+        past[group.agent_id, group.action_type] += count
+    found = []
+    for group, count in decisions.items():
+        pair = (group.agent_id, group.action_type)
+        facts = Circumstances(
+            group.action_type, group.low_confidence, group.human_in_loop, past[pair], losses.get(pair, 0)
+        )
+        found.append(Exposure(group, count, estimate(model, facts)))
+    return found
+
+
+def _by_pair(exposures: Sequence[Exposure]) -> list[dict[str, Any]]:
+    by_pair: dict[tuple[str, str], list[Exposure]] = defaultdict(list)
+    for item in exposures:
+        by_pair[item.group.agent_id, item.group.action_type].append(item)
+    pairs = [_pair_record(agent, action, items) for (agent, action), items in by_pair.items()]
+    pairs.sort(key=lambda pair: (-Decimal(pair["estimated_exposure"]), pair["agent_id"], pair["action_type"]))
+    return pairs
 
 
 def _top_agents(totals: Totals, currency: str, decisions: Mapping[Group, int]) -> list[dict[str, Any]]:

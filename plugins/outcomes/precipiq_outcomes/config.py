@@ -75,6 +75,10 @@ class OutcomesConfig(PluginConfig):
         10.0, gt=0, description="how long a read waits for a chain that is still being taken in, seconds"
     )
     timeline_points_max: int = Field(1000, ge=1, le=10_000, description="intervals of one timeline")
+    questions_at_once_max: int = Field(
+        2, ge=1, description="analytics at the same time, in turns; of one organisation one fewer, but one at least"
+    )
+    questions_queue_max: int = Field(1000, ge=1, description="analytics that wait; more are told to try again")
     estimate_interval_s: float = Field(
         1.0, gt=0, description="time between looks for estimates that a link may have changed, seconds"
     )

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_chain.chain_format import parse_statement
 from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import SYSTEM, Chain, Draft
@@ -18,6 +17,7 @@ from precipiq_contracts.clock import Clock
 from precipiq_contracts.database import Database, Scalar, Statement
 from precipiq_contracts.errors import IdempotencyConflict, PrecipiqError, Unavailable
 from precipiq_contracts.ledger import Ledger
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_outcomes.amounts import scale
 from precipiq_outcomes.analytics import Analytics
 from precipiq_outcomes.fold import group_of

@@ -33,6 +33,7 @@ from precipiq_outcomes.service import LinkService
 from precipiq_outcomes.set_aside import SetAside
 from precipiq_outcomes.sums import Sums
 from precipiq_work.off_loop import OffLoop
+from precipiq_work.turns import Turns
 
 if TYPE_CHECKING:
     import click
@@ -44,6 +45,8 @@ _COLUMNS = ("org_id", "environment")
 _TENANT_TABLES: dict[str, tuple[str, str | None]] = dict.fromkeys(
     ("outcome_cursors", "outcome_stale", *TABLES), _COLUMNS
 )
+
+_FULL = "too many questions to the analytics are waiting; try again"
 
 
 class OutcomesPlugin(PluginBase[OutcomesConfig]):
@@ -72,6 +75,7 @@ class OutcomesPlugin(PluginBase[OutcomesConfig]):
             clock,
             default_currency=config.default_currency,
             timeline_points_max=config.timeline_points_max,
+            turns=Turns(config.questions_at_once_max, config.questions_queue_max, _FULL, kept_free=1),
         )
         self._estimator = Estimator(
             database, analytics, ledger, clock, set_aside, currency=risk.currency, interval_s=config.estimate_interval_s

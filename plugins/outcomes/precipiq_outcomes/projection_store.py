@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from precipiq_chain.chain_columns import chain_in, chain_values
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import ColumnType, Database, Row, Scalar, Statement
+from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_outcomes import link_rows
 from precipiq_outcomes.fold import Changes, Money, MoneyKey
 from precipiq_outcomes.json_rows import rows_as_json, texts_in

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, cast
 
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_outcomes.fold import EVERYBODY, Group
+from precipiq_outcomes.off_loop import off_loop
 from precipiq_outcomes.spans import FIRST_US, LAST_US, Piece
 
 Groups: TypeAlias = Mapping[str, tuple[Group, int]]
@@ -41,8 +43,7 @@ class Sums:
             if rows is None:
                 await self._add_rest(chain, piece, agent_id, totals)
                 continue
-            for row in rows:
-                _add(totals, row, str(row["agent_id"]), int(str(row["amount"])), cast("int", row["links"]))
+            await off_loop(rows, partial(_add_all, totals, rows))
         return totals
 
     async def money_by_day(
@@ -69,7 +70,7 @@ class Sums:
         self, chain: Chain, pieces: list[Piece], agent_id: str | None, groups: Groups
     ) -> Mapping[Group, int]:
         """The number of decisions, by group. ``groups``: the result of :meth:`groups`."""
-        counts: dict[str, int] = defaultdict(int)
+        found: list[Row] = []
         for piece in pieces:
             if piece.span:
                 sql = (
@@ -82,10 +83,8 @@ class Sums:
                     "WHERE decided_us >= :start AND decided_us < :end GROUP BY group_id"
                 )
             values = _bounds(piece) if piece.span is None else {**_bounds(piece), "span": piece.span}
-            for row in await self._database.fetch_as(chain, Statement(sql, values)):
-                counts[str(row["group_id"])] += cast("int", row["decisions"])
-        found = {groups[group_id][0]: count for group_id, count in counts.items() if group_id in groups}
-        return {group: count for group, count in found.items() if agent_id in (None, group.agent_id)}
+            found += await self._database.fetch_as(chain, Statement(sql, values))
+        return await off_loop(found, partial(_count, found, groups, agent_id))
 
     async def decisions_by_day(
         self, chain: Chain, start_us: int, end_us: int, agent_id: str | None
@@ -102,18 +101,8 @@ class Sums:
     async def groups(self, chain: Chain) -> Groups:
         """Every group by its id, with its number of decisions."""
         sql = "SELECT group_id, agent_id, action_type, low_confidence, human_in_loop, decisions FROM outcome_groups"
-        return {
-            str(row["group_id"]): (
-                Group(
-                    str(row["agent_id"]),
-                    str(row["action_type"]),
-                    bool(row["low_confidence"]),
-                    bool(row["human_in_loop"]),
-                ),
-                cast("int", row["decisions"]),
-            )
-            for row in await self._database.fetch_as(chain, Statement(sql))
-        }
+        rows = await self._database.fetch_as(chain, Statement(sql))
+        return await off_loop(rows, partial(_groups, rows))
 
     async def of_pair(self, chain: Chain, agent_id: str, action_type: str) -> tuple[int, int]:
         """The number of that agent's decisions of that type, and of those with a cost or liability link."""
@@ -131,7 +120,7 @@ class Sums:
         """(agent, type of action) -> its decisions that have an active cost or liability link."""
         sql = "SELECT agent_id, action_type, decisions FROM outcome_losses"
         rows = await self._database.fetch_as(chain, Statement(sql))
-        return {(str(row["agent_id"]), str(row["action_type"])): cast("int", row["decisions"]) for row in rows}
+        return await off_loop(rows, partial(_losses, rows))
 
     async def _spans_money(self, chain: Chain, piece: Piece, agent_id: str | None) -> list[Row]:
         sql = (
@@ -154,13 +143,47 @@ class Sums:
             "GROUP BY currency, link_type, agent_id, event_id, amount"
         )
         values = _bounds(piece) if agent_id is None else {**_bounds(piece), "agent_id": agent_id}
-        seen: set[tuple[str, str]] = set()
-        for row in await self._database.fetch_as(chain, Statement(sql, values)):
-            amount, links = int(str(row["amount"])), cast("int", row["links"])
-            _add(totals, row, str(row["agent_id"]), amount, links)
-            event = (str(row["event_id"]), str(row["link_type"]))
-            _add(totals, row, EVERYBODY, 0 if event in seen else amount, links)
-            seen.add(event)
+        rows = await self._database.fetch_as(chain, Statement(sql, values))
+        await off_loop(rows, partial(_add_events, totals, rows))
+
+
+def _groups(rows: Sequence[Row]) -> Groups:
+    return {
+        str(row["group_id"]): (
+            Group(
+                str(row["agent_id"]), str(row["action_type"]), bool(row["low_confidence"]), bool(row["human_in_loop"])
+            ),
+            cast("int", row["decisions"]),
+        )
+        for row in rows
+    }
+
+
+def _losses(rows: Sequence[Row]) -> dict[tuple[str, str], int]:
+    return {(str(row["agent_id"]), str(row["action_type"])): cast("int", row["decisions"]) for row in rows}
+
+
+def _count(rows: Sequence[Row], groups: Groups, agent_id: str | None) -> dict[Group, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for row in rows:
+        counts[str(row["group_id"])] += cast("int", row["decisions"])
+    found = {groups[group_id][0]: count for group_id, count in counts.items() if group_id in groups}
+    return {group: count for group, count in found.items() if agent_id in (None, group.agent_id)}
+
+
+def _add_all(totals: Totals, rows: Sequence[Row]) -> None:
+    for row in rows:
+        _add(totals, row, str(row["agent_id"]), int(str(row["amount"])), cast("int", row["links"]))
+
+
+def _add_events(totals: Totals, rows: Sequence[Row]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        amount, links = int(str(row["amount"])), cast("int", row["links"])
+        _add(totals, row, str(row["agent_id"]), amount, links)
+        event = (str(row["event_id"]), str(row["link_type"]))
+        _add(totals, row, EVERYBODY, 0 if event in seen else amount, links)
+        seen.add(event)
 
 
 def _add(totals: Totals, row: Row, agent_id: str, amount: int, links: int) -> None:

@@ -1,7 +1,8 @@
 """The PostgreSQL database: plain reads, tenant reads, transactions, and connections for drivers.
 
-Every piece of work runs to its end in a task of its own, even when the caller is cancelled: a cancelled request
-leaves no half transaction, no lock and no lost connection.
+Every piece of work that writes runs to its end in a task of its own, even when the caller is cancelled: a cancelled
+request leaves no half transaction, no lock and no lost connection. A tenant's read ends with its caller, also in the
+database. Organisations take turns to read, and a third of the connections is not for tenants' reads.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -24,30 +26,29 @@ from precipiq_postgres.address import PostgresAddress
 from precipiq_postgres.check import check_deployment
 from precipiq_postgres.config import PostgresConfig
 from precipiq_postgres.errors import (
-    UNKNOWN_OUTCOME,
     ConnectionLost,
     NoConnection,
     is_deadlock,
-    translate,
     translate_errors,
 )
 from precipiq_postgres.guards import read_schema
 from precipiq_postgres.roles import READ_COMMITTED, Roles, begin_as
 from precipiq_postgres.statements import fetch_rows
+from precipiq_postgres.transactions import Work, drop, in_transaction, is_calm
 from precipiq_schema.schema_state import SchemaState
+from precipiq_work.turns import Turns
 
 if TYPE_CHECKING:
     from precipiq_postgres.databases_library import PostgresConnections
 
 T = TypeVar("T")
 
-Work = Callable[[asyncpg.Connection], Awaitable[T]]
-
 log = structlog.get_logger("precipiq.database")
 
 _DEADLOCK_ATTEMPTS = 5
 _READ_PAUSES_S = (0.0, 0.05)
 _CLOSE_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 3.0
 _COMMAND_TIMEOUT_S = 20.0  # beyond the server's own limit of a statement: the server is gone
 
 
@@ -61,6 +62,9 @@ class PostgresDatabase:
         self.roles = Roles(self.address.role)
         self._connections: PostgresConnections | None = None
         self._running: set[asyncio.Task[Any]] = set()
+        reads_max = settings.connections_max - max(settings.connections_max // 3, 1)
+        full = "too many reads are waiting; try again"
+        self._reads = Turns(reads_max, settings.reader_queue_max, full, kept_free=reads_max // 2)
 
     def migrate(self, migrations: Sequence[Migration], *, post: bool = False) -> list[str]:
         """See ``MigratedDatabase.migrate``."""
@@ -128,15 +132,15 @@ class PostgresDatabase:
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch``."""
-        return await self._fetch(self.roles.begin_as_system(read_only=True), statement)
+        return await self._fetch(partial(self.read_in, self.roles.begin_as_system(read_only=True)), statement)
 
     async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
         """See ``Database.fetch_as``."""
-        return await self._fetch(begin_as(chain), statement)
+        return await self._fetch(partial(self.read_as, chain), statement)
 
-    async def _fetch(self, begin_read_only: str, statement: Statement) -> Sequence[Row]:
+    async def _fetch(self, read: Callable[[Work[list[Row]]], Awaitable[list[Row]]], statement: Statement) -> list[Row]:
         try:
-            return await self.read_in(begin_read_only, lambda connection: fetch_rows(connection, statement))
+            return await read(lambda connection: fetch_rows(connection, statement))
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
                 raise InternalError("a statement that reads must not write: use Database.transaction") from error
@@ -163,26 +167,42 @@ class PostgresDatabase:
         """See ``Database.ping``."""
         await self.run_statement("SELECT 1")
 
-    async def run_in(self, begin: str, work: Work[T]) -> T:
+    async def read_as(self, chain: Chain, work: Work[T]) -> T:
+        """As :meth:`read_in`, as that tenant and in its turn. A cancelled caller's statement is cancelled.
+
+        Raises ``Unavailable`` when too many reads of the chain, or in all, wait.
+        """
+        try:
+            async with asyncio.timeout(self.settings.connection_wait_s):
+                await self._reads.take(chain)
+        except TimeoutError:
+            raise NoConnection("no connection to the database in time; try again") from None
+        try:
+            return await self.read_in(begin_as(chain), work, ends_with_caller=True)
+        finally:
+            self._reads.give_back(chain)
+
+    async def run_in(self, begin: str, work: Work[T], *, ends_with_caller: bool = False) -> T:
         """Run the work inside the transaction that ``begin`` begins, again when it deadlocked. See :meth:`run`."""
         for attempt in range(_DEADLOCK_ATTEMPTS):
             try:
-                return await self.run(lambda connection: in_transaction(connection, begin, work))
+                transaction = partial(in_transaction, begin=begin, work=work)
+                return await self.run(transaction, ends_with_caller=ends_with_caller)
             except Unavailable as error:
                 if not is_deadlock(error) or attempt == _DEADLOCK_ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
-    async def read_in(self, begin_read_only: str, work: Work[T]) -> T:
+    async def read_in(self, begin_read_only: str, work: Work[T], *, ends_with_caller: bool = False) -> T:
         """As :meth:`run_in`, for work that only reads: a broken connection is replaced by another."""
         for pause_s in _READ_PAUSES_S:
             try:
-                return await self.run_in(begin_read_only, work)
+                return await self.run_in(begin_read_only, work, ends_with_caller=ends_with_caller)
             except NoConnection:
                 raise
             except ConnectionLost:
                 await asyncio.sleep(pause_s)
-        return await self.run_in(begin_read_only, work)
+        return await self.run_in(begin_read_only, work, ends_with_caller=ends_with_caller)
 
     async def run_statement(self, sql: str, *parameters: object) -> Any:
         """Run one statement that is a transaction by itself; gives its first value."""
@@ -195,8 +215,8 @@ class PostgresDatabase:
         """
         return await (self.run_in(begin, work) if self.settings.transaction_pooler else self.run(work))
 
-    async def run(self, work: Work[T]) -> T:
-        """Run the work with a connection, to its end even when the caller is cancelled.
+    async def run(self, work: Work[T], *, ends_with_caller: bool = False) -> T:
+        """Run the work with a connection, to its end even when the caller is cancelled, or else until then.
 
         ``work`` leaves no transaction open and sets nothing for the session. Raises ``Unavailable`` when the database
         cannot be reached (``ConnectionLost``) or is busy, ``Conflict`` when a constraint is violated.
@@ -206,7 +226,13 @@ class PostgresDatabase:
         task = asyncio.ensure_future(self._run(work))
         self._running.add(task)
         task.add_done_callback(self._note_end)
-        await asyncio.wait([task])
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            if ends_with_caller:
+                task.cancel()
+                await asyncio.wait([task], timeout=_STOP_TIMEOUT_S)
+            raise
         if task.cancelled():
             raise Unavailable("the database is being closed")
         return task.result()
@@ -223,43 +249,13 @@ class PostgresDatabase:
             async with self._connections.acquire(self.settings.connection_wait_s) as connection:
                 try:
                     return await work(connection)
-                except (TimeoutError, ConnectionLost, asyncio.CancelledError):
-                    _drop(connection)  # a server that does not answer would not obey a request to cancel
+                except asyncio.CancelledError:
+                    if not await is_calm(connection):
+                        drop(connection)
                     raise
-
-
-async def in_transaction(connection: asyncpg.Connection, begin: str, work: Work[T]) -> T:
-    """Run the work between ``begin`` (may be several statements) and COMMIT; undo it when it raises."""
-    try:
-        await connection.execute(begin)
-        result = await work(connection)
-    except (TimeoutError, asyncio.CancelledError):
-        raise  # there is no answer: a ROLLBACK would wait once more; the connection is dropped
-    except BaseException:
-        await _roll_back(connection)
-        raise
-    with translate_errors():
-        try:
-            status = await connection.execute("COMMIT")
-        except Exception as error:
-            if isinstance(translate(error), ConnectionLost):
-                raise ConnectionLost(UNKNOWN_OUTCOME) from error
-            raise
-    if status != "COMMIT":
-        raise InternalError("a transaction went on after a failed statement")
-    return result
-
-
-async def _roll_back(connection: asyncpg.Connection) -> None:
-    try:
-        await connection.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-        _drop(connection)
-
-
-def _drop(connection: asyncpg.Connection) -> None:
-    with suppress(asyncpg.InterfaceError):  # a broken connection has left the pool already
-        connection.terminate()
+                except (TimeoutError, ConnectionLost):
+                    drop(connection)  # a server that does not answer would not obey a request to cancel
+                    raise
 
 
 def _location(reference: SecretReference | None) -> SecretLocation | None:

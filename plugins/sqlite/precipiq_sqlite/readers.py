@@ -1,4 +1,7 @@
-"""A few threads that read, each with its own connections: one as the deployment, one as a tenant."""
+"""A few threads that read, each with its own connections: one as the deployment, one as a tenant.
+
+Organisations take turns, and none, and no ``test``, has more than half of the threads. A cancelled read ends.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,17 @@ from precipiq_contracts.database import Row, Statement
 from precipiq_contracts.errors import Unavailable
 from precipiq_sqlite.connection import is_connection_bad, translate, translate_errors
 from precipiq_sqlite.tenant import TenantConnection
+from precipiq_work.turns import Slots
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+_INTERRUPTED_AGAIN_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Job:
+    chain: Chain | None
     work: Callable[[sqlite3.Connection, TenantConnection], Any]
     future: asyncio.Future[Any]
 
@@ -39,9 +47,10 @@ class SqliteReaders:
     ) -> None:
         self._connect = connect
         self._connect_tenant = connect_tenant
-        self._queue_max = queue_max
         self._changed = threading.Condition()
-        self._waiting: deque[_Job] = deque()
+        full = "too many reads are waiting; try again"
+        self._slots: Slots[_Job] = Slots(threads_count, queue_max, full, kept_free=threads_count // 2)
+        self._ready: deque[_Job] = deque()
         self._closing = False
         self._readers = [_Reader(self) for _ in range(threads_count)]
 
@@ -62,33 +71,49 @@ class SqliteReaders:
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` in a thread with a connection that sees every tenant and can only read."""
-        return await self._submit(lambda plain, _: work(plain))
+        return await self._submit(None, lambda plain, _: work(plain))
 
     async def run_as(self, chain: Chain, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` in a thread with a connection that shows that chain's rows and nothing else."""
-        return await self._submit(lambda _, tenant: tenant.run(chain, work))
+        return await self._submit(chain, lambda _, tenant: tenant.run(chain, work))
 
     async def fetch_as(self, chain: Chain, statement: Statement) -> Sequence[Row]:
         """The rows of a plugin's statement, as :meth:`run_as` shows them."""
-        return await self._submit(lambda _, tenant: tenant.fetch(chain, statement))
+        return await self._submit(chain, lambda _, tenant: tenant.fetch(chain, statement))
 
-    def _submit(self, work: Callable[[sqlite3.Connection, TenantConnection], T]) -> asyncio.Future[T]:
+    async def _submit(self, chain: Chain | None, work: Callable[[sqlite3.Connection, TenantConnection], T]) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        job = _Job(chain, work, future)
         with self._changed:
             if self._closing:
                 raise Unavailable("the database is closed")
-            if len(self._waiting) >= self._queue_max:
-                raise Unavailable("too many reads are waiting; try again")
-            self._waiting.append(_Job(work, future))
-            self._changed.notify()
-        return future
+            if self._slots.enter(chain):
+                self._ready.append(job)
+                self._changed.notify()
+            else:
+                self._slots.wait(chain, job)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._withdraw(job)
+            raise
+
+    def _withdraw(self, job: _Job) -> None:
+        """The caller is gone: the read does not begin, or is interrupted until it has ended."""
+        with self._changed:
+            self._slots.withdraw(job.chain, job)
+            running = [reader for reader in self._readers if reader.job is job]
+            for reader in running:
+                reader.interrupt()
+        if running:  # it may have been between two statements
+            job.future.get_loop().call_later(_INTERRUPTED_AGAIN_S, self._withdraw, job)
 
     async def close(self) -> None:
         """End the reads that run, refuse those that wait, close the connections."""
         with self._changed:
             self._closing = True
-            refused = list(self._waiting)
-            self._waiting.clear()
+            refused = [*self._ready, *self._slots.refuse_all()]
+            self._ready.clear()
             self._changed.notify_all()
         for job in refused:
             if not job.future.done():
@@ -96,14 +121,23 @@ class SqliteReaders:
         for reader in self._readers:
             await asyncio.to_thread(reader.close)
 
-    def next_job(self) -> _Job | None:
-        """The next read, for a thread; None at the end."""
+    def next_job(self, reader: _Reader) -> _Job | None:
+        """The next read, for a thread that has ended the one before; None at the end."""
         with self._changed:
-            while not self._waiting:
+            if reader.job is not None:
+                self._hand_over(reader.job)
+                reader.job = None
+            while not self._ready:
                 if self._closing:
                     return None
                 self._changed.wait()
-            return self._waiting.popleft()
+            reader.job = self._ready.popleft()
+            return reader.job
+
+    def _hand_over(self, ended: _Job) -> None:
+        heir = self._slots.leave(ended.chain)
+        if heir is not None:
+            self._ready.append(heir[1])
 
     def connect(self) -> tuple[sqlite3.Connection, TenantConnection]:
         """Opens the connections of one thread."""
@@ -119,6 +153,7 @@ class _Reader:
     def __init__(self, pool: SqliteReaders) -> None:
         self._pool = pool
         self._connections: tuple[sqlite3.Connection, TenantConnection] | None = None
+        self.job: _Job | None = None
         self.thread = threading.Thread(target=self._run, name="precipiq-sqlite-reader", daemon=True)
 
     def open(self) -> tuple[sqlite3.Connection, TenantConnection]:
@@ -128,16 +163,20 @@ class _Reader:
 
     def close(self) -> None:
         if self.thread.ident is not None:
-            connections = self._connections
-            if connections is not None:
-                with suppress(sqlite3.Error):
-                    connections[0].interrupt()
-                    connections[1].interrupt()
+            self.interrupt()
             self.thread.join()
         self._drop()
 
+    def interrupt(self) -> None:
+        """End the running statement, from any thread."""
+        connections = self._connections
+        if connections is not None:
+            with suppress(sqlite3.Error):
+                connections[0].interrupt()
+                connections[1].interrupt()
+
     def _run(self) -> None:
-        while (job := self._pool.next_job()) is not None:
+        while (job := self._pool.next_job(self)) is not None:
             if job.future.cancelled():
                 continue
             result, error = self._read(job)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_sqlite.connection import concerns_every_write, is_connection_bad, translate, translate_errors
+from precipiq_work.fair_queue import FairQueue
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -25,10 +27,12 @@ Handler: TypeAlias = Callable[[sqlite3.Connection, Sequence[ItemT]], Sequence[Re
 item alone, which must have had no effect. Its own error undoes the whole group; each item is then tried alone."""
 
 _CHECKPOINT_WAIT_MS = 250
+_FULL = "too many writes are waiting; try again"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Job:
+    chain: Chain | None
     item: Any
     rows: int
     future: asyncio.Future[Any]
@@ -38,7 +42,8 @@ class SqliteWriter:
     """Runs handlers in transactions (``BEGIN IMMEDIATE`` to ``COMMIT``), jobs of one handler together.
 
     ``queue_max``: jobs that may wait. ``group_rows_max``: rows that one transaction takes in. Handlers that wait take
-    turns. The thread is a daemon: a process that never closes the database can end.
+    turns, and so do the organisations whose items one handler takes. The thread is a daemon: a process that never
+    closes the database can end.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], *, queue_max: int, group_rows_max: int) -> None:
@@ -46,7 +51,7 @@ class SqliteWriter:
         self._queue_max = queue_max
         self._group_rows_max = group_rows_max
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[Handler[Any, Any], deque[_Job]] = OrderedDict()
+        self._waiting: OrderedDict[Handler[Any, Any], FairQueue[_Job]] = OrderedDict()
         self._waiting_count = 0
         self._closing = False
         self._connection: sqlite3.Connection | None = None
@@ -58,8 +63,10 @@ class SqliteWriter:
             self._connection = await asyncio.to_thread(self._connect)
         self._thread.start()
 
-    def submit(self, handler: Handler[ItemT, ResultT], item: ItemT, rows: int = 1) -> asyncio.Future[ResultT]:
-        """Have ``handler`` write ``item``; the result comes after the commit is durable.
+    def submit(
+        self, handler: Handler[ItemT, ResultT], item: ItemT, rows: int = 1, chain: Chain | None = None
+    ) -> asyncio.Future[ResultT]:
+        """Have ``handler`` write ``item``, for ``chain``; the result comes after the commit is durable.
 
         ``handler`` must be the same (equal) object for all items that may share a transaction. Cancelling the future
         before its turn withdraws the item, later it changes nothing. Raises ``Unavailable`` when the queue is full or
@@ -70,8 +77,10 @@ class SqliteWriter:
             if self._closing or not self._thread.is_alive():
                 raise Unavailable("the database is closed")
             if self._waiting_count >= self._queue_max:
-                raise Unavailable("too many writes are waiting; try again")
-            self._waiting.setdefault(handler, deque()).append(_Job(item, rows, future))
+                raise Unavailable(_FULL)
+            queue = self._waiting.get(handler) or FairQueue(self._queue_max, _FULL)
+            queue.add(chain, _Job(chain, item, rows, future))
+            self._waiting.setdefault(handler, queue)
             self._waiting_count += 1
             self._changed.notify()
         return future
@@ -110,8 +119,11 @@ class SqliteWriter:
             handler, queue = self._waiting.popitem(last=False)
             jobs: list[_Job] = []
             rows = 0
-            while queue and (not jobs or rows + queue[0].rows <= self._group_rows_max):
-                job = queue.popleft()
+            while (found := queue.peek()) is not None:
+                job = found[1]
+                if jobs and rows + job.rows > self._group_rows_max:
+                    break
+                queue.pop()
                 self._waiting_count -= 1
                 if not job.future.cancelled():
                     jobs.append(job)

@@ -1,20 +1,24 @@
-"""The capability ``KeyVault`` over AWS KMS: its calls run in threads, ``calls_max`` at the same time."""
+"""The capability ``KeyVault`` over AWS KMS: its calls run in threads, ``calls_max`` at the same time, in turns."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from contextlib import suppress
+from typing import TypeVar
 
 from precipiq_contracts.errors import Unavailable
 from precipiq_contracts.vault import Context
+from precipiq_core.chain_columns import chain_of_context
 from precipiq_vault_aws.kms import KmsAccess, KmsSettings
+from precipiq_work.turns import Turns
 
+_WAITING_MAX = 1_000
+_FULL = "too many secrets wait for AWS KMS; try again"
 _CHECKED = b"checked"
 _CHECK_CONTEXT = {"purpose": "check"}
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -26,6 +30,7 @@ class AwsVault:
         self._kms = KmsAccess(settings)
         # Threads of its own: while KMS does not answer, other parts must not lack threads.
         self._threads = ThreadPoolExecutor(settings.calls_max, thread_name_prefix="aws-kms")
+        self._turns = Turns(settings.calls_max, _WAITING_MAX, _FULL, kept_free=settings.calls_max // 2)
 
     def access(self) -> KmsAccess:
         """See ``KeyVault.access``."""
@@ -57,5 +62,19 @@ class AwsVault:
         """Refuse further calls; running calls end by themselves, within their timeouts."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        return await asyncio.wrap_future(self._threads.submit(call, *arguments, **named))
+    async def _in_thread(self, call: Callable[[bytes, Context], T], secret: bytes, context: Context) -> T:
+        """A call that has begun keeps its slot to its end, whether its caller waits or not."""
+        chain, loop = chain_of_context(context), asyncio.get_running_loop()
+        await self._turns.take(chain)
+
+        def end(_: object) -> None:
+            with suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(self._turns.give_back, chain)
+
+        try:
+            running = self._threads.submit(call, secret, context)
+        except BaseException:  # the threads are ended
+            self._turns.give_back(chain)
+            raise
+        running.add_done_callback(end)
+        return await asyncio.wrap_future(running)

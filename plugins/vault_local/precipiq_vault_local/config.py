@@ -23,4 +23,5 @@ class VaultLocalConfig(PluginConfig):
         description="make the key file at the first start when it is absent and nothing is wrapped yet; not where "
         "several machines serve",
     )
+    queue_max: int = Field(1000, ge=1, description="secrets that wait for the vault; more are told to try again")
     check_interval_s: float = Field(30.0, gt=0, description="time between looks whether the vault can serve, seconds")

@@ -33,7 +33,8 @@ class VaultLocalPlugin(PluginBase[VaultLocalConfig]):
         config = self.config
         randomness = services.get(Randomness)
         previous = tuple(reference.location for reference in config.previous_master_keys)
-        self._vault = LocalVault(LocalVaultAccess(config.master_key.location, previous, randomness))
+        access = LocalVaultAccess(config.master_key.location, previous, randomness)
+        self._vault = LocalVault(access, waiting_max=config.queue_max)
         ready = Gauge(
             "precipiq_vault_ready",
             "1: the vault has its master key",

@@ -10,6 +10,7 @@ from prometheus_client import Gauge
 from precipiq_contracts.background import Background
 from precipiq_contracts.errors import PrecipiqError, VaultRefused
 from precipiq_contracts.vault import Context
+from precipiq_core.chain_columns import chain_of_context
 from precipiq_vault_local.keys import KeyReport, LocalVaultAccess, key_id_in
 from precipiq_work.child_process import ChildProcess
 
@@ -17,11 +18,11 @@ log = structlog.get_logger("precipiq.vault")
 
 
 class LocalVault:
-    """See ``precipiq_contracts.vault.KeyVault``."""
+    """See ``precipiq_contracts.vault.KeyVault``. Organisations take turns; ``waiting_max``: calls that wait."""
 
-    def __init__(self, access: LocalVaultAccess) -> None:
+    def __init__(self, access: LocalVaultAccess, *, waiting_max: int = 1_000) -> None:
         self._access = access
-        self._process = ChildProcess(access)
+        self._process = ChildProcess(access, waiting_max=waiting_max)
         self._newest_key_id: bytes | None = None
 
     def access(self) -> LocalVaultAccess:
@@ -30,15 +31,15 @@ class LocalVault:
 
     async def wrap(self, secret: bytes, context: Context) -> bytes:
         """See ``KeyVault.wrap``."""
-        return self._note_newest(await self._process.call("wrap", secret, dict(context)))
+        return self._note_newest(await self._call("wrap", secret, context))
 
     async def unwrap(self, wrapped: bytes, context: Context) -> bytes:
         """See ``KeyVault.unwrap``."""
-        return bytes(await self._process.call("unwrap", wrapped, dict(context)))
+        return bytes(await self._call("unwrap", wrapped, context))
 
     async def rewrap(self, wrapped: bytes, context: Context) -> bytes:
         """See ``KeyVault.rewrap``."""
-        return self._note_newest(await self._process.call("rewrap", wrapped, dict(context)))
+        return self._note_newest(await self._call("rewrap", wrapped, context))
 
     def is_current(self, wrapped: bytes) -> bool:
         """See ``KeyVault.is_current``; False until :meth:`check` has succeeded, and for another vault's secrets."""
@@ -63,6 +64,10 @@ class LocalVault:
     async def close(self) -> None:
         """End the process that holds the keys."""
         await self._process.close()
+
+    async def _call(self, method: str, secret: bytes, context: Context) -> bytes:
+        result: bytes = await self._process.call(method, secret, dict(context), chain=chain_of_context(context))
+        return result
 
     def _note_newest(self, wrapped: bytes) -> bytes:
         self._newest_key_id = key_id_in(wrapped)

@@ -21,7 +21,9 @@ from precipiq_contracts.errors import InternalError, Unavailable
 from precipiq_postgres.entries.rows import erase_payload, is_stored, known_entries, prepare_append, read_head
 from precipiq_postgres.errors import UNKNOWN_OUTCOME, ConnectionLost
 from precipiq_postgres.roles import begin_as, literal
-from precipiq_postgres.service import PostgresDatabase, in_transaction
+from precipiq_postgres.service import PostgresDatabase
+from precipiq_postgres.transactions import in_transaction
+from precipiq_work.fair_queue import chain_share
 
 _GROUP_BYTES_MAX = 16 * 1024 * 1024
 _HEADS_REMEMBERED_MAX = 10_000
@@ -70,10 +72,10 @@ class PostgresAppender:
 
     async def append(self, job: AppendJob) -> Appended:
         """Append together with the chain's other waiting appends. An append cancelled before its turn is withdrawn."""
-        if self._waiting_count >= self._settings.writer_queue_max:
+        state, waiting_max = self._state(job.chain), self._settings.writer_queue_max
+        if self._waiting_count >= waiting_max or len(state.waiting) >= chain_share(waiting_max):
             raise Unavailable("too many writes are waiting; try again")
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        state = self._state(job.chain)
         size_bytes = sum(len(draft.body) + len(draft.payload or b"") for draft in job.drafts)
         state.waiting.append(_Waiting(job, future, size_bytes))
         self._waiting_count += 1

@@ -32,7 +32,7 @@ from precipiq_postgres.entries.find import ENTRY_COLUMNS, entry_from_row, find_p
 from precipiq_postgres.entries.rows import head_from_row
 from precipiq_postgres.entries.schema import CHAINS_AFTER
 from precipiq_postgres.entries.watch import PostgresWatchers
-from precipiq_postgres.roles import SCHEMA, begin_as
+from precipiq_postgres.roles import SCHEMA
 from precipiq_postgres.service import PostgresDatabase
 
 _SEQ_END = 2**63 - 1
@@ -168,13 +168,13 @@ class PostgresEntryStore:
             rows: list[Any] = await connection.fetch(sql, *parameters)
             return rows
 
-        return await self._database.read_in(begin_as(chain), work)
+        return await self._database.read_as(chain, work)
 
     async def find(self, chain: Chain, query: EntryQuery, before_seq: int | None, limit: int) -> EntryPage:
         """See ``EntryStore.find``."""
         scan_max = self._options.find_scan_rows_max
-        return await self._database.read_in(
-            begin_as(chain), lambda connection: find_page(connection, chain, query, before_seq, limit, scan_max)
+        return await self._database.read_as(
+            chain, lambda connection: find_page(connection, chain, query, before_seq, limit, scan_max)
         )
 
     def watch(self, chain: Chain) -> AbstractAsyncContextManager[AsyncIterator[None]]:

@@ -123,7 +123,7 @@ class SqliteEntryStore:
         return appended.entries[0]
 
     async def _append(self, job: AppendJob) -> Appended:
-        future = self._database.writer.submit(append_group, job, max(len(job.drafts), 1))
+        future = self._database.writer.submit(append_group, job, max(len(job.drafts), 1), job.chain)
         future.add_done_callback(partial(self._wake_watchers, job.chain))
         # Shielded, because watchers are to wake also when the caller is cancelled meanwhile.
         return await asyncio.shield(future)
