@@ -6,8 +6,8 @@ Python threads share one interpreter: two of them would make the loop wait twice
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from precipiq_contracts.chain import Chain
 from precipiq_work.turns import Turns
@@ -41,25 +41,28 @@ class OffLoop:
                 del running  # an exception holds this frame, and the future the exception: a body would stay in memory
 
 
-def is_light(values: Iterable[object]) -> bool:
+def is_light(values: list[Any]) -> bool:
     """Whether work on these JSON values may stay on the loop. Looks at ``LIGHT_NODES`` of them at most."""
     nodes, size = 0, 0
-    waiting: list[object] = list(values)
+    waiting = values.copy()
     for value in waiting:
         kind = type(value)
         if kind is str:
-            size += len(value)  # type: ignore[arg-type]
+            size += len(value)
         elif kind is dict:
-            nodes += 2 * len(value)  # type: ignore[arg-type]
-            if nodes <= LIGHT_NODES:
-                waiting.extend(value)  # type: ignore[arg-type]
-                waiting.extend(value.values())  # type: ignore[attr-defined]
+            nodes += 2 * len(value)
+            if nodes > LIGHT_NODES:
+                return False
+            try:
+                size += len("".join(value))
+            except TypeError:  # a name that is no text: the work will refuse it
+                return False
+            waiting += value.values()
         elif kind is list:
-            nodes += len(value)  # type: ignore[arg-type]
-            if nodes <= LIGHT_NODES:
-                waiting.extend(value)  # type: ignore[arg-type]
+            nodes += len(value)
+            if nodes > LIGHT_NODES:
+                return False
+            waiting += value
         elif kind is int:
-            size += value.bit_length() // 3  # type: ignore[attr-defined]  # its digits
-        if nodes > LIGHT_NODES or size > LIGHT_BYTES:
-            return False
-    return True
+            size += value.bit_length() // 3  # its digits
+    return size <= LIGHT_BYTES

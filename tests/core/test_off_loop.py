@@ -112,6 +112,7 @@ async def test_a_refusal_keeps_nothing_of_what_was_refused() -> None:
         ([[0] * 100] * (LIGHT_NODES // 50), False),
         ([9**4500] * 200, False),
         (None, True),
+        ({1: 2}, False),
     ],
 )
 def test_light_is_what_is_small_in_every_way(value: Any, light: bool) -> None:
