@@ -36,30 +36,22 @@ async def read_raw(headers: RawHeaders, receive: Receive, bytes_max: int, timeou
 
     Raises ``UnsupportedMediaType`` (compressed), ``PayloadTooLarge`` and ``RequestTimeout``.
     """
-    declared_bytes = _declared_bytes(headers, bytes_max)
-    message = await receive() if declared_bytes is not None else None
-    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
-        raw: bytes = message.get("body", b"")  # the usual case: a single message
-        if len(raw) > bytes_max:
-            raise _too_large(bytes_max)
-        return raw
+    _check_declared(headers, bytes_max)
     try:
-        async with asyncio.timeout(timeout_s):
-            return bytes(await _read_pieces(receive, bytes_max, message))
+        async with asyncio.timeout(timeout_s):  # around the first piece too: it may never come
+            return bytes(await _read_pieces(receive, bytes_max))
     except TimeoutError as error:
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from error
 
 
-def _declared_bytes(headers: RawHeaders, bytes_max: int) -> int | None:
-    declared_bytes = None
+def _check_declared(headers: RawHeaders, bytes_max: int) -> None:
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMediaType("compressed request bodies are not accepted")
         if name == b"content-length":
             declared_bytes = int(value) if value.isdigit() and len(value) < 20 else bytes_max + 1
-    if declared_bytes is not None and declared_bytes > bytes_max:
-        raise _too_large(bytes_max)
-    return declared_bytes
+            if declared_bytes > bytes_max:
+                raise _too_large(bytes_max)
 
 
 def _check_media_type(headers: RawHeaders) -> None:
@@ -72,18 +64,19 @@ def _check_media_type(headers: RawHeaders) -> None:
         raise UnsupportedMediaType("JSON is UTF-8")
 
 
-async def _read_pieces(receive: Receive, bytes_max: int, message: object) -> bytearray:
-    raw = bytearray()
-    current = message if isinstance(message, dict) else await receive()
+async def _read_pieces(receive: Receive, bytes_max: int) -> bytes | bytearray:
+    raw: bytes | bytearray = b""
     while True:
-        if current["type"] == "http.disconnect":
+        message = await receive()
+        if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        raw += current.get("body", b"")
-        if len(raw) > bytes_max:
+        piece: bytes = message.get("body", b"")
+        if len(raw) + len(piece) > bytes_max:
             raise _too_large(bytes_max)
-        if not current.get("more_body"):
-            return raw
-        current = await receive()
+        if not message.get("more_body"):
+            return raw + piece if raw else piece  # the usual case: a single message, not copied
+        raw = bytearray(raw) if isinstance(raw, bytes) else raw
+        raw += piece
 
 
 def _too_large(bytes_max: int) -> PayloadTooLarge:
