@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from precipiq_contracts.errors import Unavailable
 from precipiq_core.app import _layers
 from precipiq_core.edge.head_limit import HeadLimit, HeadRefusal
-from precipiq_core.http.body import read_raw
+from precipiq_core.http.body import SMALL_BODY_BYTES, BodyMemory, read_raw
 from precipiq_core.http.errors import PayloadTooLarge, RequestTimeout
 
 pytestmark = pytest.mark.anyio
@@ -97,3 +98,36 @@ async def test_a_body_is_read_to_its_end_up_to_the_bound(sizes: list[int]) -> No
             await read_raw([], receive, 100, 20)
     else:
         assert await read_raw([], receive, 100, 20) == b"x" * sum(sizes)
+
+
+async def test_large_bodies_without_a_key_share_their_memory_and_small_ones_always_have_it() -> None:
+    memory, large, small = BodyMemory(1000), SMALL_BODY_BYTES + 600, SMALL_BODY_BYTES
+    ends = asyncio.Event()
+
+    def sender(size: int) -> Any:
+        left = [size // 2, size - size // 2]
+
+        async def receive() -> Any:
+            if left:
+                return {"type": "http.request", "body": b"x" * left.pop(), "more_body": True}
+            await ends.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        return receive
+
+    async with asyncio.timeout(20):
+        waiting = [
+            asyncio.create_task(read_raw([], sender(size), 1 << 20, 20, memory)) for size in (large, *[small] * 9)
+        ]
+        await asyncio.sleep(0)
+        while memory.left_bytes != 400:
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await read_raw([], sender(large), 1 << 20, 20, memory)
+        with pytest.raises(RequestTimeout):
+            await read_raw([], sender(small + 400), 1 << 20, 0.01, memory)
+        assert memory.left_bytes == 400
+        ends.set()
+        assert [len(body) for body in await asyncio.gather(*waiting)] == [large, *[small] * 9]
+        assert memory.left_bytes == 1000
+        assert len(await read_raw([], sender(large), 1 << 20, 20, memory)) == large

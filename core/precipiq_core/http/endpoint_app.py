@@ -26,7 +26,7 @@ from precipiq_contracts.errors import (
 )
 from precipiq_core.http.answers import send_own
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
-from precipiq_core.http.body import read_json, read_raw
+from precipiq_core.http.body import BodyMemory, read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.request_keys import RequestKeys, request_content
@@ -54,6 +54,7 @@ class EndpointApp:
         self._endpoint = endpoint
         self._edge = edge
         self._route = route
+        self._memory = None if endpoint.scope else BodyMemory(edge.http.keyless_body_memory_bytes_max)
         self._key_in_query = endpoint.answer.key_in_query
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -102,7 +103,8 @@ class EndpointApp:
             query = parse_query(endpoint.query, scope["query_string"])
         body: BaseModel | bytes = _NO_BODY
         if isinstance(endpoint.body, RawBody):
-            body = await read_raw(headers, receive, endpoint.body.bytes_max, self._edge.http.body_timeout_s)
+            timeout_s = self._edge.http.body_timeout_s
+            body = await read_raw(headers, receive, endpoint.body.bytes_max, timeout_s, self._memory)
         elif endpoint.body is not NoBody:
             body = parse_body(endpoint.body, await read_json(headers, receive, self._edge.http))
         kind: type[PublicCall[Any, Any]] = PublicCall if principal is None else Call
