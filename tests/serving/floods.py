@@ -121,6 +121,9 @@ HTTP1 = {
     "bodies that never come": Attack(
         b"POST " + WEBHOOK + b" HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n", count=200
     ),
+    "large bodies that stop": Attack(
+        b"POST " + WEBHOOK + b" HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000\r\n\r\n" + bytes(999_999), count=100
+    ),
     "h2c": Attack(
         b"GET / HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
     ),
