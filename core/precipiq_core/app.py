@@ -19,7 +19,7 @@ from precipiq_contracts.errors import DeploymentError
 from precipiq_core.boot import Assembly
 from precipiq_core.edge.credential_shield import CredentialShield
 from precipiq_core.edge.error_boundary import ErrorBoundary
-from precipiq_core.edge.head_limit import HeadLimit
+from precipiq_core.edge.head_limit import HeadLimit, HeadRefusal
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.edge.request_metrics import RequestMetrics
 from precipiq_core.edge.security_headers import SecurityHeaders
@@ -59,6 +59,7 @@ def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware
     server, services = assembly.server, assembly.services
     metrics = RequestMetrics(services.get(CollectorRegistry))
     return [
+        Middleware(HeadLimit, fields_max=server.header_fields_max, bytes_max=server.header_bytes_max),
         Middleware(CredentialShield),  # removes the key from the scope: outer layers may see it, and log nothing
         Middleware(
             RequestLog,
@@ -69,7 +70,7 @@ def _layers(assembly: Assembly, access_sink: Sink | None) -> Sequence[Middleware
             failures_only=assembly.deployment.logs.level in ("warning", "error"),
         ),
         Middleware(SecurityHeaders),
-        Middleware(HeadLimit, fields_max=server.header_fields_max, bytes_max=server.header_bytes_max),
+        Middleware(HeadRefusal),
         Middleware(ErrorBoundary),
         *_of_plugins(assembly, "edge"),
         *_of_plugins(assembly, "app"),

@@ -102,3 +102,16 @@ async def test_a_rolled_secret_ends_with_its_grace_and_not_with_the_next_refresh
     with pytest.raises(SignatureInvalid):
         await check(live, clock, OLD)
     await check(live, clock, NEW)
+
+
+async def test_endpoints_that_do_not_exist_leave_nothing_in_memory_and_push_no_other_out(
+    shared: Shared, clock: ManualClock, live: LiveEndpoints
+) -> None:
+    await check(live, clock, OLD)
+    shared.endpoint = None
+    for number in range(100):
+        for unknown in (f"we_{number:064}", f"we_{number}" * 1000, f"we_\x00{number}", f"../{number}"):
+            with pytest.raises(NotFound):
+                await live.check_endpoint(unknown, b"{}", None)
+    assert list(live._live) == list(live._loaded_s) == ["we_1"]
+    await check(live, clock, OLD)  # still in memory: the store has none

@@ -13,9 +13,9 @@ import structlog
 
 from precipiq_core.edge.request_log import RequestLog
 from precipiq_core.system import SystemClock
-from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_logs.scrub import BASE_NAMES, Scrubber
 from precipiq_logs.sink import Sink
+from precipiq_peers.proxies import TrustedProxies
 from precipiq_testkit.clock import ManualClock, SeededRandomness
 
 pytestmark = pytest.mark.anyio

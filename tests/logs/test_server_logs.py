@@ -32,10 +32,10 @@ from precipiq_core.edge.security_headers import SecurityHeaders
 from precipiq_core.system import SystemClock, SystemRandomness
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import ServerConfig
-from precipiq_hypercorn.proxies import TrustedProxies
 from precipiq_logs.settings import LogSettings
 from precipiq_logs.setup import configure_logging, loop_exception_handler
 from precipiq_logs.sink import Sink
+from precipiq_peers.proxies import TrustedProxies
 from tests.effort import some_of
 from tests.logs.forms import FORMS
 
@@ -184,7 +184,7 @@ async def test_no_request_shows_its_secret(form, level, secret, shows, capfdbina
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(loop_exception_handler)
     try:
-        async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig())) as port:  # type: ignore[call-arg]
+        async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig(h2c=True))) as port:  # type: ignore[call-arg]
             answers = await _all_requests(port, form(secret))
     finally:
         loop.set_exception_handler(None)
@@ -247,7 +247,7 @@ async def test_an_access_line_says_who_what_and_how(defended):
     stream = _Stream()
     control = configure_logging(LogSettings(), SystemClock(), stream=stream)  # type: ignore[call-arg, arg-type]
     try:
-        async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig())) as port:  # type: ignore[call-arg]
+        async with _serving(_wrapped(control.sink), ServerConfig(HypercornConfig(h2c=True))) as port:  # type: ignore[call-arg]
             answer = await _exchange(port, _get("/careless/100%25/%C3%A9?limit=5", "x-request-id: my-id.7"))
     finally:
         control.restore()

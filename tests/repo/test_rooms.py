@@ -23,6 +23,7 @@ BUDGETS = {
     "precipiq_work": 800,
     "precipiq_core": 5_000,
     "precipiq_hypercorn": 2_300,
+    "precipiq_peers": 800,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.serving import serve
-from precipiq_hypercorn.unread_body import UnreadBody
+from precipiq_peers.unread_body import UnreadBody
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -57,7 +58,7 @@ async def _served(app: ASGIApp, *, cure: bool = True, **settings: object) -> Asy
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     gate = DrainGate(app)
-    config = HypercornConfig.model_validate({"bind": "127.0.0.1:0", "drain_timeout_s": 0.5, **settings})
+    config = HypercornConfig.model_validate({"bind": "127.0.0.1:0", "drain_timeout_s": 0.5, "h2c": True, **settings})
     task = asyncio.create_task(
         serve(
             UnreadBody(gate) if cure else gate,
@@ -73,12 +74,22 @@ async def _served(app: ASGIApp, *, cure: bool = True, **settings: object) -> Asy
         await task
     port = urlsplit(ready.result()).port
     assert port
+    await _open_a_stream()
     try:
         yield Served(port, gate, stop, task)
     finally:
         stop.set()
         async with asyncio.timeout(20):
             await task
+
+
+async def _open_a_stream() -> None:
+    """The first one of a uvloop opens a file that stays: tests that count files count from there."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _, writer = await asyncio.open_connection(sock=ours)
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.fixture

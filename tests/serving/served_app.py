@@ -22,7 +22,7 @@ from precipiq_contracts.errors import DeploymentError
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.serving import run
-from precipiq_hypercorn.unread_body import UnreadBody
+from precipiq_peers.unread_body import UnreadBody
 
 ACCEPTED: list[str] = []
 

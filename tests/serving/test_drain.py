@@ -175,7 +175,7 @@ async def test_five_hundred_websockets_all_get_their_code_at_once(served) -> Non
 def test_serving_raises_the_limit_of_open_files() -> None:
     program = """
 import resource
-from precipiq_hypercorn.open_files import raise_open_files_limit
+from precipiq_peers.open_files import raise_open_files_limit
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
 raise_open_files_limit()

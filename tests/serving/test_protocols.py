@@ -18,7 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from precipiq_contracts.errors import DeploymentError
-from precipiq_core.edge.head_limit import HeadLimit
+from precipiq_core.edge.head_limit import HeadLimit, HeadRefusal
 from precipiq_hypercorn.config import HypercornConfig
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +35,7 @@ async def accept(websocket: WebSocket) -> None:
 
 
 APP = HeadLimit(
-    Starlette(routes=[Route("/", answer, methods=["GET", "POST"]), WebSocketRoute("/socket", accept)]),
+    HeadRefusal(Starlette(routes=[Route("/", answer, methods=["GET", "POST"]), WebSocketRoute("/socket", accept)])),
     fields_max=100,
     bytes_max=16 * 1024,
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from precipiq_hypercorn.proxies import TrustedProxies
+from precipiq_peers.proxies import TrustedProxies
 
 pytestmark = pytest.mark.anyio
 

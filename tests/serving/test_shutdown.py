@@ -240,7 +240,7 @@ async def test_a_second_signal_ends_at_once(start_server) -> None:
 async def test_a_start_that_fails_says_why_and_exits_non_zero(scenario, said) -> None:
     ended = await asyncio.to_thread(run_to_the_end, scenario)
     assert ended.returncode > 0
-    assert "ready" not in ended.stdout
+    assert "ready http" not in ended.stdout
     assert [text for text in said if text not in ended.stdout] == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from precipiq_hypercorn import websockets
-from precipiq_hypercorn.connections import AppEvents
+from precipiq_peers.app_events import AppEvents
 from tests.serving.test_protocols import client_context, tls_of
 from tests.serving.websocket_peer import (
     CLOSE,
@@ -167,7 +167,7 @@ async def test_a_half_closed_peer_is_gone_though_its_application_never_ends(serv
 
 
 async def test_nothing_comes_after_a_disconnect_however_full_the_queue_was() -> None:
-    events = AppEvents(1)
+    events = AppEvents(1, 1000)
     await events.put({"type": "websocket.connect"})
     late = asyncio.create_task(events.put({"type": "websocket.receive", "bytes": None, "text": "late"}))
     await asyncio.sleep(0)

@@ -18,8 +18,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from precipiq_hypercorn import unread_body
-from precipiq_hypercorn.unread_body import UnreadBody
+from precipiq_peers import unread_body
+from precipiq_peers.unread_body import UnreadBody
 
 pytestmark = pytest.mark.anyio
 

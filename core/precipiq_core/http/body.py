@@ -54,20 +54,21 @@ async def read_raw(
     is_held = declared_bytes is not None and declared_bytes > UNCOUNTED_BYTES
     if is_held:
         await work.hold(declared_bytes or 0)
-    message = await receive() if declared_bytes is not None else None
-    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")  # the usual case: a single message
-        if len(body) > bytes_max:
-            raise _too_large(bytes_max)
-        return body
     raw = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
-            is_whole = await _read_pieces(receive, raw, bytes_max, bytes_max if is_held else UNCOUNTED_BYTES, message)
+        async with asyncio.timeout(timeout_s):  # around the first piece too: it may never come
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                body: bytes = message.get("body", b"")  # the usual case: a single message, not copied
+                if len(body) > bytes_max:
+                    raise _too_large(bytes_max)
+                return body
+            pause_bytes = bytes_max if is_held else UNCOUNTED_BYTES
+            is_whole = await _read_pieces(receive, raw, bytes_max, pause_bytes, work, message)
         if not is_whole:
             await work.hold(bytes_max)
             async with asyncio.timeout(timeout_s):
-                await _read_pieces(receive, raw, bytes_max, bytes_max)
+                await _read_pieces(receive, raw, bytes_max, bytes_max, work)
     except TimeoutError as error:
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from error
     return raw
@@ -96,7 +97,7 @@ def _check_media_type(headers: RawHeaders) -> None:
 
 
 async def _read_pieces(
-    receive: Receive, raw: bytearray, bytes_max: int, pause_bytes: int, message: object = None
+    receive: Receive, raw: bytearray, bytes_max: int, pause_bytes: int, work: BodyWork, message: object = None
 ) -> bool:
     """Add what arrives to ``raw`` until the body is whole, or larger than ``pause_bytes``; whether it is whole."""
     current = message if isinstance(message, dict) else await receive()
@@ -108,6 +109,7 @@ async def _read_pieces(
             raise _too_large(bytes_max)
         if not current.get("more_body"):
             return True
+        work.note_arrived(len(raw))
         if len(raw) > pause_bytes:
             return False
         current = await receive()

@@ -31,7 +31,7 @@ from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
 from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
 from precipiq_core.http.request_keys import RequestKeys, request_content
-from precipiq_core.http.request_work import BodyWork, RequestWork
+from precipiq_core.http.request_work import BodyMemory, BodyWork, RequestWork
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.http.validation import parse_query
 from precipiq_work.off_loop import OffLoop
@@ -60,6 +60,7 @@ class EndpointApp:
         self._edge = edge
         self._route = route
         self._work = edge.work or RequestWork(edge.http, OffLoop())
+        self._memory = None if endpoint.scope else BodyMemory(edge.http.keyless_body_memory_bytes_max)
         self._key_in_query = endpoint.answer.key_in_query
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -78,7 +79,7 @@ class EndpointApp:
                     headers = _rate_headers(state)
                     if state.retry_after_s > 0:
                         raise RateLimited(retry_after_s=state.retry_after_s)
-            work = BodyWork(self._work, None if principal is None else principal.chain)
+            work = BodyWork(self._work, None if principal is None else principal.chain, self._memory)
             call = await self._parse(principal, credential, scope, receive, work)
             if self._endpoint.method != "GET":
                 result = await self._act(call, work)

@@ -11,6 +11,12 @@ class HttpSettings(Settings):
     """Limits of requests and of lists; a capability."""
 
     body_bytes_max: int = Field(10 * 1024 * 1024, ge=1024, description="largest request body, bytes")
+    keyless_body_memory_bytes_max: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="memory for the bodies that one endpoint without a key reads at the same time, without the first "
+        "64 KiB of each, bytes; more get 503",
+    )
     body_timeout_s: float = Field(30.0, gt=0, description="time for a request body to arrive, seconds")
     handler_timeout_s: float = Field(60.0, gt=0, description="time for an answer to begin, seconds")
     download_stall_timeout_s: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from precipiq_contracts.errors import NotFound
 from precipiq_contracts.vault import KeyVault
 
 _SETTLED_S = 0.5
+_ID = re.compile(r"we_\w{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class LiveEndpoints:
         self._clock = clock
         self._refresh_s = refresh_s
         self._cached_max = cached_max
-        self._live: OrderedDict[str | Chain, _Live | None] = OrderedDict()
+        self._live: OrderedDict[str | Chain, _Live] = OrderedDict()
         self._loaded_s: dict[str | Chain, float] = {}
         self._plain: OrderedDict[bytes, str] = OrderedDict()
 
@@ -54,6 +56,9 @@ class LiveEndpoints:
 
         Raises ``NotFound`` for an unknown endpoint, ``SignatureInvalid``, and the errors of database and vault.
         """
+
+        if not _ID.fullmatch(endpoint_id):
+            raise NotFound
 
         async def load() -> _Live | None:
             endpoint = await self._store.by_id(endpoint_id)
@@ -87,28 +92,29 @@ class LiveEndpoints:
         live = await self._current(key, load, self._refresh_s)
         try:
             return await self._verify(live, body, signature)
-        except (SignatureInvalid, NotFound):
-            # Another process may have made the endpoint, or set its secret, a moment ago.
+        except SignatureInvalid:
+            # Another process may have set the endpoint's secret a moment ago.
             newer = await self._current(key, load, _SETTLED_S)
             if newer is live:
                 raise
             return await self._verify(newer, body, signature)
 
-    async def _verify(self, live: _Live | None, body: bytes, signature: str | None) -> Chain:
-        if live is None:
-            raise NotFound
+    async def _verify(self, live: _Live, body: bytes, signature: str | None) -> Chain:
         now_us = self._clock.now_us()
         secrets = [secret for secret, until_us in live.secrets if until_us is None or now_us < until_us]
         await check_signature(body, signature, secrets, now_us)
         return live.chain
 
-    async def _current(
-        self, key: str | Chain, load: Callable[[], Awaitable[_Live | None]], fresh_s: float
-    ) -> _Live | None:
+    async def _current(self, key: str | Chain, load: Callable[[], Awaitable[_Live | None]], fresh_s: float) -> _Live:
+        """Nothing is kept of an endpoint that does not exist: anybody can name any number of them."""
         if key in self._live and self._clock.monotonic_s() - self._loaded_s[key] <= fresh_s:
             return self._live[key]
         asked_s = self._clock.monotonic_s()
         live = await load()
+        if live is None:
+            self._live.pop(key, None)
+            self._loaded_s.pop(key, None)
+            raise NotFound
         self._live[key] = live
         self._live.move_to_end(key)
         self._loaded_s[key] = asked_s

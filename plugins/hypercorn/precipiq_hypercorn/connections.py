@@ -4,6 +4,7 @@ fault                                                         cure
 unread events block the connection: a leak                    dropped once the application has ended
 a closed connection lives on until its idle time is over      the idle timer ends with the reading
 closing waits without bound for a client that reads slowly    aborted after ``close_timeout_s``
+an endless body of tiny pieces keeps the event loop busy      slowed down to ``tiny_frames_per_second_max``
 the kernel's own time-out is raised in the application        the connection ends
 """
 
@@ -26,25 +27,54 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import ServerConfig
-
-_CLOSE_TIMEOUT_S: float = HypercornConfig.model_fields["close_timeout_s"].default
-_FRAMES_PER_SECOND_MAX: int = HypercornConfig.model_fields["websocket_frames_per_second_max"].default
+from precipiq_peers.app_events import AppEvents
+from precipiq_peers.places import Limit
 
 
 class CuredConnection(TCPServer):
-    """One connection, over as soon as the client has closed it and nothing runs on it; closing it is bounded."""
+    """One connection, over as soon as the client has closed it and nothing runs on it; closing it is bounded.
+
+    ``peer``: whose places it takes, see ``Places``.
+    """
 
     _reading_ended = False
     _sealed = False
     _abort_timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, peer: str = "") -> None:
+        super().__init__(*arguments)
+        self.limits = limits_of(self.config)
+        self.peer = peer
+
     async def run(self) -> None:
         """Serve the connection to its end."""
+        self.limits.idle[self.make_room] = None
         try:
             await super().run()
         finally:
+            self.limits.idle.pop(self.make_room, None)
             if self._abort_timer is not None:
                 self._abort_timer.cancel()
+
+    def take_place(self) -> Limit | None:
+        """For one more request at the same time; or the limit that leaves none."""
+        limit = self.limits.places.take(self.peer)
+        if limit is not None:
+            self.refuse(limit)
+        return limit
+
+    def give_back_place(self) -> None:
+        """When that request has ended."""
+        self.limits.places.give_back(self.peer)
+
+    def make_room(self) -> None:
+        """End at once, because others have no place and nothing runs here."""
+        self.refuse(Limit.TOTAL)
+        self.abort()
+
+    def refuse(self, limit: str) -> None:
+        """Tell that this limit kept the client out, or ended it."""
+        self.limits.door.refuse(limit, self.peer)
 
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
@@ -61,6 +91,10 @@ class CuredConnection(TCPServer):
         if isinstance(event, RawData):
             await self.write(event.data)
         elif not (self._reading_ended and isinstance(event, Updated)):
+            if isinstance(event, Updated) and event.idle:
+                self.limits.idle[self.make_room] = None
+            else:
+                self.limits.idle.pop(self.make_room, None)
             await super().protocol_send(event)
 
     async def write(self, data: bytes) -> None:
@@ -108,17 +142,12 @@ class CuredConnection(TCPServer):
 
     def _bound_close(self) -> None:
         if self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(close_timeout_s(self.config), self.abort)
+            self._abort_timer = self.loop.call_later(self.limits.close_timeout_s, self.abort)
 
 
-def close_timeout_s(config: Config) -> float:
-    """The deployment's; of a configuration that is not ours, the default."""
-    return config.close_timeout_s if isinstance(config, ServerConfig) else _CLOSE_TIMEOUT_S
-
-
-def frames_per_second_max(config: Config) -> int:
-    """The deployment's; of a configuration that is not ours, the default."""
-    return config.websocket_frames_per_second_max if isinstance(config, ServerConfig) else _FRAMES_PER_SECOND_MAX
+def limits_of(config: Config) -> ServerConfig:
+    """The deployment's; the defaults, and ``h2c`` as ever, for a connection that Hypercorn itself accepted."""
+    return config if isinstance(config, ServerConfig) else ServerConfig(HypercornConfig(h2c=True))
 
 
 def connection_of(protocol_send: Callable[[Event], Awaitable[None]]) -> CuredConnection:
@@ -145,7 +174,7 @@ class CuredTaskGroup(TaskGroup):
         send: Callable[[ASGISendEvent | None], Awaitable[None]],
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application; returns the function that feeds it with events."""
-        events = AppEvents(config.max_app_queue_size)
+        events = AppEvents(config.max_app_queue_size, limits_of(config).tiny_frames_per_second_max)
 
         async def handle() -> None:
             try:
@@ -159,49 +188,3 @@ class CuredTaskGroup(TaskGroup):
 
     def _run_in_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop).result()
-
-
-class AppEvents:
-    """A bounded queue from one connection to one application. A disconnect never waits for room and is the last."""
-
-    __slots__ = ("_closed", "_events", "_ready", "_room", "_size_max")
-
-    def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
-        self._events: list[ASGIReceiveEvent] = []  # short, and mostly empty: ten times smaller than a deque
-        self._ready = asyncio.Event()
-        self._room: asyncio.Event | None = None
-        self._closed = False
-
-    async def put(self, event: ASGIReceiveEvent) -> None:
-        """Add an event, waiting for room; dropped after a disconnect and when the application has ended."""
-        is_last = event["type"].endswith(".disconnect")
-        while not is_last and not self._closed and len(self._events) >= self._size_max:
-            self._room = self._room or asyncio.Event()
-            await self._room.wait()
-        if not self._closed:
-            self._events.append(event)
-            self._ready.set()
-        if is_last:
-            self._closed = True
-            self._make_room()
-
-    async def get(self) -> ASGIReceiveEvent:
-        """The next event, waiting for one."""
-        while not self._events:
-            self._ready.clear()
-            await self._ready.wait()
-        event = self._events.pop(0)
-        self._make_room()
-        return event
-
-    def close(self) -> None:
-        """Drop the events: the application has ended and reads no more."""
-        self._closed = True
-        self._events.clear()
-        self._make_room()
-
-    def _make_room(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None

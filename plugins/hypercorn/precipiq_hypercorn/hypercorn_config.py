@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Any
 
-from hypercorn.config import Config, Sockets
+from hypercorn.config import Config
 from hypercorn.logging import Logger
+from prometheus_client import CollectorRegistry
 
 from precipiq_contracts.errors import DeploymentError
 from precipiq_hypercorn.config import HypercornConfig, TlsSettings
+from precipiq_hypercorn.door import Door
+from precipiq_peers.open_files import connections_max
+from precipiq_peers.places import Places
 
 # Forward secrecy and authenticated encryption only; TLS 1.3 has its own list. Mozilla's "intermediate" without DHE.
 _CIPHERS = (
@@ -33,12 +38,23 @@ class QuietLogger(Logger):
 
 
 class ServerConfig(Config):
-    """Built from the deployment's settings; TLS 1.2 and newer, HTTP/2 by ALPN."""
+    """Built from the deployment's settings; TLS 1.2 and newer, HTTP/2 by ALPN. Holds what its connections share.
 
-    def __init__(self, settings: HypercornConfig) -> None:
+    ``idle``: what ends the connections on which nothing runs, the longest idle first.
+    """
+
+    def __init__(self, settings: HypercornConfig, door: Door | None = None) -> None:
         super().__init__()
+        total_max = connections_max(settings.connections_max)
+        per_address_max = min(settings.connections_per_address_max, max(1, total_max // 2))
+        self.places = Places(total_max, per_address_max, settings.trusted_proxies)
+        self.door = door or Door(CollectorRegistry())
+        self.idle: dict[Callable[[], None], None] = {}
+        self.h2c = settings.h2c
+        self.header_fields_max = settings.header_fields_max
+        self.tiny_frames_per_second_max = settings.tiny_frames_per_second_max
+        self.stall_timeout_s = settings.tcp_user_timeout_s
         self.logger_class = QuietLogger
-        self.backlog = settings.backlog
         self.keep_alive_timeout = settings.keep_alive_timeout_s
         self.keep_alive_max_requests = settings.keep_alive_requests_max
         self.h11_max_incomplete_size = settings.header_bytes_max
@@ -49,20 +65,7 @@ class ServerConfig(Config):
         self.websocket_frames_per_second_max = settings.websocket_frames_per_second_max
         self.close_timeout_s = settings.close_timeout_s
         self.include_server_header = False
-        self.graceful_timeout = 1.0  # requests were drained before; this is for idle connections to close
-        self.startup_timeout = 10.0
-        self.shutdown_timeout = 10.0
         self.tls = settings.tls
-        if settings.tls is not None:
-            self.certfile = str(settings.tls.certificate_file)
-            self.keyfile = str(settings.tls.key_file)
-
-    def create_sockets(self) -> Sockets:
-        """Not inheritable: a child process that outlives a killed server would keep its port."""
-        sockets = super().create_sockets()
-        for listening in (*sockets.secure_sockets, *sockets.insecure_sockets):
-            listening.set_inheritable(False)
-        return sockets
 
     def create_ssl_context(self) -> ssl.SSLContext | None:
         """Keeps OpenSSL's own options, which Hypercorn would overwrite."""

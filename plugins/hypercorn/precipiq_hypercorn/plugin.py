@@ -11,6 +11,7 @@ from precipiq_contracts.server import Server
 from precipiq_contracts.services import Services
 from precipiq_core.plugin import PluginBase, hookimpl
 from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.door import Door
 from precipiq_hypercorn.server import HypercornServer
 
 
@@ -38,4 +39,4 @@ class HypercornPlugin(PluginBase[HypercornConfig]):
             worker = Worker(Seat.parse(info.seat))
             registry = share_metrics(worker.number)
         services.provide(CollectorRegistry, registry)
-        services.provide(Server, HypercornServer(self.config, worker))
+        services.provide(Server, HypercornServer(self.config, worker, Door(registry)))

@@ -1,32 +1,24 @@
-"""Hypercorn's protocols with the faults cured that no middleware can reach. Written for Hypercorn 0.18.
+"""Hypercorn's HTTP/1.1 with the faults cured that no middleware can reach, and what puts the cures in place. For 0.18.
 
     fault                                                         cure
-    HTTP/2 data after an early answer: KeyError, connection lost  those data are acknowledged and dropped
-    HTTP/2 answers to a closed connection wait without bound      dropped
-    HTTP/2 answers that are not taken pile up without bound       sending waits, as over HTTP/1.1
-    HTTP/2 answers that were cut short never end for the client   the stream is reset
-    HTTP/2 streams whose end the client does not take stay open   reset after ``close_timeout_s``
     a head that is too large or malformed gets an empty answer    the documented error, with a request id
-    HTTP/2 path outside ASCII: traceback, connection lost         that one stream is reset
-    HTTP/2 CONNECT without a path: traceback, connection lost     that one stream is reset
+    a head that came at once is parsed whatever its size          read in pieces, and refused with 431
     permessage-deflate cannot be switched off: 190 KB a client    not offered
     a request sent ahead of an answer that is cut short waits     given up with the connection
       without bound: a leak
     absolute-form targets are taken for paths                     their path is what counts
     Content-Length beside Transfer-Encoding keeps the connection  closed after the answer
+    ``Upgrade: h2c`` is obeyed, past a proxy's rules              ignored; HTTP/2 without TLS only where it is asked for
 
-The faults of connections are in ``connections.py``, those of WebSockets in ``websockets.py``. Hypercorn looks up the
-names of its classes when a connection opens, so :func:`install` replaces them.
+The faults of connections are in ``connections.py``, the others in ``http2.py`` and ``websockets.py``.
+Hypercorn looks up the names of its classes when a connection opens, so :func:`install` replaces them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import suppress
 from typing import Any, cast
 
-import h2.events
 import h11
 import hypercorn.asyncio.run
 import hypercorn.asyncio.tcp_server
@@ -34,19 +26,14 @@ import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.protocol.ws_stream
-from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
 from hypercorn.asyncio.worker_context import EventWrapper
-from hypercorn.events import Closed, Event
-from hypercorn.protocol.events import Body, Data, EndBody, EndData, StreamClosed
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Protocol, StreamBuffer
-from hypercorn.protocol.h11 import H11Protocol
-from priority.priority import MissingStreamError
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 
 from precipiq_contracts.errors import BadRequest
 from precipiq_core.http.errors import HeadersTooLarge
-from precipiq_hypercorn.connections import CuredConnection, CuredTaskGroup, close_timeout_s, connection_of
+from precipiq_hypercorn.connections import CuredConnection, CuredTaskGroup, connection_of
+from precipiq_hypercorn.http2 import CuredBuffer, CuredH2
 from precipiq_hypercorn.refusal import refusal
 from precipiq_hypercorn.websockets import CuredWebSocket
 
@@ -68,6 +55,7 @@ def install() -> None:
         protocol.WSStream = CuredWebSocket
 
 
+_PIECE_BYTES = 4096
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -97,9 +85,27 @@ class CuredH11(H11Protocol):
         self.can_read = self._can_read = CanRead()
 
     async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._receive(event.data)
+            return
         await super().handle(event)
         if isinstance(event, Closed):
             self._can_read.end()
+
+    async def _receive(self, data: bytes) -> None:
+        """A head is handed on in small pieces: h11 bounds only heads that are not complete."""
+        at = 0
+        while at < len(data):
+            start, at = at, at + (_PIECE_BYTES if self.connection.their_state is h11.IDLE else len(data))
+            try:
+                await super().handle(RawData(data[start:at]))
+            except H2ProtocolAssumedError as error:
+                error.data += data[at:]
+                raise
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        if event.http_version == b"2.0" and connection_of(self.send).limits.h2c:
+            await super()._check_protocol(event)
 
     async def _maybe_recycle(self) -> None:
         states = {self.connection.our_state, self.connection.their_state}
@@ -108,6 +114,10 @@ class CuredH11(H11Protocol):
         await super()._maybe_recycle()
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if request.http_version == b"2.0":
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:  # RFC 9112 section 6.1: a proxy may read it otherwise
             self.keep_alive_requests = self.config.keep_alive_max_requests
@@ -146,102 +156,3 @@ class CuredH11(H11Protocol):
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
-
-
-class CuredBuffer(StreamBuffer):
-    """The unsent bytes of one HTTP/2 stream. Hypercorn resumes a waiting ``push`` even when no byte could be sent."""
-
-    async def push(self, data: bytes) -> None:
-        """Add bytes, then wait while the client does not take them."""
-        if self._complete:
-            raise BufferCompleteError
-        self.buffer.extend(data)
-        await self._is_empty.clear()
-        while len(self.buffer) >= BUFFER_HIGH_WATER and not self._complete:
-            await self._paused.clear()
-            await self._paused.wait()
-
-
-class CuredH2(H2Protocol):
-    """One HTTP/2 connection; a stream that was answered early or is malformed costs only itself."""
-
-    async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        if isinstance(event, Closed):
-            for buffer in list(self.stream_buffers.values()):
-                await buffer.close()
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        if self.closed and isinstance(event, Body | EndBody | Data | EndData):
-            return
-        await super().stream_send(event)
-        if isinstance(event, StreamClosed) and not self.closed:
-            self._finish(event.stream_id)
-
-    async def write(self, stream_id: int, data: bytes) -> None:
-        """A WebSocket's bytes, as they are."""
-        await self.stream_send(Data(stream_id=stream_id, data=data))
-
-    def post(self, stream_id: int, data: bytes, *, last: bool = False) -> None:
-        """The same, without waiting. ``last``: the stream ends after them."""
-        buffer = self.stream_buffers.get(stream_id)
-        if buffer is not None and not buffer._complete:
-            buffer.buffer.extend(data)
-            buffer._complete = last
-            self._wake(stream_id)
-
-    def end_writing(self, stream_id: int) -> None:
-        """Do nothing: the last bytes have ended the stream."""
-
-    def unsent(self, stream_id: int) -> int:
-        """Bytes that the client has not taken yet, the connection's and the stream's own."""
-        buffer = self.stream_buffers.get(stream_id)
-        return connection_of(self.send).unsent() + (0 if buffer is None else len(buffer.buffer))
-
-    def abort(self, stream_id: int) -> None:
-        """Drop the stream, and with the last one the connection."""
-        if self.streams.keys() <= {stream_id}:
-            connection_of(self.send).abort()
-        else:
-            self._reset(stream_id, ErrorCodes.CANCEL)
-
-    def _finish(self, stream_id: int) -> None:
-        buffer = self.stream_buffers.get(stream_id)
-        if buffer is not None and not buffer._complete:
-            self._reset(stream_id, ErrorCodes.INTERNAL_ERROR)
-        elif buffer is not None:
-            delay_s = close_timeout_s(self.config)
-            asyncio.get_running_loop().call_later(delay_s, self._give_up, stream_id, buffer)
-
-    def _give_up(self, stream_id: int, buffer: StreamBuffer) -> None:
-        if not self.closed and self.stream_buffers.get(stream_id) is buffer:
-            self.abort(stream_id)
-
-    def _reset(self, stream_id: int, code: ErrorCodes) -> None:
-        with suppress(ProtocolError):
-            self.connection.reset_stream(stream_id, code)
-        self._wake(stream_id)
-        self.task_group.spawn(self._flush)  # by the task: frames packed before are sent first
-
-    def _wake(self, stream_id: int) -> None:
-        """Let the sending task look at that stream."""
-        with suppress(MissingStreamError):
-            self.priority.unblock(stream_id)
-        cast("Any", self.has_data)._event.set()
-
-    async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        for event in events:
-            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
-                with suppress(ProtocolError):
-                    self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            elif isinstance(event, h2.events.RequestReceived) and not _has_plain_path(event):
-                with suppress(ProtocolError):
-                    self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
-            else:
-                await super()._handle_events([event])
-        await self._flush()
-
-
-def _has_plain_path(event: h2.events.RequestReceived) -> bool:
-    paths = [bytes(value) for name, value in event.headers if name == b":path"]
-    return bool(paths) and paths[0].isascii()

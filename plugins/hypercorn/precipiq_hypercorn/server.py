@@ -10,6 +10,7 @@ import structlog
 
 from precipiq_contracts.server import Site
 from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.door import Door
 
 if TYPE_CHECKING:
     from precipiq_hypercorn.worker import Worker
@@ -20,9 +21,14 @@ log = structlog.get_logger("precipiq.serve")
 class HypercornServer:
     """See ``precipiq_contracts.server.Server``. ``worker``: this process, when it is one of several."""
 
-    def __init__(self, settings: HypercornConfig, worker: Worker | None) -> None:
+    def __init__(self, settings: HypercornConfig, worker: Worker | None, door: Door) -> None:
         self._settings = settings
         self._worker = worker
+        self._door = door
+
+    async def ping(self) -> None:
+        """Raises ``Unavailable`` while connections cannot be accepted: for ``/readyz``."""
+        self._door.check()
 
     def run(self, site: Site) -> int:
         """See ``Server.run``. The serving modules are imported here: commands that do not serve need none of them."""
@@ -38,7 +44,7 @@ class HypercornServer:
             site.open_console()
             site.say_serving(addresses)
 
-        return run_site(site, self._settings, say_ready)
+        return run_site(site, self._settings, say_ready, door=self._door)
 
     def _run_as_worker(self, site: Site, worker: Worker) -> int:
         from precipiq_hypercorn.serving import run_site
@@ -50,7 +56,7 @@ class HypercornServer:
             worker.report_ready()
 
         try:
-            return run_site(site, self._settings, say_ready, worker)
+            return run_site(site, self._settings, say_ready, worker, self._door)
         finally:
             if worker.orphaned:
                 forget_worker(shared_folder(), worker.number)

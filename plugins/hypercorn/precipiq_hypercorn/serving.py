@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import socket
 import sys
@@ -16,21 +15,23 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any, cast
 
 import structlog
-from hypercorn.asyncio import serve as hypercorn_serve
-from starlette.types import ASGIApp, Receive, Scope, Send
+from hypercorn.app_wrappers import ASGIWrapper
+from starlette.types import ASGIApp
 
 from precipiq_contracts.errors import DeploymentError, PrecipiqError
 from precipiq_contracts.server import Site
 from precipiq_core.cli.outcome import log_start_failure
+from precipiq_hypercorn.acceptor import Acceptor
 from precipiq_hypercorn.config import HypercornConfig
+from precipiq_hypercorn.door import Door
 from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.hypercorn_config import ServerConfig, tls_context
-from precipiq_hypercorn.open_files import raise_open_files_limit
 from precipiq_hypercorn.protocols import install
-from precipiq_hypercorn.proxies import TrustedProxies
-from precipiq_hypercorn.unread_body import UnreadBody
 from precipiq_hypercorn.worker import Worker
 from precipiq_logs.setup import loop_exception_handler
+from precipiq_peers.open_files import raise_open_files_limit
+from precipiq_peers.proxies import TrustedProxies
+from precipiq_peers.unread_body import UnreadBody
 from precipiq_work.memory import return_large_blocks
 
 log = structlog.get_logger("precipiq.serving")
@@ -45,26 +46,10 @@ OnReady = Callable[[Sequence[str]], None]
 # every commit while the loop is busy.
 _SWITCH_INTERVAL_S = 0.001
 
-_CLOSE_TIMEOUT_S = 3.0
+_CLOSE_TIMEOUT_S = 1.0  # requests were drained before; this is for idle connections to close
 
 # A request allocates a few hundred objects and leaves no cycle; the default, 700, would collect at every other one.
 _GC_THRESHOLD = 50_000
-
-
-class _WithoutLifespan:
-    """The application as Hypercorn sees it: the lifespan is run by :func:`serve`, so Hypercorn's is empty."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
 
 
 async def serve(
@@ -76,6 +61,7 @@ async def serve(
     on_ready: OnReady,
     stop: asyncio.Event,
     listening: socket.socket | None = None,
+    door: Door | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then drain. ``on_ready``: called with the addresses once requests are accepted.
 
@@ -85,10 +71,19 @@ async def serve(
     if settings.tls is not None:
         tls_context(settings.tls)
     raise_open_files_limit()
+    install()
     listening = listening or listen(settings)
     try:
         async with _started(lifespan):
-            await _serve_on(listening, app, settings, gate=gate, on_ready=on_ready, stop=stop)
+            acceptor = Acceptor(listening, ASGIWrapper(cast("Any", app)), ServerConfig(settings, door))
+            acceptor.start()
+            try:
+                on_ready([url_of(listening, secure=settings.tls is not None)])
+                await stop.wait()
+                log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
+                await gate.drain(settings.drain_timeout_s)
+            finally:
+                await acceptor.stop(_CLOSE_TIMEOUT_S)
     finally:
         listening.close()
 
@@ -103,45 +98,6 @@ async def _started(lifespan: AbstractAsyncContextManager[object]) -> AsyncIterat
             what = [str(part) for part in (error.filename, error.strerror or error) if part is not None]
             raise DeploymentError([": ".join(what)]) from error
         yield
-
-
-async def _serve_on(
-    listening: socket.socket,
-    app: ASGIApp,
-    settings: HypercornConfig,
-    *,
-    gate: DrainGate,
-    on_ready: OnReady,
-    stop: asyncio.Event,
-) -> None:
-    config = ServerConfig(settings)
-    config.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes this descriptor
-    install()
-
-    async def wait_and_drain() -> None:
-        on_ready([url_of(listening, secure=settings.tls is not None)])
-        await stop.wait()
-        log.info("stopping", drain_timeout_s=settings.drain_timeout_s)
-        await gate.drain(settings.drain_timeout_s)
-
-    hypercorn = asyncio.ensure_future(
-        hypercorn_serve(cast("Any", _WithoutLifespan(app)), config, shutdown_trigger=wait_and_drain)
-    )
-    # Server.wait_closed() of Python 3.12 waits without bound for connections that a stuck client keeps open.
-    overdue = asyncio.ensure_future(_wait_past_stop(stop, settings.drain_timeout_s + _CLOSE_TIMEOUT_S))
-    try:
-        await asyncio.wait([hypercorn, overdue], return_when=asyncio.FIRST_COMPLETED)
-        if hypercorn.done():
-            hypercorn.result()
-    finally:
-        hypercorn.cancel()
-        overdue.cancel()
-        await asyncio.gather(hypercorn, overdue, return_exceptions=True)
-
-
-async def _wait_past_stop(stop: asyncio.Event, delay_s: float) -> None:
-    await stop.wait()
-    await asyncio.sleep(delay_s)
 
 
 def listen(settings: HypercornConfig) -> socket.socket:
@@ -184,6 +140,7 @@ def run(
     gate: DrainGate,
     on_ready: OnReady,
     worker: Worker | None = None,
+    door: Door | None = None,
 ) -> int:
     """Serve in a new event loop until SIGTERM or SIGINT; a second signal ends it at once. Returns the exit code.
 
@@ -204,7 +161,9 @@ def run(
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        await serve(app, settings, lifespan=lifespan, gate=gate, on_ready=on_ready, stop=stop, listening=listening)
+        await serve(
+            app, settings, lifespan=lifespan, gate=gate, on_ready=on_ready, stop=stop, listening=listening, door=door
+        )
 
     try:
         _run_loop(main())
@@ -221,10 +180,14 @@ def run(
     return EXIT_OK
 
 
-def run_site(site: Site, settings: HypercornConfig, on_ready: OnReady, worker: Worker | None = None) -> int:
+def run_site(
+    site: Site, settings: HypercornConfig, on_ready: OnReady, worker: Worker | None = None, door: Door | None = None
+) -> int:
     """As :func:`run`, for an application that booted; adds the layers that Hypercorn needs."""
     gate = DrainGate(TrustedProxies(site.app, settings.trusted_proxies))
-    return run(UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker)
+    return run(
+        UnreadBody(gate), settings, lifespan=site.lifespan, gate=gate, on_ready=on_ready, worker=worker, door=door
+    )
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, task: asyncio.Task[object] | None) -> None:

@@ -45,9 +45,9 @@ from wsproto.utilities import LocalProtocolError
 from precipiq_contracts.errors import BadRequest, Forbidden, InternalError, NotFound, PrecipiqError, Unavailable
 from precipiq_contracts.server import FRAMES
 from precipiq_core.system import SystemClock
-from precipiq_hypercorn.connections import frames_per_second_max
-from precipiq_hypercorn.frame_rate import FrameRate
+from precipiq_hypercorn.connections import limits_of
 from precipiq_hypercorn.refusal import refusal
+from precipiq_peers.frame_rate import FrameRate
 
 CLOSE_WAIT_S = 1.0
 PINGS_UNANSWERED_MAX = 2
@@ -92,7 +92,7 @@ class CuredWebSocket(WSStream):
         self._timer: asyncio.TimerHandle | None = None  # the next ping, later the end of the wait for the client
         self._pings_unanswered = 0
         self._message_bytes = 0
-        self._rate = FrameRate(frames_per_second_max(self.config))
+        self._rate = FrameRate(limits_of(self.config).websocket_frames_per_second_max)
         self._told = False  # the application has got ``websocket.disconnect``
         self._deaf = False  # later data are dropped
 

@@ -20,10 +20,10 @@ from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.errors import Unavailable
-from precipiq_core.heads import heads_of
 from precipiq_ledger.checkpoint_files import CheckpointFiles, Place, UnnameableChain, file_name
 from precipiq_ledger.checkpoint_manifest import CheckpointManifest, ManifestRefused
 from precipiq_ledger.checkpoints import Checkpoint, CheckpointSigner
+from precipiq_ledger.heads import heads_of
 
 log = structlog.get_logger("precipiq.ledger")
 

@@ -13,7 +13,7 @@ from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.followers import Follower
-from precipiq_core.heads import heads_of
+from precipiq_ledger.heads import heads_of
 from precipiq_ledger.service import LedgerService
 from precipiq_work.turns import Turns
 

@@ -17,7 +17,7 @@ from precipiq_contracts.chain import Chain, Head
 from precipiq_contracts.clock import Clock, format_timestamp
 from precipiq_contracts.entry_store import EntryStore
 from precipiq_contracts.ledger import ChainBreak
-from precipiq_core.heads import heads_of
+from precipiq_ledger.heads import heads_of
 from precipiq_ledger.integrity import Integrity
 from precipiq_ledger.schema_watch import SchemaWatch
 from precipiq_ledger.sweep_book import Pass, Swept

@@ -7,7 +7,6 @@ import pytest
 
 from precipiq_contracts.chain import Chain, Entry
 from precipiq_contracts.entry_store import EntryStore
-from precipiq_core.heads import heads_of
 from precipiq_testkit.entry_store_suite.support import (
     ALPHA,
     ALPHA_TEST,
@@ -183,10 +182,13 @@ class IsolationTests(StoreTests):
     async def test_heads_told_at_once_are_those_of_the_chains(
         self, store: EntryStore, chains_with_entries: dict[Chain, list[Entry]]
     ) -> None:
-        """A store that is a ``HeadLister`` MUST tell of every chain, once, its head, or None.
+        """Where a store has ``heads``, that MUST tell of every chain, once, its head, or None.
 
         On failure: is the last entry looked for in each chain by itself?
         """
-        told = [(chain, known or await store.head(chain)) async for chain, known in heads_of(store)]
+        heads = getattr(store, "heads", None)
+        if heads is None:
+            return
+        told = [(chain, known or await store.head(chain)) async for chain, known in heads()]
         assert sorted((chain for chain, _ in told), key=repr) == sorted(chains_with_entries, key=repr)
         assert dict(told) == {chain: await store.head(chain) for chain in chains_with_entries}
