@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ from structlog.testing import capture_logs
 
 from precipiq_contracts.chain import Chain, Entry, Head
 from precipiq_contracts.errors import Unavailable
-from precipiq_ledger.checkpoint_files import CheckpointFiles
+from precipiq_ledger.checkpoint_files import CheckpointFiles, Place
 from precipiq_ledger.checkpoint_manifest import FILE_NAME
 from precipiq_ledger.checkpointer import Checkpointer
+from precipiq_ledger.checkpoints import Checkpoint
 from precipiq_testkit.clock import ManualClock
 from tests.ledger.checkpoint_helpers import CHAIN, OTHER, OURS, THEIRS, hash_of, manifest_of, path_of, sign
 
@@ -89,6 +91,51 @@ async def test_each_chain_that_moved_gets_one(store: Store, files: CheckpointFil
     assert await checkpointer.write_all() == 1
     assert (seqs(files), seqs(files, OTHER)) == ([5, 6], [3])
     assert store.reads == [(CHAIN, 5)], "the entry that the newest checkpoint saw is looked at before the next"
+
+
+async def test_a_stop_begins_no_checkpoint_after_its_time_and_the_next_round_signs_what_is_left(
+    store: Store, files: CheckpointFiles, checkpointer: Checkpointer, lines: list[dict[str, object]]
+) -> None:
+    store.last_seqs |= {Chain(f"org_{number:03}", "test"): 2 for number in range(40)}
+    assert await checkpointer.write_all(within_s=0.0) == 0
+    [told] = [line for line in lines if line["event"] == "checkpoints of some chains wait for the next start"]
+    assert told["chains"] == 43
+    assert await a_process(store, files).write_all(within_s=60.0) == 43
+
+
+async def test_all_heads_are_asked_for_at_once_where_the_store_can(files: CheckpointFiles) -> None:
+    class Lister(Store):
+        async def heads(self) -> AsyncIterator[tuple[Chain, Head | None]]:
+            for chain in self.last_seqs:
+                yield chain, None if chain == OTHER else await Store.head(self, chain)
+
+        async def head(self, chain: Chain) -> Head:
+            asked.append(chain)
+            return await Store.head(self, chain)
+
+    asked: list[Chain] = []
+    checkpointer = a_process(Lister(), files)
+    assert await checkpointer.write_all() == 3
+    assert await checkpointer.write_all() == 0
+    assert asked == [OTHER, OTHER], "only the one that was not told"
+
+
+async def test_one_slow_file_keeps_no_other_waiting(
+    store: Store, files: CheckpointFiles, checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_are_there = threading.Event()
+    append = CheckpointFiles.append
+
+    def slow(self: CheckpointFiles, checkpoint: Checkpoint) -> Place:
+        if checkpoint.chain == CHAIN:
+            assert others_are_there.wait(20)
+        place = append(self, checkpoint)
+        if seqs(files, OTHER) and seqs(files, THIRD):
+            others_are_there.set()
+        return place
+
+    monkeypatch.setattr(CheckpointFiles, "append", slow)
+    assert await checkpointer.write_all() == 3
 
 
 async def test_processes_that_share_a_folder_sign_a_head_once(
