@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+from precipiq_contracts.errors import Unavailable
 
 
 class Shares:
@@ -36,6 +39,22 @@ class Shares:
                 self.give_back(owner, size)
             raise
         return size
+
+    @contextmanager
+    def held_now(self, owner: Hashable, size: int, full: str) -> Iterator[None]:
+        """Hold that many bytes while the context is entered. Raises ``Unavailable`` where they cannot be had at once.
+
+        ``full``: the error's message. For what is in memory already, and would stay there while it waits.
+        """
+        size = min(size, self._share_bytes_max)
+        if size > self._free or self._held.get(owner, 0) + size > self._share_bytes_max:
+            raise Unavailable(full)
+        self._free -= size
+        self._held[owner] = self._held.get(owner, 0) + size
+        try:
+            yield
+        finally:
+            self.give_back(owner, size)
 
     def give_back(self, owner: Hashable, size: int) -> None:
         """Let others have what the owner held."""

@@ -25,13 +25,13 @@ from precipiq_contracts.errors import (
     Unavailable,
     ValidationFailed,
 )
-from precipiq_core.http.answers import send_own, while_client_stays
+from precipiq_core.http.answers import LateFailure, send_own, while_client_stays
 from precipiq_core.http.authentication import address_of, authenticate, credential_of, peer_of
 from precipiq_core.http.body import read_json, read_raw
 from precipiq_core.http.endpoint import AnyQuery, Call, Endpoint, NoBody, NoQuery, PublicCall, RawBody, Reply
-from precipiq_core.http.envelope import JSON_TYPE, Answer, error_answer, send_answer, success
+from precipiq_core.http.envelope import JSON_TYPE, Answer, Headers, error_answer, send_answer, success
 from precipiq_core.http.request_keys import RequestKeys, request_content
-from precipiq_core.http.request_work import BodyMemory, BodyWork, RequestWork
+from precipiq_core.http.request_work import SMALL_BODY_BYTES, BodyMemory, BodyWork, RequestWork
 from precipiq_core.http.settings import HttpSettings
 from precipiq_core.http.validation import parse_query
 from precipiq_work.off_loop import OffLoop
@@ -105,7 +105,22 @@ class EndpointApp:
         finally:
             if work is not None:
                 work.release()
-        await send_answer(send, answer, headers)
+        if len(answer.body) > SMALL_BODY_BYTES:
+            await self._send_large(send, answer, headers, principal)
+        else:
+            await send_answer(send, answer, headers)
+
+    async def _send_large(self, send: Send, answer: Answer, headers: Headers, principal: Principal | None) -> None:
+        """Send what stays in memory until the client has taken it: in bounded time, and within a share of memory."""
+        chain = None if principal is None else principal.chain
+        try:
+            with self._work.answers.held_now(chain, len(answer.body), "too many answers wait to be taken"):
+                async with asyncio.timeout(self._edge.http.download_stall_timeout_s):
+                    await send_answer(send, answer, headers)
+        except Unavailable as error:
+            await send_answer(send, error_answer(error), headers)
+        except TimeoutError as error:
+            raise LateFailure from error
 
     async def _parse(
         self,

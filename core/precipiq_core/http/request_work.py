@@ -32,6 +32,7 @@ class RequestWork:
         self.nodes_max = http.nodes_max
         share_bytes_max = max(self.memory_of(http.body_bytes_max), http.bodies_memory_bytes_max // 2)
         self.shares = Shares(max(http.bodies_memory_bytes_max, share_bytes_max), share_bytes_max)
+        self.answers = Shares(http.answers_memory_bytes_max, http.answers_memory_bytes_max // 4)
         self.wait_s = http.body_timeout_s
 
     def memory_of(self, size: int, nodes: int | None = None) -> int:

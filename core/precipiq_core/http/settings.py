@@ -14,16 +14,15 @@ class HttpSettings(Settings):
     keyless_body_memory_bytes_max: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,
-        description="memory for the bodies that one endpoint without a key reads at the same time, without the first "
-        "64 KiB of each, bytes; more get 503",
+        description="memory for the bodies that one endpoint without a key reads, without 64 KiB of each, bytes",
     )
     body_timeout_s: float = Field(30.0, gt=0, description="time for a request body to arrive, seconds")
     handler_timeout_s: float = Field(60.0, gt=0, description="time for an answer to begin, seconds")
     download_stall_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="time for a client to take the next 64 KiB of a download, seconds; on Linux one that takes nothing "
-        "at all ends with `server.tcp_user_timeout_s`",
+        description="time for a client to take 64 KiB of a download, or another answer, seconds; on Linux one that "
+        "takes nothing at all ends with `server.tcp_user_timeout_s`",
     )
     depth_max: int = Field(64, ge=4, le=200, description="nesting of a request body, levels")
     nodes_max: int = Field(
@@ -39,4 +38,9 @@ class HttpSettings(Settings):
     list_limit_max: int = Field(500, ge=1, description="items of a page at most")
     page_bytes_max: int = Field(
         1024 * 1024, ge=1024, description="statements and payloads of a page of entries, bytes; one larger is a page"
+    )
+    answers_memory_bytes_max: int = Field(
+        64 * 1024 * 1024,
+        ge=8 * 1024 * 1024,
+        description="memory of answers above 64 KiB that are not taken yet, bytes; one environment has a quarter",
     )
