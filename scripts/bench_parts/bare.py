@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -21,18 +22,32 @@ from precipiq_hypercorn.drain import DrainGate
 from precipiq_hypercorn.serving import run
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A bare server that runs."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def bare_server(script: str, answer: str, headers: dict[str, str], **environment: str) -> Iterator[int]:
-    """The port of that script's server, which answers that."""
-    command = [sys.executable, Path(__file__).parent / script]
+def bare_server(script: str, answer: str, headers: dict[str, str], **environment: str) -> Iterator[Bare]:
+    """That script's server, which answers that."""
+    command = [sys.executable, str(Path(__file__).parent / script)]
     described = {"BENCH_ANSWER": json.dumps(answer), "BENCH_HEADERS": json.dumps(headers)}
     bare = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **described, **environment})
     try:
         assert bare.stdout is not None
-        yield int(bare.stdout.readline().strip().rpartition(":")[2])
+        yield Bare(int(bare.stdout.readline().strip().rpartition(":")[2]), bare.pid)
     finally:
         bare.send_signal(signal.SIGTERM)
         bare.wait(30)
+
+
+def cpu_s(pid: int) -> float:
+    """What that process, without its children, has used of all cores."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answer(status: int) -> Response:

@@ -71,6 +71,7 @@ async def load(port: int, requests: Iterator[bytes], connections: int, duration_
     await asyncio.sleep(0.2)
     latencies = sorted(latency for protocol in protocols for latency in protocol.latencies_s)
     return {
+        "count": len(latencies),
         "per_s": sum(protocol.count for protocol in protocols) / elapsed_s,
         "failures": sum(protocol.failures for protocol in protocols),
         "p50_ms": latencies[len(latencies) // 2] * 1000,

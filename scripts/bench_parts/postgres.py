@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from bare import bare_server
 from chain import assembled
 from http_append import (
+    BATCH,
     BATCH_CONNECTIONS,
-    CONNECTIONS,
     HERE,
     ROUNDS,
     SECONDS,
     decision,
-    load,
+    measure_appends,
     median,
-    report,
     request_bytes,
-    sample_answer,
+    tell,
 )
 
 from precipiq_contracts.chain import Chain
@@ -43,7 +41,6 @@ from precipiq_logs.setup import configure_logging
 from precipiq_testkit.postgres import PostgresDatabase, own_postgres
 from precipiq_testkit.server import ServerProcess, running_server
 
-BATCH = 100
 ORGANISATIONS = 4
 
 
@@ -54,30 +51,16 @@ def main() -> None:
         database = own.server.new_database()
         os.environ.update(database.environment)
         with running_server(Path(name) / "server", postgres=database) as server:
-            measure_http(server)
+            measure_http(server, Path(name))
             measure_two_processes(server, Path(name))
         measure_batches(server, database)
         measure_row_level_security(server, database)
 
 
-def measure_http(server: ServerProcess) -> None:
-    port = int(server.url.rpartition(":")[2])
-    single = request_bytes(port, server.key, "/api/v1/decisions", decision(1))
-    batch = request_bytes(
-        port, server.key, "/api/v1/decisions/batch", {"decisions": [decision(number) for number in range(BATCH)]}
-    )
-    answer, headers = sample_answer(server.url, server.key)
-    singles, limits, batches = [], [], []
-    with bare_server("bare_server.py", answer, headers) as bare_port:
-        load(port, single, CONNECTIONS)
-        for _ in range(ROUNDS):
-            limits.append(load(bare_port, single, CONNECTIONS))
-            singles.append(load(port, single, CONNECTIONS))
-            batches.append(load(port, batch, BATCH_CONNECTIONS))
-    report("single durable append, 64 connections", singles, limits, "requests/s", "bare Starlette endpoint", 0.75)
-    print(f"  latency p50 {median(singles, 'p50_ms'):.1f} ms, p99 {median(singles, 'p99_ms'):.1f} ms")
-    print(f"batches of {BATCH} over HTTP: {median(batches, 'per_s') * BATCH:,.0f} entries/s")
-    assert not sum(item["failures"] for item in (*singles, *batches)), "some requests failed"
+def measure_http(server: ServerProcess, folder: Path) -> None:
+    rounds = measure_appends(server, folder)
+    tell(rounds, (0.9 * 1.3, 0.9 * 0.55))
+    print(f"batches of {BATCH} over HTTP: {median(rounds.batches, 'per_s') * BATCH:,.0f} entries/s")
 
 
 def measure_two_processes(server: ServerProcess, folder: Path) -> None:

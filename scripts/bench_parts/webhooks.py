@@ -85,9 +85,9 @@ def measure(name: str, folder: Path, server: ServerProcess) -> None:
     answer, headers = post(server, path, body, **{"Stripe-Signature": signature})
     port = int(server.url.rpartition(":")[2])
     deliveries, limits = [], []
-    with bare_server("bare_webhook.py", answer, headers, BENCH_SECRET=SECRET) as bare_port:
+    with bare_server("bare_webhook.py", answer, headers, BENCH_SECRET=SECRET) as bare:
         for number in range(ROUNDS):
-            limits.append(load(folder, bare_port, path, 1))
+            limits.append(load(folder, bare.port, path, 1))
             deliveries.append(load(folder, port, path, 1 + number * EVENTS))
             assert deliveries[-1]["per_s"] * SECONDS < EVENTS, "events were delivered twice: raise EVENTS"
     what = f"{name}: deliveries, {CONNECTIONS} connections"
