@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from precipiq_contracts.chain import Entry
 from precipiq_contracts.entry_store import EntryPage
 
-_FIRST_ENTRIES = 50  # of the largest entries that is a dozen MiB; afterwards their mean size is known
+_FIRST_ENTRIES = 25  # of the largest entries that is six MiB; afterwards their mean size is known
 
 
 async def find_page(

@@ -203,7 +203,7 @@ class SqliteIntruder(Intruder):
         try:
             self.execute(f"UPDATE entries SET {assignments} WHERE rowid = ?", *values.values(), place)
         except sqlite3.OperationalError as error:  # the statement would be no JSON any more: nothing can be generated
-            if "JSON" not in str(error):
+            if "locked" in str(error):
                 raise
             return None
         return place

@@ -51,10 +51,12 @@ class Crowd:
         await self.seen.wait()  # the server is at it
         before = len(self.answers)
         answer = await self.site.get(path, params=query, headers={"X-Precipiq-Key": key})
-        assert answer.status_code == 200, answer.text
+        may_be = {200} if key != self.key else {200, 503}  # who gets no turn in time is told to come again
+        assert answer.status_code in may_be, answer.text
         passed = len(self.answers) - before
         await asyncio.gather(*crowd)
-        assert set(self.answers) == {200}
+        assert set(self.answers) <= {200, 503}
+        assert 200 in self.answers
         return passed
 
 

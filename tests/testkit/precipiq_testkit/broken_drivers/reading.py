@@ -168,6 +168,18 @@ class ListsAChainPerEntry(Fault):
             yield entry.chain
 
 
+class TellsOneHeadForAll(Fault):
+    """Tells many heads at once, and of every chain that of the first."""
+
+    caught_by = "test_heads_told_at_once_are_those_of_the_chains"
+    symptom = "Head"
+
+    async def heads(self) -> AsyncIterator[tuple[Chain, Head | None]]:
+        first = next(iter(self._data.entries))
+        async for chain in self.chains():
+            yield chain, await self.head(first)
+
+
 class LeaksInFind(Fault):
     """Forgets the chain when it searches."""
 
