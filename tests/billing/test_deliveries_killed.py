@@ -26,7 +26,7 @@ from tests.system.organisations import organisations
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
-CHARGES = rounds(30, long=60)
+CHARGES = rounds(20, long=60)
 KILLS = rounds(2, long=4)
 
 

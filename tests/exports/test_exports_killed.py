@@ -26,8 +26,8 @@ from .evidence import bundle_of, check, ended, restarted, wait_for, wait_for_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
-EXPORTS = rounds(6, long=20)
-KILLS = rounds(3, long=6)
+EXPORTS = rounds(4, long=20)
+KILLS = rounds(2, long=6)
 
 HURRIED = {
     "PRECIPIQ__PLUGINS__EXPORTS__LEASE_S": "1",

@@ -31,7 +31,10 @@ on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """For what a server makes of what it read; that both databases are read alike is what ``test_forged_entries`` shows."""
 
 DEADLINE_S = 60.0
-OFTEN = {"PRECIPIQ__PLUGINS__LEDGER__CHECKPOINT_INTERVAL_S": "0.2"}
+OFTEN = {
+    "PRECIPIQ__PLUGINS__LEDGER__CHECKPOINT_INTERVAL_S": "0.2",
+    "PRECIPIQ__PLUGINS__LEDGER__SWEEP_INTERVAL_S": "2",
+}
 UNAUTHENTIC = "UNAUTHENTIC_ENTRY"
 PAYLOAD = {"inputs": {}, "outputs": {}, "alternatives": None, "metadata": None}
 

@@ -21,7 +21,7 @@ from tests.effort import rounds
 
 ALPHA = Chain("org_alpha", "live")
 MIGRATION = SQLITE_ENTRIES
-ROUNDS_COUNT = rounds(3, long=10)
+ROUNDS_COUNT = rounds(2, long=10)
 
 APPENDER = """
 import asyncio, json, os, signal, sys

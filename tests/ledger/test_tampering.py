@@ -43,7 +43,7 @@ COLUMNS = {
     "sqlite": STORED,
 }
 COLUMNS["postgres"] = (*COLUMNS["sqlite"], "id", "kind", "agent_id", "action_type", "redacts_seq")
-PLACES_MAX = {"sqlite": rounds(6, long=40), "postgres": rounds(2, long=4)}
+PLACES_MAX = {"sqlite": rounds(4, long=40), "postgres": rounds(2, long=4)}
 """Bytes that are altered of each value: a verification over PostgreSQL connects several times."""
 
 

@@ -23,7 +23,7 @@ from .odd_json import document
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-DOCUMENTS = rounds(400, long=1000)
+DOCUMENTS = rounds(250, long=1000)
 EVENTS = rounds(25, long=60)
 BATCH = 50
 SEED = 20261130

@@ -15,7 +15,7 @@ from tests.effort import rounds
 
 from .client import Client, decision
 
-ROUNDS = rounds(5, long=50)
+ROUNDS = rounds(3, long=50)
 WRITERS = 4
 
 

@@ -30,7 +30,7 @@ from .client import Client, decision
 
 pytestmark = pytest.mark.system
 
-ROUNDS = rounds(9, long=50)
+ROUNDS = rounds(6, long=50)
 NODES = 3
 WRITERS = 6
 RECOVERY_MAX_S = 10.0
