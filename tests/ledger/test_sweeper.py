@@ -61,7 +61,7 @@ class Stored:
     async def compare_with_checkpoints(self, *_: object) -> Compared:
         return Compared(CheckpointComparison(0, 0, None, None), ())
 
-    async def verify(self, *_: object) -> Any:
+    async def verify(self, *_: object, is_ours: bool) -> Any:
         return SimpleNamespace(broken=None)
 
 

@@ -35,7 +35,7 @@ ON CONFLICT (org_id, environment) DO NOTHING
 """
 _COUNTED = """
 INSERT INTO ledger_usage (org_id, environment, bytes) VALUES (:org_id, :environment, :bytes)
-ON CONFLICT (org_id, environment) DO NOTHING
+ON CONFLICT (org_id, environment) DO NOTHING RETURNING bytes
 """
 _READ = f"SELECT bytes FROM ledger_usage WHERE {_CHAIN}"  # noqa: S608
 
@@ -69,7 +69,8 @@ class StoredBytes:
                 self._known.clear()
             self._known[chain] = _bytes_in(rows[0]) if rows else None
         known = self._known[chain]
-        if known is None and chain not in self._begun and len(self._wanted) < _CHAINS_MAX:
+        is_under_way = chain in self._begun or chain in self._counting
+        if known is None and not is_under_way and len(self._wanted) < _CHAINS_MAX:
             self._wanted.add(chain)
             self._news.set()
         return None if known is None else known + self._pending.get(chain, 0)
@@ -141,7 +142,7 @@ class StoredBytes:
     async def _count(self, reader: EntryReader, chain: Chain) -> None:
         """Count a chain from before: page by page, so that nobody waits for it."""
         assert self._database is not None
-        self._pending.pop(chain, None)
+        before = self._pending.pop(chain, 0)
         since = self._counting[chain] = []
         try:
             head = await reader.head(chain)
@@ -149,12 +150,15 @@ class StoredBytes:
             while seq < last and (page := await reader.read(chain, seq, min(_PAGE_ENTRIES, last - seq))):
                 size, seq = size + _size(page), page[-1].seq
                 await asyncio.sleep(_PAUSE_S)
+            noted_count = len(since)
             size += sum(added for first_seq, added in since if first_seq > last)
-            since.clear()
-            await self._database.transaction([Statement(_COUNTED, {**chain_values(chain), "bytes": size})])
+            [stored] = await self._database.transaction([Statement(_COUNTED, {**chain_values(chain), "bytes": size})])
+            if stored:  # else another process was faster: what this one appended is added to its count
+                del since[:noted_count]
+                before = 0
         finally:
             del self._counting[chain]
-            self._pending[chain] += sum(added for _, added in since)
+            self._pending[chain] += before + sum(added for _, added in since)
             self._known.pop(chain, None)
 
 

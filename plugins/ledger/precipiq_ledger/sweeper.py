@@ -146,7 +146,7 @@ class Sweeper:
             await self._look_at_news(chain, head or await self._store.head(chain), is_known=is_known)
         except Exception:
             swept = self._integrity.book.chains.get(chain)
-            verdict = await self._verifier.verify(self._store.auditor(), chain)
+            verdict = await self._verifier.verify(self._store.auditor(), chain, is_ours=True)
             if verdict.broken is None or swept is None or swept.broken is not None:
                 raise
             self._note_broken(chain, swept, verdict.broken)
@@ -217,7 +217,7 @@ class Sweeper:
 
     async def _confirm(self, chain: Chain, swept: Swept, fault: ChainBreak) -> None:
         """Let the whole verification find the first fault, which may lie before what the sweep saw."""
-        verdict = await self._verifier.verify(self._store.auditor(), chain)
+        verdict = await self._verifier.verify(self._store.auditor(), chain, is_ours=True)
         self._note_broken(chain, swept, verdict.broken or fault)
 
     async def _look_again(self, chain: Chain, swept: Swept, head: Head | None) -> None:
@@ -226,7 +226,7 @@ class Sweeper:
         now_s = self._clock.monotonic_s()
         if head is None or now_s < swept.again_s or not await self._is_mended(chain, swept, swept.broken.seq):
             return
-        verdict = await self._verifier.verify(self._store.auditor(), chain)
+        verdict = await self._verifier.verify(self._store.auditor(), chain, is_ours=True)
         if verdict.broken is not None or not verdict.checked_count:
             swept.again_s = now_s + max(_AGAIN_S, _AGAIN_SHARE * (self._clock.monotonic_s() - now_s))
             return
