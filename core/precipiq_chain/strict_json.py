@@ -25,8 +25,9 @@ _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NEGATIVE = b"-" + b"0" * 19  # -9223372036854775809 is the first that orjson makes a float
 _LONG_POSITIVE = b"0" * 20  # 18446744073709551616 likewise
 _PIECE_BYTES = 64 * 1024  # some milliseconds of work that holds the interpreter
-_STEPS = bytes.maketrans(b"[{]}", b"\2\2\0\0")  # 1 more than the change in depth
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+_AS_ARRAYS = bytes.maketrans(b"{}", b"[]")
+_STEPS = bytes.maketrans(b"[]", b"\2\0")  # 1 more than the change in depth
+_NOT_MARKS = bytes(set(range(256)) - set(b'[{]}"'))
 
 
 class JsonRefused(ValueError):
@@ -86,18 +87,25 @@ def nodes_at_most(body: bytes | bytearray) -> int:
 
 def _outside_strings(body: bytes | bytearray) -> Iterator[bytes]:
     """The text without white space, strings as quotation marks; no piece ends behind an opening bracket."""
-    start, is_inside, held = 0, False, b""
-    while start < len(body):
-        piece = bytes(body[start : start + _PIECE_BYTES])
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # no escape is cut
-            piece += body[start + len(piece) : start + len(piece) + 1]
-        start += len(piece)
-        parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    is_inside, held = 0, b""
+    for piece in _without_escapes(body):
+        parts = piece.split(b'"')
         outside = held + b'"' * is_inside + b'"'.join(parts[is_inside::2]).translate(None, b" \t\r\n")
         is_inside ^= len(parts) % 2 == 0
         held = outside[-1:] if outside.endswith((b"[", b"{")) else b""
         yield outside[: len(outside) - len(held)]
     yield held
+
+
+def _without_escapes(body: bytes | bytearray) -> Iterator[bytes]:
+    """The text in pieces, without the backslashes and quotation marks that are escaped in strings."""
+    start = 0
+    while start < len(body):
+        piece = bytes(body[start : start + _PIECE_BYTES])
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # no escape is cut
+            piece += body[start + len(piece) : start + len(piece) + 1]
+        start += len(piece)
+        yield piece.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in piece else piece
 
 
 def _has_long_integer(body: bytes | bytearray) -> bool:
@@ -135,8 +143,22 @@ def _opens_deeper(body: bytes | bytearray, max_depth: int) -> bool:
 
     Exact for valid JSON.
     """
-    steps = (step - 1 for piece in _outside_strings(body) for step in piece.translate(_STEPS, _NOT_BRACKETS))
-    return any(depth > max_depth for depth in accumulate(steps))
+    left = brackets = _brackets(body)
+    for _ in range(max_depth):  # innermost pairs go: valid JSON is gone after as many rounds as it is deep
+        outer = left.replace(b"[]", b"")
+        if len(outer) == len(left):
+            break
+        left = outer
+    if not left:
+        return False
+    return any(depth > max_depth for depth in accumulate(step - 1 for step in brackets.translate(_STEPS)))
+
+
+def _brackets(body: bytes | bytearray) -> bytes:
+    """The brackets outside strings, in order, all of them square."""
+    marks = b"".join([piece.translate(_AS_ARRAYS, _NOT_MARKS) for piece in _without_escapes(body)])
+    marks = marks.replace(b'""', b"")  # so the same marks stay outside strings, and fewer strings
+    return b"".join(marks.split(b'"')[::2])
 
 
 class _Fault:

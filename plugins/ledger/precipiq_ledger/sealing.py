@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from precipiq_contracts.vault import MasterKey
-from precipiq_macs.entry_macs import PURPOSE, entry_mac, epoch_key, epoch_of
+from precipiq_macs.entry_macs import PURPOSE, EntryMacs, epoch_key, epoch_of
 
 
 class EpochKeys(Protocol):
@@ -37,11 +37,11 @@ class EntrySealer:
 
     def __init__(self, keys: EpochKeys) -> None:
         self._keys = keys
-        self._current: tuple[int, bytes] | None = None
+        self._current: tuple[int, EntryMacs] | None = None
 
     def mac(self, time_us: int, entry_hash: str) -> str:
         """The MAC of an entry with that time, microseconds since 1970, and hash. Raises ``DeploymentError``."""
         epoch, current = epoch_of(time_us), self._current
         if current is None or current[0] != epoch:
-            current = self._current = epoch, self._keys.key_of(epoch)
-        return entry_mac(current[1], entry_hash)
+            current = self._current = epoch, EntryMacs(self._keys.key_of(epoch))
+        return current[1].of(entry_hash)

@@ -1,13 +1,13 @@
 """Appending on SQLite, in the writer's thread: a group of appends, to any chains, sealed and stored together.
 
 Each call of SQLite releases the interpreter's lock, and a busy event loop returns it late; so a group of any
-size is read and stored with the same few calls, its rows packed in JSON.
+size is read and stored with few calls: what is looked up is packed in JSON, and one statement inserts many rows.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -15,8 +15,6 @@ from precipiq_chain.grouping import AppendJob, Group, idempotency_check, seal_jo
 from precipiq_contracts.chain import Chain, Entry, Head
 from precipiq_contracts.clock import parse_timestamp
 from precipiq_contracts.entry_store import Appended
-
-_INSERT_BYTES_MAX = 16 * 1024 * 1024
 
 _HEADS = """
 SELECT json_group_array(json_array(wanted.key, last.seq, last.hash, substr(last.statement, -35, 27)))
@@ -37,12 +35,9 @@ AND known.idempotency_key = json_extract(wanted.value, '$[2]')
 
 _INSERT = """
 INSERT INTO entries (org_id, environment, seq, statement, payload, hash, idempotency_key, idempotency_check, mac)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-       json_extract(value, '$[6]'), json_extract(value, '$[7]'),
-       json_extract(value, '$[8]')
-FROM json_each(?)
-"""
+VALUES """
+_INSERTS = {rows: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows) for rows in (64, 32, 16, 8, 4, 2, 1)}
+"""By number of rows: few texts, so that all stay compiled; some builds of SQLite allow no more than 999 values."""
 
 _ERASE = """
 UPDATE entries SET payload = NULL WHERE org_id = ? AND environment = ? AND seq = ? AND payload IS NOT NULL
@@ -53,8 +48,7 @@ def append_group(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> l
     """The writer's handler. An append whose ``seal`` raises fails alone and leaves nothing."""
     group = Group(_heads(connection, jobs), _known_entries(connection, jobs))
     results = [seal_job(group, job) for job in jobs]
-    for packed in _pack(group.new):
-        connection.execute(_INSERT, (packed,))
+    _insert(connection, group.new)
     for job, result in zip(jobs, results, strict=True):
         if job.erased_seq is not None and isinstance(result, Appended):
             connection.execute(_ERASE, (job.chain.org_id, job.chain.environment, job.erased_seq))
@@ -82,27 +76,28 @@ def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) ->
     return known
 
 
-def _pack(entries: Sequence[Entry]) -> Iterator[str]:
-    rows: list[tuple[object, ...]] = []
-    size_bytes = 0
-    for entry in entries:
-        key = entry.idempotency_key
-        rows.append(
-            (
-                entry.chain.org_id,
-                entry.chain.environment,
-                entry.seq,
-                entry.statement.decode(),
-                None if entry.payload is None else entry.payload.decode(),
-                entry.hash,
-                key,
-                None if key is None else idempotency_check(key, entry.hash),
-                entry.mac,
-            )
-        )
-        size_bytes += len(entry.statement) + len(entry.payload or b"")
-        if size_bytes >= _INSERT_BYTES_MAX:
-            yield orjson.dumps(rows).decode()
-            rows, size_bytes = [], 0
-    if rows:
-        yield orjson.dumps(rows).decode()
+def _insert(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    start = 0
+    for rows, statement in _INSERTS.items():
+        while len(entries) - start >= rows:
+            values: list[object] = []
+            for entry in entries[start : start + rows]:
+                values += _values(entry)
+            connection.execute(statement, values)
+            start += rows
+
+
+def _values(entry: Entry) -> tuple[object, ...]:
+    """In the order of ``_INSERT``."""
+    key, payload = entry.idempotency_key, entry.payload
+    return (
+        entry.chain.org_id,
+        entry.chain.environment,
+        entry.seq,
+        entry.statement.decode(),
+        None if payload is None else payload.decode(),
+        entry.hash,
+        key,
+        None if key is None else idempotency_check(key, entry.hash),
+        entry.mac,
+    )
