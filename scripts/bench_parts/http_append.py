@@ -20,11 +20,11 @@ from pathlib import Path
 from bare import bare_server, cpu_s
 
 from precipiq_chain.chain_format import SALT_BYTES, prepare
-from precipiq_contracts.chain import Chain, Head
+from precipiq_contracts.chain import Chain, Entry, Head
 from precipiq_ledger.models import DecisionIn
 from precipiq_ledger.routes import decision_draft
 from precipiq_sqlite.config import SqliteConfig
-from precipiq_sqlite.entries.append import _INSERT, _pack
+from precipiq_sqlite.entries.append import insert
 from precipiq_sqlite.entries.driver import SqliteDriver
 from precipiq_sqlite.service import SqliteDatabase
 from precipiq_testkit.clock import ManualClock, SeededRandomness
@@ -124,7 +124,7 @@ def inserts_into_our_table_per_s(folder: Path) -> float:
     chain = Chain("org_bench", "test")
     sealer = Sealer(chain, ManualClock(), SeededRandomness(1))
     head: Head | None = None
-    packed: list[str] = []
+    groups: list[Sequence[Entry]] = []
     for start in range(0, 20_000, 100):
         drafts = [
             prepare(decision_draft(DecisionIn.model_validate(decision(number)), "key_bench"), os.urandom(SALT_BYTES))
@@ -132,13 +132,13 @@ def inserts_into_our_table_per_s(folder: Path) -> float:
         ]
         entries = sealer(head, drafts)
         head = Head(entries[-1].seq, entries[-1].hash, 0)
-        packed += _pack(entries)
+        groups.append(entries)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = FULL")
     started_s = time.perf_counter()
-    for text in packed:
+    for entries in groups:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(_INSERT, (text,))
+        insert(connection, entries)
         connection.execute("COMMIT")
     elapsed_s = time.perf_counter() - started_s
     connection.close()

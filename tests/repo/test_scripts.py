@@ -226,3 +226,20 @@ def test_serve_and_test_hand_their_arguments_on_and_return_the_exit_code(tree: T
         done.stdout
         == {"serve": "serve|a b|--flag|", "test": "-m|pytest|-n|auto|-p|no:schemathesis|a b|--flag|"}[script]
     )
+
+
+def test_every_part_of_the_bench_finds_what_it_imports() -> None:
+    code = (
+        "import ast, importlib, pathlib, sys\n"
+        "for path in sorted(pathlib.Path('.').glob('*.py')):\n"
+        "    for node in ast.parse(path.read_text()).body:\n"
+        "        if isinstance(node, ast.ImportFrom):\n"
+        "            module = importlib.import_module(node.module)\n"
+        "            [getattr(module, name.name) for name in node.names]\n"
+        "    print(path.name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "scripts/bench_parts", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "http_append.py" in done.stdout

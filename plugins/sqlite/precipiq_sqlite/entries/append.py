@@ -48,7 +48,7 @@ def append_group(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) -> l
     """The writer's handler. An append whose ``seal`` raises fails alone and leaves nothing."""
     group = Group(_heads(connection, jobs), _known_entries(connection, jobs))
     results = [seal_job(group, job) for job in jobs]
-    _insert(connection, group.new)
+    insert(connection, group.new)
     for job, result in zip(jobs, results, strict=True):
         if job.erased_seq is not None and isinstance(result, Appended):
             connection.execute(_ERASE, (job.chain.org_id, job.chain.environment, job.erased_seq))
@@ -76,7 +76,8 @@ def _known_entries(connection: sqlite3.Connection, jobs: Sequence[AppendJob]) ->
     return known
 
 
-def _insert(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+def insert(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Store sealed entries, in order, within the open transaction."""
     start = 0
     for rows, statement in _INSERTS.items():
         while len(entries) - start >= rows:
