@@ -74,6 +74,7 @@ class Connection:
     def close(self) -> None:
         if self.streams is not None:
             self.streams[1].close()
+            self.streams = None
 
 
 @dataclass
@@ -152,6 +153,7 @@ class Soak:
         status, content = await connection.ask("GET", f"{path}/download")
         assert (status, content[:2]) == (200, b"PK"), status
         self.count("exports")
+        connection.close()  # the server would, within the pause
         await asyncio.sleep(min(60.0, SECONDS / 10))
 
     async def subscribe(self) -> int:

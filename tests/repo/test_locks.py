@@ -79,7 +79,7 @@ def _closure(wanted: tuple[Requirement, ...]) -> set[str]:
     return {name for name, _ in found}
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, "tests/sdk.lock"])
+@pytest.mark.parametrize("lock", [*LOCKS, "tests/sdk.lock", "scripts/bench_parts/peers.lock"])
 def test_a_lock_pins_one_version_of_each_with_hashes_and_names_no_host(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert "://" not in text
