@@ -69,8 +69,21 @@ async def test_a_verification_that_could_not_be_carried_out_gives_its_place_to_t
             await verifier.verify(Away(), CHAIN)  # type: ignore[arg-type]
 
 
-class Held:
-    """An auditor of empty chains that answers when it is let go."""
+class Empty:
+    """An auditor of empty chains."""
+
+    def last_seq(self, chain: Chain) -> int:
+        return 0
+
+    def batches(self, *_: object) -> Iterator[AuditBatch]:
+        return iter(())
+
+    def stray(self, chain: Chain) -> None:
+        return None
+
+
+class Held(Empty):
+    """One that answers when it is let go."""
 
     def __init__(self) -> None:
         self.let_go = Event()
@@ -80,12 +93,6 @@ class Held:
         self.running.append(chain)
         assert self.let_go.wait(WAIT_S)
         return 0
-
-    def batches(self, *_: object) -> Iterator[AuditBatch]:
-        return iter(())
-
-    def stray(self, chain: Chain) -> None:
-        return None
 
 
 async def test_one_chain_and_test_leave_a_verification_to_others(
@@ -112,3 +119,18 @@ async def test_one_chain_and_test_leave_a_verification_to_others(
 def test_a_verification_that_gets_no_turn_is_refused_before_its_answer_has_begun() -> None:
     """Else its client got a status 200 and a broken answer."""
     assert LateAnswer.patience_s > verifier_module._WAIT_FOR_A_TURN_S
+
+
+async def test_the_sweep_waits_behind_no_crowd_of_its_chains_own_verifications(tmp_path: Path) -> None:
+    verifier = Verifier(Signing(), CheckpointFiles(tmp_path), VerifierLimits(3, 2, 1000, 2, 100))
+    held = Held()
+    crowd = [asyncio.create_task(verifier.verify(held, CHAIN)) for _ in range(20)]  # type: ignore[arg-type]
+    try:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(WAIT_S / 2):
+            verdict = await verifier.verify(Empty(), CHAIN, is_ours=True)  # type: ignore[arg-type]
+        assert verdict.verdict == "could_not_check"
+        assert len(held.running) == 1, "the crowd was to wait meanwhile"
+    finally:
+        held.let_go.set()
+        await asyncio.gather(*crowd)
