@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from operator import itemgetter, lt
+from operator import lt
 from typing import Any
 
-import orjson
+import msgspec
 
-from precipiq_chain.chain_format import STATEMENT_KEYS, VERSION, Statement, parse_json, parse_statement
+from precipiq_chain.chain_format import VERSION, Statement, parse_json, parse_statement
 from precipiq_chain.erasures import Source, find_erasures
 from precipiq_contracts.chain import ADOPTION, GENESIS_HASH, Chain
 from precipiq_contracts.entry_store import AuditBatch, EntryAuditor
@@ -101,10 +101,11 @@ def verify_stretch(
     return Stretch(count, last, None)
 
 
-_BY_NAME = {
-    name: itemgetter(name) for name in ("v", "org_id", "environment", "seq", "prev_hash", "payload_hash", "timestamp")
-}
-_OTHERS = itemgetter("id", "kind", "actor", "body")
+_COMPARED = ("v", "org_id", "environment", "seq", "kind", "timestamp", "payload_hash", "prev_hash")
+_VALID = ("id", "actor", "body")  # JSON, of which nothing is made
+_FIELDS = [*((name, Any) for name in _COMPARED), *((name, msgspec.Raw) for name in _VALID)]
+_Fields: Any = msgspec.defstruct("_Fields", _FIELDS, forbid_unknown_fields=True, gc=False)
+_decode = msgspec.json.Decoder(_Fields).decode
 
 
 def _whole_batch_holds(source: Source, last: Anchor, batch: AuditBatch) -> Anchor | None:
@@ -117,47 +118,42 @@ def _whole_batch_holds(source: Source, last: Anchor, batch: AuditBatch) -> Ancho
     if [sha256(statement).hexdigest() for statement in statements] != hashes:
         return None
     try:
-        fields: list[dict[str, Any]] = list(map(orjson.loads, statements))
-        column = {name: list(map(get, fields)) for name, get in _BY_NAME.items()}
-        others = list(map(_OTHERS, fields))
-        times = [last.timestamp, *column["timestamp"]]
-        are_of_chain = set(column["org_id"]) == {chain.org_id} and set(column["environment"]) == {chain.environment}
+        b"\n".join(statements).decode()  # msgspec does not look at what it makes nothing of
+        fields = list(map(_decode, statements))
+        times = [last.timestamp, *[each.timestamp for each in fields]]
         are_in_time = all(map(lt, times, times[1:]))
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        are_of_chain = {(each.org_id, each.environment) for each in fields} == {(chain.org_id, chain.environment)}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
         return None
+    said = [each.payload_hash for each in fields]
     payload_hashes = [None if payload is None else sha256(payload).hexdigest() for payload in payloads]
-    if column["payload_hash"] != payload_hashes and not _are_absences_explained(source, batch, column, payload_hashes):
+    if said != payload_hashes and not _are_absences_explained(source, batch, said, payload_hashes):
         return None
     holds = (
-        column["seq"] == seqs
-        and column["prev_hash"] == [last.hash, *hashes[:-1]]
+        [each.seq for each in fields] == seqs
+        and [each.prev_hash for each in fields] == [last.hash, *hashes[:-1]]
         and are_in_time
         and are_of_chain
-        and column["v"].count(VERSION) == len(others)
-        and set(map(len, fields)) == {len(STATEMENT_KEYS)}
-        and _are_authentic(source.macs, batch, times[1:], others)
+        and [each.v for each in fields].count(VERSION) == len(fields)
+        and _are_authentic(source.macs, batch, times[1:], [each.kind for each in fields])
     )
     return Anchor(seqs[-1], hashes[-1], times[-1]) if holds else None
 
 
-def _are_authentic(
-    macs: MacCheck | None, batch: AuditBatch, times: Sequence[str], others: Sequence[tuple[Any, ...]]
-) -> bool:
+def _are_authentic(macs: MacCheck | None, batch: AuditBatch, times: Sequence[str], kinds: Sequence[object]) -> bool:
     if macs is None:
         return True
-    adoptions = [seq for seq, other in zip(batch.seqs, others, strict=True) if other[1] == ADOPTION]
+    adoptions = [seq for seq, kind in zip(batch.seqs, kinds, strict=True) if kind == ADOPTION]
     return all(map(macs.allows_adoption, adoptions)) and macs.all_hold(batch.seqs, batch.hashes, times, batch.macs)
 
 
 def _are_absences_explained(
     source: Source,
     batch: AuditBatch,
-    column: dict[str, list[Any]],
+    said: Sequence[object],
     payload_hashes: Sequence[str | None],
 ) -> bool:
-    differing = [
-        index for index, (a, b) in enumerate(zip(column["payload_hash"], payload_hashes, strict=True)) if a != b
-    ]
+    differing = [index for index, (a, b) in enumerate(zip(said, payload_hashes, strict=True)) if a != b]
     if any(payload_hashes[index] is not None for index in differing):
         return False
     erased = find_erasures(source, [batch.seqs[index] for index in differing])

@@ -59,11 +59,6 @@ def entry_mac(key: bytes, entry_hash: str) -> str:
     return EntryMacs(key).of(entry_hash)
 
 
-def entry_macs(key: bytes, hashes: Sequence[str]) -> list[str]:
-    """:func:`entry_mac` of many entries."""
-    return list(map(EntryMacs(key).of, hashes))
-
-
 @dataclass(frozen=True, slots=True)
 class MacCheck:
     """The check of one chain's MACs. ``exempt_through``: up to this entry none need have one; one that is there counts.
@@ -92,7 +87,7 @@ class MacCheck:
             return seqs[-1] <= self.exempt_through
         key = self._key(timestamps[0])
         is_one_hour = key is not None and timestamps[0][_HOUR] == timestamps[-1][_HOUR]
-        if key is not None and is_one_hour and entry_macs(key, hashes) == list(macs):
+        if key is not None and is_one_hour and list(map(EntryMacs(key).of, hashes)) == list(macs):
             return True
         return all(map(self.holds, seqs, hashes, timestamps, macs))
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from precipiq_contracts.clock import parse_timestamp
-from precipiq_macs.entry_macs import ALL, MacCheck, entry_mac, entry_macs, epoch_key, epoch_of
+from precipiq_macs.entry_macs import ALL, EntryMacs, MacCheck, entry_mac, epoch_key, epoch_of
 
 ROOT = bytes(range(32))
 HASHES = [sha256(str(number).encode()).hexdigest() for number in range(50)]
@@ -32,8 +32,8 @@ def test_the_mac_is_what_the_page_says() -> None:
 @pytest.mark.parametrize("length", [0, 1, 32, 63, 64])
 def test_many_macs_at_once_are_the_same(length: int) -> None:
     key = bytes(range(length))
-    assert entry_macs(key, HASHES) == [entry_mac(key, text) for text in HASHES]
-    assert entry_macs(key, []) == []
+    expected = [hmac.digest(key, b"precipiq entry\n" + text.encode(), "sha256").hex() for text in HASHES]
+    assert list(map(EntryMacs(key).of, HASHES)) == expected
 
 
 def test_a_batch_holds_when_each_of_its_entries_does() -> None:
