@@ -23,6 +23,8 @@ from precipiq_http1.grammar import Head, parse_head
 from precipiq_http1.request import PlainRequest
 from precipiq_peers.app_events import AppEvents
 
+_IDLE, _BUSY = Updated(idle=True), Updated(idle=False)
+
 
 class PlainHttp1:
     """Takes the place of Hypercorn's ``H11Protocol``, with its arguments.
@@ -97,7 +99,7 @@ class PlainHttp1:
             await request.close()
         if is_reusable and not self._body_left and not self._context.terminated.is_set():
             self._is_busy = False
-            await self._send(Updated(idle=True))
+            await self._send(_IDLE)
             await self._can_read.set()
         else:
             self._can_read.end()
@@ -135,7 +137,7 @@ class PlainHttp1:
         self._requests += 1
         self._is_busy = True
         await self._can_read.clear()
-        await self._send(Updated(idle=False))
+        await self._send(_BUSY)
         if not self._body_left:
             request.give_body(body)
         self._task_group.spawn(self._serve, request, self._scope(head))
