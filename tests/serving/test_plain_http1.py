@@ -168,3 +168,21 @@ async def test_a_body_that_the_application_does_not_read_is_not_taken_from_the_c
         config = make_config()
         seen = await serve(make, [head] + [b"x" * 1000] * 40, never_reads, config)
         assert seen.taken == config.max_app_queue_size + 1
+
+
+@pytest.mark.parametrize("odd", [b"", b"x-odd: \xff\r\n"], ids=list(READERS))
+async def test_only_a_connection_without_a_request_is_idle(served, odd: bytes) -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(len(asyncio.all_tasks()))
+        await asyncio.sleep(0.01 if scope["path"] == "/quick" else 0.6)
+        await whole({**scope, "path": "/"}, receive, send)
+
+    tasks: list[int] = []
+    async with served(slow, keep_alive_timeout_s=0.3) as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for path in [b"quick"] * 20 + [b"slow"]:
+            writer.write(b"GET /%b HTTP/1.1\r\nhost: test\r\n%b\r\n" % (path, odd))
+            assert (await reader.readuntil(b"abcd")).startswith(b"HTTP/1.1 200 ")
+        assert await reader.read() == b""
+        writer.close()
+    assert len(set(tasks)) == 1
