@@ -26,6 +26,7 @@ REASONS = {
     "plugins/hypercorn/precipiq_hypercorn/drain.py": "closes sockets while the server stops, and is waited for",
     "plugins/hypercorn/precipiq_hypercorn/protocols.py": "gives Hypercorn the cured task group",
     "plugins/hypercorn/precipiq_hypercorn/supervisor.py": "keeps workers; their parent waits for them",
+    "plugins/hypercorn/precipiq_http1/protocol.py": "tasks of a request, in the group of its connection",
     "plugins/hypercorn/precipiq_peers/unread_body.py": "lives as long as its request",
     "plugins/bundles_s3/precipiq_bundles_s3/service.py": "an upload, run to its end; who asked waits for it",
     "plugins/exports/precipiq_exports/commands.py": "lives as long as its command",

@@ -24,6 +24,7 @@ BUDGETS = {
     "precipiq_core": 5_000,
     "precipiq_hypercorn": 2_300,
     "precipiq_peers": 800,
+    "precipiq_http1": 700,
 }
 
 

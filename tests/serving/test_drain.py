@@ -128,8 +128,10 @@ async def test_who_asks_during_the_drain_is_told_at_once(served) -> None:
 async def test_what_has_ended_is_not_told(served) -> None:
     told: list[bool] = []
     registers = []
+    tasks: list[asyncio.Task[None]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.current_task())
         registers.append(scope[ON_DRAIN])
         scope[ON_DRAIN](lambda: told.append(True))
         await send({"type": "http.response.start", "status": 204, "headers": [(b"connection", b"close")]})
@@ -140,6 +142,7 @@ async def test_what_has_ended_is_not_told(served) -> None:
         peer.send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
         await peer.reader.read()
         peer.close()
+        await asyncio.wait(tasks)
         registers[0](lambda: told.append(True))
         await server.gate.drain(1)
     assert told == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,6 +49,7 @@ class RequestLog:
         self._scrubber = sink.scrubber if sink is not None else Scrubber()
         self._failures_only = failures_only
         self._ids: list[str] = []
+        self._encode_route = lru_cache(256)(self._encode_path)  # a path without parameters is its route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -102,7 +104,7 @@ class RequestLog:
                     "request_id": request_id,
                     "method": method,
                     "route": route,
-                    "path": self._encode_path(scope["path"]),
+                    "path": (self._encode_route if scope["path"] == route else self._encode_path)(scope["path"]),
                     "status": status,
                     "duration_ms": round(duration_s * 1000, 2),
                     "bytes_out": size,

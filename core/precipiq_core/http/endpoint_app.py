@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from precipiq_core.http.validation import parse_query
 from precipiq_work.off_loop import OffLoop
 
 _IDEMPOTENCY_KEY_BYTES_MAX = 255
+_PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 _PATIENCE_S = 0.25
 
 
@@ -193,11 +195,7 @@ def _idempotency_key(headers: list[tuple[bytes, bytes]]) -> str | None:
     values = [field[1] for field in headers if field[0] == b"idempotency-key"]
     if not values:
         return None
-    if len(values) > 1 or not 1 <= len(values[0]) <= _IDEMPOTENCY_KEY_BYTES_MAX or not _printable(values[0]):
+    if len(values) > 1 or not 1 <= len(values[0]) <= _IDEMPOTENCY_KEY_BYTES_MAX or not _PRINTABLE.fullmatch(values[0]):
         problem = f"must be one value of 1 to {_IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters"
         raise ValidationFailed(details={"Idempotency-Key": [problem]})
     return values[0].decode("ascii")
-
-
-def _printable(value: bytes) -> bool:
-    return all(0x20 <= byte < 0x7F for byte in value)

@@ -25,6 +25,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
+from precipiq_http1.idle import IdleTime
 from precipiq_hypercorn.config import HypercornConfig
 from precipiq_hypercorn.hypercorn_config import ServerConfig
 from precipiq_peers.app_events import AppEvents
@@ -45,6 +46,7 @@ class CuredConnection(TCPServer):
         super().__init__(*arguments)
         self.limits = limits_of(self.config)
         self.peer = peer
+        self._idle_time = IdleTime(self.config.keep_alive_timeout, self.context.terminated)
 
     async def run(self) -> None:
         """Serve the connection to its end."""
@@ -90,12 +92,24 @@ class CuredConnection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
             await self.write(event.data)
-        elif not (self._reading_ended and isinstance(event, Updated)):
-            if isinstance(event, Updated) and event.idle:
-                self.limits.idle[self.make_room] = None
-            else:
-                self.limits.idle.pop(self.make_room, None)
+        elif not isinstance(event, Updated):
+            self.limits.idle.pop(self.make_room, None)
             await super().protocol_send(event)
+        elif not self._reading_ended:
+            self._note_idle(is_idle=event.idle)
+
+    def _note_idle(self, *, is_idle: bool) -> None:
+        self._idle_time.note(is_idle=is_idle)
+        self.limits.idle.pop(self.make_room, None)
+        if is_idle:
+            self.limits.idle[self.make_room] = None
+            if self.context.terminated.is_set():
+                self._task_group.spawn(self._initiate_server_close)
+
+    async def _idle_timeout(self) -> None:
+        await self._idle_time.wait()
+        if self._idle_time.is_idle:
+            await asyncio.shield(self._initiate_server_close())
 
     async def write(self, data: bytes) -> None:
         """Send, then wait while the client does not take it. A cancelled wait leaves the connection in order."""

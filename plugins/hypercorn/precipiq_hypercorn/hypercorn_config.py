@@ -12,6 +12,7 @@ from hypercorn.logging import Logger
 from prometheus_client import CollectorRegistry
 
 from precipiq_contracts.errors import DeploymentError
+from precipiq_core.system import SystemClock
 from precipiq_hypercorn.config import HypercornConfig, TlsSettings
 from precipiq_hypercorn.door import Door
 from precipiq_peers.open_files import connections_max
@@ -65,7 +66,15 @@ class ServerConfig(Config):
         self.websocket_frames_per_second_max = settings.websocket_frames_per_second_max
         self.close_timeout_s = settings.close_timeout_s
         self.include_server_header = False
+        self._fields: tuple[object, list[tuple[bytes, bytes]]] = (None, [])
         self.tls = settings.tls
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """The fields of the server's own: formatted once a second."""
+        key = (SystemClock().now_us() // 1_000_000, protocol)
+        if self._fields[0] != key:
+            self._fields = (key, super().response_headers(protocol))
+        return list(self._fields[1])
 
     def create_ssl_context(self) -> ssl.SSLContext | None:
         """Keeps OpenSSL's own options, which Hypercorn would overwrite."""

@@ -10,13 +10,14 @@
     Content-Length beside Transfer-Encoding keeps the connection  closed after the answer
     ``Upgrade: h2c`` is obeyed, past a proxy's rules              ignored; HTTP/2 without TLS only where it is asked for
 
-The faults of connections are in ``connections.py``, the others in ``http2.py`` and ``websockets.py``.
+Plain requests: ``precipiq_http1``. Faults of connections: ``connections.py``; others: ``http2.py``, ``websockets.py``.
 Hypercorn looks up the names of its classes when a connection opens, so :func:`install` replaces them.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any, cast
 
 import h11
@@ -26,13 +27,16 @@ import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.protocol.ws_stream
-from hypercorn.asyncio.worker_context import EventWrapper
+from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+from hypercorn.typing import AppWrapper
 
 from precipiq_contracts.errors import BadRequest
 from precipiq_core.http.errors import HeadersTooLarge
-from precipiq_hypercorn.connections import CuredConnection, CuredTaskGroup, connection_of
+from precipiq_http1.can_read import CanRead
+from precipiq_http1.protocol import PlainHttp1
+from precipiq_hypercorn.connections import CuredConnection, CuredTaskGroup, connection_of, limits_of
 from precipiq_hypercorn.http2 import CuredBuffer, CuredH2
 from precipiq_hypercorn.refusal import refusal
 from precipiq_hypercorn.websockets import CuredWebSocket
@@ -45,7 +49,7 @@ def install() -> None:
     server: Any = hypercorn.asyncio.run
     server.TCPServer = CuredConnection
     module: Any = hypercorn.protocol
-    module.H11Protocol = CuredH11
+    module.H11Protocol = http1
     module.H2Protocol = CuredH2
     streams: Any = hypercorn.protocol.ws_stream
     streams.server_extensions_handshake = lambda *_: None
@@ -55,26 +59,14 @@ def install() -> None:
         protocol.WSStream = CuredWebSocket
 
 
+def http1(app: AppWrapper, config: Config, *others: Any) -> PlainHttp1:
+    """The protocol of a connection, for which Hypercorn would make an ``H11Protocol``: that is for the odd requests."""
+    make_h11 = partial(CuredH11, app, config, *others)
+    return PlainHttp1(make_h11, limits_of(config).tiny_frames_per_second_max, app, config, *others)
+
+
 _PIECE_BYTES = 4096
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-
-
-class CanRead(EventWrapper):
-    """Whether the next request of a connection may be read: once the answer before is complete."""
-
-    _ended = False
-
-    async def wait(self) -> None:
-        """Raises ``ConnectionError`` when there will be no next request."""
-        if not self._ended:
-            await super().wait()
-        if self._ended:
-            raise ConnectionAbortedError
-
-    def end(self) -> None:
-        """There will be none."""
-        self._ended = True
-        self._event.set()
 
 
 class CuredH11(H11Protocol):
