@@ -204,6 +204,15 @@ async def test_a_statement_that_is_none_is_named(rows: Rows, statement: bytes) -
     assert found(rows) == (5, "MALFORMED")
 
 
+@pytest.mark.parametrize("body", [b'{"a":01}', b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b"{}}", b"[" * 3000])
+async def test_a_body_that_is_no_json_is_named(rows: Rows, body: bytes) -> None:
+    row, time = rows.rows[-1], rows.timestamp(ENTRIES)
+    statement = row.statement.replace(canonical(json.loads(row.statement)["body"]), body)
+    digest = sha256(statement).hexdigest()
+    rows.rows[-1] = replace(row, statement=statement, hash=digest, mac=mac_of(time, digest))
+    assert found(rows) == (ENTRIES, "MALFORMED")
+
+
 async def test_a_reported_id_is_bounded_and_can_be_encoded(rows: Rows) -> None:
     for text in ('"id":"' + "x" * 100_000 + '"', '"id":"\\ud800","n":' + "9" * 30):
         statement = b"{%b}" % text.encode()
