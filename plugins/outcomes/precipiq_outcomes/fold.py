@@ -16,7 +16,7 @@ from precipiq_outcomes import kinds
 from precipiq_outcomes.amounts import scale
 from precipiq_outcomes.liability import LOW_CONFIDENCE
 from precipiq_outcomes.links import LOSS_TYPES, Link, apply_entry, link_of
-from precipiq_outcomes.spans import Span, floor
+from precipiq_outcomes.spans import DAY_US, Span, floor
 
 SPANS: tuple[Span, ...] = ("month", "day")
 EVERYBODY = ""
@@ -39,6 +39,14 @@ class Group(NamedTuple):
         """The group's name, equal in every chain and process."""
         text = json.dumps(list(self), separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(blake2b(text, digest_size=_GROUP_BYTES).digest()).decode()
+
+
+class Decided(NamedTuple):
+    """A decision as the sums need it. ``at_us``: microseconds since the epoch; ``group_id``: that of the group."""
+
+    at_us: int
+    group_id: str
+    group: Group
 
 
 class MoneyKey(NamedTuple):
@@ -110,13 +118,26 @@ class Fold:
                 self.refused.append((entry.statement.seq, error))
         return self.changes
 
+    def count(self, decisions: Sequence[Decided]) -> None:
+        """Count decisions, which change nothing else: their order among the entries does not matter."""
+        changes = self.changes
+        changes.decisions += [(at_us, group_id) for at_us, group_id, _ in decisions]
+        groups = {group_id: group for _, group_id, group in decisions}
+        for group_id, count in Counter([group_id for _, group_id, _ in decisions]).items():
+            changes.groups[groups[group_id]] = changes.groups.get(groups[group_id], 0) + count
+        days = Counter([(at_us // DAY_US, group_id) for at_us, group_id, _ in decisions])
+        for (day, group_id), count in days.items():
+            start_us = day * DAY_US
+            for span in SPANS:
+                changes.decision_spans[span, floor(span, start_us), group_id] += count
+            for agent_id in (EVERYBODY, groups[group_id].agent_id):
+                changes.agent_days[agent_id, start_us] += count
+
     def _take(self, entry: FoldedEntry) -> None:
         statement = entry.statement
         at_us = parse_timestamp(statement.timestamp)
         body = statement.body
-        if statement.kind == kinds.DECISION:
-            self._count_decision(group_of(body), at_us)
-        elif statement.kind == kinds.LINK:
+        if statement.kind == kinds.LINK:
             self._replace(None, link_of(statement, entry.notes), at_us)
         elif statement.kind in _LINK_CHANGES:
             link = self._links.get(str(body["link_id"]))
@@ -129,15 +150,6 @@ class Fold:
             self.changes.stale[decision_id] = None
         elif statement.kind == kinds.REDACTION:
             self.changes.erased_links.append(str(body["target_id"]))
-
-    def _count_decision(self, group: Group, at_us: int) -> None:
-        group_id = group.group_id
-        self.changes.decisions.append((at_us, group_id))
-        self.changes.groups[group] = self.changes.groups.get(group, 0) + 1
-        for span in SPANS:
-            self.changes.decision_spans[span, floor(span, at_us), group_id] += 1
-        for agent_id in (EVERYBODY, group.agent_id):
-            self.changes.agent_days[agent_id, floor("day", at_us)] += 1
 
     def _replace(self, old: Link | None, new: Link, at_us: int) -> None:
         self._links[new.link_id] = self.changes.links[new.link_id] = new
