@@ -13,6 +13,8 @@ import pytest
 from precipiq_contracts.chain import Draft
 from precipiq_contracts.errors import Conflict, PrecipiqError, Unavailable
 from precipiq_outcomes.analytics import Range
+from precipiq_outcomes.fold import Changes, Group
+from precipiq_outcomes.projection_store import LINKS_CURSOR
 from precipiq_outcomes.service import NewLink
 from tests.effort import rounds
 from tests.outcomes.conftest import Outcomes
@@ -90,6 +92,15 @@ async def test_a_cursor_moves_once(outcomes: Outcomes) -> None:
     with pytest.raises(Conflict):
         await outcomes.store.move_cursor(outcomes.chain, "x", 0, 7)
     assert await outcomes.store.cursor(outcomes.chain, "x") == 5
+
+
+async def test_a_batch_that_cannot_be_stored_moves_no_cursor(outcomes: Outcomes) -> None:
+    group = Group("agent", "email_send", False, False)
+    changes = Changes(decisions=[(5, group.group_id)], groups={group: None})  # type: ignore[dict-item]
+    with pytest.raises(Conflict):
+        await outcomes.store.apply(outcomes.chain, 0, 2, changes, {})
+    assert await outcomes.store.cursor(outcomes.chain, LINKS_CURSOR) == 0
+    assert {table: rows for table, rows in (await outcomes.store.dump(outcomes.chain)).items() if rows} == {}
 
 
 async def test_a_read_does_not_wait_for_ever(outcomes: Outcomes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -102,3 +103,19 @@ async def test_an_entry_that_is_no_json_ends_no_sums(outcomes: Outcomes, monkeyp
     monkeypatch.setattr(outcomes.ledger, "statements", with_a_broken_one)
     await outcomes.projection.current(outcomes.chain)
     assert count(outcomes, "projection") == 1
+
+
+async def test_two_decisions_at_one_time_end_no_sums(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
+    await outcomes.decide()
+    await outcomes.decide()
+    statements = outcomes.ledger.statements
+
+    async def with_one_twice(*arguments: Any) -> Any:
+        found, last_seq = await statements(*arguments)
+        return ([*found[:1], *found[:1], *found[2:]] if found else found), last_seq
+
+    monkeypatch.setattr(outcomes.ledger, "statements", with_one_twice)
+    async with asyncio.timeout(20):
+        await outcomes.projection.current(outcomes.chain)
+    dump = await outcomes.store.dump(outcomes.chain)
+    assert [len(dump[table]) for table in ("outcome_decisions", "outcome_groups")] == [1, 1]

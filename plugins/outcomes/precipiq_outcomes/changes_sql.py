@@ -57,8 +57,14 @@ class ChangesSql:
         ]
         spans = [(*key, count) for key, count in changes.decision_spans.items()]
         return [
+            # Two decisions at one time, of which no server made one: the chain's other sums must go on.
             self._insert(
-                chain, "outcome_decisions", (("decided_us", "BIGINT"), ("group_id", "TEXT")), changes.decisions
+                chain,
+                "outcome_decisions",
+                (("decided_us", "BIGINT"), ("group_id", "TEXT")),
+                changes.decisions,
+                "decided_us",
+                "DO NOTHING",
             ),
             self._insert(chain, "outcome_groups", _GROUPS, groups, "group_id", adding),
             self._insert(
