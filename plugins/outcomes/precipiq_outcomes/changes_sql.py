@@ -51,9 +51,10 @@ class ChangesSql:
         if not changes.decisions:
             return []
         adding = "DO UPDATE SET decisions = {table}.decisions + excluded.decisions"
+        counts = changes.group_counts
         groups = [
-            (group.group_id, group.agent_id, group.action_type, int(group.low_confidence), int(group.human_in_loop), n)
-            for group, n in changes.groups.items()
+            (group_id, agent_id, action_type, int(low_confidence), int(human_in_loop), counts[group_id])
+            for group_id, (agent_id, action_type, low_confidence, human_in_loop) in changes.groups.items()
         ]
         spans = [(*key, count) for key, count in changes.decision_spans.items()]
         return [

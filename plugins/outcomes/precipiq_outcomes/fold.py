@@ -79,13 +79,16 @@ class FoldedEntry(NamedTuple):
 class Changes:
     """The changes of a batch of entries. Links: their new state; the others, except ``estimates``: differences.
 
+    ``groups``: of the batch's decisions, by id.
+
     ``estimates``: decision -> newest recorded exposure and its seq. ``stale``: decision -> time since which its
     estimate may have changed; None when an estimate came after that.
     """
 
     decisions: list[tuple[int, str]] = field(default_factory=list)
-    groups: dict[Group, int] = field(default_factory=dict)
-    decision_spans: Counter[tuple[Span, int, str]] = field(default_factory=Counter)
+    groups: dict[str, Group] = field(default_factory=dict)
+    group_counts: Counter[str] = field(default_factory=Counter)
+    decision_spans: dict[tuple[Span, int, str], int] = field(default_factory=dict)
     agent_days: Counter[tuple[str, int]] = field(default_factory=Counter)
     links: dict[str, Link] = field(default_factory=dict)
     money: dict[MoneyKey, Money] = field(default_factory=lambda: defaultdict(Money))
@@ -120,18 +123,20 @@ class Fold:
 
     def count(self, decisions: Sequence[Decided]) -> None:
         """Count decisions, which change nothing else: their order among the entries does not matter."""
-        changes = self.changes
+        changes, agents = self.changes, Counter[tuple[str, int]]()
         changes.decisions += [(at_us, group_id) for at_us, group_id, _ in decisions]
-        groups = {group_id: group for _, group_id, group in decisions}
-        for group_id, count in Counter([group_id for _, group_id, _ in decisions]).items():
-            changes.groups[groups[group_id]] = changes.groups.get(groups[group_id], 0) + count
+        changes.groups.update({group_id: group for _, group_id, group in decisions})
+        changes.group_counts.update([group_id for _, group_id, _ in decisions])
         days = Counter([(at_us // DAY_US, group_id) for at_us, group_id, _ in decisions])
+        starts = {day: [(span, floor(span, day * DAY_US)) for span in SPANS] for day in {day for day, _ in days}}
         for (day, group_id), count in days.items():
-            start_us = day * DAY_US
-            for span in SPANS:
-                changes.decision_spans[span, floor(span, start_us), group_id] += count
-            for agent_id in (EVERYBODY, groups[group_id].agent_id):
-                changes.agent_days[agent_id, start_us] += count
+            for span, start_us in starts[day]:
+                key = span, start_us, group_id
+                changes.decision_spans[key] = changes.decision_spans.get(key, 0) + count
+            agents[changes.groups[group_id].agent_id, day] += count
+            agents[EVERYBODY, day] += count
+        for (agent_id, day), count in agents.items():
+            changes.agent_days[agent_id, day * DAY_US] += count
 
     def _take(self, entry: FoldedEntry) -> None:
         statement = entry.statement
@@ -163,11 +168,11 @@ class Fold:
         before = self._events_of(link)
         losses_before = self._losses_of[link.decision_id]
         self._count(link, step)
+        starts = [(span, floor(span, link.occurred_us)) for span in SPANS]
         for (agent_id, counted), (_, counted_now) in zip(before, self._events_of(link), strict=True):
             moved = (counted_now > 0) - (counted > 0)
-            for span in SPANS:
-                key = MoneyKey(span, floor(span, link.occurred_us), link.currency, link.link_type, agent_id)
-                money = self.changes.money[key]
+            for span, start_us in starts:
+                money = self.changes.money[MoneyKey(span, start_us, link.currency, link.link_type, agent_id)]
                 money.amount += moved * link.amount
                 money.events += moved
                 money.links += step
