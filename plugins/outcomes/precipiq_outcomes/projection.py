@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from precipiq_chain.chain_format import Statement
 from precipiq_contracts.chain import Chain
@@ -20,6 +21,9 @@ from precipiq_outcomes.projection_store import ASIDE_CURSOR, LINKS_CURSOR, Proje
 from precipiq_outcomes.set_aside import SetAside
 
 _BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+_Read: TypeAlias = tuple[Page, int, int]
+"""A page, the seq of its last entry, and the number of its entries; 0 at the chain's end."""
 
 
 class Projection:
@@ -71,11 +75,12 @@ class Projection:
         aside = Chain(f"{chain.org_id}{_ASIDE}", chain.environment)
         await self._store.forget_aside(aside)
         try:
-            cursor, before = 0, -1
-            while before < cursor < through_seq:
-                before = cursor
+            cursor, count = 0, 1
+            while count and cursor < through_seq:
                 limit = min(self._batch_entries, through_seq - cursor)
-                cursor = await self._take(aside, chain, cursor, limit, ASIDE_CURSOR)
+                page, seq, count = await self._read(chain, cursor, limit)
+                await self._take(aside, chain, cursor, seq, page, ASIDE_CURSOR)
+                cursor = seq
             return (await self._store.snapshot(aside, ASIDE_CURSOR))[1]
         finally:
             await asyncio.shield(self._store.forget_aside(aside))
@@ -83,33 +88,38 @@ class Projection:
     async def _advance(self, chain: Chain, through_seq: int | None) -> None:
         deadline_s = self._clock.monotonic_s() + self._wait_s
         cursor = await self._store.cursor(chain, LINKS_CURSOR)
-        while through_seq is None or cursor < through_seq:
-            if through_seq is not None and self._clock.monotonic_s() > deadline_s:
-                raise Unavailable(
-                    f"{through_seq - cursor} entries are still being taken in; try again", retry_after_s=5
-                )
-            before = cursor
-            try:
-                cursor = await self._take(chain, chain, cursor, self._batch_entries, LINKS_CURSOR)
-                if cursor == before:
+        async with _ReadAhead(partial(self._read, chain, limit=self._batch_entries)) as pages:
+            while through_seq is None or cursor < through_seq:
+                if through_seq is not None and self._clock.monotonic_s() > deadline_s:
+                    raise Unavailable(
+                        f"{through_seq - cursor} entries are still being taken in; try again", retry_after_s=5
+                    )
+                page, seq, count = await pages.after(cursor)
+                if not count:
                     return
-            except Conflict:
-                cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
-            await asyncio.sleep(0)
+                if count == self._batch_entries and (through_seq is None or seq < through_seq):
+                    pages.begin(seq)
+                try:
+                    await self._take(chain, chain, cursor, seq, page, LINKS_CURSOR)
+                    cursor = seq
+                except Conflict:
+                    cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
+                await asyncio.sleep(0)
 
-    async def _take(self, chain: Chain, source: Chain, cursor: int, limit: int, cursor_name: str) -> int:
-        """Take the next entries of ``source`` into the sums of ``chain``; gives the new cursor, the old one at the end.
+    async def _read(self, chain: Chain, cursor: int, limit: int) -> _Read:
+        statements, seq = await read_statements(self._ledger, chain, cursor, limit, _BATCH_BYTES_MAX)
+        return await off_loop(statements, partial(self._parser.parse, statements, seq)), seq, len(statements)
+
+    async def _take(self, chain: Chain, source: Chain, cursor: int, seq: int, page: Page, cursor_name: str) -> None:
+        """Take a page of ``source``, whose last entry is ``seq``, into the sums of ``chain``.
 
         Raises ``Conflict`` when the cursor has moved.
         """
-        statements, seq = await read_statements(self._ledger, source, cursor, limit, _BATCH_BYTES_MAX)
-        if not statements:
-            return cursor
-        page = await off_loop(statements, partial(self._parser.parse, statements, seq))
+        size = len(page.decisions) + len(page.statements)
         links = [statement for statement in page.statements if statement.kind == kinds.LINK]
         notes = await read_notes(self._ledger, source, links) if links else {}
         fold = Fold(await self._links_around(chain, page.statements))
-        changes = await off_loop(statements, partial(_fold, fold, page, notes))
+        changes = await off_loop(size, partial(_fold, fold, page, notes))
         for refused_seq, error in (*page.unread, *fold.refused):
             self._set_aside.note("projection", chain, error, seq=refused_seq)
         money = await self._store.money_at(chain, changes.money) if changes.money else {}
@@ -121,7 +131,6 @@ class Projection:
         if cursor_name == ASIDE_CURSOR:
             changes.stale.clear()
         await self._store.apply(chain, cursor, seq, changes, money, cursor_name)
-        return seq
 
     async def _links_around(self, chain: Chain, statements: Sequence[Statement]) -> list[Link]:
         """The links of every decision and event that these statements touch."""
@@ -130,6 +139,38 @@ class Projection:
         events = {str(body.get("financial_event_id")) for body in bodies}
         links = {str(body["link_id"]) for body in bodies if "link_id" in body}
         return await self._store.links_of(chain, links, decisions, events)
+
+
+class _ReadAhead:
+    """Reads the next page while the last one is stored. One page ahead at most; none is left behind."""
+
+    def __init__(self, read: Callable[[int], Awaitable[_Read]]) -> None:
+        self._read = read
+        self._begun: tuple[int, asyncio.Future[_Read]] | None = None
+
+    async def __aenter__(self) -> _ReadAhead:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._drop()
+
+    def begin(self, cursor: int) -> None:
+        """Begin to read the page after that cursor; the page before was taken."""
+        self._begun = cursor, asyncio.ensure_future(self._read(cursor))
+
+    async def after(self, cursor: int) -> _Read:
+        """The page after that cursor."""
+        if self._begun is not None and self._begun[0] == cursor:
+            begun, self._begun = self._begun[1], None
+            return await begun
+        await self._drop()
+        return await self._read(cursor)
+
+    async def _drop(self) -> None:
+        if self._begun is not None:
+            begun, self._begun = self._begun[1], None
+            begun.cancel()
+            await asyncio.gather(begun, return_exceptions=True)
 
 
 _ASIDE = "~aside"
