@@ -46,12 +46,14 @@ class Counting:
 
 
 @asynccontextmanager
-async def following(*followers: Follower, sweep_s: float = 60.0, delay_s: float = 0.02) -> AsyncIterator[LedgerService]:
+async def following(
+    *followers: Follower, sweep_s: float = 60.0, delay_s: float = 0.02, rest_s: float = 0.0
+) -> AsyncIterator[LedgerService]:
     service = LedgerService(SystemClock(), SystemRandomness(), Limits(10_000, 64))
     async with MemoryDriver().open() as store:
         service.start(store, {"note": EntryKind("note", "a note")})
         by_name = {follower.name: follower for follower in followers}
-        runner = FollowerRunner(service, by_name, RunnerLimits(delay_s, sweep_s, 2))
+        runner = FollowerRunner(service, by_name, RunnerLimits(delay_s, sweep_s, 2, rest_s))
         await write(service, ONE)  # before it is told of appends: as another process would
         service.on_append = runner.note
         async with runner.run(standalone_background()):
@@ -135,6 +137,25 @@ async def test_a_chain_that_takes_for_ever_keeps_no_other_waiting_and_ends_with_
             await until(lambda: follower.calls[OTHER] >= count)  # noqa: B023
         assert follower.calls[ONE] == 1, "a chain is caught up by one at a time"
     assert not follower.calls
+
+
+async def test_a_chain_that_goes_on_growing_rests_and_keeps_no_other_waiting() -> None:
+    follower = Counting()
+    async with following(follower, rest_s=60.0) as service:
+        await until(lambda: follower.calls[ONE] == 1)
+        for chain in (OTHER, Chain("org_third", "live"), Chain("org_fourth", "live")):  # more than at once
+            await write(service, ONE)
+            await write(service, chain)
+            await until(lambda: follower.calls[chain] == 1)  # noqa: B023
+        assert follower.calls[ONE] == 1
+
+
+async def test_what_grew_while_its_chain_rested_is_not_forgotten() -> None:
+    follower = Counting()
+    async with following(follower, delay_s=0, rest_s=0.2) as service:
+        await until(lambda: follower.calls[ONE] == 1)
+        await write(service, ONE)
+        await until(lambda: follower.calls[ONE] == 2)
 
 
 async def test_what_grew_while_its_chain_was_caught_up_is_not_forgotten() -> None:

@@ -13,6 +13,10 @@ import pytest
 from precipiq_contracts.chain import Draft
 from precipiq_contracts.errors import Conflict, PrecipiqError, Unavailable
 from precipiq_outcomes.analytics import Range
+from precipiq_outcomes.fold import Changes, Group
+from precipiq_outcomes.pages import Page
+from precipiq_outcomes.projection import _ReadAhead
+from precipiq_outcomes.projection_store import LINKS_CURSOR
 from precipiq_outcomes.service import NewLink
 from tests.effort import rounds
 from tests.outcomes.conftest import Outcomes
@@ -90,6 +94,34 @@ async def test_a_cursor_moves_once(outcomes: Outcomes) -> None:
     with pytest.raises(Conflict):
         await outcomes.store.move_cursor(outcomes.chain, "x", 0, 7)
     assert await outcomes.store.cursor(outcomes.chain, "x") == 5
+
+
+async def test_a_batch_that_cannot_be_stored_moves_no_cursor(outcomes: Outcomes) -> None:
+    group = Group("agent", "email_send", False, False)
+    changes = Changes(decisions=[(5, group.group_id)], groups={"": group._replace(agent_id=None)})  # type: ignore[arg-type]
+    with pytest.raises(Conflict):
+        await outcomes.store.apply(outcomes.chain, 0, 2, changes, {})
+    assert await outcomes.store.cursor(outcomes.chain, LINKS_CURSOR) == 0
+    assert {table: rows for table, rows in (await outcomes.store.dump(outcomes.chain)).items() if rows} == {}
+
+
+async def test_what_was_read_ahead_is_taken_in_order_or_left() -> None:
+    asked: list[int] = []
+
+    async def read(cursor: int) -> tuple[Page, int, int]:
+        asked.append(cursor)
+        if cursor == 13:
+            await asyncio.Event().wait()
+        return Page(), cursor + 1, 1
+
+    async with _ReadAhead(read) as pages:
+        pages.begin(7)
+        assert await pages.after(7) == (Page(), 8, 1)
+        pages.begin(8)
+        assert await pages.after(12) == (Page(), 13, 1), "another process has taken in what was read ahead"
+        assert (asked, pages._begun) == ([7, 12], None)
+        pages.begin(13)
+    assert pages._begun is None, "nothing reads on that nobody waits for"
 
 
 async def test_a_read_does_not_wait_for_ever(outcomes: Outcomes) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from precipiq_contracts.chain import Draft, Entry
+from precipiq_contracts.chain import Draft
 from precipiq_contracts.errors import Unavailable
 from precipiq_outcomes import correlator, estimator
 from precipiq_outcomes.service import NewLink
@@ -93,15 +94,28 @@ async def test_an_entry_that_no_server_wrote_so_ends_no_sums(outcomes: Outcomes)
 async def test_an_entry_that_is_no_json_ends_no_sums(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
     await outcomes.decide()
     await outcomes.decide()
-    read = outcomes.ledger.read
+    statements = outcomes.ledger.statements
 
-    async def read_with_a_broken_one(*arguments: Any) -> Any:
-        first, *others = await read(*arguments) or [None]
-        if first is None:
-            return []
-        broken = Entry(first.chain, first.seq, first.hash, first.statement[:-1] + b"\xff", first.payload)
-        return [broken, *others]
+    async def with_a_broken_one(*arguments: Any) -> Any:
+        found, last_seq = await statements(*arguments)
+        return ([found[0][:-1] + b"\xff", *found[1:]] if found else found), last_seq
 
-    monkeypatch.setattr(outcomes.ledger, "read", read_with_a_broken_one)
+    monkeypatch.setattr(outcomes.ledger, "statements", with_a_broken_one)
     await outcomes.projection.current(outcomes.chain)
     assert count(outcomes, "projection") == 1
+
+
+async def test_two_decisions_at_one_time_end_no_sums(outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
+    await outcomes.decide()
+    await outcomes.decide()
+    statements = outcomes.ledger.statements
+
+    async def with_one_twice(*arguments: Any) -> Any:
+        found, last_seq = await statements(*arguments)
+        return ([*found[:1], *found[:1], *found[2:]] if found else found), last_seq
+
+    monkeypatch.setattr(outcomes.ledger, "statements", with_one_twice)
+    async with asyncio.timeout(20):
+        await outcomes.projection.current(outcomes.chain)
+    dump = await outcomes.store.dump(outcomes.chain)
+    assert [len(dump[table]) for table in ("outcome_decisions", "outcome_groups")] == [1, 1]

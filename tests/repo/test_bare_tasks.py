@@ -36,6 +36,7 @@ REASONS = {
     "plugins/postgres/precipiq_postgres/entries/append.py": "the appends that wait for one chain, who hear of all",
     "plugins/postgres/precipiq_postgres/entries/audit.py": "a read in a thread of its own; who asked waits for it",
     "plugins/ledger/precipiq_ledger/follower_runner.py": "one chain: its failures are told, and the stop waits for it",
+    "plugins/outcomes/precipiq_outcomes/projection.py": "one page of a chain; who takes the chain in waits for it",
     "plugins/ledger/precipiq_ledger/verifier.py": "live as long as their verification",
     "plugins/ws_stream/precipiq_ws_stream/feed.py": "lives as long as a chain is streamed, and goes on after faults",
     "plugins/ws_stream/precipiq_ws_stream/replays.py": "one page; all who asked for it wait",

@@ -54,6 +54,9 @@ class LedgerConfig(PluginConfig):
     follower_delay_s: float = Field(
         0.25, ge=0, description="time that a growing chain gathers entries before its followers are told, seconds"
     )
+    follower_rest_s: float = Field(
+        0.75, ge=0, description="time that followers leave a chain alone which they caught up with, seconds"
+    )
     follower_sweep_s: float = Field(
         5.0, gt=0, description="time between looks for chains that other processes made grow, for followers, seconds"
     )

@@ -13,6 +13,7 @@ from precipiq_contracts.background import LONG_ROUND_S_MAX, Background
 from precipiq_contracts.chain import Chain
 from precipiq_contracts.errors import PrecipiqError, Unavailable
 from precipiq_contracts.followers import Follower
+from precipiq_ledger.config import LedgerConfig
 from precipiq_ledger.heads import heads_of
 from precipiq_ledger.service import LedgerService
 from precipiq_work.turns import Turns
@@ -27,11 +28,19 @@ class RunnerLimits:
     """``delay_s``: how long a growing chain gathers entries first. ``sweep_s``: between looks at all heads.
 
     ``running_max``: chains that followers catch up with at the same time; organisations take turns, and none has all.
+    ``rest_s``: how long a chain is left alone after it was caught up, so that one that goes on growing is taken in with
+    few and large batches.
     """
 
     delay_s: float
     sweep_s: float
     running_max: int
+    rest_s: float = 0.0
+
+    @classmethod
+    def of(cls, config: LedgerConfig) -> RunnerLimits:
+        """Those of a deployment."""
+        return cls(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max, config.follower_rest_s)
 
 
 class FollowerRunner:
@@ -119,6 +128,7 @@ class FollowerRunner:
             async with self._turns.of(chain):
                 for name, follower in self._followers.items():
                     await self._catch_up(name, follower, chain)
+            await asyncio.sleep(self._limits.rest_s)
         finally:
             del self._running[chain]
             if chain in self._grown_again:

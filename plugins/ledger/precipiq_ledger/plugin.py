@@ -252,12 +252,8 @@ class LedgerPlugin(PluginBase[LedgerConfig], LedgerHooks):
     async def _followers(self, services: Services) -> AsyncIterator[None]:
         from precipiq_ledger.follower_runner import FollowerRunner, RunnerLimits
 
-        service, config = services.get(LedgerService), self.config
-        runner = FollowerRunner(
-            service,
-            services.get(Followers).by_name,
-            RunnerLimits(config.follower_delay_s, config.follower_sweep_s, config.follower_chains_max),
-        )
+        service = services.get(LedgerService)
+        runner = FollowerRunner(service, services.get(Followers).by_name, RunnerLimits.of(self.config))
         service.on_append = runner.note
         async with runner.run(services.get(Background)):
             yield

@@ -32,6 +32,7 @@ from precipiq_ledger.drafts import refuse_too_long, same_contents
 from precipiq_ledger.errors import AlreadyRedacted, EntryTooLarge, NothingToRedact, UnknownKind
 from precipiq_ledger.records import decision_json
 from precipiq_ledger.sealing import EntrySealer
+from precipiq_ledger.statements import statements_of
 from precipiq_ledger.stored_bytes import STATEMENT_OVERHEAD_BYTES, StoredBytes
 from precipiq_work.off_loop import LIGHT_BYTES, OffLoop, is_light
 
@@ -139,6 +140,10 @@ class LedgerService:
 
     async def read(self, chain: Chain, after_seq: int, limit: int, kind: str | None = None) -> Sequence[Entry]:
         return await self.store.read(chain, after_seq, limit, kind)
+
+    async def statements(self, chain: Chain, after_seq: int, limit: int, bytes_max: int) -> tuple[Sequence[bytes], int]:
+        """See :func:`precipiq_ledger.statements.statements_of`."""
+        return await statements_of(self.store, chain, after_seq, limit, bytes_max)
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
         return await self.store.get(chain, entry_id)

@@ -70,7 +70,7 @@ class OutcomesConfig(PluginConfig):
     """Settings of links and what they add up to."""
 
     default_currency: _Currency = Field("USD", description="currency of a profit and loss without any money, ISO 4217")
-    batch_entries: int = Field(500, ge=10, le=5_000, description="entries that one transaction takes in")
+    batch_entries: int = Field(2_000, ge=10, le=5_000, description="entries that one transaction takes in")
     read_wait_s: float = Field(
         10.0, gt=0, description="how long a read waits for a chain that is still being taken in, seconds"
     )

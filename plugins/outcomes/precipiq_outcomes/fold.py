@@ -16,7 +16,7 @@ from precipiq_outcomes import kinds
 from precipiq_outcomes.amounts import scale
 from precipiq_outcomes.liability import LOW_CONFIDENCE
 from precipiq_outcomes.links import LOSS_TYPES, Link, apply_entry, link_of
-from precipiq_outcomes.spans import Span, floor
+from precipiq_outcomes.spans import DAY_US, Span, floor
 
 SPANS: tuple[Span, ...] = ("month", "day")
 EVERYBODY = ""
@@ -39,6 +39,14 @@ class Group(NamedTuple):
         """The group's name, equal in every chain and process."""
         text = json.dumps(list(self), separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(blake2b(text, digest_size=_GROUP_BYTES).digest()).decode()
+
+
+class Decided(NamedTuple):
+    """A decision as the sums need it. ``at_us``: microseconds since the epoch; ``group_id``: that of the group."""
+
+    at_us: int
+    group_id: str
+    group: Group
 
 
 class MoneyKey(NamedTuple):
@@ -71,13 +79,16 @@ class FoldedEntry(NamedTuple):
 class Changes:
     """The changes of a batch of entries. Links: their new state; the others, except ``estimates``: differences.
 
+    ``groups``: of the batch's decisions, by id.
+
     ``estimates``: decision -> newest recorded exposure and its seq. ``stale``: decision -> time since which its
     estimate may have changed; None when an estimate came after that.
     """
 
     decisions: list[tuple[int, str]] = field(default_factory=list)
-    groups: dict[Group, int] = field(default_factory=dict)
-    decision_spans: Counter[tuple[Span, int, str]] = field(default_factory=Counter)
+    groups: dict[str, Group] = field(default_factory=dict)
+    group_counts: Counter[str] = field(default_factory=Counter)
+    decision_spans: dict[tuple[Span, int, str], int] = field(default_factory=dict)
     agent_days: Counter[tuple[str, int]] = field(default_factory=Counter)
     links: dict[str, Link] = field(default_factory=dict)
     money: dict[MoneyKey, Money] = field(default_factory=lambda: defaultdict(Money))
@@ -110,13 +121,28 @@ class Fold:
                 self.refused.append((entry.statement.seq, error))
         return self.changes
 
+    def count(self, decisions: Sequence[Decided]) -> None:
+        """Count decisions, which change nothing else: their order among the entries does not matter."""
+        changes, agents = self.changes, Counter[tuple[str, int]]()
+        changes.decisions += [(at_us, group_id) for at_us, group_id, _ in decisions]
+        changes.groups.update({group_id: group for _, group_id, group in decisions})
+        changes.group_counts.update([group_id for _, group_id, _ in decisions])
+        days = Counter([(at_us // DAY_US, group_id) for at_us, group_id, _ in decisions])
+        starts = {day: [(span, floor(span, day * DAY_US)) for span in SPANS] for day in {day for day, _ in days}}
+        for (day, group_id), count in days.items():
+            for span, start_us in starts[day]:
+                key = span, start_us, group_id
+                changes.decision_spans[key] = changes.decision_spans.get(key, 0) + count
+            agents[changes.groups[group_id].agent_id, day] += count
+            agents[EVERYBODY, day] += count
+        for (agent_id, day), count in agents.items():
+            changes.agent_days[agent_id, day * DAY_US] += count
+
     def _take(self, entry: FoldedEntry) -> None:
         statement = entry.statement
         at_us = parse_timestamp(statement.timestamp)
         body = statement.body
-        if statement.kind == kinds.DECISION:
-            self._count_decision(group_of(body), at_us)
-        elif statement.kind == kinds.LINK:
+        if statement.kind == kinds.LINK:
             self._replace(None, link_of(statement, entry.notes), at_us)
         elif statement.kind in _LINK_CHANGES:
             link = self._links.get(str(body["link_id"]))
@@ -130,15 +156,6 @@ class Fold:
         elif statement.kind == kinds.REDACTION:
             self.changes.erased_links.append(str(body["target_id"]))
 
-    def _count_decision(self, group: Group, at_us: int) -> None:
-        group_id = group.group_id
-        self.changes.decisions.append((at_us, group_id))
-        self.changes.groups[group] = self.changes.groups.get(group, 0) + 1
-        for span in SPANS:
-            self.changes.decision_spans[span, floor(span, at_us), group_id] += 1
-        for agent_id in (EVERYBODY, group.agent_id):
-            self.changes.agent_days[agent_id, floor("day", at_us)] += 1
-
     def _replace(self, old: Link | None, new: Link, at_us: int) -> None:
         self._links[new.link_id] = self.changes.links[new.link_id] = new
         was_active = old is not None and old.is_active
@@ -151,11 +168,11 @@ class Fold:
         before = self._events_of(link)
         losses_before = self._losses_of[link.decision_id]
         self._count(link, step)
+        starts = [(span, floor(span, link.occurred_us)) for span in SPANS]
         for (agent_id, counted), (_, counted_now) in zip(before, self._events_of(link), strict=True):
             moved = (counted_now > 0) - (counted > 0)
-            for span in SPANS:
-                key = MoneyKey(span, floor(span, link.occurred_us), link.currency, link.link_type, agent_id)
-                money = self.changes.money[key]
+            for span, start_us in starts:
+                money = self.changes.money[MoneyKey(span, start_us, link.currency, link.link_type, agent_id)]
                 money.amount += moved * link.amount
                 money.events += moved
                 money.links += step

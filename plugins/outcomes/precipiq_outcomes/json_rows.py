@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+
+import orjson
 
 from precipiq_contracts.database import Database, Scalar
 
 
 def rows_as_json(rows: Iterable[Sequence[Scalar]]) -> str:
     """The rows as an array of arrays."""
-    return json.dumps([list(row) for row in rows], separators=(",", ":"))
+    return orjson.dumps(list(rows), default=list).decode()
 
 
 def texts_in(database: Database, parameter: str) -> str:

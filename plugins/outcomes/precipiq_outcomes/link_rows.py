@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, cast
 
 from precipiq_contracts.database import ColumnType, Row, Scalar
@@ -39,17 +41,25 @@ CHANGING = ("method", "notes", "status", "confirmed_us", "rejected_us", "deleted
 """The columns of a link that later entries change."""
 
 
+_VALUES = attrgetter(*(name for name, _ in COLUMNS))
+_SHOWN: tuple[tuple[int, Callable[[Any], Scalar]], ...] = tuple(
+    ([name for name, _ in COLUMNS].index(name), shown)
+    for name, shown in (
+        ("low_confidence", int),
+        ("human_in_loop", int),
+        ("amount", str),
+        ("strength", json.dumps),
+        ("score", lambda score: None if score is None else json.dumps(score, separators=(",", ":"))),
+    )
+)
+
+
 def row_of(link: Link) -> list[Scalar]:
     """The link's values in the order of ``COLUMNS``."""
-    values: dict[str, Any] = {
-        **{name: getattr(link, name) for name, _ in COLUMNS},
-        "low_confidence": int(link.low_confidence),
-        "human_in_loop": int(link.human_in_loop),
-        "amount": str(link.amount),
-        "strength": json.dumps(link.strength),
-        "score": None if link.score is None else json.dumps(link.score, separators=(",", ":")),
-    }
-    return [cast("Scalar", values[name]) for name, _ in COLUMNS]
+    values = list(_VALUES(link))
+    for index, shown in _SHOWN:
+        values[index] = shown(values[index])
+    return values
 
 
 def link_in(row: Row) -> Link:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
-from precipiq_chain.chain_format import parse_json, parse_statement, split_payload, statement_kind
-from precipiq_contracts.chain import Chain, Entry
+from precipiq_chain.chain_format import Statement
+from precipiq_contracts.chain import Chain
 from precipiq_contracts.clock import Clock
 from precipiq_contracts.errors import Conflict, Unavailable
 from precipiq_contracts.ledger import Ledger
-from precipiq_core.entry_pages import read_page
 from precipiq_outcomes import kinds
-from precipiq_outcomes.fold import Fold, FoldedEntry, Money
+from precipiq_outcomes.fold import Changes, Fold, FoldedEntry, Money
 from precipiq_outcomes.links import Link
+from precipiq_outcomes.off_loop import off_loop
+from precipiq_outcomes.pages import Page, PageParser, read_notes, read_statements
 from precipiq_outcomes.projection_store import ASIDE_CURSOR, LINKS_CURSOR, ProjectionStore
 from precipiq_outcomes.set_aside import SetAside
 
 _BATCH_BYTES_MAX = 8 * 1024 * 1024
-_FOLDED = frozenset(
-    (
-        kinds.DECISION,
-        kinds.LINK,
-        kinds.LINK_CONFIRMED,
-        kinds.LINK_REJECTED,
-        kinds.LINK_DELETED,
-        kinds.LIABILITY_ESTIMATE,
-        kinds.REDACTION,
-    )
-)
+
+_Read: TypeAlias = tuple[Page, int, int]
+"""A page, the seq of its last entry, and the number of its entries; 0 at the chain's end."""
 
 
 class Projection:
@@ -53,6 +47,7 @@ class Projection:
         self._set_aside = set_aside
         self._batch_entries = batch_entries
         self._wait_s = wait_s
+        self._parser = PageParser()
 
     async def catch_up(self, chain: Chain) -> None:
         """See ``Follower.catch_up``."""
@@ -80,12 +75,12 @@ class Projection:
         aside = Chain(f"{chain.org_id}{_ASIDE}", chain.environment)
         await self._store.forget_aside(aside)
         try:
-            cursor = 0
-            while cursor < through_seq:
-                entries = await self._read(chain, cursor, min(self._batch_entries, through_seq - cursor))
-                if not entries:
-                    break
-                cursor = await self._take(aside, cursor, entries, ASIDE_CURSOR)
+            cursor, count = 0, 1
+            while count and cursor < through_seq:
+                limit = min(self._batch_entries, through_seq - cursor)
+                page, seq, count = await self._read(chain, cursor, limit)
+                await self._take(aside, chain, cursor, seq, page, ASIDE_CURSOR)
+                cursor = seq
             return (await self._store.snapshot(aside, ASIDE_CURSOR))[1]
         finally:
             await asyncio.shield(self._store.forget_aside(aside))
@@ -93,31 +88,40 @@ class Projection:
     async def _advance(self, chain: Chain, through_seq: int | None) -> None:
         deadline_s = self._clock.monotonic_s() + self._wait_s
         cursor = await self._store.cursor(chain, LINKS_CURSOR)
-        while through_seq is None or cursor < through_seq:
-            if through_seq is not None and self._clock.monotonic_s() > deadline_s:
-                raise Unavailable(
-                    f"{through_seq - cursor} entries are still being taken in; try again", retry_after_s=5
-                )
-            entries = await self._read(chain, cursor, self._batch_entries)
-            if not entries:
-                return
-            try:
-                cursor = await self._take(chain, cursor, entries)
-            except Conflict:
-                cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
-            await asyncio.sleep(0)
+        async with _ReadAhead(partial(self._read, chain, limit=self._batch_entries)) as pages:
+            while through_seq is None or cursor < through_seq:
+                if through_seq is not None and self._clock.monotonic_s() > deadline_s:
+                    raise Unavailable(
+                        f"{through_seq - cursor} entries are still being taken in; try again", retry_after_s=5
+                    )
+                page, seq, count = await pages.after(cursor)
+                if not count:
+                    return
+                if count == self._batch_entries and (through_seq is None or seq < through_seq):
+                    pages.begin(seq)
+                try:
+                    await self._take(chain, chain, cursor, seq, page, LINKS_CURSOR)
+                    cursor = seq
+                except Conflict:
+                    cursor = await self._store.cursor(chain, LINKS_CURSOR)  # another process was faster
+                await asyncio.sleep(0)
 
-    async def _read(self, chain: Chain, cursor: int, limit: int) -> Sequence[Entry]:
-        entries, _ = await read_page(partial(self._ledger.read, chain), cursor, limit, _BATCH_BYTES_MAX)
-        return entries
+    async def _read(self, chain: Chain, cursor: int, limit: int) -> _Read:
+        statements, seq = await read_statements(self._ledger, chain, cursor, limit, _BATCH_BYTES_MAX)
+        return await off_loop(statements, partial(self._parser.parse, statements, seq)), seq, len(statements)
 
-    async def _take(self, chain: Chain, cursor: int, entries: Sequence[Entry], cursor_name: str = LINKS_CURSOR) -> int:
-        is_long = len(entries) > _INLINE_MAX
-        folded, unread = await asyncio.to_thread(_read, entries) if is_long else _read(entries)
-        fold = Fold(await self._links_around(chain, folded))
-        changes = await asyncio.to_thread(fold.take, folded) if is_long else fold.take(folded)
-        for seq, error in (*unread, *fold.refused):
-            self._set_aside.note("projection", chain, error, seq=seq)
+    async def _take(self, chain: Chain, source: Chain, cursor: int, seq: int, page: Page, cursor_name: str) -> None:
+        """Take a page of ``source``, whose last entry is ``seq``, into the sums of ``chain``.
+
+        Raises ``Conflict`` when the cursor has moved.
+        """
+        size = len(page.decisions) + len(page.statements)
+        links = [statement for statement in page.statements if statement.kind == kinds.LINK]
+        notes = await read_notes(self._ledger, source, links) if links else {}
+        fold = Fold(await self._links_around(chain, page.statements))
+        changes = await off_loop(size, partial(_fold, fold, page, notes))
+        for refused_seq, error in (*page.unread, *fold.refused):
+            self._set_aside.note("projection", chain, error, seq=refused_seq)
         money = await self._store.money_at(chain, changes.money) if changes.money else {}
         for key, change in changes.money.items():
             before = money.get(key, Money())
@@ -126,43 +130,61 @@ class Projection:
             )
         if cursor_name == ASIDE_CURSOR:
             changes.stale.clear()
-        await self._store.apply(chain, cursor, entries[-1].seq, changes, money, cursor_name)
-        return entries[-1].seq
+        await self._store.apply(chain, cursor, seq, changes, money, cursor_name)
 
-    async def _links_around(self, chain: Chain, entries: Sequence[FoldedEntry]) -> list[Link]:
-        """The links of every decision and event that these entries touch."""
-        bodies = [entry.statement.body for entry in entries if entry.statement.kind in _LINK_KINDS]
+    async def _links_around(self, chain: Chain, statements: Sequence[Statement]) -> list[Link]:
+        """The links of every decision and event that these statements touch."""
+        bodies = [statement.body for statement in statements if statement.kind in _LINK_KINDS]
         decisions = {str(body.get("decision_id")) for body in bodies}
         events = {str(body.get("financial_event_id")) for body in bodies}
         links = {str(body["link_id"]) for body in bodies if "link_id" in body}
         return await self._store.links_of(chain, links, decisions, events)
 
 
+class _ReadAhead:
+    """Reads the next page while the last one is stored. One page ahead at most; none is left behind."""
+
+    def __init__(self, read: Callable[[int], Awaitable[_Read]]) -> None:
+        self._read = read
+        self._begun: tuple[int, asyncio.Future[_Read]] | None = None
+
+    async def __aenter__(self) -> _ReadAhead:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._drop()
+
+    def begin(self, cursor: int) -> None:
+        """Begin to read the page after that cursor; the page before was taken."""
+        self._begun = cursor, asyncio.ensure_future(self._read(cursor))
+
+    async def after(self, cursor: int) -> _Read:
+        """The page after that cursor."""
+        if self._begun is not None and self._begun[0] == cursor:
+            begun, self._begun = self._begun[1], None
+            return await begun
+        await self._drop()
+        return await self._read(cursor)
+
+    async def _drop(self) -> None:
+        if self._begun is not None:
+            begun, self._begun = self._begun[1], None
+            begun.cancel()
+            await asyncio.gather(begun, return_exceptions=True)
+
+
 _ASIDE = "~aside"
 """What no id of an organisation ends with."""
-_INLINE_MAX = 50
 _LINK_KINDS = frozenset((kinds.LINK, kinds.LINK_CONFIRMED, kinds.LINK_REJECTED, kinds.LINK_DELETED))
 
 
-def _read(entries: Sequence[Entry]) -> tuple[list[FoldedEntry], list[tuple[int, Exception]]]:
-    """The entries that count, parsed; and the seqs of those that cannot be, which only an intruder can have written."""
-    found: list[FoldedEntry] = []
-    unread: list[tuple[int, Exception]] = []
-    for entry in entries:
-        try:
-            kind = statement_kind(entry.statement)
-            if kind in _FOLDED:
-                notes = notes_in(entry) if kind == kinds.LINK else None
-                found.append(FoldedEntry(parse_statement(entry.statement), notes))
-        except Exception as error:  # noqa: BLE001  (one entry must not end the sums of its chain)
-            unread.append((entry.seq, error))
-    return found, unread
-
-
-def notes_in(entry: Entry) -> str | None:
-    """The notes of a link; None when they were erased."""
-    if entry.payload is None:
-        return None
-    payload = parse_json(split_payload(entry.payload)[0])
-    notes = payload.get("notes") if isinstance(payload, dict) else None
-    return notes if isinstance(notes, str) else None
+def _fold(fold: Fold, page: Page, notes: Mapping[int, str | Exception | None]) -> Changes:
+    fold.count(page.decisions)
+    entries = []
+    for statement in page.statements:
+        said = notes.get(statement.seq)
+        if isinstance(said, Exception):
+            page.unread.append((statement.seq, said))
+        else:
+            entries.append(FoldedEntry(statement, said))
+    return fold.take(entries)

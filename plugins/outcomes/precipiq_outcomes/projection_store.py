@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from precipiq_contracts.chain import Chain
-from precipiq_contracts.database import ColumnType, Database, Row, Scalar, Statement
+from precipiq_contracts.database import Database, Row, Scalar, Statement
 from precipiq_core.chain_columns import chain_in, chain_values
 from precipiq_outcomes import link_rows
+from precipiq_outcomes.changes_sql import MONEY, ChangesSql
 from precipiq_outcomes.fold import Changes, Money, MoneyKey
 from precipiq_outcomes.json_rows import rows_as_json, texts_in
 from precipiq_outcomes.links import Link
+from precipiq_outcomes.off_loop import off_loop
 
 LINKS_CURSOR, ASIDE_CURSOR = "links", "aside"
 
@@ -28,24 +31,6 @@ TABLES = (
 """The tables that a rebuild makes equal. ``outcome_stale`` holds marks for the estimator, and differs."""
 
 _CHAIN = "org_id = :org_id AND environment = :environment"
-_MONEY: tuple[tuple[str, ColumnType], ...] = (
-    ("span", "TEXT"),
-    ("start_us", "BIGINT"),
-    ("currency", "TEXT"),
-    ("link_type", "TEXT"),
-    ("agent_id", "TEXT"),
-    ("amount", "TEXT"),
-    ("events", "BIGINT"),
-    ("links", "BIGINT"),
-)
-_GROUPS: tuple[tuple[str, ColumnType], ...] = (
-    ("group_id", "TEXT"),
-    ("agent_id", "TEXT"),
-    ("action_type", "TEXT"),
-    ("low_confidence", "BIGINT"),
-    ("human_in_loop", "BIGINT"),
-    ("decisions", "BIGINT"),
-)
 _MAKE_CURSOR = (
     "INSERT INTO outcome_cursors (org_id, environment, name, seq) VALUES (:org_id, :environment, :name, 0) "
     "ON CONFLICT DO NOTHING"
@@ -62,6 +47,7 @@ class ProjectionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._writes = ChangesSql(database)
 
     async def cursor(self, chain: Chain, name: str) -> int:
         """The seq up to which that cursor has taken in the chain."""
@@ -103,7 +89,7 @@ class ProjectionStore:
 
     async def money_at(self, chain: Chain, keys: Iterable[MoneyKey]) -> dict[MoneyKey, Money]:
         """The sums at these keys, as far as there are any."""
-        columns = _MONEY[:5]
+        columns = MONEY[:5]
         names = ", ".join(name for name, _ in columns)
         sql = (
             f"SELECT {names}, amount, events, links FROM outcome_money "  # noqa: S608
@@ -130,13 +116,10 @@ class ProjectionStore:
 
         Raises ``Conflict`` when the cursor is not at ``old`` any more; then nothing was stored.
         """
-        statements = [
-            *self._cursor_move(chain, cursor, old, new),
-            *self._decisions(chain, changes),
-            *self._links(chain, changes),
-            *self._money(chain, money),
-            *self._estimates(chain, changes),
-        ]
+        stored = await off_loop(
+            len(changes.decisions) + len(changes.links), partial(self._writes.statements, chain, changes, money)
+        )
+        statements = [*self._cursor_move(chain, cursor, old, new), *stored]
         await self._database.transaction(statements)
 
     async def forget(self, chain: Chain) -> None:
@@ -175,124 +158,6 @@ class ProjectionStore:
     def _cursor_move(self, chain: Chain, name: str, old: int, new: int) -> list[Statement]:
         values: dict[str, Scalar] = {**chain_values(chain), "name": name}
         return [Statement(_MAKE_CURSOR, values), Statement(_MOVE_CURSOR, {**values, "old": old, "new": new})]
-
-    def _decisions(self, chain: Chain, changes: Changes) -> list[Statement]:
-        if not changes.decisions:
-            return []
-        adding = "DO UPDATE SET decisions = {table}.decisions + excluded.decisions"
-        groups = [
-            (group.group_id, group.agent_id, group.action_type, int(group.low_confidence), int(group.human_in_loop), n)
-            for group, n in changes.groups.items()
-        ]
-        spans = [(*key, count) for key, count in changes.decision_spans.items()]
-        return [
-            self._insert(
-                chain, "outcome_decisions", (("decided_us", "BIGINT"), ("group_id", "TEXT")), changes.decisions
-            ),
-            self._insert(chain, "outcome_groups", _GROUPS, groups, "group_id", adding),
-            self._insert(
-                chain,
-                "outcome_decision_spans",
-                (("span", "TEXT"), ("start_us", "BIGINT"), ("group_id", "TEXT"), ("decisions", "BIGINT")),
-                spans,
-                "span, start_us, group_id",
-                adding,
-            ),
-            self._insert(
-                chain,
-                "outcome_agent_days",
-                (("agent_id", "TEXT"), ("start_us", "BIGINT"), ("decisions", "BIGINT")),
-                [(*key, count) for key, count in changes.agent_days.items()],
-                "agent_id, start_us",
-                adding,
-            ),
-        ]
-
-    def _links(self, chain: Chain, changes: Changes) -> list[Statement]:
-        statements = []
-        if changes.links:
-            changing = ", ".join(f"{name} = excluded.{name}" for name in link_rows.CHANGING)
-            rows = [link_rows.row_of(link) for link in changes.links.values()]
-            statements.append(
-                self._insert(chain, "outcome_links", link_rows.COLUMNS, rows, "link_id", f"DO UPDATE SET {changing}")
-            )
-        if changes.losses:
-            statements.append(
-                self._insert(
-                    chain,
-                    "outcome_losses",
-                    (("agent_id", "TEXT"), ("action_type", "TEXT"), ("decisions", "BIGINT")),
-                    [(*pair, count) for pair, count in changes.losses.items()],
-                    "agent_id, action_type",
-                    "DO UPDATE SET decisions = {table}.decisions + excluded.decisions",
-                )
-            )
-        if changes.erased_links:
-            erased = texts_in(self._database, "erased")
-            sql = f"UPDATE outcome_links SET notes = NULL WHERE {_CHAIN} AND link_id IN {erased}"  # noqa: S608
-            ids = rows_as_json([link_id] for link_id in changes.erased_links)
-            statements.append(Statement(sql, {**chain_values(chain), "erased": ids}))
-        return statements
-
-    def _money(self, chain: Chain, money: Mapping[MoneyKey, Money]) -> list[Statement]:
-        if not money:
-            return []
-        rows = [(*key, str(row.amount), row.events, row.links) for key, row in money.items()]
-        replacing = "DO UPDATE SET amount = excluded.amount, events = excluded.events, links = excluded.links"
-        key = "span, start_us, currency, link_type, agent_id"
-        return [self._insert(chain, "outcome_money", _MONEY, rows, key, replacing)]
-
-    def _estimates(self, chain: Chain, changes: Changes) -> list[Statement]:
-        statements = []
-        if changes.estimates:
-            statements.append(
-                self._insert(
-                    chain,
-                    "outcome_estimates",
-                    (("decision_id", "TEXT"), ("exposure", "TEXT"), ("seq", "BIGINT"), ("entries", "BIGINT")),
-                    [(key, str(exposure), seq, n) for key, (exposure, seq, n) in changes.estimates.items()],
-                    "decision_id",
-                    "DO UPDATE SET exposure = excluded.exposure, seq = excluded.seq, "
-                    "entries = {table}.entries + excluded.entries",
-                )
-            )
-        stale = [(decision_id, since) for decision_id, since in changes.stale.items() if since is not None]
-        fresh = rows_as_json([decision_id] for decision_id, since in changes.stale.items() if since is None)
-        if stale:
-            statements.append(
-                self._insert(
-                    chain,
-                    "outcome_stale",
-                    (("decision_id", "TEXT"), ("since_us", "BIGINT")),
-                    stale,
-                    "decision_id",
-                    "DO UPDATE SET since_us = excluded.since_us",
-                )
-            )
-        if fresh != "[]":
-            texts = texts_in(self._database, "fresh")
-            sql = f"DELETE FROM outcome_stale WHERE {_CHAIN} AND decision_id IN {texts}"  # noqa: S608
-            statements.append(Statement(sql, {**chain_values(chain), "fresh": fresh}))
-        return statements
-
-    def _insert(
-        self,
-        chain: Chain,
-        table: str,
-        columns: Sequence[tuple[str, ColumnType]],
-        rows: Iterable[Sequence[Scalar]],
-        key: str = "",
-        on_conflict: str = "",
-    ) -> Statement:
-        names = ", ".join(name for name, _ in columns)
-        conflict = ""
-        if key:
-            conflict = f"ON CONFLICT (org_id, environment, {key}) {on_conflict.format(table=table)}"
-        sql = (
-            f"INSERT INTO {table} (org_id, environment, {names}) SELECT :org_id, :environment, {names} "  # noqa: S608
-            f"FROM ({self._database.select_rows(columns, 'rows')}) AS new WHERE TRUE {conflict}"
-        )
-        return Statement(sql, {**chain_values(chain), "rows": rows_as_json(rows)})
 
 
 def _unnamed(row: Row) -> tuple[Scalar, ...]:

@@ -24,7 +24,8 @@ from precipiq_outcomes.errors import LinkConflict, NotASuggestion
 from precipiq_outcomes.fold import group_of
 from precipiq_outcomes.link_store import LinkStore
 from precipiq_outcomes.links import Link, LinkType, apply_entry, link_of
-from precipiq_outcomes.projection import Projection, notes_in
+from precipiq_outcomes.pages import notes_in
+from precipiq_outcomes.projection import Projection
 from precipiq_outcomes.records import estimate_record, link_record
 
 _ATTEMPTS = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import date
 from typing import Literal
 
 Span = Literal["month", "day"]
@@ -13,8 +13,7 @@ DAY_US = 86_400_000_000
 FIRST_US = -(10**18)
 LAST_US = 10**18
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _LEAST_US = -62_135_596_800_000_000  # 0001-01-01
 _MOST_US = 253_402_300_800_000_000  # 10000-01-01
 _MONDAY_US = -3 * DAY_US  # 1969-12-29
@@ -59,8 +58,8 @@ def floor(interval: Interval, us: int) -> int:
         return us - us % DAY_US
     if interval == "week":
         return us - (us - _MONDAY_US) % (7 * DAY_US)
-    moment = _EPOCH + timedelta(microseconds=us)
-    return (datetime(moment.year, moment.month, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+    day = us // DAY_US
+    return (day + 1 - date.fromordinal(_EPOCH_ORDINAL + day).day) * DAY_US
 
 
 def next_start(interval: Interval, start_us: int) -> int:

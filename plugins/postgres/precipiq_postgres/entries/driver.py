@@ -51,6 +51,11 @@ ORDER BY named.org_id, named.environment
 """  # noqa: S608
 _GET = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND id = $3"  # noqa: S608
 _READ = f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {_FILED} AND seq > $3 {{kind}} ORDER BY seq LIMIT $4"  # noqa: S608
+_STATEMENTS = f"""
+SELECT count(*) AS count, max(seq) AS last_seq, string_agg(statement, '\\x0a' ORDER BY seq) AS text
+FROM (SELECT seq, statement FROM entries WHERE {_FILED} AND seq > $3 ORDER BY seq LIMIT $4) AS page
+"""  # noqa: S608
+_STATEMENTS_AT_ONCE = 500
 
 _REDACTION_IDS = f"""
 SELECT redacts_seq, id::text FROM entries
@@ -150,6 +155,27 @@ class PostgresEntryStore:
             condition = "AND kind = $5" if kind == "decision" else "AND kind = $5 AND kind <> 'decision'"
         rows = await self._select(chain, _READ.format(kind=condition), *parameters)
         return [entry_from_row(chain, row) for row in rows]
+
+    async def statements(
+        self, chain: Chain, after_seq: int, limit: int, bytes_max: int
+    ) -> tuple[Sequence[bytes], int] | None:
+        """See ``StatementReader``. Canonical JSON holds no line break. One question may exceed ``bytes_max``."""
+        found: list[bytes] = []
+        size = 0
+        while size < bytes_max and len(found) < limit and after_seq < _SEQ_END:
+            asked = min(_STATEMENTS_AT_ONCE, limit - len(found))
+            [row] = await self._select(chain, _STATEMENTS, chain.org_id, chain.environment, max(after_seq, 0), asked)
+            if not row["count"]:
+                break
+            lines = [] if row["text"] is None else row["text"].split(b"\n")
+            if len(lines) != row["count"]:
+                return None
+            found += lines
+            size += len(row["text"])
+            after_seq = row["last_seq"]
+            if row["count"] < asked:
+                break
+        return found, after_seq
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
         """See ``EntryStore.get``."""

@@ -33,6 +33,7 @@ from precipiq_sqlite.entries.append import append_group
 from precipiq_sqlite.entries.audit import SqliteAuditor
 from precipiq_sqlite.entries.erasure import LogEmptier
 from precipiq_sqlite.entries.find import ENTRIES_PACKED, ENTRY_COLUMNS, find_page, unpack_entries
+from precipiq_sqlite.entries.statements import read_statements
 from precipiq_sqlite.entries.watch import SqliteWatchers
 from precipiq_sqlite.service import SqliteDatabase
 
@@ -144,6 +145,13 @@ class SqliteEntryStore:
         """See ``EntryStore.read``."""
         sql = _READ if kind is None else _READ_DECISIONS if kind == "decision" else _READ_OTHER_KIND
         return await self._select(chain, sql, {"after": after_seq, "limit": limit, "kind": kind})
+
+    async def statements(
+        self, chain: Chain, after_seq: int, limit: int, bytes_max: int
+    ) -> tuple[Sequence[bytes], int] | None:
+        """See ``StatementReader``."""
+        work = partial(read_statements, after_seq=after_seq, limit=limit, bytes_max=bytes_max)
+        return await self._database.readers.run_as(chain, work)
 
     async def get(self, chain: Chain, entry_id: str) -> Entry | None:
         """See ``EntryStore.get``."""
