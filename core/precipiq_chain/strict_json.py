@@ -149,9 +149,8 @@ def _opens_deeper(body: bytes | bytearray, max_depth: int) -> bool:
         if len(outer) == len(left):
             break
         left = outer
-    if not left:
-        return False
-    return any(depth > max_depth for depth in accumulate(step - 1 for step in brackets.translate(_STEPS)))
+    depths = accumulate(step - 1 for step in brackets.translate(_STEPS))
+    return bool(left) and any(depth > max_depth for depth in depths)
 
 
 def _brackets(body: bytes | bytearray) -> bytes:

@@ -204,13 +204,13 @@ async def test_a_statement_that_is_none_is_named(rows: Rows, statement: bytes) -
     assert found(rows) == (5, "MALFORMED")
 
 
-@pytest.mark.parametrize("body", [b'{"a":01}', b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b"{}}", b"[" * 3000])
-async def test_a_body_that_is_no_json_is_named(rows: Rows, body: bytes) -> None:
+async def test_a_body_that_is_no_json_is_named(rows: Rows) -> None:
     row, time = rows.rows[-1], rows.timestamp(ENTRIES)
-    statement = row.statement.replace(canonical(json.loads(row.statement)["body"]), body)
-    digest = sha256(statement).hexdigest()
-    rows.rows[-1] = replace(row, statement=statement, hash=digest, mac=mac_of(time, digest))
-    assert found(rows) == (ENTRIES, "MALFORMED")
+    for body in b'{"a":1e999}', b'{"a":01}', b'{"a":"\xff"}', b'["\xed\xa0\x80"]', b"{}}", b"[" * 3000:
+        statement = row.statement.replace(canonical(json.loads(row.statement)["body"]), body)
+        digest = sha256(statement).hexdigest()
+        rows.rows[-1] = replace(row, statement=statement, hash=digest, mac=mac_of(time, digest))
+        assert found(rows) == (ENTRIES, "MALFORMED"), body
 
 
 async def test_a_reported_id_is_bounded_and_can_be_encoded(rows: Rows) -> None:

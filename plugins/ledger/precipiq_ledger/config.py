@@ -35,7 +35,7 @@ class LedgerConfig(PluginConfig):
         description="time after which an entry without a checkpoint leaves the verdict `unanchored`, seconds; five "
         "intervals where that is longer",
     )
-    verify_batch_entries: int = Field(2000, ge=10, le=20_000, description="entries read at once while verifying")
+    verify_batch_entries: int = Field(500, ge=10, le=20_000, description="entries read at once while verifying")
     verify_processes: int = Field(2, ge=1, le=64, description="processes that verify one long chain together")
     verify_inline_entries_max: int = Field(
         2000, ge=0, description="chains up to this long are verified without a process"

@@ -157,7 +157,10 @@ def _next_rows(cursor: sqlite3.Cursor, count_max: int) -> list[tuple[Any, ...]]:
     size = 0
     while size < _BATCH_BYTES_MAX and (more := cursor.fetchmany(min(count_max - len(rows), _AT_ONCE))):
         rows += more
-        size += sum([len(text) for row in more for text in row[:2] if isinstance(text, str | bytes)])
+        try:
+            size += sum([len(row[0]) + len(row[1] or b"") for row in more])
+        except TypeError:  # an intruder's number
+            size += sum([len(text) for row in more for text in row[:2] if isinstance(text, str | bytes)])
         if len(rows) == count_max:
             break
     return rows
