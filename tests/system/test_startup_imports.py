@@ -20,7 +20,7 @@ from precipiq_testkit.server import ServerProcess, running_server
 COMMANDS = {"click"}
 SETTINGS = {"annotated_types", "pluggy", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection"}
 LOGS = {"structlog", "rich", "pygments", "attr", "attrs", "colorama", "better_exceptions", "greenlet"}
-PARTS = {"aiosqlite", "cffi", "cryptography", "iso4217", "orjson", "prometheus_client"}
+PARTS = {"aiosqlite", "cffi", "cryptography", "iso4217", "msgspec", "orjson", "prometheus_client"}
 SERVING = {
     *(
         "anyio",
