@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+import hypercorn.asyncio
+import uvloop
+from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.responses import Response
 
@@ -71,3 +76,17 @@ def serve(app: Starlette, lifespan: AbstractAsyncContextManager[None] | None = N
         on_ready=lambda addresses: print(addresses[0], flush=True),
     )
     sys.exit(code)
+
+
+def serve_stock(app: Starlette) -> None:
+    """Serve on Hypercorn as it is installed, without our protocol and cures."""
+
+    async def serving() -> None:
+        listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        config = Config()
+        config.bind = [f"fd://{listening.fileno()}"]
+        config.accesslog = None
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+        await hypercorn.asyncio.serve(app, config, shutdown_trigger=asyncio.Event().wait)  # type: ignore[arg-type]
+
+    uvloop.run(serving())

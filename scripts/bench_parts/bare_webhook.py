@@ -1,10 +1,10 @@
-"""The limit for one delivery: a bare endpoint under the same Hypercorn that only checks Stripe's signature."""
+"""The limit for one delivery: a bare endpoint on Hypercorn as it is installed that only checks Stripe's signature."""
 
 from __future__ import annotations
 
 import os
 
-from bare import answer, serve
+from bare import answer, serve_stock
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,4 +19,4 @@ async def endpoint(request: Request) -> Response:
     return answer(200)
 
 
-serve(Starlette(routes=[Route("/{path:path}", endpoint, methods=["POST"])]))
+serve_stock(Starlette(routes=[Route("/{path:path}", endpoint, methods=["POST"])]))

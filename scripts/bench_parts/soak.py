@@ -83,6 +83,7 @@ class Soak:
 
     server: ServerProcess
     until_s: float = 0.0
+    has_ended: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     window_ms: list[float] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)
@@ -161,7 +162,7 @@ class Soak:
         seen = newest = 0
         url = f"ws://127.0.0.1:{self.port}{stream_path(self.server)}&kinds=decision"
         async with connect(url, max_size=None) as stream:
-            while self.goes_on() or seen < self.receipts:
+            while not self.has_ended or seen < self.receipts:
                 async with asyncio.timeout(60):
                     frame = json.loads(await stream.recv())
                 if frame.get("type") == "decision.created":
@@ -186,7 +187,7 @@ class Soak:
         first = Connection(self.port, self.server.key)
         endpoint = await first.data("POST", "/api/v1/integrations/stripe/endpoints", {"secret": SECRET})
         path = f"/api/v1/webhooks/stripe/{endpoint['id']}"
-        first.close()
+        first.close()  # the server would, in so long a time
         self.until_s = time.perf_counter() + SECONDS
         subscribers = [asyncio.create_task(self.subscribe()) for _ in range(SUBSCRIBERS)]
         await asyncio.sleep(0.5)
@@ -198,6 +199,9 @@ class Soak:
             self.client(self.export),
             self.sample(),
         )
+        self.has_ended = True
+        await self.append(first, 0)  # so that each subscriber has something to read
+        first.close()
         return list(await asyncio.gather(*subscribers))
 
     async def check_receipts(self) -> int:
