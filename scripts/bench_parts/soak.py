@@ -12,10 +12,8 @@ import asyncio
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +22,10 @@ from exports import children_of
 from http_append import decision
 from stream import stream_path
 from stripe import WebhookSignature
-from webhooks import SECRET, event
+from webhooks import SECRET, event, server_on
 from websockets.asyncio.client import connect
 
-from precipiq_testkit.postgres import own_postgres
-from precipiq_testkit.server import ServerProcess, running_server
+from precipiq_testkit.server import ServerProcess
 
 SECONDS = float(os.environ.get("BENCH_SOAK_SECONDS", "1800"))
 SAMPLES = 20
@@ -176,7 +173,7 @@ class Soak:
         for number in range(SAMPLES):
             then_s = self.until_s - SECONDS * (SAMPLES - 1 - number) / SAMPLES
             await asyncio.sleep(max(0.0, then_s - time.perf_counter()))
-            window, self.window_ms = sorted(self.window_ms), []
+            window, self.window_ms = sorted(self.window_ms) or [float("inf")], []
             pids = [self.server.process.pid, *children_of(self.server.process.pid)]
             memory = [resident_mb(pid) for pid in pids]
             self.samples.append((
@@ -288,12 +285,8 @@ async def warm(soak: Soak) -> None:
 
 def main() -> None:
     for name in os.environ.get("BENCH_DATABASES", "sqlite postgres").split():
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            postgres = None
-            if name == "postgres":
-                postgres = stack.enter_context(own_postgres(durable=True)).server.new_database()
-            measure(name, stack.enter_context(running_server(folder / "server", postgres=postgres)))
+        with server_on(name) as (_, server):
+            measure(name, server)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from bare import bare_server
 from http_append import CONNECTIONS, HERE, ROUNDS, SECONDS, median, report
@@ -96,15 +98,21 @@ def measure(name: str, folder: Path, server: ServerProcess) -> None:
     assert not sum(item["failures"] for item in (*deliveries, *limits)), "some deliveries failed"
 
 
+@contextmanager
+def server_on(database: str, **options: Any) -> Iterator[tuple[Path, ServerProcess]]:
+    """A server on ``sqlite`` or ``postgres``, durable, and a folder beside its own."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        postgres = None
+        if database == "postgres":
+            postgres = stack.enter_context(own_postgres(durable=True)).server.new_database()
+        yield folder, stack.enter_context(running_server(folder / "server", postgres=postgres, **options))
+
+
 def main() -> None:
+    overrides = {"PRECIPIQ__PLUGINS__OUTCOMES__CORRELATION__ENABLED": "false"}
     for name in os.environ.get("BENCH_DATABASES", "sqlite postgres").split():
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            postgres = None
-            if name == "postgres":
-                postgres = stack.enter_context(own_postgres(durable=True)).server.new_database()
-            overrides = {"PRECIPIQ__PLUGINS__OUTCOMES__CORRELATION__ENABLED": "false"}
-            server = stack.enter_context(running_server(folder / "server", postgres=postgres, overrides=overrides))
+        with server_on(name, overrides=overrides) as (folder, server):
             measure(name, folder, server)
 
 
